@@ -1,0 +1,54 @@
+//! Self-attention over sequences and feature maps.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, activation::softmax};
+
+use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights};
+
+/// Scaled dot-product attention, softmax(q·kᵀ / √d)·v (Vaswani 2017, equation 1).
+///
+/// # Shapes
+/// [n, heads, queries, d], [n, heads, keys, d], [n, heads, keys, e] → [n, heads, queries, e]
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
+    softmax((q * scale).matmul(k.swap_dims(2, 3)), 3).matmul(v)
+}
+
+/// Residual self-attention between all positions of a feature map (Ho 2020, appendix B):
+/// GroupNorm, 1×1 projections to query, key and value, attention, 1×1 projection, sum.
+#[derive(Module, Debug)]
+pub struct FeatureAttention {
+    norm: GroupNorm,
+    qkv: Conv2d,
+    proj: Conv2d,
+    #[module(skip)]
+    heads: usize,
+}
+
+impl FeatureAttention {
+    /// `channels` must be divisible by `groups` and by `heads`.
+    pub fn new(channels: usize, groups: usize, heads: usize, init: &mut Init) -> Self {
+        Self {
+            norm: GroupNorm::new(groups, channels, init),
+            qkv: Conv2dConfig::new(channels, 3 * channels, 1).init(init),
+            // Zero: the block starts as the identity.
+            proj: Conv2dConfig::new(channels, channels, 1).weights(Weights::Zero).init(init),
+            heads,
+        }
+    }
+
+    /// # Shapes
+    /// [n, channels, h, w] → the same
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [n, c, h, w] = x.dims();
+        let qkv = self.qkv.forward(self.norm.forward(x.clone(), Activation::None));
+        let part = |i: usize| {
+            qkv.clone()
+                .narrow(1, i * c, c)
+                .reshape([n, self.heads, c / self.heads, h * w])
+                .swap_dims(2, 3)
+        };
+        let out = attention(part(0), part(1), part(2));
+        x + self.proj.forward(out.swap_dims(2, 3).reshape([n, c, h, w]))
+    }
+}

@@ -1,0 +1,107 @@
+//! Where parameters come from: a device and a keyed random stream for each parameter.
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use kiln_core::random::Key;
+
+/// How a weight is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weights {
+    /// PyTorch's default for convolution and linear layers: uniform in ±1/√fan_in
+    /// (`kaiming_uniform_` with a = √5).
+    FanIn,
+    /// Normal with mean 0 and this standard deviation (DCGAN and CycleGAN use 0.02).
+    Normal(f64),
+    /// Normal with standard deviation √(2 / fan_in) (He 2015).
+    He,
+    /// All zero (the last layer of a residual branch, ControlNet's zero convolution).
+    Zero,
+}
+
+/// Makes parameters one after another; the n-th parameter made depends on the seed and n alone.
+pub struct Init {
+    device: Device,
+    key: Key,
+    made: u64,
+}
+
+impl Init {
+    /// Parameters on `device` from `seed`. On an autodiff device they require gradients.
+    pub fn new(device: &Device, seed: u64) -> Self {
+        Self { device: device.clone(), key: Key::new(seed).purpose("parameters"), made: 0 }
+    }
+
+    /// The device parameters are made on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A weight whose elements each see `fan_in` inputs.
+    pub fn weight<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        fan_in: usize,
+        weights: Weights,
+    ) -> Param<Tensor<D>> {
+        let (index, len) = (self.next(), shape.iter().product());
+        let scaled = |values: Vec<f32>, by: f64| values.into_iter().map(|v| v * by as f32).collect();
+        let values = match weights {
+            Weights::FanIn => {
+                let unit = self.key.uniform([index], len);
+                scaled(unit.into_iter().map(|u| 2.0 * u - 1.0).collect(), 1.0 / (fan_in as f64).sqrt())
+            }
+            Weights::Normal(std) => scaled(self.key.normal([index], len), std),
+            Weights::He => scaled(self.key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
+            Weights::Zero => vec![0.0; len],
+        };
+        self.param(values, shape)
+    }
+
+    /// A parameter filled with one value.
+    pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
+        self.next();
+        self.param(vec![value; shape.iter().product()], shape)
+    }
+
+    /// Normal with the given mean and standard deviation.
+    pub fn normal<const D: usize>(&mut self, shape: [usize; D], mean: f64, std: f64) -> Param<Tensor<D>> {
+        let index = self.next();
+        let unit = self.key.normal([index], shape.iter().product());
+        self.param(unit.into_iter().map(|v| v * std as f32 + mean as f32).collect(), shape)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        let tensor = if self.device.is_autodiff() { tensor.require_grad() } else { tensor };
+        Param::initialized(ParamId::new(), tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_weights_stay_within_the_bound_and_fill_it() {
+        let mut init = Init::new(&Device::flex(), 1);
+        let w = init.weight([64, 16, 3, 3], 144, Weights::FanIn).val();
+        let max = w.abs().max().into_scalar::<f32>();
+        assert!(max <= 1.0 / 12.0 && max > 0.083);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_parameters() {
+        let draw = |seed| {
+            let mut init = Init::new(&Device::flex(), seed);
+            let _ = init.weight([4, 4], 4, Weights::He);
+            init.weight([4, 4], 4, Weights::Normal(0.02)).val().into_data()
+        };
+        assert_eq!(draw(3), draw(3));
+        assert_ne!(draw(3), draw(4));
+    }
+}

@@ -1,0 +1,26 @@
+//! Layers, blocks and losses that the systems are built from.
+//!
+//! Every convolution, linear, normalisation and attention layer of Kiln comes from here, so that
+//! kernels can change beneath without touching a system. Parameters carry PyTorch's names and
+//! layouts (`weight` of a linear layer is [out, in]), so a state dict is a state dict.
+//!
+//! Layers are made eagerly by an [`Init`], which draws each parameter from its own keyed stream.
+//! A network on an autodiff device is in training mode; on a plain device it is in inference mode
+//! (batch normalisation then uses its running statistics).
+
+pub mod attention;
+pub mod conv;
+pub mod init;
+pub mod linear;
+pub mod loss;
+pub mod norm;
+pub mod resample;
+pub mod tensor;
+pub mod time;
+pub mod unet;
+
+pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
+pub use init::{Init, Weights};
+pub use kiln_kernels::Activation;
+pub use linear::{Embedding, Linear, LinearConfig};
+pub use norm::{BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm};

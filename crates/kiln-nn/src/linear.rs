@@ -1,0 +1,90 @@
+//! Fully connected layers and embedding tables.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor};
+
+use crate::conv::bias;
+use crate::{Init, Weights};
+
+/// Settings of a [`Linear`].
+#[derive(Clone, Debug)]
+pub struct LinearConfig {
+    features: [usize; 2],
+    bias: bool,
+    weights: Weights,
+}
+
+impl LinearConfig {
+    /// `inputs` → `outputs` features, with a bias, drawn as PyTorch does.
+    pub fn new(inputs: usize, outputs: usize) -> Self {
+        Self { features: [inputs, outputs], bias: true, weights: Weights::FanIn }
+    }
+
+    /// Without a bias.
+    pub fn no_bias(mut self) -> Self {
+        self.bias = false;
+        self
+    }
+
+    /// How the weight is drawn.
+    pub fn weights(mut self, weights: Weights) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Makes the layer.
+    pub fn init(&self, init: &mut Init) -> Linear {
+        let [inputs, outputs] = self.features;
+        Linear {
+            weight: init.weight([outputs, inputs], inputs, self.weights),
+            bias: self.bias.then(|| bias(init, outputs, inputs, self.weights)),
+        }
+    }
+}
+
+/// y = x·Wᵀ + b over the last dimension.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// [out, in].
+    pub weight: Param<Tensor<2>>,
+    /// [out].
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// # Shapes
+    /// […, in] → […, out]
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let shape = x.dims();
+        let features = shape[D - 1];
+        let rows: usize = shape[..D - 1].iter().product();
+        let y = x.reshape([rows, features]).matmul(self.weight.val().transpose());
+        let y = match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        let mut out = shape;
+        out[D - 1] = y.dims()[1];
+        y.reshape(out)
+    }
+}
+
+/// A table of vectors, one for each class or token.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// [entries, features].
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// `entries` vectors of `features` numbers, drawn from N(0, 1) as PyTorch does.
+    pub fn new(entries: usize, features: usize, init: &mut Init) -> Self {
+        Self { weight: init.normal([entries, features], 0.0, 1.0) }
+    }
+
+    /// # Shapes
+    /// [n] → [n, features]. Indices must be below `entries`.
+    pub fn forward(&self, indices: Tensor<1, Int>) -> Tensor<2> {
+        self.weight.val().select(0, indices)
+    }
+}

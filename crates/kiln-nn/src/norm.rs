@@ -1,0 +1,171 @@
+//! Normalisation layers. The activation that follows is an argument, since it is fused.
+
+use burn::module::{Module, Param, RunningState};
+use burn::tensor::Tensor;
+use kiln_kernels::{Activation, batch_norm, batch_stats, group_norm};
+
+use crate::Init;
+
+/// Batch normalisation over [n, channels, h, w] (Ioffe & Szegedy 2015), PyTorch's `BatchNorm2d`.
+#[derive(Module, Debug)]
+pub struct BatchNorm2d {
+    /// Scale γ, [channels].
+    pub weight: Param<Tensor<1>>,
+    /// Shift β, [channels].
+    pub bias: Param<Tensor<1>>,
+    /// Mean for inference, [channels].
+    pub running_mean: RunningState<Tensor<1>>,
+    /// Unbiased variance for inference, [channels].
+    pub running_var: RunningState<Tensor<1>>,
+    #[module(skip)]
+    momentum: f64,
+    #[module(skip)]
+    eps: f64,
+}
+
+impl BatchNorm2d {
+    /// Scale 1, shift 0, momentum 0.1, ε = 10⁻⁵.
+    pub fn new(channels: usize, init: &mut Init) -> Self {
+        let weight = init.constant([channels], 1.0);
+        Self::with_scale(weight, channels, init)
+    }
+
+    /// Scale drawn from N(1, 0.02²), as DCGAN and CycleGAN initialise it.
+    pub fn dcgan(channels: usize, init: &mut Init) -> Self {
+        let weight = init.normal([channels], 1.0, 0.02);
+        Self::with_scale(weight, channels, init)
+    }
+
+    fn with_scale(weight: Param<Tensor<1>>, channels: usize, init: &mut Init) -> Self {
+        Self {
+            weight,
+            bias: init.constant([channels], 0.0),
+            running_mean: RunningState::new(Tensor::zeros([channels], init.device())),
+            running_var: RunningState::new(Tensor::ones([channels], init.device())),
+            momentum: 0.1,
+            eps: 1e-5,
+        }
+    }
+
+    /// Training mode (parameters on an autodiff device) normalises by the batch's own statistics
+    /// and updates the running ones; inference mode uses the running ones.
+    ///
+    /// # Shapes
+    /// [n, channels, h, w] → the same
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        if !weight.is_autodiff() {
+            return self.inference(x, weight, bias, activation);
+        }
+        let [n, _, h, w] = x.dims();
+        let count = (n * h * w) as f64;
+        let (mean, var) = batch_stats(x.clone());
+        let unbiased = var.clone() * (count / (count - 1.0).max(1.0));
+        for (state, new) in [(&self.running_mean, mean.clone()), (&self.running_var, unbiased)] {
+            let old = state.value_sync().inner();
+            let blend = old * (1.0 - self.momentum) + new.inner() * self.momentum;
+            state.update(Tensor::from_inner(blend));
+            state.value_sync();
+        }
+        batch_norm(x, mean, var, weight, bias, self.eps, activation)
+    }
+
+    fn inference(&self, x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, activation: Activation) -> Tensor<4> {
+        let channels = weight.dims()[0];
+        let shape = [1, channels, 1, 1];
+        let scale = weight / (self.running_var.value_sync() + self.eps).sqrt();
+        let shift = bias - self.running_mean.value_sync() * scale.clone();
+        activate(x * scale.reshape(shape) + shift.reshape(shape), activation)
+    }
+}
+
+/// Group normalisation (Wu & He 2018), PyTorch's `GroupNorm`.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// Scale γ, [channels].
+    pub weight: Param<Tensor<1>>,
+    /// Shift β, [channels].
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    groups: usize,
+    #[module(skip)]
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `channels` in `groups` equal groups, ε = 10⁻⁵.
+    pub fn new(groups: usize, channels: usize, init: &mut Init) -> Self {
+        Self {
+            weight: init.constant([channels], 1.0),
+            bias: init.constant([channels], 0.0),
+            groups,
+            eps: 1e-5,
+        }
+    }
+
+    /// # Shapes
+    /// [n, channels, h, w] → the same
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        group_norm(x, self.weight.val(), self.bias.val(), self.groups, self.eps, activation)
+    }
+}
+
+/// Instance normalisation (Ulyanov 2016) without parameters, PyTorch's `InstanceNorm2d` default.
+#[derive(Clone, Copy, Debug)]
+pub struct InstanceNorm2d {
+    eps: f64,
+}
+
+impl Default for InstanceNorm2d {
+    fn default() -> Self {
+        Self { eps: 1e-5 }
+    }
+}
+
+impl InstanceNorm2d {
+    /// # Shapes
+    /// [n, channels, h, w] → the same
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let channels = x.dims()[1];
+        let device = x.device().without_autodiff();
+        let (one, zero) = (Tensor::ones([channels], &device), Tensor::zeros([channels], &device));
+        let (one, zero) = if x.is_autodiff() { (one.autodiff(), zero.autodiff()) } else { (one, zero) };
+        group_norm(x, one, zero, channels, self.eps, activation)
+    }
+}
+
+/// Layer normalisation over the last dimension (Ba 2016), PyTorch's `LayerNorm`.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Scale γ, [features].
+    pub weight: Param<Tensor<1>>,
+    /// Shift β, [features].
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// ε = 10⁻⁵.
+    pub fn new(features: usize, init: &mut Init) -> Self {
+        Self { weight: init.constant([features], 1.0), bias: init.constant([features], 0.0), eps: 1e-5 }
+    }
+
+    /// # Shapes
+    /// […, features] → the same
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        burn::tensor::module::layer_norm(x, weight, Some(bias), self.eps)
+    }
+}
+
+/// The activation by itself, where no normalisation precedes it.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    use burn::tensor::activation as a;
+    match activation {
+        Activation::None => x,
+        Activation::Relu => a::relu(x),
+        Activation::LeakyRelu(slope) => a::leaky_relu(x, f64::from(slope)),
+        Activation::Silu => a::silu(x),
+    }
+}

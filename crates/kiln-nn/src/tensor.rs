@@ -1,0 +1,59 @@
+//! Between host memory and tensors, and keyed random tensors.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use kiln_core::random::Key;
+
+/// A tensor from host values in row-major order. `values.len()` must be the product of `shape`.
+pub fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// A tensor of indices from host values.
+pub fn from_indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
+    let values: Vec<i64> = values.iter().map(|&v| i64::from(v)).collect();
+    let len = values.len();
+    Tensor::from_data(TensorData::new(values, [len]), device)
+}
+
+/// Host values of a tensor in row-major order.
+pub fn to_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let data = tensor.into_data().convert::<f32>();
+    // The line above made the element type f32, which is the only way reading can fail.
+    data.to_vec().unwrap_or_default()
+}
+
+/// Standard normal samples `indices`, each of `shape`: [indices.len(), shape…].
+/// Sample i is the same whatever other indices are drawn with it.
+pub fn normal<const D: usize>(
+    key: Key,
+    indices: std::ops::Range<u64>,
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D> {
+    from_values(key.normal(indices, shape[1..].iter().product()), shape, device)
+}
+
+/// Uniform samples in [0, 1), likewise.
+pub fn uniform<const D: usize>(
+    key: Key,
+    indices: std::ops::Range<u64>,
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D> {
+    from_values(key.uniform(indices, shape[1..].iter().product()), shape, device)
+}
+
+/// Dropout (Srivastava 2014): zeroes each element with probability `rate` and scales the rest by
+/// 1 / (1 − rate). The mask is keyed; pass `None` for inference.
+pub fn dropout<const D: usize>(x: Tensor<D>, rate: f64, key: Option<Key>) -> Tensor<D> {
+    let Some(key) = key.filter(|_| rate > 0.0) else { return x };
+    let shape = x.dims();
+    let kept = uniform(key, 0..shape[0] as u64, shape, &x.device()).greater_equal_elem(rate as f32);
+    x * kept.float() / (1.0 - rate)
+}
+
+/// [n] values as [n, 1, 1, 1], to multiply pictures.
+pub fn per_sample(x: Tensor<1>) -> Tensor<4> {
+    let n = x.dims()[0];
+    x.reshape([n, 1, 1, 1])
+}

@@ -1,0 +1,283 @@
+//! The U-Net of denoising diffusion (Ho 2020, appendix B; `models/unet.py` of the reference code).
+//!
+//! The network knows nothing of schedule, guidance or loss: it maps a picture, a time and perhaps
+//! a class to a picture of `out_channels`.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, activation::silu};
+use kiln_core::random::Key;
+use serde::{Deserialize, Serialize};
+
+use crate::attention::FeatureAttention;
+use crate::resample::upsample_nearest;
+use crate::tensor::dropout;
+use crate::time::sinusoidal;
+use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights};
+
+/// The shape of a [`UNet`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UNetConfig {
+    /// Channels after the first convolution (Ho: 128).
+    pub base_channels: usize,
+    /// Channels of each level in multiples of `base_channels`; each level halves the size.
+    pub channel_multipliers: Vec<usize>,
+    /// Residual blocks a level on the way down; one more on the way up.
+    pub blocks: usize,
+    /// Levels (0 is full size) that attend over all positions. The middle always does.
+    pub attention_levels: Vec<usize>,
+    /// Attention heads.
+    pub heads: usize,
+    /// Groups of every normalisation; must divide every level's channels.
+    pub groups: usize,
+    /// Dropout inside residual blocks.
+    pub dropout: f64,
+}
+
+impl Default for UNetConfig {
+    fn default() -> Self {
+        Self {
+            base_channels: 64,
+            channel_multipliers: vec![1, 2, 2],
+            blocks: 2,
+            attention_levels: vec![1],
+            heads: 1,
+            groups: 8,
+            dropout: 0.0,
+        }
+    }
+}
+
+impl UNetConfig {
+    /// Why this shape cannot be built for pictures of `size`, if it cannot.
+    pub fn check(&self, size: usize) -> Result<(), String> {
+        let levels = self.channel_multipliers.len();
+        if levels == 0 || self.blocks == 0 || self.base_channels == 0 || self.heads == 0 || self.groups == 0 {
+            return Err("base_channels, channel_multipliers, blocks, heads and groups must not be 0 or empty".into());
+        }
+        let halvings = 1 << (levels - 1);
+        if !size.is_multiple_of(halvings) {
+            return Err(format!("{levels} levels need a size divisible by {halvings}, not {size}"));
+        }
+        if !self.base_channels.is_multiple_of(2) {
+            return Err("base_channels must be even (time embedding)".into());
+        }
+        for m in &self.channel_multipliers {
+            let channels = m * self.base_channels;
+            if !channels.is_multiple_of(self.groups) || !channels.is_multiple_of(self.heads) || channels == 0 {
+                return Err(format!("{channels} channels are not divisible by groups = {} and heads = {}", self.groups, self.heads));
+            }
+        }
+        if let Some(level) = self.attention_levels.iter().find(|&&l| l >= levels) {
+            return Err(format!("attention level {level} does not exist: levels are 0 to {}", levels - 1));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("dropout must be in [0, 1), not {}", self.dropout));
+        }
+        Ok(())
+    }
+
+    /// Makes the network. `classes` is the number of conditions (0: unconditional); one more entry
+    /// stands for "no class".
+    pub fn init(&self, in_channels: usize, out_channels: usize, classes: usize, init: &mut Init) -> UNet {
+        let base = self.base_channels;
+        let time = 4 * base;
+        let levels = self.channel_multipliers.len();
+        let mut skips = vec![base];
+        let mut channels = base;
+        let conv_in = Conv2dConfig::same3(in_channels, base).init(init);
+        let mut down = Vec::new();
+        for (level, m) in self.channel_multipliers.iter().enumerate() {
+            for _ in 0..self.blocks {
+                down.push(self.stage(channels, m * base, level, init));
+                channels = m * base;
+                skips.push(channels);
+            }
+            if level + 1 < levels {
+                down.push(Stage::Down(Conv2dConfig::same3(channels, channels).stride(2).init(init)));
+                skips.push(channels);
+            }
+        }
+        let middle = Middle {
+            block1: ResidualBlock::new(channels, channels, self, init),
+            attention: FeatureAttention::new(channels, self.groups, self.heads, init),
+            block2: ResidualBlock::new(channels, channels, self, init),
+        };
+        let mut up = Vec::new();
+        for (level, m) in self.channel_multipliers.iter().enumerate().rev() {
+            for _ in 0..=self.blocks {
+                // One skip for the first convolution, each block and each halving: the same count.
+                let skip = skips.pop().unwrap_or(0);
+                up.push(self.stage(channels + skip, m * base, level, init));
+                channels = m * base;
+            }
+            if level > 0 {
+                up.push(Stage::Up(Conv2dConfig::same3(channels, channels).init(init)));
+            }
+        }
+        UNet {
+            time1: LinearConfig::new(base, time).init(init),
+            time2: LinearConfig::new(time, time).init(init),
+            class: (classes > 0).then(|| Embedding::new(classes + 1, time, init)),
+            conv_in,
+            down,
+            middle,
+            up,
+            norm_out: GroupNorm::new(self.groups, channels, init),
+            conv_out: Conv2dConfig::same3(channels, out_channels).weights(Weights::Zero).init(init),
+            base_channels: base,
+        }
+    }
+
+    fn stage(&self, inputs: usize, outputs: usize, level: usize, init: &mut Init) -> Stage {
+        let block = ResidualBlock::new(inputs, outputs, self, init);
+        if self.attention_levels.contains(&level) {
+            Stage::Attend(AttendingBlock {
+                block,
+                attention: FeatureAttention::new(outputs, self.groups, self.heads, init),
+            })
+        } else {
+            Stage::Block(block)
+        }
+    }
+}
+
+/// GroupNorm–SiLU–conv, add the projected time, GroupNorm–SiLU–dropout–conv, add the input.
+#[derive(Module, Debug)]
+pub struct ResidualBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time: Linear,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    skip: Option<Conv2d>,
+    #[module(skip)]
+    dropout: f64,
+}
+
+impl ResidualBlock {
+    fn new(inputs: usize, outputs: usize, unet: &UNetConfig, init: &mut Init) -> Self {
+        Self {
+            norm1: GroupNorm::new(groups_for(inputs, unet.groups), inputs, init),
+            conv1: Conv2dConfig::same3(inputs, outputs).init(init),
+            time: LinearConfig::new(4 * unet.base_channels, outputs).init(init),
+            norm2: GroupNorm::new(unet.groups, outputs, init),
+            // Zero: the block starts as its skip (Ho 2020).
+            conv2: Conv2dConfig::same3(outputs, outputs).weights(Weights::Zero).init(init),
+            skip: (inputs != outputs).then(|| Conv2dConfig::new(inputs, outputs, 1).init(init)),
+            dropout: unet.dropout,
+        }
+    }
+
+    /// # Shapes
+    /// [n, in, h, w] and the activated time embedding [n, 4·base] → [n, out, h, w]
+    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
+        let h = self.conv1.forward(self.norm1.forward(x.clone(), Activation::Silu));
+        let t = self.time.forward(time.clone());
+        let [n, c] = t.dims();
+        let h = self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu);
+        let h = self.conv2.forward(dropout(h, self.dropout, key));
+        h + match &self.skip {
+            Some(conv) => conv.forward(x),
+            None => x,
+        }
+    }
+}
+
+/// Concatenated skips need not divide by the configured groups; the largest common divisor does.
+fn groups_for(channels: usize, groups: usize) -> usize {
+    (1..=groups).rev().find(|g| channels.is_multiple_of(*g) && groups.is_multiple_of(*g)).unwrap_or(1)
+}
+
+/// A residual block followed by attention.
+#[derive(Module, Debug)]
+pub struct AttendingBlock {
+    block: ResidualBlock,
+    attention: FeatureAttention,
+}
+
+/// One step of the way down or up.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // a few dozen at most; boxing would hide the layers
+pub enum Stage {
+    /// A residual block.
+    Block(ResidualBlock),
+    /// A residual block with attention.
+    Attend(AttendingBlock),
+    /// Halves the size by a strided convolution.
+    Down(Conv2d),
+    /// Doubles the size by repetition and a convolution.
+    Up(Conv2d),
+}
+
+/// Block, attention, block at the smallest size.
+#[derive(Module, Debug)]
+pub struct Middle {
+    block1: ResidualBlock,
+    attention: FeatureAttention,
+    block2: ResidualBlock,
+}
+
+/// The network; see the [module page](self).
+#[derive(Module, Debug)]
+pub struct UNet {
+    time1: Linear,
+    time2: Linear,
+    class: Option<Embedding>,
+    conv_in: Conv2d,
+    down: Vec<Stage>,
+    middle: Middle,
+    up: Vec<Stage>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    base_channels: usize,
+}
+
+impl UNet {
+    /// # Shapes
+    /// x [n, in, h, w], t [n] in steps, classes [n] → [n, out, h, w]
+    ///
+    /// `classes` of an unconditional network are ignored; `dropout` keys the masks while training.
+    pub fn forward(&self, x: Tensor<4>, t: Tensor<1>, classes: Option<Tensor<1, Int>>, dropout: Option<Key>) -> Tensor<4> {
+        let time = sinusoidal(t, self.base_channels, 1.0);
+        let time = self.time2.forward(silu(self.time1.forward(time)));
+        let time = match (&self.class, classes) {
+            (Some(table), Some(classes)) => time + table.forward(classes),
+            _ => time,
+        };
+        let time = silu(time);
+
+        let mut site = 0;
+        let mut key = || {
+            site += 1;
+            dropout.map(|k| k.purpose("dropout").at(site))
+        };
+        let mut h = self.conv_in.forward(x);
+        let mut skips = vec![h.clone()];
+        for stage in &self.down {
+            h = stage.forward(h, &time, key());
+            skips.push(h.clone());
+        }
+        h = self.middle.block1.forward(h, &time, key());
+        h = self.middle.attention.forward(h);
+        h = self.middle.block2.forward(h, &time, key());
+        for stage in &self.up {
+            if !matches!(stage, Stage::Up(_)) && let Some(skip) = skips.pop() {
+                h = Tensor::cat(vec![h, skip], 1);
+            }
+            h = stage.forward(h, &time, key());
+        }
+        self.conv_out.forward(self.norm_out.forward(h, Activation::Silu))
+    }
+}
+
+impl Stage {
+    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
+        match self {
+            Self::Block(block) => block.forward(x, time, key),
+            Self::Attend(both) => both.attention.forward(both.block.forward(x, time, key)),
+            Self::Down(conv) => conv.forward(x),
+            Self::Up(conv) => conv.forward(upsample_nearest(x, 2)),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Every system, one file a paper

@@ -1,0 +1,35 @@
+//! The exponential moving average of a network's weights.
+
+use burn::module::Module;
+
+use crate::params::{flat, map_flat};
+
+/// Decay for one step of `batch` images: weights lose half their say in `half_life` images, which
+/// itself grows as `ramp`·images at the start so that the first average is not the random
+/// initialisation (StyleGAN2-ADA's `ema_rampup`).
+pub fn decay(batch: u64, images: u64, half_life: f64, ramp: f64) -> f64 {
+    let half_life = if ramp > 0.0 { half_life.min(images as f64 * ramp) } else { half_life };
+    if half_life <= 0.0 { 0.0 } else { 0.5f64.powf(batch as f64 / half_life) }
+}
+
+/// average ← decay·average + (1 − decay)·live for parameters; buffers are copied.
+pub fn update<M: Module>(average: M, live: &M, decay: f64) -> M {
+    let mut live = flat(live);
+    map_flat(average, |path, old| {
+        let new = live.remove(path)?;
+        let buffer = path.ends_with("running_mean") || path.ends_with("running_var");
+        Some(if buffer || decay == 0.0 { new } else { old * decay + new * (1.0 - decay) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_half_life_is_a_half_life() {
+        let steps = 1000 / 10;
+        assert!((decay(10, 1_000_000, 1000.0, 0.05).powi(steps) - 0.5).abs() < 1e-9);
+        assert_eq!(decay(10, 0, 1000.0, 0.05), 0.0);
+    }
+}

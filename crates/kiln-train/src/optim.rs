@@ -1,0 +1,228 @@
+//! Optimisers over parameters by path: Adam, AdamW, SGD and RMSprop as PyTorch defines them.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use kiln_core::{Error, Result};
+use kiln_nn::tensor::{from_values, to_values};
+use serde::{Deserialize, Serialize};
+
+use crate::params::{Flat, HostTensor, State, map_flat};
+use crate::schedule::Schedule;
+
+/// Which update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Kingma & Ba 2015; `weight_decay` is added to the gradient.
+    Adam,
+    /// Loshchilov & Hutter 2019; `weight_decay` shrinks the parameter.
+    AdamW,
+    /// Gradient descent, with `momentum` if it is not 0.
+    Sgd,
+    /// Hinton 2012, with `alpha` = `beta2`.
+    RmsProp,
+}
+
+/// An optimiser's settings. Names and defaults are PyTorch's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OptimizerConfig {
+    /// `adam`, `adamw`, `sgd` or `rmsprop`.
+    pub method: Method,
+    /// Learning rate at factor 1 of the schedule.
+    pub learning_rate: f64,
+    /// How the rate changes over the run.
+    pub schedule: Schedule,
+    /// Images over which the rate rises linearly from 0.
+    pub warmup: u64,
+    /// Adam's β₁.
+    pub beta1: f64,
+    /// Adam's β₂; RMSprop's α.
+    pub beta2: f64,
+    /// SGD's momentum.
+    pub momentum: f64,
+    /// Nesterov's form of momentum (SGD).
+    pub nesterov: bool,
+    /// Added to the denominator (Adam, RMSprop).
+    pub eps: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Largest global norm of the phase's gradients; 0 does not clip.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self::adam(1e-3)
+    }
+}
+
+impl OptimizerConfig {
+    /// Adam with β = (0.9, 0.999).
+    pub fn adam(learning_rate: f64) -> Self {
+        Self {
+            method: Method::Adam,
+            learning_rate,
+            schedule: Schedule::Constant,
+            warmup: 0,
+            beta1: 0.9,
+            beta2: 0.999,
+            momentum: 0.0,
+            nesterov: false,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 0.0,
+        }
+    }
+
+    /// Stochastic gradient descent.
+    pub fn sgd(learning_rate: f64, momentum: f64) -> Self {
+        Self { method: Method::Sgd, momentum, ..Self::adam(learning_rate) }
+    }
+
+    /// With these Adam decay rates (GANs use 0.5, 0.999).
+    pub fn betas(self, beta1: f64, beta2: f64) -> Self {
+        Self { beta1, beta2, ..self }
+    }
+
+    /// With this schedule.
+    pub fn schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
+    }
+}
+
+/// What one parameter carries from step to step.
+#[derive(Clone)]
+struct Moments {
+    first: Option<Tensor<1>>,
+    second: Option<Tensor<1>>,
+}
+
+/// The state of one phase's optimiser.
+pub struct Optimizer {
+    config: OptimizerConfig,
+    steps: u64,
+    moments: BTreeMap<String, Moments>,
+}
+
+impl Optimizer {
+    /// A fresh optimiser.
+    pub fn new(config: OptimizerConfig) -> Self {
+        Self { config, steps: 0, moments: BTreeMap::new() }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
+    /// Updates the parameters that have a gradient, at `factor` times the learning rate.
+    pub fn step<M: Module>(&mut self, module: M, mut gradients: Flat, factor: f64) -> M {
+        self.steps += 1;
+        map_flat(module, |path, value| {
+            let gradient = gradients.remove(path)?;
+            Some(self.update(path, value, gradient, factor))
+        })
+    }
+
+    /// One parameter's update; `self.steps` already counts this step.
+    fn update(&mut self, path: &str, value: Tensor<1>, gradient: Tensor<1>, factor: f64) -> Tensor<1> {
+        let c = &self.config;
+        let rate = c.learning_rate * factor;
+        let moments = self.moments.remove(path).unwrap_or(Moments { first: None, second: None });
+        let decayed = c.method != Method::AdamW && c.weight_decay != 0.0;
+        let gradient = if decayed { gradient + value.clone() * c.weight_decay } else { gradient };
+        let (value, moments) = match c.method {
+            Method::Adam | Method::AdamW => {
+                let value = if c.method == Method::AdamW { value * (1.0 - rate * c.weight_decay) } else { value };
+                let m = average(moments.first, gradient.clone(), c.beta1);
+                let v = average(moments.second, gradient.square(), c.beta2);
+                let correct = |beta: f64| 1.0 - beta.powi(i32::try_from(self.steps).unwrap_or(i32::MAX));
+                // PyTorch's order: √v / √(1 − β₂ᵗ) + ε.
+                let denominator = v.clone().sqrt() / correct(c.beta2).sqrt() + c.eps;
+                let value = value - m.clone() * (rate / correct(c.beta1)) / denominator;
+                (value, Moments { first: Some(m), second: Some(v) })
+            }
+            Method::Sgd if c.momentum == 0.0 => (value - gradient * rate, moments),
+            Method::Sgd => {
+                let buffer = match moments.first {
+                    Some(old) => old * c.momentum + gradient.clone(),
+                    None => gradient.clone(),
+                };
+                let step = if c.nesterov { gradient + buffer.clone() * c.momentum } else { buffer.clone() };
+                (value - step * rate, Moments { first: Some(buffer), second: None })
+            }
+            Method::RmsProp => {
+                let v = average(moments.second, gradient.clone().square(), c.beta2);
+                let value = value - gradient * rate / (v.clone().sqrt() + c.eps);
+                (value, Moments { first: None, second: Some(v) })
+            }
+        };
+        self.moments.insert(path.to_string(), moments);
+        value
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The moments under `prefix`, for a checkpoint.
+    pub fn state(&self, prefix: &str, into: &mut State) {
+        for (path, moments) in &self.moments {
+            for (name, tensor) in [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)] {
+                if let Some(tensor) = tensor {
+                    let values = to_values(tensor.clone());
+                    into.insert(format!("{prefix}.{path}.{name}"), HostTensor { shape: vec![values.len()], values });
+                }
+            }
+        }
+    }
+
+    /// Takes back what [`Optimizer::state`] wrote.
+    ///
+    /// # Errors
+    /// Names a tensor whose name no optimiser writes.
+    pub fn load(&mut self, prefix: &str, state: &State, steps: u64, device: &Device) -> Result<()> {
+        self.steps = steps;
+        self.moments.clear();
+        for (name, saved) in state {
+            let Some(rest) = name.strip_prefix(prefix).and_then(|n| n.strip_prefix('.')) else { continue };
+            let Some((path, kind)) = rest.rsplit_once('.') else {
+                return Err(Error::new(format!("optimizer state: `{name}` is not a name Kiln writes")));
+            };
+            let tensor = from_values(saved.values.clone(), [saved.values.len()], device);
+            let moments = self.moments.entry(path.to_string()).or_insert(Moments { first: None, second: None });
+            match kind {
+                "exp_avg" => moments.first = Some(tensor),
+                "exp_avg_sq" => moments.second = Some(tensor),
+                _ => return Err(Error::new(format!("optimizer state: `{name}` is not a name Kiln writes"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// β·old + (1 − β)·new, with 0 for an old value not there yet.
+fn average(old: Option<Tensor<1>>, new: Tensor<1>, beta: f64) -> Tensor<1> {
+    match old {
+        Some(old) => old * beta + new * (1.0 - beta),
+        None => new * (1.0 - beta),
+    }
+}
+
+/// √ Σ g² over all gradients, in f64.
+pub fn global_norm(gradients: &Flat) -> f64 {
+    let square = |g: &Tensor<1>| f64::from(g.clone().square().sum().into_scalar::<f32>());
+    gradients.values().map(square).sum::<f64>().sqrt()
+}
+
+/// Scales the gradients down to a global norm of at most `max` (`clip_grad_norm_`), given their norm.
+pub fn clip(gradients: Flat, norm: f64, max: f64) -> Flat {
+    let scale = max / (norm + 1e-6);
+    if max <= 0.0 || scale >= 1.0 {
+        return gradients;
+    }
+    gradients.into_iter().map(|(path, g)| (path, g * scale)).collect()
+}

@@ -1,0 +1,189 @@
+//! Walking a network's parameters by their path names (`generator.layers.0.weight`).
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor};
+use kiln_core::{Error, Result};
+use kiln_nn::tensor::{from_values, to_values};
+
+/// Tensors by path, flattened: the common currency of optimiser, EMA and checkpoints.
+pub type Flat = BTreeMap<String, Tensor<1>>;
+
+/// A tensor in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// Size of each dimension.
+    pub shape: Vec<usize>,
+    /// Values in row-major order.
+    pub values: Vec<f32>,
+}
+
+/// Host tensors by path, in a fixed order, so that equal states are equal files.
+pub type State = BTreeMap<String, HostTensor>;
+
+/// Calls `each` with path, trainability, shape and flattened value of every float parameter and
+/// buffer.
+fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tensor<1>)) {
+    struct Walk<F> {
+        path: Vec<String>,
+        each: F,
+    }
+    impl<F: FnMut(String, bool, Vec<usize>, Tensor<1>)> ModuleVisitor for Walk<F> {
+        fn enter_module(&mut self, name: &str, kind: &str) {
+            // Enum variants say nothing a reader of the path needs.
+            if !kind.starts_with("Enum") || !name.is_empty() {
+                self.path.push(name.to_string());
+            }
+        }
+        fn exit_module(&mut self, name: &str, kind: &str) {
+            if !kind.starts_with("Enum") || !name.is_empty() {
+                self.path.pop();
+            }
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            let (shape, trainable) = (value.dims().to_vec(), value.is_require_grad());
+            let len = shape.iter().product();
+            (self.each)(self.path.join("."), trainable, shape, value.inner().reshape([len]));
+        }
+    }
+    module.visit(&mut Walk { path: Vec::new(), each });
+}
+
+/// Replaces each parameter by what `each` makes of (path, flattened value); `None` keeps it.
+pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>) -> M {
+    struct Walk<F> {
+        path: Vec<String>,
+        each: F,
+    }
+    impl<F: FnMut(&str, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Walk<F> {
+        fn enter_module(&mut self, name: &str, _kind: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _kind: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let path = self.path.join(".");
+            let (id, value, mapper) = param.consume();
+            let (shape, tracked, autodiff) = (value.dims(), value.is_require_grad(), value.is_autodiff());
+            let kept = value.clone();
+            let value = match (self.each)(&path, value.inner().reshape([shape.iter().product::<usize>()])) {
+                Some(new) => {
+                    let new = new.reshape(shape);
+                    let new = if autodiff { new.autodiff() } else { new };
+                    if tracked { new.require_grad() } else { new }
+                }
+                None => kept,
+            };
+            Param::from_mapped_value(id, value, mapper)
+        }
+    }
+    module.map(&mut Walk { path: Vec::new(), each })
+}
+
+/// Sets which parameters collect gradients: those whose path begins with one of `networks`.
+pub fn set_trainable<M: Module>(module: M, networks: &[&str]) -> M {
+    struct Walk<'a> {
+        path: Vec<String>,
+        networks: &'a [&'a str],
+    }
+    impl ModuleMapper for Walk<'_> {
+        fn enter_module(&mut self, name: &str, _kind: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _kind: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let trains = self.path.first().is_some_and(|p| self.networks.contains(&p.as_str()));
+            if param.val().is_require_grad() == trains { param } else { param.set_require_grad(trains) }
+        }
+    }
+    module.map(&mut Walk { path: Vec::new(), networks })
+}
+
+/// Every parameter and buffer by path.
+pub fn flat<M: Module>(module: &M) -> Flat {
+    let mut out = Flat::new();
+    visit(module, |path, _, _, value| {
+        out.insert(path, value);
+    });
+    out
+}
+
+/// Paths of the parameters (not buffers) of the networks named, and how many numbers they hold.
+pub fn count<M: Module>(module: &M) -> usize {
+    let mut total = 0;
+    visit(module, |_, _, shape, _| total += shape.iter().product::<usize>());
+    total
+}
+
+/// The state as host tensors, for a checkpoint.
+pub fn state<M: Module>(module: &M) -> State {
+    let mut out = State::new();
+    visit(module, |path, _, shape, value| {
+        out.insert(path, HostTensor { shape, values: to_values(value) });
+    });
+    out
+}
+
+/// Puts a saved state into a network of the same structure.
+///
+/// # Errors
+/// Names the first tensor that is missing, left over or of another size.
+pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
+    let mut shapes = BTreeMap::new();
+    visit(&module, |path, _, shape, _| {
+        shapes.insert(path, shape);
+    });
+    for (path, shape) in &shapes {
+        match state.get(path) {
+            None => return Err(Error::new(format!("{place}: tensor `{path}` is missing; was it written by another configuration?"))),
+            Some(saved) if saved.shape != *shape => {
+                return Err(Error::new(format!("{place}: tensor `{path}` has shape {:?}, this configuration needs {shape:?}", saved.shape)));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(path) = state.keys().find(|path| !shapes.contains_key(*path)) {
+        return Err(Error::new(format!("{place}: tensor `{path}` is not part of this configuration")));
+    }
+    Ok(map_flat(module, |path, old| {
+        let saved = state.get(path)?;
+        Some(from_values(saved.values.clone(), [saved.values.len()], &old.device()))
+    }))
+}
+
+/// The gradients of the trainable parameters, by path.
+pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Flat {
+    struct Walk<'a> {
+        path: Vec<String>,
+        gradients: &'a mut Gradients,
+        out: Flat,
+    }
+    impl ModuleVisitor for Walk<'_> {
+        fn enter_module(&mut self, name: &str, _kind: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _kind: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            if let Some(gradient) = value.grad_remove(self.gradients) {
+                let len: usize = value.dims().iter().product();
+                self.out.insert(self.path.join("."), gradient.reshape([len]));
+            }
+        }
+    }
+    let mut walk = Walk { path: Vec::new(), gradients, out: Flat::new() };
+    module.visit(&mut walk);
+    walk.out
+}
+
+/// The device a network's first parameter lives on, without autodiff.
+pub fn device<M: Module>(module: &M) -> Device {
+    module.devices().into_iter().next().unwrap_or_default().without_autodiff()
+}
