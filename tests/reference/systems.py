@@ -135,8 +135,8 @@ class DcganDiscriminator(nn.Module):
 
 # Both in training mode (batch statistics); the state is from before the step, `_after` from after it.
 for name, net, shape in (
-    ("dcgan_g", spread(DcganGenerator(8, 4)), (3, 8, 1, 1)),
-    ("dcgan_d", spread(DcganDiscriminator(4)), (3, 3, 32, 32)),
+    ("dcgan_g", spread(DcganGenerator(8, 4)), (2, 8, 1, 1)),
+    ("dcgan_d", spread(DcganDiscriminator(4)), (2, 3, 32, 32)),
 ):
     record_model(out, name, net, ("input", torch.randn(*shape)))
     out |= {f"{name}_after.{k}": v for k, v in net.state_dict().items() if "running" in k}
