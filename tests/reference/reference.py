@@ -15,15 +15,17 @@ def begin(*packages, seed=0):
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     versions = {p: str(importlib.import_module(p).__version__) for p in ("torch", *packages)}
-    print(" ".join(f"{p}=={v}" for p, v in versions.items()))
+    versions = " ".join(f"{p}=={v}" for p, v in versions.items())
+    print(versions)
     return versions
 
 
 def save(topic, tensors, versions):
-    """Writes fixtures/<topic>.safetensors; the versions go into its metadata."""
+    """Writes fixtures/<topic>.safetensors; the versions are its metadata `made_with`."""
     tensors = {k: torch.as_tensor(v).detach().contiguous().clone() for k, v in tensors.items()}
     path = FIXTURES / f"{topic}.safetensors"
-    save_file(tensors, path, metadata=versions)
+    save_file(tensors, path, metadata={"made_with": versions})
+    path.chmod(0o644)
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")
 
 
