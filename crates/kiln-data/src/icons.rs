@@ -1,0 +1,204 @@
+//! How do icon sets become pictures with captions?
+//!
+//! The sets are in Iconify's JSON: the bodies of SVG files keyed by an English name. A picture is
+//! rendered at the size asked for, its caption is the name with spaces for dashes, and the same name
+//! in two sets is a known pair.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_core::{Context, Error, Result};
+use resvg::tiny_skia::{Color, Pixmap, Transform};
+use resvg::usvg::{Options, Tree};
+use serde::Deserialize;
+
+use crate::set::{fingerprint, picture_kinds};
+use crate::{DataKind, DataSet, Picture, PictureRule, Sample, Split};
+
+/// The side in pixels at which icons are rendered when the rule says "as stored".
+pub const ICON_SIZE: usize = 32;
+
+/// Iconify's `icons.json`.
+#[derive(Deserialize)]
+pub(crate) struct IconFile {
+    icons: BTreeMap<String, Icon>,
+    #[serde(default = "sixteen")]
+    width: f32,
+    #[serde(default = "sixteen")]
+    height: f32,
+}
+
+/// Iconify's default for a missing side.
+fn sixteen() -> f32 {
+    16.0
+}
+
+#[derive(Deserialize, Clone)]
+struct Icon {
+    body: String,
+    width: Option<f32>,
+    height: Option<f32>,
+    #[serde(default)]
+    left: f32,
+    #[serde(default)]
+    top: f32,
+    /// Kept by Iconify only so that old links work.
+    #[serde(default)]
+    hidden: bool,
+}
+
+impl IconFile {
+    /// Parses the JSON; an error names `name`.
+    pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Self> {
+        serde_json::from_slice(bytes).context(|| format!("{name}: not an Iconify icon set"))
+    }
+
+    /// The names that make pictures of their own: neither hidden nor a skin tone of another.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        let own = |(name, icon): &(&String, &Icon)| !icon.hidden && !self.is_tone(name);
+        self.icons
+            .iter()
+            .filter(own)
+            .map(|(n, _)| n.clone())
+            .collect()
+    }
+
+    /// Skin tones are written `NAME-dark-skin-tone`, or `NAME-dark` where `NAME` has all five.
+    fn is_tone(&self, name: &str) -> bool {
+        let tones = [
+            "-light",
+            "-medium-light",
+            "-medium",
+            "-medium-dark",
+            "-dark",
+        ];
+        let has_tones = |base: &str| {
+            tones
+                .iter()
+                .all(|t| self.icons.contains_key(&format!("{base}{t}")))
+        };
+        name.contains("skin-tone")
+            || tones
+                .iter()
+                .filter_map(|t| name.strip_suffix(t))
+                .any(has_tones)
+    }
+}
+
+/// Rendered icons in the order of their names.
+pub(crate) struct IconSet {
+    name: String,
+    icons: Vec<(String, Icon)>,
+    size: usize,
+    channels: usize,
+    background: [u8; 3],
+}
+
+impl IconSet {
+    /// The icons of `names` that belong to the split.
+    pub(crate) fn new(
+        name: &str,
+        mut file: IconFile,
+        names: BTreeSet<String>,
+        split: Split,
+        rule: &PictureRule,
+    ) -> Self {
+        let (width, height) = (file.width, file.height);
+        let take = |n: String| {
+            let mut icon = file.icons.remove(&n)?;
+            icon.width.get_or_insert(width);
+            icon.height.get_or_insert(height);
+            Some((n, icon))
+        };
+        let icons = split.keep(names.into_iter().collect(), String::clone);
+        Self {
+            name: name.into(),
+            icons: icons.into_iter().filter_map(take).collect(),
+            size: if rule.size == 0 { ICON_SIZE } else { rule.size },
+            channels: if rule.channels == 4 { 4 } else { 3 },
+            background: rule.background,
+        }
+    }
+
+    fn render(&self, name: &str, icon: &Icon) -> Result<Picture> {
+        let place = || format!("{}: rendering the icon {name}", self.name);
+        let (width, height) = (
+            icon.width.unwrap_or(sixteen()),
+            icon.height.unwrap_or(sixteen()),
+        );
+        let svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" xmlns:xlink=\"http://www.w3.org/1999/xlink\" \
+             width=\"{width}\" height=\"{height}\" viewBox=\"{} {} {width} {height}\">{}</svg>",
+            icon.left, icon.top, icon.body
+        );
+        let tree = Tree::from_str(&svg, &Options::default()).context(place)?;
+        let size = self.size as u32;
+        let Some(mut canvas) = Pixmap::new(size, size) else {
+            return Err(Error::usage(format!(
+                "{size} is no size for an icon, in pixels"
+            )));
+        };
+        if self.channels == 3 {
+            let [r, g, b] = self.background;
+            canvas.fill(Color::from_rgba8(r, g, b, 255));
+        }
+        // As large as fits, in the middle.
+        let scale = size as f32 / width.max(height);
+        let inset = |side: f32| (size as f32 - side * scale) / 2.0;
+        let place = Transform::from_scale(scale, scale).post_translate(inset(width), inset(height));
+        resvg::render(&tree, place, &mut canvas.as_mut());
+        let bytes = |p: &resvg::tiny_skia::PremultipliedColorU8| {
+            let p = p.demultiply();
+            [p.red(), p.green(), p.blue(), p.alpha()]
+                .into_iter()
+                .take(self.channels)
+        };
+        let pixels = canvas.pixels().iter().flat_map(bytes).collect();
+        Picture::new(self.size, self.size, self.channels, pixels)
+    }
+}
+
+impl DataSet for IconSet {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.icons.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let Some((name, icon)) = self.icons.get(index) else {
+            return Err(Error::new(format!(
+                "{}: no sample {index} of {}",
+                self.name,
+                self.len()
+            )));
+        };
+        let picture = self.render(name, icon)?;
+        Ok(Sample {
+            picture,
+            label: None,
+            caption: Some(name.replace('-', " ")),
+            name: name.clone(),
+        })
+    }
+
+    fn kinds(&self) -> Vec<DataKind> {
+        let mut kinds = picture_kinds(false, true);
+        kinds.push(DataKind::Paired);
+        kinds
+    }
+
+    fn fingerprint(&self) -> String {
+        let how = format!("{} {} {:?}", self.size, self.channels, self.background);
+        let icons = self
+            .icons
+            .iter()
+            .flat_map(|(n, i)| [n.as_bytes(), i.body.as_bytes()]);
+        fingerprint([how.as_bytes()].into_iter().chain(icons))
+    }
+
+    fn uniform(&self) -> Option<[usize; 3]> {
+        Some([self.channels, self.size, self.size])
+    }
+}

@@ -1,0 +1,32 @@
+//! Data sets: decoding, transforms, loading, fetching.
+//!
+//! [`open`] turns a name, a folder or a zip into a [`DataSet`] of pictures with labels or captions,
+//! [`Prepared`] gives all of them one shape, and [`Loader`] serves shuffled batches whose only state
+//! is the number of pictures seen. [`catalogue`] lists the names, [`fetch`] brings those that do not
+//! ship with the program. Nothing here knows the tensor engine: values are `Vec<f32>` in [-1, 1],
+//! planar (channels, height, width).
+
+mod icons;
+mod idx;
+mod listing;
+mod loader;
+mod memory;
+mod open;
+mod picture;
+mod png_text;
+mod prepared;
+mod resize;
+mod rule;
+mod set;
+mod sheet;
+mod starter;
+
+pub use icons::ICON_SIZE;
+pub use loader::{HostBatch, Loader, Part};
+pub use open::{open, open_all};
+pub use picture::Picture;
+pub use png_text::read_png_text;
+pub use prepared::{Prepared, PreparedSample};
+pub use rule::{PictureRule, Resize};
+pub use set::{DataKind, DataSet, Sample, Split};
+pub use sheet::contact_sheet;

@@ -1,0 +1,302 @@
+//! How does a folder or a zip of pictures become a data set?
+//!
+//! Sub-folders are classes, in the order of their names; a flat folder is unlabelled. `train` and
+//! `test` folders at the top are the splits, otherwise one picture in five (by a keyed hash of its
+//! name) is test. `NAME.txt` beside `NAME.png` is its caption. Hidden files and files that are not
+//! pictures are ignored.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use kiln_core::{Context, Error, Result};
+use zip::ZipArchive;
+
+use crate::set::{fingerprint, picture_kinds};
+use crate::{DataKind, DataSet, Picture, Sample, Split};
+
+const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "pgm", "ppm", "pnm"];
+/// No picture file is this long; a longer zip entry is refused instead of filling the memory.
+const LONGEST: u64 = 1 << 30;
+
+/// Where the bytes are.
+enum Store {
+    Folder(PathBuf),
+    Zip(PathBuf, Mutex<ZipArchive<File>>),
+}
+
+/// One file: its path inside the store with `/` between the parts, and its length.
+struct Entry {
+    path: String,
+    bytes: u64,
+}
+
+/// A data set of picture files, read one at a time.
+pub(crate) struct FileSet {
+    name: String,
+    store: Store,
+    items: Vec<Item>,
+    classes: Vec<String>,
+}
+
+struct Item {
+    path: String,
+    bytes: u64,
+    label: Option<u32>,
+    caption: Option<String>,
+}
+
+impl FileSet {
+    /// A folder of pictures.
+    pub(crate) fn folder(name: &str, folder: &Path, split: Split) -> Result<Self> {
+        let mut entries = Vec::new();
+        walk(folder, "", &mut entries)?;
+        Self::new(name, Store::Folder(folder.into()), entries, split)
+    }
+
+    /// A zip of such a folder; folders around all of its pictures are looked through.
+    pub(crate) fn zip(name: &str, file: &Path, split: Split) -> Result<Self> {
+        let place = || format!("{}: not a readable zip", file.display());
+        let mut archive = ZipArchive::new(File::open(file).context(place)?).context(place)?;
+        let mut entries = Vec::new();
+        for i in 0..archive.len() {
+            let entry = archive.by_index_raw(i).context(place)?;
+            if entry.is_file() {
+                entries.push(Entry {
+                    path: entry.name().into(),
+                    bytes: entry.size(),
+                });
+            }
+        }
+        Self::new(
+            name,
+            Store::Zip(file.into(), Mutex::new(archive)),
+            entries,
+            split,
+        )
+    }
+
+    fn new(name: &str, store: Store, mut entries: Vec<Entry>, split: Split) -> Result<Self> {
+        entries.retain(|e| {
+            !e.path
+                .split('/')
+                .any(|p| p.starts_with('.') || p == "__MACOSX")
+        });
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let texts: BTreeSet<String> = entries
+            .iter()
+            .filter(|e| extension(&e.path) == "txt")
+            .map(|e| e.path.clone())
+            .collect();
+        entries.retain(|e| PICTURES.contains(&extension(&e.path).as_str()));
+        let place = store.path().display().to_string();
+        if entries.is_empty() {
+            return Err(Error::new(format!(
+                "{place}: no pictures in it (looked for {})",
+                PICTURES.join(", ")
+            )));
+        }
+        let root = match store {
+            Store::Zip(..) => common_root(&entries),
+            Store::Folder(_) => 0,
+        };
+        // The part of a path below the folders around everything, and below its split.
+        let top = |part: &str| entries.iter().any(|e| e.path[root..].starts_with(part));
+        let parted = top("train/") && top("test/");
+        let inner = |path: &str| {
+            let path = &path[root..];
+            let cut = if parted {
+                path.find('/').map_or(0, |i| i + 1)
+            } else {
+                0
+            };
+            path[cut..].to_string()
+        };
+        let classes = classes(&place, entries.iter().map(|e| inner(&e.path)))?;
+        let kept = if parted {
+            let part = format!("{split}/");
+            entries.retain(|e| e.path[root..].starts_with(&part));
+            entries
+        } else {
+            split.keep(entries, |e| e.path[root..].to_string())
+        };
+        if kept.is_empty() {
+            return Err(Error::new(format!(
+                "{place}: no pictures for the {split} split: add more pictures, or sort them into \
+                 folders train and test"
+            )));
+        }
+        let item = |e: Entry| {
+            let class = inner(&e.path).split_once('/').map(|(c, _)| c.to_string());
+            let label = class
+                .and_then(|c| classes.binary_search(&c).ok())
+                .map(|i| i as u32);
+            let stem = e.path.rsplit_once('.').map_or(e.path.as_str(), |(s, _)| s);
+            let caption = Some(format!("{stem}.txt")).filter(|t| texts.contains(t));
+            Item {
+                path: e.path,
+                bytes: e.bytes,
+                label,
+                caption,
+            }
+        };
+        let items = kept.into_iter().map(item).collect();
+        Ok(Self {
+            name: name.into(),
+            store,
+            items,
+            classes,
+        })
+    }
+}
+
+/// The files below a folder.
+fn walk(folder: &Path, inside: &str, out: &mut Vec<Entry>) -> Result<()> {
+    let place = || format!("reading {}", folder.display());
+    for entry in std::fs::read_dir(folder).context(place)? {
+        let entry = entry.context(place)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        // Links are followed; a circle of them ends in the system's own error, which names it.
+        let meta = std::fs::metadata(&path).context(|| format!("reading {}", path.display()))?;
+        if meta.is_dir() {
+            walk(&path, &format!("{inside}{name}/"), out)?;
+        } else {
+            out.push(Entry {
+                path: format!("{inside}{name}"),
+                bytes: meta.len(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn extension(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.rsplit_once('.')
+        .map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
+}
+
+/// The length of the folder path (with its last `/`) that all entries share.
+fn common_root(entries: &[Entry]) -> usize {
+    let Some(first) = entries.first() else {
+        return 0;
+    };
+    let shared = entries.iter().fold(first.path.as_str(), |shared, e| {
+        let same = shared
+            .bytes()
+            .zip(e.path.bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
+        // Cut at a folder, which is also a character boundary.
+        &shared[..shared.as_bytes()[..same]
+            .iter()
+            .rposition(|&b| b == b'/')
+            .map_or(0, |i| i + 1)]
+    });
+    shared.rfind('/').map_or(0, |i| i + 1)
+}
+
+/// The first folders of the paths, sorted; none if all are flat.
+fn classes(place: &str, paths: impl Iterator<Item = String>) -> Result<Vec<String>> {
+    let mut flat = None;
+    let mut classes = BTreeSet::new();
+    for path in paths {
+        match path.split_once('/') {
+            Some((class, _)) => _ = classes.insert(class.to_string()),
+            None => flat = flat.or(Some(path)),
+        }
+    }
+    match (flat, classes.first()) {
+        (Some(file), Some(class)) => Err(Error::new(format!(
+            "{place}: {file} lies beside the class folder {class}: put every picture into a class \
+             folder, or none"
+        ))),
+        _ => Ok(classes.into_iter().collect()),
+    }
+}
+
+impl Store {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::Zip(path, _) => path,
+        }
+    }
+
+    fn place(&self, path: &str) -> String {
+        self.path().join(path).display().to_string()
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let place = || format!("reading {}", self.place(path));
+        match self {
+            Self::Folder(folder) => std::fs::read(folder.join(path)).context(place),
+            Self::Zip(_, archive) => {
+                // Nothing that holds the lock can leave the archive in a bad state.
+                let mut archive = archive.lock().unwrap_or_else(|e| e.into_inner());
+                let entry = archive.by_name(path).context(place)?;
+                let mut bytes = Vec::new();
+                entry.take(LONGEST).read_to_end(&mut bytes).context(place)?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+impl DataSet for FileSet {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let Some(item) = self.items.get(index) else {
+            return Err(Error::new(format!(
+                "{}: no sample {index} of {}",
+                self.name,
+                self.len()
+            )));
+        };
+        let name = self.store.place(&item.path);
+        let picture = Picture::decode(&self.store.read(&item.path)?, &name)?;
+        let caption = match &item.caption {
+            None => None,
+            Some(path) => {
+                let text = String::from_utf8(self.store.read(path)?)
+                    .context(|| format!("{}: not UTF-8 text", self.store.place(path)))?;
+                Some(text.trim().to_string())
+            }
+        };
+        Ok(Sample {
+            picture,
+            label: item.label,
+            caption,
+            name,
+        })
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn kinds(&self) -> Vec<DataKind> {
+        picture_kinds(
+            !self.classes.is_empty(),
+            self.items.iter().all(|i| i.caption.is_some()),
+        )
+    }
+
+    fn fingerprint(&self) -> String {
+        let listed = |i: &Item| format!("{} {}", i.bytes, i.path);
+        let lines: Vec<String> = self.items.iter().map(listed).collect();
+        fingerprint(lines.iter().map(|l| l.as_bytes()))
+    }
+}

@@ -1,0 +1,199 @@
+//! What is a picture here, and how does it become values?
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use kiln_core::{Context, Error, Result};
+
+/// 8-bit picture, rows top to bottom, channels interleaved; channels is 1 (grey), 3 (RGB) or 4 (RGBA).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// 1 (grey), 3 (RGB) or 4 (RGB and straight, not premultiplied, alpha).
+    pub channels: usize,
+    /// `height * width * channels` bytes.
+    pub pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// A picture of the given bytes. An error if a side is 0, the channels are not 1, 3 or 4, or the
+    /// bytes are not `width * height * channels`.
+    pub fn new(width: usize, height: usize, channels: usize, pixels: Vec<u8>) -> Result<Self> {
+        if !matches!(channels, 1 | 3 | 4) {
+            return Err(Error::new(format!(
+                "a picture of {channels} channels: only 1 (grey), 3 (RGB) and 4 (RGBA) exist"
+            )));
+        }
+        let wanted = width
+            .checked_mul(height)
+            .and_then(|n| n.checked_mul(channels));
+        if width == 0 || height == 0 || wanted != Some(pixels.len()) {
+            return Err(Error::new(format!(
+                "{} bytes do not make a picture of {width} x {height} with {channels} channels",
+                pixels.len()
+            )));
+        }
+        Ok(Self {
+            width,
+            height,
+            channels,
+            pixels,
+        })
+    }
+
+    /// Decodes PNG, JPEG, WebP, GIF (the first frame), PGM or PPM. 16-bit samples are rounded to 8
+    /// bits, palettes resolved, grey with alpha becomes RGBA, the camera's rotation is applied. An
+    /// error names `name`.
+    pub fn decode(bytes: &[u8], name: &str) -> Result<Self> {
+        let fail = |e: &dyn std::fmt::Display| {
+            Error::new(format!(
+                "{name}: not a readable picture ({e}); replace or remove the file"
+            ))
+        };
+        let reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .map_err(|e| fail(&e))?;
+        let format = reader.format();
+        let mut decoder = reader.into_decoder().map_err(|e| fail(&e))?;
+        let turn = decoder.orientation().map_err(|e| fail(&e))?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| fail(&e))?;
+        image.apply_orientation(turn);
+        let picture = Self::from_image(image).map_err(|e| fail(&e))?;
+        // The GIF decoder always answers with alpha, used or not.
+        let opaque = || picture.pixels.chunks_exact(4).all(|p| p[3] == 255);
+        if format == Some(ImageFormat::Gif) && picture.channels == 4 && opaque() {
+            return Ok(picture.with_channels(3, [255; 3]));
+        }
+        Ok(picture)
+    }
+
+    fn from_image(image: DynamicImage) -> Result<Self> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let colour = image.color();
+        let (channels, pixels) = match (colour.has_color(), colour.has_alpha()) {
+            (false, false) => (1, image.into_luma8().into_raw()),
+            (true, false) => (3, image.into_rgb8().into_raw()),
+            (_, true) => (4, image.into_rgba8().into_raw()),
+        };
+        Self::new(width, height, channels, pixels)
+    }
+
+    /// Reads and decodes a file: see [`Picture::decode`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
+        Self::decode(&bytes, &path.display().to_string())
+    }
+
+    /// The picture with 1, 3 or 4 channels (anything else counts as 3). Alpha is composited over
+    /// `background`, colour becomes grey by the BT.601 luma, grey becomes three equal channels, and a
+    /// new alpha is opaque.
+    pub fn with_channels(&self, channels: usize, background: [u8; 3]) -> Self {
+        if channels == self.channels {
+            return self.clone();
+        }
+        let rgb = |p: &[u8]| match *p {
+            [r, g, b, a] => {
+                let over = |c: u8, under: u8| {
+                    let a = u32::from(a);
+                    ((u32::from(c) * a + u32::from(under) * (255 - a) + 127) / 255) as u8
+                };
+                [
+                    over(r, background[0]),
+                    over(g, background[1]),
+                    over(b, background[2]),
+                ]
+            }
+            [r, g, b] => [r, g, b],
+            _ => [p[0]; 3],
+        };
+        let from = self.pixels.chunks_exact(self.channels).map(rgb);
+        let (channels, pixels) = match channels {
+            1 => (1, from.map(luma).collect()),
+            4 => (4, from.flat_map(|[r, g, b]| [r, g, b, 255]).collect()),
+            _ => (3, from.flatten().collect()),
+        };
+        Self {
+            width: self.width,
+            height: self.height,
+            channels,
+            pixels,
+        }
+    }
+
+    /// The rectangle of the given size whose top left pixel is (`x`, `y`); it must lie inside.
+    pub(crate) fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
+        let row = |r: usize| {
+            let from = (r * self.width + x) * self.channels;
+            &self.pixels[from..from + width * self.channels]
+        };
+        let pixels = (y..y + height)
+            .flat_map(|r| row(r).iter().copied())
+            .collect();
+        Self {
+            width,
+            height,
+            channels: self.channels,
+            pixels,
+        }
+    }
+
+    /// The mirror image: left becomes right.
+    pub fn flipped(&self) -> Self {
+        let row = |r: &[u8]| -> Vec<u8> {
+            r.chunks_exact(self.channels)
+                .rev()
+                .flatten()
+                .copied()
+                .collect()
+        };
+        let pixels = self
+            .pixels
+            .chunks_exact(self.width * self.channels)
+            .flat_map(row)
+            .collect();
+        Self { pixels, ..*self }
+    }
+
+    /// From planar values (channels, height, width) in [-1, 1]: `(v + 1) * 127.5`, rounded; values
+    /// outside are clamped, NaN becomes black.
+    ///
+    /// # Panics
+    /// If `values` is not `channels * height * width` long: a mistake of the caller, never of input.
+    pub fn from_unit(values: &[f32], channels: usize, height: usize, width: usize) -> Self {
+        assert_eq!(
+            values.len(),
+            channels * height * width,
+            "values do not fit the shape"
+        );
+        let plane = height * width;
+        let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+        let pixels = (0..plane)
+            .flat_map(|p| (0..channels).map(move |c| byte(values[c * plane + p])))
+            .collect();
+        Self {
+            width,
+            height,
+            channels,
+            pixels,
+        }
+    }
+
+    /// Planar values (channels, height, width) in [-1, 1]: `v / 127.5 - 1`.
+    pub fn to_unit(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.pixels.len());
+        for c in 0..self.channels {
+            let plane = self.pixels.iter().skip(c).step_by(self.channels);
+            values.extend(plane.map(|&v| f32::from(v) / 127.5 - 1.0));
+        }
+        values
+    }
+}
+
+/// BT.601 luma with 16-bit weights, rounded: what Pillow's `convert("L")` computes.
+pub(crate) fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+}

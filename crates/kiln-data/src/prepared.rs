@@ -1,0 +1,159 @@
+//! How does every sample of a set get the same shape?
+
+use std::sync::{Arc, OnceLock};
+
+use kiln_core::{Error, Result};
+use rayon::prelude::*;
+
+use crate::rule::RULES;
+use crate::{DataSet, Picture, PictureRule, Resize, Sample};
+
+/// Adapted sets below this many bytes stay in memory: decoding or rendering each time is slow.
+const KEEP: usize = 256 << 20;
+
+/// A set and the rule that gives every sample the same [channels, height, width].
+pub struct Prepared {
+    set: Arc<dyn DataSet>,
+    rule: PictureRule,
+    shape: [usize; 3],
+    /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
+    kept: Vec<OnceLock<Sample>>,
+}
+
+/// One sample ready for a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreparedSample {
+    /// Planar (channels, height, width) in [-1, 1].
+    pub values: Vec<f32>,
+    /// Index into the classes of the set.
+    pub label: Option<u32>,
+    /// A line of text that describes the picture.
+    pub caption: Option<String>,
+    /// The sample's name in messages.
+    pub name: String,
+    /// The picture the values are from, after the rule.
+    pub picture: Picture,
+}
+
+impl Prepared {
+    /// Looks at the whole set first: a picture that cannot be read, or one whose size the rule cannot
+    /// make fit, is an error that names its file. The rule's flip is the loader's business.
+    pub fn new(set: Arc<dyn DataSet>, rule: PictureRule) -> Result<Self> {
+        rule.check()?;
+        if set.is_empty() {
+            return Err(Error::new(format!("{}: the set is empty", set.name())));
+        }
+        let stored = match set.uniform() {
+            Some(shape) => vec![(shape, String::new())],
+            None => survey(set.as_ref())?,
+        };
+        let shape = common_shape(&stored, &rule, set.name())?;
+        let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
+        let kept = if bytes <= KEEP { set.len() } else { 0 };
+        let kept = (0..kept).map(|_| OnceLock::new()).collect();
+        Ok(Self {
+            set,
+            rule,
+            shape,
+            kept,
+        })
+    }
+
+    /// [channels, height, width] of every sample.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    /// Whether there are none (never: [`Prepared::new`] refuses an empty set).
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
+    /// Sample `index` in `0..len`, never flipped.
+    pub fn get(&self, index: usize) -> Result<PreparedSample> {
+        let sample = match self.kept.get(index) {
+            None => self.adapted(index)?,
+            Some(place) => match place.get() {
+                Some(sample) => sample.clone(),
+                None => {
+                    let sample = self.adapted(index)?;
+                    place.get_or_init(|| sample).clone()
+                }
+            },
+        };
+        let Sample {
+            picture,
+            label,
+            caption,
+            name,
+        } = sample;
+        Ok(PreparedSample {
+            values: picture.to_unit(),
+            label,
+            caption,
+            name,
+            picture,
+        })
+    }
+
+    fn adapted(&self, index: usize) -> Result<Sample> {
+        let sample = self.set.get(index)?;
+        let picture = self.rule.adapt(&sample.picture, self.shape, &sample.name)?;
+        Ok(Sample { picture, ..sample })
+    }
+
+    /// The set as stored.
+    pub fn set(&self) -> &Arc<dyn DataSet> {
+        &self.set
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> &PictureRule {
+        &self.rule
+    }
+}
+
+/// The stored shape and the name of every sample, each decoded once.
+fn survey(set: &dyn DataSet) -> Result<Vec<([usize; 3], String)>> {
+    let look = |index| {
+        let Sample { picture, name, .. } = set.get(index)?;
+        Ok(([picture.channels, picture.height, picture.width], name))
+    };
+    // The first bad file in the set's order, whichever thread finds one first.
+    let all: Vec<Result<_>> = (0..set.len()).into_par_iter().map(look).collect();
+    all.into_iter().collect()
+}
+
+fn common_shape(
+    stored: &[([usize; 3], String)],
+    rule: &PictureRule,
+    set: &str,
+) -> Result<[usize; 3]> {
+    let Some(&([first_channels, first_height, first_width], _)) = stored.first() else {
+        return Err(Error::new(format!("{set}: the set is empty")));
+    };
+    let channels = match rule.channels {
+        0 if stored.iter().all(|s| s.0[0] == first_channels) => first_channels,
+        0 => 3,
+        given => given,
+    };
+    let (height, width) = match rule.size {
+        0 => (first_height, first_width),
+        size => (size, size),
+    };
+    if rule.resize == Resize::None {
+        let other = stored.iter().find(|s| s.0[1..] != [height, width]);
+        if let Some(([_, h, w], name)) = other {
+            let what = if name.is_empty() { set } else { name };
+            return Err(Error::usage(format!(
+                "{what}: {w} x {h} where {width} x {height} is needed; {RULES}"
+            )));
+        }
+    }
+    Ok([channels, height, width])
+}

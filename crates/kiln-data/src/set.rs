@@ -1,0 +1,160 @@
+//! What is a data set?
+
+use std::fmt;
+use std::str::FromStr;
+
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Picture;
+
+/// What a data set can serve as, which is what a system asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataKind {
+    /// Pictures.
+    Images,
+    /// Pictures with a class each.
+    Labelled,
+    /// Known pairs, together with another set of the same kind: index i of each belongs together.
+    Paired,
+    /// One of two unpaired domains.
+    TwoDomains,
+    /// One side of a domain adaptation task: the classes mean the same in both sets.
+    SourceTarget,
+    /// Pictures with a line of text each.
+    Captioned,
+    /// Pictures with a class for each pixel.
+    Masked,
+    /// Short videos.
+    Clips,
+    /// Solid shapes.
+    Voxels,
+}
+
+/// The part to learn from, or the part kept aside.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// The part to learn from.
+    Train,
+    /// The part kept aside.
+    Test,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        })
+    }
+}
+
+impl FromStr for Split {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "train" => Ok(Self::Train),
+            "test" => Ok(Self::Test),
+            _ => Err(Error::usage(format!(
+                "`{text}` is no split: use train or test"
+            ))),
+        }
+    }
+}
+
+impl Split {
+    /// Whether the thing of this name belongs to the split: one name in five, chosen by a keyed hash,
+    /// is test. A name never changes sides when others come or go, and falls on the same side in
+    /// every set.
+    pub(crate) fn holds(self, name: &str) -> bool {
+        let test = Key::new(0).purpose("split").purpose(name).below([0], 5)[0] == 0;
+        test == (self == Self::Test)
+    }
+
+    /// Keeps the items of the split. Sets of fewer than five have no test part: all is train.
+    pub(crate) fn keep<T>(self, items: Vec<T>, name: impl Fn(&T) -> String) -> Vec<T> {
+        match (items.len() < 5, self) {
+            (true, Self::Train) => items,
+            (true, Self::Test) => Vec::new(),
+            (false, _) => items.into_iter().filter(|i| self.holds(&name(i))).collect(),
+        }
+    }
+}
+
+/// One item of a data set as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The decoded picture.
+    pub picture: Picture,
+    /// Index into [`DataSet::classes`].
+    pub label: Option<u32>,
+    /// A line of text that describes the picture.
+    pub caption: Option<String>,
+    /// What to call it in messages: a file, or a number in the set.
+    pub name: String,
+}
+
+/// Pictures by index, decoded when asked for.
+pub trait DataSet: Send + Sync {
+    /// The name it was opened by.
+    fn name(&self) -> &str;
+
+    /// How many samples there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none ([`crate::open`] never gives an empty set).
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sample `index` in `0..len`. An error names the file that could not be read.
+    fn get(&self, index: usize) -> Result<Sample>;
+
+    /// Class names by label; empty when unlabelled.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    /// What the set can serve as.
+    fn kinds(&self) -> Vec<DataKind>;
+
+    /// A short identity of the content (a hash of names and sizes, or of the bytes), for caches: equal
+    /// fingerprints mean equal samples in equal order.
+    fn fingerprint(&self) -> String;
+
+    /// [channels, height, width] when the reader knows, without decoding, that every sample has this
+    /// shape and is readable.
+    fn uniform(&self) -> Option<[usize; 3]> {
+        None
+    }
+}
+
+/// The kinds of a plain set of pictures, by what comes with each.
+pub(crate) fn picture_kinds(labelled: bool, captioned: bool) -> Vec<DataKind> {
+    let mut kinds = vec![DataKind::Images, DataKind::TwoDomains];
+    if labelled {
+        kinds.extend([DataKind::Labelled, DataKind::SourceTarget]);
+    }
+    if captioned {
+        kinds.push(DataKind::Captioned);
+    }
+    kinds
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length.
+pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize()[..8]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
