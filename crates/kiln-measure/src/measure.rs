@@ -1,0 +1,203 @@
+//! A measured figure together with all that is needed to compare it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A mean and its standard deviation over parts of the data (splits, subsets).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// The mean over the parts: the figure itself.
+    pub mean: f64,
+    /// The standard deviation over the parts (population form, as `numpy.std`).
+    pub std: f64,
+}
+
+impl Spread {
+    /// Of at least one value; 0 ± 0 of none.
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let n = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        Self {
+            mean,
+            std: variance.sqrt(),
+        }
+    }
+}
+
+/// One result: what was measured, by which network, on how many pictures, against what.
+///
+/// As JSON, absent parts are left out: `{"measure":"fid","value":12.3,"features":"classifier:fashion",
+/// "n":10000,"reference":"fashion","split":"test"}`. A value that is not finite (the PSNR of equal
+/// pictures) is `null` there, and reads back as NaN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Its short name: `fid`, `is`, `psnr` …
+    pub measure: String,
+    /// The figure, in the measure's own unit.
+    #[serde(deserialize_with = "number_or_null")]
+    pub value: f64,
+    /// Standard deviation over splits or subsets, where the measure has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<f64>,
+    /// Confidence interval, where the measure has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    /// The network the features come from, as `net:weights`; none when the measure needs no network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    /// How many pictures were measured.
+    pub n: usize,
+    /// What they were measured against: the name of a data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The part of the reference: `train`, `test` …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+}
+
+fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+impl Measure {
+    /// A bare figure of `n` pictures; the rest is added by the methods below.
+    pub fn new(measure: &str, value: f64, n: usize) -> Self {
+        Self {
+            measure: measure.into(),
+            value,
+            std: None,
+            interval: None,
+            features: None,
+            n,
+            reference: None,
+            split: None,
+        }
+    }
+
+    /// A mean with its standard deviation.
+    pub fn spread(measure: &str, spread: Spread, n: usize) -> Self {
+        Self {
+            std: Some(spread.std),
+            ..Self::new(measure, spread.mean, n)
+        }
+    }
+
+    /// With a confidence interval.
+    pub fn within(self, interval: [f64; 2]) -> Self {
+        Self {
+            interval: Some(interval),
+            ..self
+        }
+    }
+
+    /// Measured in the features of `net` (`classifier:fashion`).
+    pub fn features(self, net: &str) -> Self {
+        Self {
+            features: Some(net.into()),
+            ..self
+        }
+    }
+
+    /// Measured against part `split` of the data set `reference`.
+    pub fn against(self, reference: &str, split: &str) -> Self {
+        Self {
+            reference: Some(reference.into()),
+            split: Some(split.into()),
+            ..self
+        }
+    }
+}
+
+/// `fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)`
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.measure)?;
+        if let Some(net) = &self.features {
+            write!(f, "[{net}]")?;
+        }
+        write!(f, " = {}", short(self.value))?;
+        if let Some(std) = self.std {
+            write!(f, " ± {}", short(std))?;
+        }
+        if let Some([low, high]) = self.interval {
+            write!(f, " in {}..{}", short(low), short(high))?;
+        }
+        write!(f, " (n = {}", self.n)?;
+        if let Some(reference) = &self.reference {
+            write!(f, " against {reference}")?;
+            if let Some(split) = &self.split {
+                write!(f, "/{split}")?;
+            }
+        }
+        f.write_str(")")
+    }
+}
+
+/// Five significant digits, without trailing zeros.
+fn short(value: f64) -> String {
+    match format!("{value:.4e}").parse::<f64>() {
+        Ok(rounded) => rounded.to_string(),
+        Err(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measure_is_one_line_and_one_object() {
+        let fid = Measure::new("fid", 12.3, 10_000)
+            .features("classifier:fashion")
+            .against("fashion", "test");
+        assert_eq!(
+            fid.to_string(),
+            "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)"
+        );
+        let json = serde_json::to_string(&fid).unwrap();
+        assert_eq!(
+            json,
+            r#"{"measure":"fid","value":12.3,"features":"classifier:fashion","n":10000,"reference":"fashion","split":"test"}"#
+        );
+        assert_eq!(serde_json::from_str::<Measure>(&json).unwrap(), fid);
+    }
+
+    #[test]
+    fn spread_interval_and_rounding_are_shown() {
+        let is = Measure::spread(
+            "is",
+            Spread {
+                mean: 8.123_456_7,
+                std: 0.05,
+            },
+            500,
+        )
+        .features("net:w");
+        assert_eq!(is.to_string(), "is[net:w] = 8.1235 ± 0.05 (n = 500)");
+        let accuracy = Measure::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
+        assert_eq!(
+            accuracy.to_string(),
+            "accuracy = 0.64 in 0.50141..0.75861 (n = 50)"
+        );
+        assert_eq!(short(123_456_789.0), "123460000");
+        assert_eq!(short(-0.000_012_345_67), "-0.000012346");
+        assert_eq!(short(0.0), "0");
+    }
+
+    #[test]
+    fn a_figure_that_is_not_finite_survives_json() {
+        let psnr = Measure::new("psnr", f64::INFINITY, 1);
+        assert_eq!(psnr.to_string(), "psnr = inf (n = 1)");
+        let json = serde_json::to_string(&psnr).unwrap();
+        assert!(json.contains(r#""value":null"#));
+        assert!(
+            serde_json::from_str::<Measure>(&json)
+                .unwrap()
+                .value
+                .is_nan()
+        );
+    }
+}

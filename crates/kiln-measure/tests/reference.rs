@@ -1,0 +1,221 @@
+//! The measures against the packages they are defined by: `tests/reference/measures.py` made the
+//! values with torch-fidelity, SciPy, scikit-image, scikit-learn and prdc.
+#![allow(clippy::unwrap_used)]
+
+use kiln_measure::classes::{Confusion, wilson};
+use kiln_measure::frechet::{self, Gaussian};
+use kiln_measure::{Features, inception_score, kernel, pairs, prdc};
+use safetensors::SafeTensors;
+
+struct Fixture(Vec<u8>);
+
+impl Fixture {
+    fn open() -> Self {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/reference/fixtures/measures.safetensors"
+        );
+        Self(std::fs::read(path).unwrap())
+    }
+
+    fn numbers<const N: usize, T>(&self, name: &str, read: fn([u8; N]) -> T) -> Vec<T> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        tensor
+            .data()
+            .chunks_exact(N)
+            .map(|b| read(b.try_into().unwrap()))
+            .collect()
+    }
+
+    fn f32(&self, name: &str) -> Vec<f32> {
+        self.numbers(name, f32::from_le_bytes)
+    }
+
+    fn f64(&self, name: &str) -> Vec<f64> {
+        self.numbers(name, f64::from_le_bytes)
+    }
+
+    fn indices(&self, name: &str) -> Vec<usize> {
+        self.numbers(name, i64::from_le_bytes)
+            .into_iter()
+            .map(|i| i as usize)
+            .collect()
+    }
+
+    fn width(&self, name: &str) -> usize {
+        *SafeTensors::deserialize(&self.0)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .shape()
+            .last()
+            .unwrap()
+    }
+}
+
+#[track_caller]
+fn near(got: f64, want: f64, relative: f64) {
+    assert!(
+        (got - want).abs() <= relative * want.abs().max(1e-12),
+        "{got} is not {want}"
+    );
+}
+
+#[test]
+fn frechet_distance_agrees_with_scipy_and_torch_fidelity() {
+    let fixture = Fixture::open();
+    for case in ["full", "singular"] {
+        let name = |part: &str| format!("frechet.{case}.{part}");
+        let (a, b) = (fixture.f32(&name("a")), fixture.f32(&name("b")));
+        let d = fixture.width(&name("a"));
+        let a = Gaussian::of(Features::new("a", &a, d).unwrap()).unwrap();
+        let b = Gaussian::of(Features::new("b", &b, d).unwrap()).unwrap();
+        for (got, want) in a.mean().iter().zip(fixture.f64(&name("mean_a"))) {
+            assert!((got - want).abs() < 1e-13, "{got} {want}");
+        }
+        for (got, want) in a
+            .covariance()
+            .unwrap()
+            .iter()
+            .zip(fixture.f64(&name("cov_a")))
+        {
+            assert!((got - want).abs() < 1e-12, "{got} {want}");
+        }
+        let got = frechet::distance(&a, &b).unwrap();
+        // With singular covariances SciPy and torch-fidelity agree with each other to 1e-8 only.
+        let relative = if case == "full" { 1e-9 } else { 2e-8 };
+        near(got, fixture.f64(&name("scipy"))[0], relative);
+        near(got, fixture.f64(&name("torch_fidelity"))[0], relative);
+        near(frechet::distance(&b, &a).unwrap(), got, 1e-12);
+        assert!(frechet::distance(&a, &a).unwrap() < 1e-10);
+    }
+}
+
+#[test]
+fn inception_score_agrees_with_torch_fidelity() {
+    let fixture = Fixture::open();
+    let (values, d) = (
+        fixture.f32("inception_score.logits"),
+        fixture.width("inception_score.logits"),
+    );
+    let check = |values: &[f32], splits, want: &str| {
+        let got =
+            inception_score::from_logits(Features::new("logits", values, d).unwrap(), splits, None)
+                .unwrap();
+        let want = fixture.f64(want);
+        near(got.mean, want[0], 1e-12);
+        assert!((got.std - want[1]).abs() < 1e-12);
+    };
+    check(&values, 1, "inception_score.one");
+    check(&values, 10, "inception_score.ten");
+    let order = fixture.indices("inception_score.order");
+    let shuffled: Vec<f32> = order
+        .iter()
+        .flat_map(|&i| values[i * d..][..d].to_vec())
+        .collect();
+    check(&shuffled, 10, "inception_score.ten_shuffled");
+
+    let probabilities: Vec<f32> = values
+        .chunks(d)
+        .flat_map(|row| {
+            let sum: f32 = row.iter().map(|l| l.exp()).sum();
+            row.iter().map(move |l| l.exp() / sum).collect::<Vec<_>>()
+        })
+        .collect();
+    let table = Features::new("probabilities", &probabilities, d).unwrap();
+    let got = inception_score::from_probabilities(table, 10, None).unwrap();
+    near(got.mean, fixture.f64("inception_score.ten")[0], 1e-6);
+}
+
+#[test]
+fn kernel_distance_agrees_with_torch_fidelity() {
+    let fixture = Fixture::open();
+    let (a, b, d) = (
+        fixture.f32("kid.a"),
+        fixture.f32("kid.b"),
+        fixture.width("kid.a"),
+    );
+    let (a, b) = (
+        Features::new("a", &a, d).unwrap(),
+        Features::new("b", &b, d).unwrap(),
+    );
+    let size = fixture.width("kid.subsets");
+    let subsets: Vec<_> = fixture
+        .indices("kid.subsets")
+        .chunks(2 * size)
+        .map(|s| (s[..size].to_vec(), s[size..].to_vec()))
+        .collect();
+    let got = kernel::over_subsets(a, b, &subsets).unwrap();
+    let want = fixture.f64("kid.value_std");
+    near(got.mean, want[0], 1e-10);
+    near(got.std, want[1], 1e-10);
+    near(
+        kernel::over_subsets(a, b, &subsets[..1]).unwrap().mean,
+        fixture.f64("kid.first_subset")[0],
+        1e-10,
+    );
+}
+
+#[test]
+fn prdc_agrees_with_its_authors() {
+    let fixture = Fixture::open();
+    for case in ["plain", "ties"] {
+        let name = |part: &str| format!("prdc.{case}.{part}");
+        let (real, generated) = (fixture.f32(&name("real")), fixture.f32(&name("generated")));
+        let d = fixture.width(&name("real"));
+        let (real, generated) = (
+            Features::new("r", &real, d).unwrap(),
+            Features::new("g", &generated, d).unwrap(),
+        );
+        let got = prdc::measure(real, generated, fixture.indices(&name("k"))[0]).unwrap();
+        let want = fixture.f64(&name("values"));
+        for (got, want) in [got.precision, got.recall, got.density, got.coverage]
+            .into_iter()
+            .zip(want)
+        {
+            near(got, want, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn picture_distances_agree_with_scikit_image() {
+    let fixture = Fixture::open();
+    for (prefix, shape, range) in [("", [3, 15, 18], 1.0), ("bytes_", [1, 15, 18], 255.0)] {
+        let (a, b) = (
+            fixture.f32(&format!("pairs.{prefix}a")),
+            fixture.f32(&format!("pairs.{prefix}b")),
+        );
+        let want = |measure: &str| fixture.f64(&format!("pairs.{prefix}{measure}"))[0];
+        near(pairs::mse(&a, &b).unwrap(), want("mse"), 1e-12);
+        near(pairs::psnr(&a, &b, range).unwrap(), want("psnr"), 1e-12);
+        near(
+            pairs::ssim(&a, &b, shape, range).unwrap(),
+            want("ssim"),
+            1e-10,
+        );
+        near(pairs::ssim(&a, &a, shape, range).unwrap(), 1.0, 1e-12);
+        assert_eq!(pairs::psnr(&a, &a, range).unwrap(), f64::INFINITY);
+    }
+}
+
+#[test]
+fn classes_agree_with_scikit_learn() {
+    let fixture = Fixture::open();
+    let (truth, predicted) = (
+        fixture.indices("classes.truth"),
+        fixture.indices("classes.predicted"),
+    );
+    let confusion = Confusion::new(6, &truth, &predicted).unwrap();
+    let counts: Vec<usize> = (0..36).map(|i| confusion.count(i / 6, i % 6)).collect();
+    assert_eq!(counts, fixture.indices("classes.confusion"));
+    near(
+        confusion.accuracy(),
+        fixture.f64("classes.accuracy")[0],
+        1e-15,
+    );
+    let interval = wilson(confusion.right(), confusion.n());
+    near(interval[0], fixture.f64("classes.wilson")[0], 1e-12);
+    near(interval[1], fixture.f64("classes.wilson")[1], 1e-12);
+}
