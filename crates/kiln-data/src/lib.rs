@@ -6,12 +6,19 @@
 //! ship with the program. Nothing here knows the tensor engine: values are `Vec<f32>` in [-1, 1],
 //! planar (channels, height, width).
 
+mod archive;
+mod cache;
+mod catalogue;
+mod digits;
+mod fetch;
 mod icons;
 mod idx;
 mod listing;
 mod loader;
 mod memory;
+mod mnistm;
 mod open;
+mod packages;
 mod picture;
 mod png_text;
 mod prepared;
@@ -21,6 +28,9 @@ mod set;
 mod sheet;
 mod starter;
 
+pub use cache::cache_dir;
+pub use catalogue::{Entry, catalogue};
+pub use fetch::fetch;
 pub use icons::ICON_SIZE;
 pub use loader::{HostBatch, Loader, Part};
 pub use open::{open, open_all};

@@ -78,6 +78,38 @@ impl FileSet {
         )
     }
 
+    /// The given files below a folder, each (path, key for the split), unlabelled.
+    pub(crate) fn files(
+        name: &str,
+        root: &Path,
+        files: Vec<(String, String)>,
+        split: Split,
+    ) -> Result<Self> {
+        let mut items = Vec::new();
+        for (path, _) in split.keep(files, |(_, key)| key.clone()) {
+            let file = root.join(&path);
+            let meta =
+                std::fs::metadata(&file).context(|| format!("reading {}", file.display()))?;
+            items.push(Item {
+                path,
+                bytes: meta.len(),
+                label: None,
+                caption: None,
+            });
+        }
+        if items.is_empty() {
+            return Err(Error::new(format!(
+                "{name}: no pictures for the {split} split"
+            )));
+        }
+        Ok(Self {
+            name: name.into(),
+            store: Store::Folder(root.into()),
+            items,
+            classes: vec![],
+        })
+    }
+
     fn new(name: &str, store: Store, mut entries: Vec<Entry>, split: Split) -> Result<Self> {
         entries.retain(|e| {
             !e.path
@@ -90,7 +122,7 @@ impl FileSet {
             .filter(|e| extension(&e.path) == "txt")
             .map(|e| e.path.clone())
             .collect();
-        entries.retain(|e| PICTURES.contains(&extension(&e.path).as_str()));
+        entries.retain(|e| is_picture(&e.path));
         let place = store.path().display().to_string();
         if entries.is_empty() {
             return Err(Error::new(format!(
@@ -174,6 +206,11 @@ fn walk(folder: &Path, inside: &str, out: &mut Vec<Entry>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is a picture, by its name.
+pub(crate) fn is_picture(path: &str) -> bool {
+    PICTURES.contains(&extension(path).as_str())
 }
 
 fn extension(path: &str) -> String {

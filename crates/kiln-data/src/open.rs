@@ -1,14 +1,18 @@
 //! Which data set does a name, a folder or a zip mean?
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_core::{Error, Result};
+use kiln_core::{Context, Error, Result};
 
+use crate::cache::cache_dir;
+use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
 use crate::icons::{IconFile, IconSet};
-use crate::listing::FileSet;
-use crate::{DataSet, PictureRule, Split, idx, starter};
+use crate::listing::{FileSet, is_picture};
+use crate::mnistm::Blended;
+use crate::packages::Files;
+use crate::{DataSet, PictureRule, Split, digits, idx, starter};
 
 /// A set before the split: icon sets opened together first agree on their names.
 enum Found {
@@ -16,7 +20,7 @@ enum Found {
     Set(Arc<dyn DataSet>),
 }
 
-/// Opens NAME (see [`crate::catalogue`]), FOLDER or ZIP.
+/// Opens NAME (see [`crate::catalogue`]), FOLDER, ZIP or a single picture.
 ///
 /// The rule is needed here only by icon sets, which are rendered at its size on its background. A
 /// folder whose name is also that of a data set is reached as `./NAME`. Errors: an unknown name, a set
@@ -59,25 +63,72 @@ fn open_all_specs(
 }
 
 fn find(spec: &str, split: Split) -> Result<Found> {
-    match spec {
-        "starter" => return Ok(Found::Set(Arc::new(starter::pictures(split)?))),
-        "starter:noto" | "starter:twemoji" => {
-            return Ok(Found::Icons(starter::icons(&spec["starter:".len()..])?));
-        }
-        _ => {}
+    if let Some(listed) = Listed::find(spec) {
+        return find_listed(listed, split);
     }
     let path = Path::new(spec);
-    if path.is_dir() {
-        return Ok(Found::Set(if idx::is_idx(path) {
-            Arc::new(idx::open(spec, path, split, None)?)
-        } else {
-            Arc::new(FileSet::folder(spec, path, split)?)
-        }));
+    let set: Arc<dyn DataSet> = if path.is_dir() && idx::is_idx(path) {
+        Arc::new(idx::open(spec, path, split, None)?)
+    } else if path.is_dir() {
+        Arc::new(FileSet::folder(spec, path, split)?)
+    } else if path.is_file() && is_picture(spec) {
+        let file = (spec.to_string(), spec.to_string());
+        Arc::new(FileSet::files(spec, Path::new(""), vec![file], split)?)
+    } else if path.is_file() {
+        Arc::new(FileSet::zip(spec, path, split)?)
+    } else {
+        return Err(unknown(spec));
+    };
+    Ok(Found::Set(set))
+}
+
+fn find_listed(listed: &Listed, split: Split) -> Result<Found> {
+    let name = listed.name;
+    let folders = listed.folders()?;
+    // Only sets that ship with the program have no package, and they do not look here.
+    let folder = folders.first().map_or(Path::new(""), PathBuf::as_path);
+    let set: Arc<dyn DataSet> = match listed.reader {
+        Reader::Starter => Arc::new(starter::pictures(split)?),
+        Reader::StarterIcons(set) => return Ok(Found::Icons(starter::icons(set)?)),
+        Reader::Icons => {
+            let file = folder.join("icons.json");
+            let place = file.display().to_string();
+            let bytes = std::fs::read(&file).context(|| format!("reading {place}"))?;
+            return Ok(Found::Icons(IconFile::parse(&bytes, &place)?));
+        }
+        Reader::Mnist => Arc::new(idx::open(name, folder, split, None)?),
+        Reader::Fashion => Arc::new(idx::open(name, folder, split, Some(&starter::FASHION))?),
+        Reader::Digits8 => {
+            Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split))
+        }
+        Reader::Digits20 => {
+            Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split))
+        }
+        Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
+        Reader::Photos => Arc::new(photos(name, split)?),
+        Reader::Mnistm => {
+            let digits = Arc::new(idx::open(name, folder, split, None)?);
+            Arc::new(Blended::new(
+                name,
+                digits,
+                &photos("photos", split)?,
+                split,
+            )?)
+        }
+    };
+    Ok(Found::Set(set))
+}
+
+/// The photographs of all their packages.
+fn photos(name: &str, split: Split) -> Result<FileSet> {
+    let mut files = Vec::new();
+    for package in PHOTO_PACKAGES {
+        if let Files::List(list) = package.files {
+            let pictures = list
+                .iter()
+                .filter(|f| is_picture(f) && **f != "data/digits.png");
+            files.extend(pictures.map(|f| (format!("{}/{f}", package.folder()), f.to_string())));
+        }
     }
-    if path.is_file() {
-        return Ok(Found::Set(Arc::new(FileSet::zip(spec, path, split)?)));
-    }
-    Err(Error::usage(format!(
-        "{spec}: neither a data set, a folder nor a zip"
-    )))
+    FileSet::files(name, &cache_dir()?.join("data"), files, split)
 }

