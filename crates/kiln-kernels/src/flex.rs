@@ -1,0 +1,284 @@
+//! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
+
+use crate::{
+    Activation, ConvOptions, conv, fallback,
+    isa::Isa,
+    norm::{self, Affine, Scope},
+    ops::{KernelOps, Optional},
+};
+use burn::{
+    backend::{Flex, tensor::FloatTensor},
+    tensor::{Bytes, DType, Shape},
+};
+use burn_flex::{FlexTensor, Layout};
+
+/// The tensor, its elements in row-major order one after another (a copy only if they are not).
+fn contiguous(x: FlexTensor) -> FlexTensor {
+    if x.layout().contiguous_offsets().is_some() {
+        x
+    } else {
+        x.to_contiguous()
+    }
+}
+
+/// The elements of a contiguous `f32` tensor.
+fn elements(x: &FlexTensor) -> &[f32] {
+    // Every caller has checked the type and passed the tensor through `contiguous`.
+    x.as_slice::<f32>().unwrap_or(&[])
+}
+
+fn dims<const D: usize>(x: &FlexTensor) -> [usize; D] {
+    x.layout().shape().dims()
+}
+
+fn tensor<const D: usize>(elements: Vec<f32>, dims: [usize; D]) -> FlexTensor {
+    FlexTensor::new(
+        Bytes::from_elems(elements),
+        Layout::contiguous(Shape::from(dims)),
+        DType::F32,
+    )
+}
+
+fn all_f32(tensors: &[&FlexTensor]) -> bool {
+    tensors.iter().all(|x| x.dtype() == DType::F32)
+}
+
+fn bias_is_f32(bias: &Optional<Flex>) -> bool {
+    match bias {
+        Optional::Some(bias) => bias.dtype() == DType::F32,
+        Optional::None => true,
+    }
+}
+
+impl KernelOps for Flex {
+    fn conv_far(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Optional<Self>,
+        options: ConvOptions,
+        size: [usize; 2],
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &weight]) || !bias_is_f32(&bias) {
+            return fallback::conv_far::<Self>(x, weight, bias, options, size);
+        }
+        let ([n, c, h, w], [f, _, kh, kw]) = (dims(&x), dims(&weight));
+        let shape = conv::Shape {
+            images: n,
+            near: [c, h, w],
+            far: [f, size[0], size[1]],
+            kernel: [kh, kw],
+            options,
+        };
+        let (x, weight) = (contiguous(x), contiguous(weight));
+        let run = |bias: Option<&[f32]>| {
+            conv::to_far(
+                Isa::current(),
+                &shape,
+                elements(&x),
+                elements(&weight),
+                bias,
+            )
+        };
+        let y = match bias {
+            Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
+            Optional::None => run(None),
+        };
+        tensor(y, [n, f, size[0], size[1]])
+    }
+
+    fn conv_near(
+        g: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Optional<Self>,
+        options: ConvOptions,
+        size: [usize; 2],
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&g, &weight]) || !bias_is_f32(&bias) {
+            return fallback::conv_near::<Self>(g, weight, bias, options, size);
+        }
+        let ([n, f, h, w], [_, c, kh, kw]) = (dims(&g), dims(&weight));
+        let c = c * options.groups;
+        let shape = conv::Shape {
+            images: n,
+            near: [c, size[0], size[1]],
+            far: [f, h, w],
+            kernel: [kh, kw],
+            options,
+        };
+        let (g, weight) = (contiguous(g), contiguous(weight));
+        let run = |bias: Option<&[f32]>| {
+            conv::to_near(
+                Isa::current(),
+                &shape,
+                elements(&g),
+                elements(&weight),
+                bias,
+            )
+        };
+        let y = match bias {
+            Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
+            Optional::None => run(None),
+        };
+        tensor(y, [n, c, size[0], size[1]])
+    }
+
+    fn conv_weights(
+        x: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        kernel: [usize; 2],
+        options: ConvOptions,
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &g]) {
+            return fallback::conv_weights::<Self>(x, g, kernel, options);
+        }
+        let ([n, c, h, w], [_, f, oh, ow]) = (dims(&x), dims(&g));
+        let shape = conv::Shape {
+            images: n,
+            near: [c, h, w],
+            far: [f, oh, ow],
+            kernel,
+            options,
+        };
+        let (x, g) = (contiguous(x), contiguous(g));
+        let gradient = conv::weights(Isa::current(), &shape, elements(&x), elements(&g));
+        tensor(gradient, [f, c / options.groups, kernel[0], kernel[1]])
+    }
+
+    fn channel_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return fallback::channel_sums::<Self>(x);
+        }
+        let [n, c, h, w] = dims(&x);
+        let sums = norm::channel_sums(Isa::current(), n, c, h * w, elements(&contiguous(x)));
+        tensor(sums, [c])
+    }
+
+    fn normalise_groups_with_statistics(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &gamma, &beta]) {
+            return fallback::group_norm::<Self>(x, gamma, beta, groups, eps, activation);
+        }
+        let (shape, dims) = norm_shape(&x, Scope::Groups(groups));
+        let (x, gamma, beta) = (contiguous(x), contiguous(gamma), contiguous(beta));
+        let affine = Affine {
+            gamma: elements(&gamma),
+            beta: elements(&beta),
+            eps,
+            activation,
+        };
+        let (y, mean, var) = norm::forward(Isa::current(), &shape, elements(&x), affine);
+        let cells = [shape.cells()];
+        (tensor(y, dims), tensor(mean, cells), tensor(var, cells))
+    }
+
+    fn batch_statistics(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x]) {
+            return fallback::statistics::<Self>(x, Scope::Batch);
+        }
+        let (shape, [_, c, ..]) = norm_shape(&x, Scope::Batch);
+        let (mean, var) = norm::statistics(Isa::current(), &shape, elements(&contiguous(x)));
+        (tensor(mean, [c]), tensor(var, [c]))
+    }
+
+    fn normalise_batch(
+        x: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        var: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &mean, &var, &gamma, &beta]) {
+            return fallback::apply_statistics::<Self>(
+                x,
+                mean,
+                var,
+                gamma,
+                beta,
+                Scope::Batch,
+                eps,
+                activation,
+            );
+        }
+        let (shape, dims) = norm_shape(&x, Scope::Batch);
+        let [x, mean, var, gamma, beta] = [x, mean, var, gamma, beta].map(contiguous);
+        let affine = Affine {
+            gamma: elements(&gamma),
+            beta: elements(&beta),
+            eps,
+            activation,
+        };
+        let y = norm::apply_statistics(
+            Isa::current(),
+            &shape,
+            elements(&x),
+            elements(&mean),
+            elements(&var),
+            affine,
+        );
+        tensor(y, dims)
+    }
+
+    fn norm_gradient(
+        x: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        var: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scope: Scope,
+        eps: f64,
+        activation: Activation,
+        wants_input: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &g, &mean, &var, &gamma, &beta]) {
+            return fallback::norm_gradient::<Self>(
+                x, g, mean, var, gamma, beta, scope, eps, activation,
+            );
+        }
+        let (shape, dims) = norm_shape(&x, scope);
+        let [x, g, mean, var, gamma, beta] = [x, g, mean, var, gamma, beta].map(contiguous);
+        let affine = Affine {
+            gamma: elements(&gamma),
+            beta: elements(&beta),
+            eps,
+            activation,
+        };
+        let gradients = norm::backward(
+            Isa::current(),
+            &shape,
+            elements(&x),
+            elements(&g),
+            elements(&mean),
+            elements(&var),
+            affine,
+            wants_input,
+        );
+        let channels = [shape.channels];
+        (
+            tensor(gradients.input, dims),
+            tensor(gradients.gamma, channels),
+            tensor(gradients.beta, channels),
+        )
+    }
+}
+
+fn norm_shape(x: &FlexTensor, scope: Scope) -> (norm::Shape, [usize; 4]) {
+    let [n, c, h, w] = dims(x);
+    (
+        norm::Shape {
+            images: n,
+            channels: c,
+            plane: h * w,
+            scope,
+        },
+        [n, c, h, w],
+    )
+}

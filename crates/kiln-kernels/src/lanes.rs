@@ -1,0 +1,316 @@
+//! The element-wise loops of normalisation, compiled for every instruction set.
+
+use crate::isa::{mul_add, vectorised};
+use std::mem::MaybeUninit;
+
+/// Partial sums a reduction keeps: a multiple of every vector length, enough to hide latency.
+const LANES: usize = 32;
+/// Elements summed in `f32` before the sum moves to `f64`.
+const CHUNK: usize = 1024;
+
+/// An activation and its derivative.
+pub(crate) trait Act: Copy {
+    /// `a(z)`.
+    fn value<const FMA: bool>(self, z: f32) -> f32;
+    /// `a'(z)`.
+    fn slope<const FMA: bool>(self, z: f32) -> f32;
+}
+
+/// The identity.
+#[derive(Clone, Copy)]
+pub(crate) struct Identity;
+/// `max(z, 0)`, with slope 0 at 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
+/// `z` above 0, a fraction of it elsewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaky(pub(crate) f32);
+/// `z * sigmoid(z)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Silu;
+
+impl Act for Identity {
+    #[inline(always)]
+    fn value<const FMA: bool>(self, z: f32) -> f32 {
+        z
+    }
+    #[inline(always)]
+    fn slope<const FMA: bool>(self, _: f32) -> f32 {
+        1.0
+    }
+}
+impl Act for Relu {
+    #[inline(always)]
+    fn value<const FMA: bool>(self, z: f32) -> f32 {
+        // Written so that NaN passes through.
+        if z <= 0.0 { 0.0 } else { z }
+    }
+    #[inline(always)]
+    fn slope<const FMA: bool>(self, z: f32) -> f32 {
+        if z <= 0.0 { 0.0 } else { 1.0 }
+    }
+}
+impl Act for Leaky {
+    #[inline(always)]
+    fn value<const FMA: bool>(self, z: f32) -> f32 {
+        if z > 0.0 { z } else { self.0 * z }
+    }
+    #[inline(always)]
+    fn slope<const FMA: bool>(self, z: f32) -> f32 {
+        if z > 0.0 { 1.0 } else { self.0 }
+    }
+}
+impl Act for Silu {
+    #[inline(always)]
+    fn value<const FMA: bool>(self, z: f32) -> f32 {
+        z * sigmoid::<FMA>(z)
+    }
+    #[inline(always)]
+    fn slope<const FMA: bool>(self, z: f32) -> f32 {
+        let s = sigmoid::<FMA>(z);
+        // s (1 + z (1 - s))
+        mul_add::<FMA>(z * s, 1.0 - s, s)
+    }
+}
+
+/// `1 / (1 + exp(-z))` to about 2e-7 relative for `z > -87`, below which it stays near 1e-38.
+#[inline(always)]
+pub(crate) fn sigmoid<const FMA: bool>(z: f32) -> f32 {
+    let x = if -z < 87.0 { -z } else { 87.0 };
+    let x = if x > -87.0 { x } else { -87.0 };
+    reciprocal::<FMA>(1.0 + exp::<FMA>(x))
+}
+
+/// `exp(x)` for `|x| <= 87`, by `2^n` times the polynomial of Cephes' `expf` on the remainder.
+#[inline(always)]
+fn exp<const FMA: bool>(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first short enough that its product with n is exact.
+    let r = mul_add::<FMA>(n, -0.693_359_4, x);
+    let r = mul_add::<FMA>(n, 2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4;
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
+        p = mul_add::<FMA>(p, r, c);
+    }
+    let p = mul_add::<FMA>(p, r * r, r + 1.0);
+    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000))
+}
+
+/// `1 / d` for `1 <= d < 2^126`: a guess from the exponent, then two cubic steps. Divisions would
+/// take most of the time of the loops here.
+#[inline(always)]
+fn reciprocal<const FMA: bool>(d: f32) -> f32 {
+    let mut y = f32::from_bits(0x7ef3_11c7_u32.wrapping_sub(d.to_bits()));
+    for _ in 0..2 {
+        let e = mul_add::<FMA>(-d, y, 1.0);
+        y = mul_add::<FMA>(y, mul_add::<FMA>(e, e, e), y);
+    }
+    y
+}
+
+/// Sum of `LANES` partial sums.
+#[inline(always)]
+fn total(lanes: &[f32; LANES]) -> f64 {
+    lanes.iter().map(|v| *v as f64).sum()
+}
+
+/// Count, mean and sum of squared deviations of a sample, in `f64`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moments {
+    pub(crate) count: f64,
+    pub(crate) mean: f64,
+    pub(crate) squares: f64,
+}
+
+impl Moments {
+    /// The moments of both samples together (Chan, Golub and LeVeque 1979).
+    #[inline(always)]
+    pub(crate) fn join(self, other: Moments) -> Moments {
+        if self.count == 0.0 {
+            return other;
+        }
+        let count = self.count + other.count;
+        let delta = other.mean - self.mean;
+        Moments {
+            count,
+            mean: self.mean + delta * other.count / count,
+            squares: self.squares
+                + other.squares
+                + delta * delta * self.count * other.count / count,
+        }
+    }
+}
+
+vectorised! {
+    /// Moments of `x`: two passes over each cache-resident chunk, so no digits are lost to a mean
+    /// much larger than the deviation.
+    pub(crate) fn moments(x: &[f32]) -> Moments {
+        let mut result = Moments::default();
+        for chunk in x.chunks(CHUNK) {
+            let (vectors, rest) = chunk.as_chunks::<LANES>();
+            let mut sums = [0.0f32; LANES];
+            for v in vectors {
+                for l in 0..LANES {
+                    sums[l] += v[l];
+                }
+            }
+            let sum = total(&sums) + rest.iter().map(|v| *v as f64).sum::<f64>();
+            let count = chunk.len() as f64;
+            let centre = (sum / count) as f32;
+            let (mut sums, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
+            for v in vectors {
+                for l in 0..LANES {
+                    let d = v[l] - centre;
+                    sums[l] += d;
+                    squares[l] = mul_add::<FMA>(d, d, squares[l]);
+                }
+            }
+            let (mut sum, mut square) = (total(&sums), total(&squares));
+            for v in rest {
+                let d = (*v - centre) as f64;
+                sum += d;
+                square += d * d;
+            }
+            result = result.join(Moments {
+                count,
+                mean: centre as f64 + sum / count,
+                squares: (square - sum * sum / count).max(0.0),
+            });
+        }
+        result
+    }
+}
+
+vectorised! {
+    /// Sum of `x`.
+    pub(crate) fn sum(x: &[f32]) -> f64 {
+        let mut result = 0.0;
+        for chunk in x.chunks(CHUNK) {
+            let (vectors, rest) = chunk.as_chunks::<LANES>();
+            let mut sums = [0.0f32; LANES];
+            for v in vectors {
+                for l in 0..LANES {
+                    sums[l] += v[l];
+                }
+            }
+            result += total(&sums) + rest.iter().map(|v| *v as f64).sum::<f64>();
+        }
+        result
+    }
+}
+
+vectorised! {
+    /// `y = a((x - mean) * scale + shift)`.
+    pub(crate) fn normalise[A: Act](
+        act: A, x: &[f32], mean: f32, scale: f32, shift: f32, y: &mut [MaybeUninit<f32>]
+    ) {
+        for (y, x) in y.iter_mut().zip(x) {
+            y.write(act.value::<FMA>(mul_add::<FMA>(x - mean, scale, shift)));
+        }
+    }
+}
+
+vectorised! {
+    /// Gradient before the affine step: with `h = (x - mean) * rstd`, writes
+    /// `t = g * a'(h * gamma + beta)` and gives the sums of `t` and of `t * h`.
+    pub(crate) fn unactivate[A: Act](
+        act: A, x: &[f32], g: &[f32], mean: f32, rstd: f32, gamma: f32, beta: f32,
+        t: &mut [MaybeUninit<f32>]
+    ) -> (f64, f64) {
+        let (mut result, mut weighted) = (0.0, 0.0);
+        let chunks = x.chunks(CHUNK).zip(g.chunks(CHUNK)).zip(t.chunks_mut(CHUNK));
+        for ((x, g), t) in chunks {
+            let (mut sums, mut products) = ([0.0f32; LANES], [0.0f32; LANES]);
+            let (xs, x_rest) = x.as_chunks::<LANES>();
+            let (gs, g_rest) = g.as_chunks::<LANES>();
+            let (ts, t_rest) = t.as_chunks_mut::<LANES>();
+            for ((x, g), t) in xs.iter().zip(gs).zip(ts) {
+                for l in 0..LANES {
+                    let h = (x[l] - mean) * rstd;
+                    let v = g[l] * act.slope::<FMA>(mul_add::<FMA>(h, gamma, beta));
+                    t[l].write(v);
+                    sums[l] += v;
+                    products[l] = mul_add::<FMA>(v, h, products[l]);
+                }
+            }
+            result += total(&sums);
+            weighted += total(&products);
+            for ((x, g), t) in x_rest.iter().zip(g_rest).zip(t_rest) {
+                let h = (x - mean) * rstd;
+                let v = g * act.slope::<FMA>(mul_add::<FMA>(h, gamma, beta));
+                t.write(v);
+                result += v as f64;
+                weighted += (v * h) as f64;
+            }
+        }
+        (result, weighted)
+    }
+}
+
+vectorised! {
+    /// Gradient through the statistics: `t = scale * t - offset - (x - mean) * pull`, in place.
+    pub(crate) fn through_statistics(
+        x: &[f32], t: &mut [f32], mean: f32, scale: f32, offset: f32, pull: f32
+    ) {
+        for (t, x) in t.iter_mut().zip(x) {
+            *t = mul_add::<FMA>(*t, scale, -mul_add::<FMA>(x - mean, pull, offset));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    #[test]
+    fn sigmoid_is_accurate() {
+        for i in -86_000..=120_000 {
+            let z = i as f32 / 1000.0;
+            let exact = 1.0 / (1.0 + (-z as f64).exp());
+            for got in [sigmoid::<true>(z), sigmoid::<false>(z)] {
+                assert!(
+                    (got as f64 / exact - 1.0).abs() < 4e-7,
+                    "{z}: {got} against {exact}"
+                );
+            }
+        }
+        assert_eq!(Silu.value::<true>(f32::INFINITY), f32::INFINITY);
+        assert!(Silu.value::<true>(f32::NAN).is_nan());
+        assert!(Relu.value::<true>(f32::NAN).is_nan());
+        assert!(Silu.value::<false>(-200.0).abs() < 1e-30);
+    }
+
+    #[test]
+    fn moments_keep_their_digits() {
+        for isa in Isa::all() {
+            for (len, offset) in [(1, 0.0), (7, 1.0), (5000, 1000.0), (33_333, -300.0)] {
+                let x: Vec<f32> = (0..len)
+                    .map(|i| offset + ((i * 7919) % 1000) as f32 / 1000.0)
+                    .collect();
+                let mean = x.iter().map(|v| *v as f64).sum::<f64>() / len as f64;
+                let squares = x.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>();
+                let got = moments(isa, &x);
+                assert!(
+                    (got.mean - mean).abs() < 1e-6 * (1.0 + mean.abs()),
+                    "{isa:?} {len}"
+                );
+                assert!(
+                    (got.squares - squares).abs() <= 2e-6 * squares,
+                    "{isa:?} {len}"
+                );
+                let sum = mean * len as f64;
+                assert!((super::sum(isa, &x) - sum).abs() <= 1e-6 * sum.abs().max(1.0));
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! CPU kernels and the engine operations built from them.
+//!
+//! Convolutions and fused normalisations as differentiable operations on Burn tensors. On Burn's
+//! CPU backend, with `f32` elements, they run kernels written here for AVX-512, AVX2 and plain
+//! Rust; on every other backend and element type they are made of Burn's own operations and give
+//! the same results. `KILN_KERNELS=portable|avx2|avx512` in the environment, read once, asks for a
+//! lower instruction set than the best available.
+//!
+//! Results do not depend on how threads are scheduled: a run repeats to the bit at a given number
+//! of threads.
+
+mod autodiff;
+mod conv;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+mod fallback;
+mod flex;
+mod isa;
+mod lanes;
+mod norm;
+mod ops;
+mod output;
+mod tasks;
+mod tile;
+
+use burn::{backend::Dispatch, tensor::Tensor};
+use ops::{KernelOps, Optional};
+
+/// Activation fused after a normalisation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// The identity.
+    None,
+    /// `max(z, 0)`.
+    Relu,
+    /// `z` above 0, the given fraction of it elsewhere.
+    LeakyRelu(f32),
+    /// `z / (1 + exp(-z))`.
+    Silu,
+}
+
+/// Sizes of a convolution beyond its operands' shapes, as (vertical, horizontal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvOptions {
+    /// Distance between kernel positions, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros assumed on each side.
+    pub padding: [usize; 2],
+    /// Distance between kernel taps, at least 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels that do not see one another, at least 1.
+    pub groups: usize,
+}
+
+impl ConvOptions {
+    fn check(&self) {
+        let positive = self
+            .stride
+            .into_iter()
+            .chain(self.dilation)
+            .chain([self.groups])
+            .all(|v| v > 0);
+        assert!(
+            positive,
+            "stride, dilation and groups must be at least 1: {self:?}"
+        );
+    }
+}
+
+/// Two-dimensional convolution (cross-correlation).
+///
+/// `x` is `[n, in, h, w]`, `weight` `[out, in / groups, kh, kw]`, `bias` `[out]`; the result is
+/// `[n, out, oh, ow]` with `oh = (h + 2 padding - dilation (kh - 1) - 1) / stride + 1`.
+/// Panics if the shapes do not fit together or the kernel exceeds the padded input.
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvOptions,
+) -> Tensor<4> {
+    options.check();
+    let ([_, c, h, w], [out, per_group, kh, kw]) = (x.dims(), weight.dims());
+    assert!(
+        c == per_group * options.groups && out % options.groups == 0,
+        "conv2d: input {:?} and weights {:?} do not fit with {} groups",
+        x.dims(),
+        weight.dims(),
+        options.groups,
+    );
+    check_bias("conv2d", bias.as_ref(), out);
+    let size = |axis: usize, len: usize, kernel: usize| {
+        let reach = options.dilation[axis] * (kernel - 1) + 1;
+        let padded = len + 2 * options.padding[axis];
+        assert!(
+            reach <= padded,
+            "conv2d: kernel reach {reach} exceeds padded input {padded}"
+        );
+        (padded - reach) / options.stride[axis] + 1
+    };
+    let size = [size(0, h, kh), size(1, w, kw)];
+    Tensor::from_dispatch(Dispatch::conv_far(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        optional(bias),
+        options,
+        size,
+    ))
+}
+
+/// Transposed two-dimensional convolution, with PyTorch's meaning of every argument.
+///
+/// `x` is `[n, in, h, w]`, `weight` `[in, out / groups, kh, kw]`, `bias` `[out]`; the result is
+/// `[n, out, oh, ow]` with `oh = (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1`.
+/// Panics if the shapes do not fit together, or if an output padding is not smaller than the
+/// stride or the dilation.
+pub fn conv_transpose2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvOptions,
+    output_padding: [usize; 2],
+) -> Tensor<4> {
+    options.check();
+    let ([_, c, h, w], [inputs, per_group, kh, kw]) = (x.dims(), weight.dims());
+    assert!(
+        c == inputs && c % options.groups == 0,
+        "conv_transpose2d: input {:?} and weights {:?} do not fit with {} groups",
+        x.dims(),
+        weight.dims(),
+        options.groups,
+    );
+    check_bias(
+        "conv_transpose2d",
+        bias.as_ref(),
+        per_group * options.groups,
+    );
+    let size = |axis: usize, len: usize, kernel: usize| {
+        assert!(
+            output_padding[axis] < options.stride[axis].max(options.dilation[axis]),
+            "conv_transpose2d: output padding must be smaller than stride or dilation",
+        );
+        let full = (len - 1) * options.stride[axis]
+            + options.dilation[axis] * (kernel - 1)
+            + output_padding[axis]
+            + 1;
+        assert!(
+            full > 2 * options.padding[axis],
+            "conv_transpose2d: padding leaves no output"
+        );
+        full - 2 * options.padding[axis]
+    };
+    let size = [size(0, h, kh), size(1, w, kw)];
+    Tensor::from_dispatch(Dispatch::conv_near(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        optional(bias),
+        options,
+        size,
+    ))
+}
+
+/// Group normalisation (Wu and He 2018), then affine step, then activation:
+/// `a(gamma (x - mean) / sqrt(var + eps) + beta)`, statistics over each of `groups` sets of
+/// neighbouring channels of each image, variance biased.
+///
+/// `x` is `[n, c, h, w]`, `gamma` and `beta` `[c]`. With `groups == c` this is instance
+/// normalisation. Panics if the shapes do not fit together.
+pub fn group_norm(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    groups: usize,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<4> {
+    let c = x.dims()[1];
+    assert!(
+        groups > 0 && c % groups == 0,
+        "group_norm: {c} channels do not divide into {groups} groups"
+    );
+    check_channels("group_norm", c, &[&gamma, &beta]);
+    Tensor::from_dispatch(Dispatch::normalise_groups(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        groups,
+        eps,
+        activation,
+    ))
+}
+
+/// Mean and biased variance of each channel of `x` `[n, c, h, w]` over batch and pixels, `[c]`
+/// each. Never tracked by autodiff.
+pub fn batch_stats(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+    let (mean, var) = Dispatch::batch_statistics(x.into_dispatch());
+    (Tensor::from_dispatch(mean), Tensor::from_dispatch(var))
+}
+
+/// Batch normalisation (Ioffe and Szegedy 2015) with the batch's own statistics, then affine step,
+/// then activation: `a(gamma (x - mean) / sqrt(var + eps) + beta)`.
+///
+/// `x` is `[n, c, h, w]`, the rest `[c]`; `mean` and `var` must be what [`batch_stats`] gives for
+/// the same `x`, and the gradient in `x` goes through them. Panics if the shapes do not fit
+/// together.
+pub fn batch_norm(
+    x: Tensor<4>,
+    mean: Tensor<1>,
+    var: Tensor<1>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<4> {
+    check_channels("batch_norm", x.dims()[1], &[&mean, &var, &gamma, &beta]);
+    Tensor::from_dispatch(Dispatch::normalise_batch(
+        x.into_dispatch(),
+        mean.into_dispatch(),
+        var.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        eps,
+        activation,
+    ))
+}
+
+fn optional(x: Option<Tensor<1>>) -> Optional<Dispatch> {
+    match x {
+        Some(x) => Optional::Some(x.into_dispatch()),
+        None => Optional::None,
+    }
+}
+
+fn check_bias(name: &str, bias: Option<&Tensor<1>>, channels: usize) {
+    if let Some(bias) = bias {
+        check_channels(name, channels, &[bias]);
+    }
+}
+
+fn check_channels(name: &str, channels: usize, vectors: &[&Tensor<1>]) {
+    for vector in vectors {
+        let [len] = vector.dims();
+        assert!(
+            len == channels,
+            "{name}: a vector of {len} values for {channels} channels"
+        );
+    }
+}

@@ -1,0 +1,303 @@
+//! Group and batch normalisation with affine step and activation, forward and backward.
+//!
+//! Both normalise *cells*: sets of channel planes sharing a mean and a variance, namely some
+//! neighbouring channels of one image (Wu and He 2018) or one channel over the batch (Ioffe and
+//! Szegedy 2015). A cell is one task and mostly stays in cache between its passes. With
+//! `h = (x - mean) / sqrt(var + eps)` and `y = a(gamma h + beta)`, the gradient in `x` is
+//! `(gamma t - mean(gamma t) - h mean(gamma t h)) / sqrt(var + eps)`, `t = dy a'`, means over the cell.
+
+use crate::{
+    Activation,
+    isa::Isa,
+    lanes::{self, Act, Identity, Leaky, Moments, Relu, Silu},
+    output::{self, Output},
+    tasks,
+};
+
+/// What shares statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The given number of groups of channels, per image.
+    Groups(usize),
+    /// Each channel over the batch.
+    Batch,
+}
+
+/// Sizes of a normalisation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) images: usize,
+    pub(crate) channels: usize,
+    /// Height times width.
+    pub(crate) plane: usize,
+    pub(crate) scope: Scope,
+}
+
+impl Shape {
+    /// Number of cells.
+    pub(crate) fn cells(&self) -> usize {
+        match self.scope {
+            Scope::Groups(groups) => self.images * groups,
+            Scope::Batch => self.channels,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.images * self.channels * self.plane
+    }
+
+    /// `(channel, first element)` of each plane of a cell.
+    fn planes(&self, cell: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (first, step, count) = match self.scope {
+            Scope::Groups(groups) => {
+                let size = self.channels / groups;
+                (cell * size, 1, size)
+            }
+            Scope::Batch => (cell, self.channels, self.images),
+        };
+        let (channels, plane) = (self.channels, self.plane);
+        (0..count).map(move |i| {
+            let index = first + i * step;
+            (index % channels, index * plane)
+        })
+    }
+
+    fn moments(&self, isa: Isa, x: &[f32], cell: usize) -> Moments {
+        self.planes(cell)
+            .map(|(_, at)| lanes::moments(isa, &x[at..at + self.plane]))
+            .fold(Moments::default(), Moments::join)
+    }
+}
+
+/// Affine parameters, the constant added to the variance, and the activation.
+#[derive(Clone, Copy)]
+pub(crate) struct Affine<'a> {
+    pub(crate) gamma: &'a [f32],
+    pub(crate) beta: &'a [f32],
+    pub(crate) eps: f64,
+    pub(crate) activation: Activation,
+}
+
+/// Runs `$body` with `$act` bound to the type of an [`Activation`].
+macro_rules! with_activation {
+    ($activation:expr, $act:ident => $body:expr) => {
+        match $activation {
+            Activation::None => {
+                let $act = Identity;
+                $body
+            }
+            Activation::Relu => {
+                let $act = Relu;
+                $body
+            }
+            Activation::LeakyRelu(slope) => {
+                let $act = Leaky(slope);
+                $body
+            }
+            Activation::Silu => {
+                let $act = Silu;
+                $body
+            }
+        }
+    };
+}
+
+/// Mean and biased variance of every cell.
+pub(crate) fn statistics(isa: Isa, s: &Shape, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let cells = s.cells();
+    let (mut mean, mut var) = (vec![0.0; cells], vec![0.0; cells]);
+    {
+        let (mean, var) = (Output::new(&mut mean), Output::new(&mut var));
+        tasks::each(cells, s.len(), |cell| {
+            let m = s.moments(isa, x, cell);
+            // SAFETY: each task writes its own cell's elements.
+            unsafe {
+                mean.write(cell, 1, &[m.mean as f32], 0.0);
+                var.write(cell, 1, &[(m.squares / m.count) as f32], 0.0);
+            }
+        });
+    }
+    (mean, var)
+}
+
+/// The output, with the mean and variance of every cell computed on the way.
+pub(crate) fn forward(
+    isa: Isa,
+    s: &Shape,
+    x: &[f32],
+    affine: Affine,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let cells = s.cells();
+    let (mut mean, mut var) = (vec![0.0; cells], vec![0.0; cells]);
+    let y = {
+        let (mean, var) = (Output::new(&mut mean), Output::new(&mut var));
+        let fill = |y: &Output<'_>| {
+            tasks::each(cells, s.len(), |cell| {
+                let m = s.moments(isa, x, cell);
+                let (centre, spread) = (m.mean as f32, (m.squares / m.count) as f32);
+                // SAFETY: each task writes its own cell's elements.
+                unsafe {
+                    mean.write(cell, 1, &[centre], 0.0);
+                    var.write(cell, 1, &[spread], 0.0);
+                }
+                with_activation!(affine.activation, act => apply(isa, s, x, cell, centre, spread, affine, act, y));
+            });
+        };
+        // SAFETY: the cells' planes together are the whole output.
+        unsafe { output::filled(s.len(), fill) }
+    };
+    (y, mean, var)
+}
+
+/// The output under given statistics.
+pub(crate) fn apply_statistics(
+    isa: Isa,
+    s: &Shape,
+    x: &[f32],
+    mean: &[f32],
+    var: &[f32],
+    affine: Affine,
+) -> Vec<f32> {
+    let fill = |y: &Output<'_>| {
+        tasks::each(s.cells(), s.len(), |cell| {
+            with_activation!(affine.activation, act => apply(isa, s, x, cell, mean[cell], var[cell], affine, act, y));
+        });
+    };
+    // SAFETY: the cells' planes together are the whole output.
+    unsafe { output::filled(s.len(), fill) }
+}
+
+fn reciprocal_deviation(var: f32, eps: f64) -> f32 {
+    (1.0 / (var as f64 + eps).sqrt()) as f32
+}
+
+#[allow(clippy::too_many_arguments)]
+fn apply<A: Act>(
+    isa: Isa,
+    s: &Shape,
+    x: &[f32],
+    cell: usize,
+    mean: f32,
+    var: f32,
+    affine: Affine,
+    act: A,
+    y: &Output<'_>,
+) {
+    let rstd = reciprocal_deviation(var, affine.eps);
+    for (c, at) in s.planes(cell) {
+        let range = at..at + s.plane;
+        // SAFETY: a plane belongs to one cell, a cell to one task.
+        let y = unsafe { y.slice(range.clone()) };
+        lanes::normalise(
+            isa,
+            act,
+            &x[range],
+            mean,
+            rstd * affine.gamma[c],
+            affine.beta[c],
+            y,
+        );
+    }
+}
+
+/// Gradients in input, gamma and beta.
+pub(crate) struct Gradients {
+    pub(crate) input: Vec<f32>,
+    pub(crate) gamma: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
+}
+
+/// The gradients for output gradient `g`. Without `wants_input` the input's is meaningless.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn backward(
+    isa: Isa,
+    s: &Shape,
+    x: &[f32],
+    g: &[f32],
+    mean: &[f32],
+    var: &[f32],
+    affine: Affine,
+    wants_input: bool,
+) -> Gradients {
+    let planes = s.images * s.channels;
+    let mut sums = vec![0.0f32; 2 * planes];
+    let input = {
+        let sums = Output::new(&mut sums);
+        let fill = |dx: &Output<'_>| {
+            tasks::each(s.cells(), s.len(), |cell| {
+                let (mean, rstd) = (mean[cell], reciprocal_deviation(var[cell], affine.eps));
+                let (mut m1, mut m2) = (0.0, 0.0);
+                for (c, at) in s.planes(cell) {
+                    let range = at..at + s.plane;
+                    // SAFETY: a plane belongs to one cell, a cell to one task.
+                    let t = unsafe { dx.slice(range.clone()) };
+                    let (x, g) = (&x[range.clone()], &g[range]);
+                    let (gamma, beta) = (affine.gamma[c], affine.beta[c]);
+                    let (s1, s2) = with_activation!(affine.activation,
+                        act => lanes::unactivate(isa, act, x, g, mean, rstd, gamma, beta, t));
+                    // SAFETY: as above, for the plane's two sums.
+                    unsafe { sums.write(2 * (at / s.plane), 1, &[s1 as f32, s2 as f32], 0.0) };
+                    m1 += s1 * gamma as f64;
+                    m2 += s2 * gamma as f64;
+                }
+                if !wants_input {
+                    return;
+                }
+                let count = (s.len() / s.cells()) as f64;
+                let (offset, pull) = (
+                    (m1 / count * rstd as f64) as f32,
+                    (m2 / count * rstd as f64 * rstd as f64) as f32,
+                );
+                for (c, at) in s.planes(cell) {
+                    let range = at..at + s.plane;
+                    // SAFETY: as above; the loop before wrote every element of the plane.
+                    let t = unsafe { dx.slice(range.clone()).assume_init_mut() };
+                    lanes::through_statistics(
+                        isa,
+                        &x[range],
+                        t,
+                        mean,
+                        rstd * affine.gamma[c],
+                        offset,
+                        pull,
+                    );
+                }
+            });
+        };
+        // SAFETY: the cells' planes together are the whole gradient.
+        unsafe { output::filled(s.len(), fill) }
+    };
+    let total = |which: usize| {
+        (0..s.channels)
+            .map(|c| {
+                let planes = (0..s.images).map(|n| sums[2 * (n * s.channels + c) + which] as f64);
+                planes.sum::<f64>() as f32
+            })
+            .collect()
+    };
+    Gradients {
+        input,
+        gamma: total(1),
+        beta: total(0),
+    }
+}
+
+/// Sum of every channel over batch and plane.
+pub(crate) fn channel_sums(
+    isa: Isa,
+    images: usize,
+    channels: usize,
+    plane: usize,
+    x: &[f32],
+) -> Vec<f32> {
+    let mut sums = vec![0.0f32; channels];
+    let out = Output::new(&mut sums);
+    tasks::each(channels, x.len(), |c| {
+        let total: f64 = (0..images)
+            .map(|n| lanes::sum(isa, &x[(n * channels + c) * plane..][..plane]))
+            .sum();
+        // SAFETY: each task writes its own channel's element.
+        unsafe { out.write(c, 1, &[total as f32], 0.0) };
+    });
+    sums
+}

@@ -1,0 +1,120 @@
+//! The operations as an extension of Burn's backends. Default bodies are made of Burn's own
+//! operations; `flex` and `autodiff` replace them where there is something better.
+
+use crate::{Activation, ConvOptions, fallback, norm::Scope};
+use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
+
+/// A tensor that may be absent.
+#[derive(ExtensionType)]
+pub enum Optional<B: Backend> {
+    /// Present.
+    Some(FloatTensor<B>),
+    /// Absent.
+    None,
+}
+
+/// How [`KernelOps::norm_gradient`] shares statistics.
+pub type NormScope = Scope;
+
+/// Kiln's operations on one backend. Sizes: near field `[n, c, h, w]`, far field `[n, f, oh, ow]`,
+/// weights `[f, c / groups, kh, kw]`; see [`crate::conv`].
+#[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
+pub trait KernelOps: Backend {
+    /// Far field of `size` from the near field.
+    fn conv_far(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: Optional<Self>,
+        options: ConvOptions,
+        size: [usize; 2],
+    ) -> FloatTensor<Self> {
+        fallback::conv_far::<Self>(x, weight, bias, options, size)
+    }
+
+    /// Near field of `size` from the far field.
+    fn conv_near(
+        g: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: Optional<Self>,
+        options: ConvOptions,
+        size: [usize; 2],
+    ) -> FloatTensor<Self> {
+        fallback::conv_near::<Self>(g, weight, bias, options, size)
+    }
+
+    /// Weight gradient from near and far field.
+    fn conv_weights(
+        x: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        kernel: [usize; 2],
+        options: ConvOptions,
+    ) -> FloatTensor<Self> {
+        fallback::conv_weights::<Self>(x, g, kernel, options)
+    }
+
+    /// Sum over all but the channel axis: `[c]`.
+    fn channel_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::channel_sums::<Self>(x)
+    }
+
+    /// Group normalisation, affine step and activation.
+    fn normalise_groups(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        Self::normalise_groups_with_statistics(x, gamma, beta, groups, eps, activation).0
+    }
+
+    /// As [`KernelOps::normalise_groups`], with mean and variance `[n * groups]`.
+    fn normalise_groups_with_statistics(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        eps: f64,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::group_norm::<Self>(x, gamma, beta, groups, eps, activation)
+    }
+
+    /// Mean and biased variance of every channel, `[c]` each, untracked.
+    fn batch_statistics(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::statistics::<Self>(x, Scope::Batch)
+    }
+
+    /// Normalisation under given statistics of the batch, affine step and activation.
+    fn normalise_batch(
+        x: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        var: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        eps: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        fallback::apply_statistics::<Self>(x, mean, var, gamma, beta, Scope::Batch, eps, activation)
+    }
+
+    /// Gradients in input, gamma and beta of either normalisation for output gradient `g`, through
+    /// the statistics. Without `wants_input` the first is meaningless.
+    #[allow(clippy::too_many_arguments)]
+    fn norm_gradient(
+        x: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        var: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scope: NormScope,
+        eps: f64,
+        activation: Activation,
+        wants_input: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = wants_input;
+        fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation)
+    }
+}

@@ -1,0 +1,79 @@
+//! Output buffers that parallel tasks fill, each task its own elements, without zeroing them first.
+
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
+
+/// A buffer being filled by several tasks at once. All access is through `unsafe` methods whose
+/// contract is that no two tasks touch the same element.
+pub(crate) struct Output<'a> {
+    start: *mut f32,
+    len: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer is only used through methods that require disjoint elements per task, and
+// `f32` may be written from any thread.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// Shares `buffer` between tasks until the borrow ends.
+    pub(crate) fn new(buffer: &'a mut [f32]) -> Self {
+        Output {
+            start: buffer.as_mut_ptr(),
+            len: buffer.len(),
+            borrow: PhantomData,
+        }
+    }
+
+    /// The elements of `range`, which may be uninitialised.
+    ///
+    /// # Safety
+    /// While the result lives nothing else may touch an element of `range`.
+    #[allow(clippy::mut_from_ref)] // exclusive by the contract above
+    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [MaybeUninit<f32>] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the buffer by the assertion, exclusive by the caller's promise, and
+        // `MaybeUninit` allows unwritten elements.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start).cast(), range.len()) }
+    }
+
+    /// Writes `values[i] + add` to element `at + i * step` for every `i`.
+    ///
+    /// # Safety
+    /// Nothing else may touch these elements during the call.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, at: usize, step: usize, values: &[f32], add: f32) {
+        let Some(last) = values.len().checked_sub(1) else {
+            return;
+        };
+        assert!(at + last * step < self.len);
+        // SAFETY: the largest index is inside the buffer by the assertion; exclusive by contract.
+        unsafe {
+            let start = self.start.add(at);
+            if step == 1 {
+                for (i, value) in values.iter().enumerate() {
+                    start.add(i).write(value + add);
+                }
+            } else {
+                for (i, value) in values.iter().enumerate() {
+                    start.add(i * step).write(value + add);
+                }
+            }
+        }
+    }
+}
+
+/// A new vector of `len` elements that `fill` writes.
+///
+/// # Safety
+/// `fill` must write every element.
+pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&Output<'_>)) -> Vec<f32> {
+    let mut buffer = Vec::<f32>::with_capacity(len);
+    fill(&Output {
+        start: buffer.as_mut_ptr(),
+        len,
+        borrow: PhantomData,
+    });
+    // SAFETY: the capacity is at least `len` and `fill` wrote every element.
+    unsafe { buffer.set_len(len) };
+    buffer
+}

@@ -1,0 +1,259 @@
+//! The register tile every convolution product is made of.
+//!
+//! One call computes `rows x (vectors * lanes)` sums of products over a list of steps:
+//! `out[i][v * lanes + l] (+)= sum over (a, b) in steps: left[a + i] * right[at[v] + b + l]`.
+//! A left value is broadcast and meets whole vectors of the right side. Reading both sides through
+//! a list of offsets lets one kernel serve plain products, convolutions read straight from a padded
+//! image, and weight gradients.
+
+use crate::isa::{Isa, Kind};
+
+/// The most rows a tile can have on any instruction set.
+pub(crate) const MAX_ROWS: usize = 14;
+/// The most floats a tile's row can have on any instruction set.
+pub(crate) const MAX_WIDTH: usize = 32;
+
+/// Offsets into the left and the right side, one pair per step.
+pub(crate) struct Steps {
+    pairs: Vec<(u32, u32)>,
+    reach: (usize, usize),
+}
+
+impl Steps {
+    /// Collects the pairs and remembers the largest offset on either side.
+    pub(crate) fn new(pairs: impl IntoIterator<Item = (usize, usize)>) -> Steps {
+        let mut reach = (0, 0);
+        let pairs = pairs
+            .into_iter()
+            .map(|(a, b)| {
+                assert!(
+                    a <= u32::MAX as usize && b <= u32::MAX as usize,
+                    "tile offsets exceed 32 bits"
+                );
+                reach = (reach.0.max(a), reach.1.max(b));
+                (a as u32, b as u32)
+            })
+            .collect();
+        Steps { pairs, reach }
+    }
+}
+
+/// The tile kernel of one instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile(Isa);
+
+impl Tile {
+    /// The tile kernel for `isa`.
+    pub(crate) fn new(isa: Isa) -> Tile {
+        Tile(isa)
+    }
+
+    /// Floats in one vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self.0.kind() {
+            Kind::Portable => 4,
+            Kind::Avx2 => 8,
+            Kind::Avx512 => 16,
+        }
+    }
+
+    /// The most rows of one tile; two vectors wide, it then just fits the registers.
+    pub(crate) fn rows(self) -> usize {
+        match self.0.kind() {
+            Kind::Portable | Kind::Avx2 => 6,
+            Kind::Avx512 => MAX_ROWS,
+        }
+    }
+
+    /// Splits `count` rows into the fewest near-equal blocks of at most [`Tile::rows`]; gives the
+    /// block height.
+    pub(crate) fn block(self, count: usize) -> usize {
+        count.div_ceil(count.div_ceil(self.rows()).max(1)).max(1)
+    }
+
+    /// Computes a tile of `rows` by `at.len()` (one or two) vectors; row `i` starts at
+    /// `out[i * pitch]`. With `add` the sums are added to what is there.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn run(
+        self,
+        rows: usize,
+        left: &[f32],
+        right: &[f32],
+        at: &[usize],
+        steps: &Steps,
+        out: &mut [f32],
+        pitch: usize,
+        add: bool,
+    ) {
+        let vectors = at.len();
+        let lanes = self.lanes();
+        assert!((1..=self.rows()).contains(&rows) && (1..=2).contains(&vectors));
+        assert!((rows - 1) * pitch + vectors * lanes <= out.len());
+        if !steps.pairs.is_empty() {
+            assert!(steps.reach.0 + rows <= left.len());
+            for start in at {
+                assert!(start + steps.reach.1 + lanes <= right.len());
+            }
+        }
+        let right = [
+            right.as_ptr().wrapping_add(at[0]),
+            right.as_ptr().wrapping_add(at[vectors - 1]),
+        ];
+        let kernel = self.kernel(rows, vectors);
+        // SAFETY: the kernel reads `rows` floats after every left offset and one vector after every
+        // right offset of each start, and writes `rows` rows of `vectors` vectors: all inside the
+        // slices by the assertions above. Its instructions are available by the meaning of `Isa`.
+        unsafe {
+            kernel(
+                left.as_ptr(),
+                right,
+                &steps.pairs,
+                out.as_mut_ptr(),
+                pitch,
+                add,
+            )
+        }
+    }
+
+    fn kernel(self, rows: usize, vectors: usize) -> Kernel {
+        let table = match self.0.kind() {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => &avx2::TABLE[..],
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => &avx512::TABLE[..],
+            _ => &portable::TABLE[..],
+        };
+        table[rows - 1][vectors - 1]
+    }
+}
+
+/// `(left, [right; 2], steps, out, pitch, add)`, the contract being that of [`Tile::run`].
+type Kernel = unsafe fn(*const f32, [*const f32; 2], &[(u32, u32)], *mut f32, usize, bool);
+
+/// One module per instruction set: the same loop over that set's vector type.
+macro_rules! kernels {
+    ($(#[$gate:meta])* mod $name:ident, $lanes:literal, $vector:ty, [$($feature:meta)?],
+     $zero:expr, $load:expr, $store:expr, $broadcast:expr, $mul_add:expr, $add:expr, rows: $($rows:literal)*) => {
+        $(#[$gate])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unused_imports)]
+            use std::arch::x86_64::*;
+
+            pub(super) static TABLE: [[Kernel; 2]; [$($rows),*].len()] =
+                [$([tile::<$rows, 1> as Kernel, tile::<$rows, 2> as Kernel]),*];
+
+            $(#[$feature])?
+            unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
+                left: *const f32,
+                right: [*const f32; 2],
+                steps: &[(u32, u32)],
+                out: *mut f32,
+                pitch: usize,
+                add: bool,
+            ) {
+                // SAFETY: every pointer below stays inside what the contract of `Kernel` covers.
+                unsafe {
+                    let mut sums: [[$vector; VECTORS]; ROWS] = [[$zero; VECTORS]; ROWS];
+                    for &(a, b) in steps {
+                        let a = left.add(a as usize);
+                        let mut vectors: [$vector; VECTORS] = [$zero; VECTORS];
+                        for v in 0..VECTORS {
+                            vectors[v] = $load(right[v].add(b as usize));
+                        }
+                        for i in 0..ROWS {
+                            let value = $broadcast(*a.add(i));
+                            for v in 0..VECTORS {
+                                sums[i][v] = $mul_add(value, vectors[v], sums[i][v]);
+                            }
+                        }
+                    }
+                    for i in 0..ROWS {
+                        for v in 0..VECTORS {
+                            let to = out.add(i * pitch + v * $lanes);
+                            let sum = if add { $add(sums[i][v], $load(to)) } else { sums[i][v] };
+                            $store(to, sum);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    mod portable, 4, [f32; 4], [],
+    [0.0f32; 4],
+    |p: *const f32| p.cast::<[f32; 4]>().read_unaligned(),
+    |p: *mut f32, v: [f32; 4]| p.cast::<[f32; 4]>().write_unaligned(v),
+    |x: f32| [x; 4],
+    |a: [f32; 4], b: [f32; 4], c: [f32; 4]| std::array::from_fn::<f32, 4, _>(|i| a[i] * b[i] + c[i]),
+    |a: [f32; 4], b: [f32; 4]| std::array::from_fn::<f32, 4, _>(|i| a[i] + b[i]),
+    rows: 1 2 3 4 5 6
+}
+kernels! {
+    #[cfg(target_arch = "x86_64")]
+    mod avx2, 8, __m256, [target_feature(enable = "avx2,fma")],
+    _mm256_setzero_ps(), _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps,
+    rows: 1 2 3 4 5 6
+}
+kernels! {
+    #[cfg(target_arch = "x86_64")]
+    mod avx512, 16, __m512, [target_feature(enable = "avx512f")],
+    _mm512_setzero_ps(), _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps,
+    rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tile_size_matches_plain_loops() {
+        for isa in Isa::all() {
+            let tile = Tile::new(isa);
+            let lanes = tile.lanes();
+            let value = |i: usize, salt: usize| ((i * 37 + salt) % 17) as f32 - 8.0;
+            let left: Vec<f32> = (0..400).map(|i| value(i, 1)).collect();
+            let right: Vec<f32> = (0..900).map(|i| value(i, 5)).collect();
+            let pairs: Vec<(usize, usize)> = (0..20).map(|k| (k * 15, (k * 53) % 700)).collect();
+            let steps = Steps::new(pairs.iter().copied());
+            for rows in 1..=tile.rows() {
+                for at in [&[3usize][..], &[7, 41][..]] {
+                    for add in [false, true] {
+                        let pitch = 2 * lanes + 1;
+                        let mut out = vec![2.0; rows * pitch];
+                        tile.run(rows, &left, &right, at, &steps, &mut out, pitch, add);
+                        for i in 0..rows {
+                            for (v, start) in at.iter().enumerate() {
+                                for l in 0..lanes {
+                                    let sum: f32 = pairs
+                                        .iter()
+                                        .map(|(a, b)| left[a + i] * right[start + b + l])
+                                        .sum();
+                                    // Small integers: exact in any order.
+                                    let expected = sum + if add { 2.0 } else { 0.0 };
+                                    assert_eq!(
+                                        out[i * pitch + v * lanes + l],
+                                        expected,
+                                        "{isa:?} {rows} {at:?}"
+                                    );
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_near_equal() {
+        let tile = Tile::new(Isa::supported(Kind::Portable).unwrap_or(Isa::current()));
+        assert_eq!(tile.block(7), 4);
+        assert_eq!(tile.block(6), 6);
+        assert_eq!(tile.block(1), 1);
+    }
+}

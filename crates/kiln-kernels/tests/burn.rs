@@ -1,0 +1,447 @@
+//! Every operation and gradient against Burn's own operations, over a table of shapes.
+
+use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, activation, module, ops};
+use kiln_kernels::*;
+
+fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
+    Tensor::random(dims, Distribution::Normal(0.0, 1.0), &Device::flex())
+}
+
+fn tracked<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(x.clone()).require_grad()
+}
+
+fn frozen<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(x.clone())
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec::<f32>().unwrap()
+}
+
+#[track_caller]
+fn close<const D: usize>(what: &str, got: Tensor<D>, expected: Tensor<D>) {
+    assert_eq!(got.dims(), expected.dims(), "{what}");
+    let (got, expected) = (values(got), values(expected));
+    let scale = expected.iter().fold(0.1f32, |m, v| m.max(v.abs()));
+    for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
+        assert!((g - e).abs() <= 5e-5 * scale, "{what}[{i}]: {g}, Burn {e}");
+    }
+}
+
+/// An image whose memory is not in row-major order, and one that is a window of a larger one.
+fn awkward(dims: [usize; 4]) -> [Tensor<4>; 2] {
+    let [n, c, h, w] = dims;
+    [
+        random([n, h, w, c]).permute([0, 3, 1, 2]),
+        random([n + 1, c, h + 2, w + 1]).slice([1..n + 1, 0..c, 1..h + 1, 0..w]),
+    ]
+}
+
+/// Gradients of `sum(y * g)`.
+fn backward(y: Tensor<4>, g: &Tensor<4>) -> Gradients {
+    (y * Tensor::from_inner(g.clone())).sum().backward()
+}
+
+type Convolution = (usize, usize, [usize; 2], usize, [usize; 2], ConvOptions);
+
+fn table() -> Vec<Convolution> {
+    let o = |stride, padding, dilation, groups| ConvOptions {
+        stride,
+        padding,
+        dilation,
+        groups,
+    };
+    #[rustfmt::skip]
+    let table = vec![
+        (1, 1, [5, 5], 1, [1, 1], o([1, 1], [0, 0], [1, 1], 1)),
+        (5, 3, [16, 16], 16, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+        (2, 16, [16, 16], 3, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+        (5, 7, [11, 13], 9, [3, 3], o([2, 2], [1, 1], [1, 1], 1)),
+        (1, 32, [8, 8], 48, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+        (2, 8, [16, 16], 16, [4, 4], o([2, 2], [1, 1], [1, 1], 1)),
+        (1, 4, [9, 9], 5, [4, 4], o([1, 1], [2, 2], [1, 1], 1)),
+        (2, 3, [21, 19], 8, [7, 7], o([2, 2], [2, 2], [1, 1], 1)),
+        (5, 6, [10, 10], 4, [3, 3], o([1, 1], [2, 2], [2, 2], 1)),
+        (2, 6, [13, 12], 4, [3, 3], o([2, 1], [0, 2], [2, 1], 1)),
+        (2, 24, [7, 7], 40, [1, 1], o([1, 1], [0, 0], [1, 1], 1)),
+        (2, 6, [7, 8], 10, [1, 1], o([2, 2], [0, 0], [1, 1], 1)),
+        (2, 8, [9, 9], 12, [3, 3], o([1, 1], [1, 1], [1, 1], 4)),
+        (5, 8, [9, 10], 8, [3, 3], o([2, 2], [1, 1], [1, 1], 8)),
+        (1, 6, [8, 8], 12, [3, 3], o([1, 1], [1, 1], [1, 1], 6)),
+    ];
+    table
+}
+
+#[test]
+fn conv2d_agrees_with_burn() {
+    Device::flex().seed(3);
+    for (n, c, [h, w], out, [kh, kw], o) in table() {
+        let what = format!("{n}x{c}x{h}x{w} to {out}, kernel {kh}x{kw}, {o:?}");
+        let burn_options = || ops::ConvOptions::new(o.stride, o.padding, o.dilation, o.groups);
+        let weight = random([out, c / o.groups, kh, kw]);
+        let bias = random([out]);
+        for x in [vec![random([n, c, h, w])], awkward([n, c, h, w]).to_vec()].concat() {
+            let run = |kiln: bool, bias: Option<&Tensor<1>>| {
+                let (tx, tw, tb) = (tracked(&x), tracked(&weight), bias.map(tracked));
+                let y = if kiln {
+                    conv2d(tx.clone(), tw.clone(), tb.clone(), o)
+                } else {
+                    module::conv2d(tx.clone(), tw.clone(), tb.clone(), burn_options())
+                };
+                (y, tx, tw, tb)
+            };
+            for bias in [None, Some(&bias)] {
+                let (ours, theirs) = (run(true, bias), run(false, bias));
+                close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
+                let g = random(ours.0.dims());
+                let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
+                close(
+                    &format!("dX {what}"),
+                    ours.1.grad(&a).unwrap(),
+                    theirs.1.grad(&b).unwrap(),
+                );
+                close(
+                    &format!("dW {what}"),
+                    ours.2.grad(&a).unwrap(),
+                    theirs.2.grad(&b).unwrap(),
+                );
+                if let (Some(ours), Some(theirs)) = (ours.3, theirs.3) {
+                    close(
+                        &format!("db {what}"),
+                        ours.grad(&a).unwrap(),
+                        theirs.grad(&b).unwrap(),
+                    );
+                }
+            }
+            // Without autodiff, and with autodiff but nothing tracked.
+            let y = conv2d(x.clone(), weight.clone(), None, o);
+            let expected = module::conv2d(x.clone(), weight.clone(), None, burn_options());
+            close(&what, y, expected.clone());
+            close(
+                &what,
+                conv2d(frozen(&x), frozen(&weight), None, o).inner(),
+                expected,
+            );
+        }
+    }
+}
+
+#[test]
+fn conv_transpose2d_agrees_with_burn() {
+    Device::flex().seed(4);
+    for (n, c, [h, w], out, [kh, kw], o) in table() {
+        for extra in [[0, 0], [1, 1]] {
+            let fits = |a: usize| extra[a] < o.stride[a];
+            if !fits(0) || !fits(1) {
+                continue;
+            }
+            let what = format!("{n}x{c}x{h}x{w} to {out}, kernel {kh}x{kw}, {o:?}, {extra:?}");
+            let weight = random([c, out / o.groups, kh, kw]);
+            let bias = random([out]);
+            for x in [vec![random([n, c, h, w])], awkward([n, c, h, w]).to_vec()].concat() {
+                let run = |kiln: bool| {
+                    let (tx, tw, tb) = (tracked(&x), tracked(&weight), tracked(&bias));
+                    let y = if kiln {
+                        conv_transpose2d(tx.clone(), tw.clone(), Some(tb.clone()), o, extra)
+                    } else {
+                        let options = ops::ConvTransposeOptions::new(
+                            o.stride, o.padding, extra, o.dilation, o.groups,
+                        );
+                        module::conv_transpose2d(tx.clone(), tw.clone(), Some(tb.clone()), options)
+                    };
+                    (y, tx, tw, tb)
+                };
+                let (ours, theirs) = (run(true), run(false));
+                close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
+                let g = random(ours.0.dims());
+                let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
+                close(
+                    &format!("dX {what}"),
+                    ours.1.grad(&a).unwrap(),
+                    theirs.1.grad(&b).unwrap(),
+                );
+                close(
+                    &format!("dW {what}"),
+                    ours.2.grad(&a).unwrap(),
+                    theirs.2.grad(&b).unwrap(),
+                );
+                close(
+                    &format!("db {what}"),
+                    ours.3.grad(&a).unwrap(),
+                    theirs.3.grad(&b).unwrap(),
+                );
+            }
+        }
+    }
+}
+
+const ACTIVATIONS: [Activation; 4] = [
+    Activation::None,
+    Activation::Relu,
+    Activation::LeakyRelu(0.2),
+    Activation::Silu,
+];
+
+fn activate(z: Tensor<4>, a: Activation) -> Tensor<4> {
+    match a {
+        Activation::None => z,
+        Activation::Relu => activation::relu(z),
+        Activation::LeakyRelu(slope) => activation::leaky_relu(z, slope as f64),
+        Activation::Silu => activation::silu(z),
+    }
+}
+
+/// Normalisation by Burn's differentiable operations.
+fn normalise(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    groups: Option<usize>,
+    eps: f64,
+) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    let h = match groups {
+        Some(groups) => {
+            let x = x.reshape([n, groups, c / groups * h * w]);
+            let centred = x.clone() - x.mean_dim(2);
+            let var = centred.clone().powi_scalar(2).mean_dim(2);
+            (centred / (var + eps).sqrt()).reshape([n, c, h, w])
+        }
+        None => {
+            let mean = |x: Tensor<4>| x.mean_dim(0).mean_dim(2).mean_dim(3);
+            let centred = x.clone() - mean(x);
+            let var = mean(centred.clone().powi_scalar(2));
+            centred / (var + eps).sqrt()
+        }
+    };
+    h * gamma.reshape([1, c, 1, 1]) + beta.reshape([1, c, 1, 1])
+}
+
+#[test]
+fn normalisations_agree_with_burn() {
+    Device::flex().seed(5);
+    #[rustfmt::skip]
+    let table = [
+        ([1, 4, 3, 3], 2), ([5, 6, 7, 5], 3), ([2, 8, 16, 16], 8), ([2, 8, 16, 16], 1),
+        ([5, 3, 1, 1], 1), ([1, 32, 40, 33], 4), ([3, 12, 8, 4], 4),
+    ];
+    for (dims, groups) in table {
+        for x in [vec![random(dims)], awkward(dims).to_vec()].concat() {
+            let x = x * 2.0 + 3.0;
+            let (gamma, beta) = (random([dims[1]]), random([dims[1]]));
+            for a in ACTIVATIONS {
+                for groups in [Some(groups), None] {
+                    if dims == [5, 3, 1, 1] && groups.is_some() && a != Activation::None {
+                        continue;
+                    }
+                    let what = format!("{dims:?} {groups:?} {a:?}");
+                    let run = |kiln: bool| {
+                        let (tx, tg, tb) = (tracked(&x), tracked(&gamma), tracked(&beta));
+                        let (x, gamma, beta) = (tx.clone(), tg.clone(), tb.clone());
+                        let y = match (kiln, groups) {
+                            (true, Some(groups)) => group_norm(x, gamma, beta, groups, 1e-3, a),
+                            (true, None) => {
+                                let (mean, var) = batch_stats(x.clone());
+                                assert!(!mean.is_require_grad() && !var.is_require_grad());
+                                batch_norm(x, mean, var, gamma, beta, 1e-3, a)
+                            }
+                            (false, groups) => activate(normalise(x, gamma, beta, groups, 1e-3), a),
+                        };
+                        (y, tx, tg, tb)
+                    };
+                    let (ours, theirs) = (run(true), run(false));
+                    close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
+                    let g = random(dims);
+                    let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
+                    close(
+                        &format!("dX {what}"),
+                        ours.1.grad(&a).unwrap(),
+                        theirs.1.grad(&b).unwrap(),
+                    );
+                    close(
+                        &format!("dgamma {what}"),
+                        ours.2.grad(&a).unwrap(),
+                        theirs.2.grad(&b).unwrap(),
+                    );
+                    close(
+                        &format!("dbeta {what}"),
+                        ours.3.grad(&a).unwrap(),
+                        theirs.3.grad(&b).unwrap(),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_tracked_inputs_get_gradients() {
+    let (x, w, b) = (random([2, 3, 8, 8]), random([5, 3, 3, 3]), random([5]));
+    let o = ConvOptions {
+        stride: [1, 1],
+        padding: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+    };
+    let g = random([2, 5, 8, 8]);
+
+    // Frozen weights: the gradient reaches the input, and equals the one with all tracked.
+    let (tx, tw, tb) = (tracked(&x), tracked(&w), tracked(&b));
+    let all = backward(conv2d(tx.clone(), tw.clone(), Some(tb.clone()), o), &g);
+    let (fx, fw, fb) = (tracked(&x), frozen(&w), frozen(&b));
+    let some = backward(conv2d(fx.clone(), fw.clone(), Some(fb.clone()), o), &g);
+    assert_eq!(
+        values(fx.grad(&some).unwrap()),
+        values(tx.grad(&all).unwrap())
+    );
+    assert!(fw.grad(&some).is_none() && fb.grad(&some).is_none());
+
+    // Frozen input.
+    let (fx, fw) = (frozen(&x), tracked(&w));
+    let some = backward(conv2d(fx.clone(), fw.clone(), None, o), &g);
+    assert_eq!(
+        values(fw.grad(&some).unwrap()),
+        values(tw.grad(&all).unwrap())
+    );
+    assert!(fx.grad(&some).is_none());
+
+    // Only the bias, and plain (not merely untracked) constants beside it.
+    let only = tracked(&b);
+    let some = backward(conv2d(x.clone(), w.clone(), Some(only.clone()), o), &g);
+    assert_eq!(
+        values(only.grad(&some).unwrap()),
+        values(tb.grad(&all).unwrap())
+    );
+
+    // Normalisation with a frozen input, and with frozen parameters.
+    let (gamma, beta) = (random([5]), random([5]));
+    let y = random([2, 5, 8, 8]);
+    let run = |y: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>| {
+        backward(group_norm(y, gamma, beta, 5, 1e-5, Activation::Silu), &g)
+    };
+    let (ty, tg, tb) = (tracked(&y), tracked(&gamma), tracked(&beta));
+    let all = run(ty.clone(), tg.clone(), tb.clone());
+    let (fg, fb) = (tracked(&gamma), tracked(&beta));
+    let some = run(frozen(&y), fg.clone(), fb.clone());
+    assert_eq!(
+        values(fg.grad(&some).unwrap()),
+        values(tg.grad(&all).unwrap())
+    );
+    assert_eq!(
+        values(fb.grad(&some).unwrap()),
+        values(tb.grad(&all).unwrap())
+    );
+    let fy = tracked(&y);
+    let some = run(fy.clone(), frozen(&gamma), frozen(&beta));
+    assert_eq!(
+        values(fy.grad(&some).unwrap()),
+        values(ty.grad(&all).unwrap())
+    );
+}
+
+#[test]
+fn repeats_to_the_bit() {
+    let (x, w, b) = (
+        random([5, 17, 15, 18]),
+        random([19, 17, 3, 3]),
+        random([19]),
+    );
+    let o = ConvOptions {
+        stride: [2, 1],
+        padding: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+    };
+    let (gamma, beta) = (random([19]), random([19]));
+    let run = || {
+        let (x, w, b) = (tracked(&x), tracked(&w), tracked(&b));
+        let (gamma, beta) = (tracked(&gamma), tracked(&beta));
+        let y = conv2d(x.clone(), w.clone(), Some(b.clone()), o);
+        let y = group_norm(y, gamma.clone(), beta.clone(), 19, 1e-5, Activation::Silu);
+        let (mean, var) = batch_stats(y.clone());
+        let y = batch_norm(
+            y,
+            mean,
+            var,
+            gamma.clone(),
+            beta.clone(),
+            1e-5,
+            Activation::Relu,
+        );
+        let y = conv_transpose2d(y, w.clone(), None, o, [0, 0]);
+        let grads = y.clone().powi_scalar(3).sum().backward();
+        let mut all = values(y.inner());
+        all.extend(values(x.grad(&grads).unwrap()));
+        all.extend(values(w.grad(&grads).unwrap()));
+        for v in [b, gamma, beta] {
+            all.extend(values(v.grad(&grads).unwrap()));
+        }
+        all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let first = run();
+    for _ in 0..20 {
+        assert!(run() == first);
+    }
+}
+
+#[test]
+fn other_element_types_take_burns_operations() {
+    let x: Vec<f64> = (0..2 * 4 * 5 * 5).map(|i| (i as f64 * 0.7).sin()).collect();
+    let w: Vec<f64> = (0..6 * 4 * 9).map(|i| (i as f64 * 1.3).cos()).collect();
+    let v: Vec<f64> = (0..6).map(|i| 1.0 + i as f64 * 0.1).collect();
+    let o = ConvOptions {
+        stride: [1, 1],
+        padding: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+    };
+    let run = |double: bool| {
+        let device = Device::flex().autodiff();
+        let make4 = |v: &Vec<f64>, d: [usize; 4]| {
+            let data = TensorData::new(v.clone(), d);
+            let t = if double {
+                Tensor::<4>::from_data(data, (&device, burn::tensor::DType::F64))
+            } else {
+                Tensor::<4>::from_data(data.convert::<f32>(), &device)
+            };
+            t.require_grad()
+        };
+        let make1 = |v: &Vec<f64>| {
+            let data = TensorData::new(v.clone(), [v.len()]);
+            let t = if double {
+                Tensor::<1>::from_data(data, (&device, burn::tensor::DType::F64))
+            } else {
+                Tensor::<1>::from_data(data.convert::<f32>(), &device)
+            };
+            t.require_grad()
+        };
+        let (x, w, b, g) = (
+            make4(&x, [2, 4, 5, 5]),
+            make4(&w, [6, 4, 3, 3]),
+            make1(&v),
+            make1(&v),
+        );
+        let y = conv2d(x.clone(), w.clone(), Some(b.clone()), o);
+        let y = group_norm(y, g.clone(), b.clone(), 3, 1e-5, Activation::LeakyRelu(0.1));
+        let (mean, var) = batch_stats(y.clone());
+        let y = batch_norm(y, mean, var, g.clone(), b.clone(), 1e-5, Activation::Silu);
+        let y = group_norm(y, g.clone(), b.clone(), 2, 1e-5, Activation::Relu);
+        let y = conv_transpose2d(y, w.clone(), None, o, [0, 0]);
+        let grads = y.clone().powi_scalar(2).sum().backward();
+        let list = |t: TensorData| t.convert::<f64>().try_to_vec::<f64>().unwrap();
+        vec![
+            list(y.inner().into_data()),
+            list(x.grad(&grads).unwrap().into_data()),
+            list(w.grad(&grads).unwrap().into_data()),
+            list(b.grad(&grads).unwrap().into_data()),
+            list(g.grad(&grads).unwrap().into_data()),
+        ]
+    };
+    for (single, double) in run(false).iter().zip(run(true)) {
+        let scale = double.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
+        for (s, d) in single.iter().zip(&double) {
+            assert!((s - d).abs() <= 1e-4 * scale, "{s} against {d}");
+        }
+    }
+}
