@@ -6,11 +6,13 @@ sklearn==1.9.1, prdc 0.2. Every result is f64; the inputs are f32 and enter in f
 
 import numpy as np
 import scipy.linalg
+import scipy.spatial
 import scipy.stats
 import torch
 from prdc import compute_prdc
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import accuracy_score, confusion_matrix
+from sklearn.metrics.pairwise import rbf_kernel
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kernel_mmd, kid_features_to_metric
@@ -64,6 +66,19 @@ subsets = [[draws.choice(len(x), 20, replace=False) for x in (a, b)] for _ in ra
 give("kid.subsets", np.array(subsets))
 give("kid.value_std", list(kid_features_to_metric(torch.tensor(a), torch.tensor(b), **config).values()))
 give("kid.first_subset", kernel_mmd(a[subsets[0][0]], b[subsets[0][1]], **config))
+
+# MMD under a sum of Gaussian kernels exp(-|x - y|^2 / (2 s^2)), s each multiple of the median distance
+# between any two of the pooled points (Gretton et al. 2012); biased (V) and unbiased (U) estimates.
+a, b = features(25, 4), features(20, 4, 0.5)
+pooled = np.concatenate([a, b]).astype(np.float32).astype(np.float64)
+median = np.median(scipy.spatial.distance.pdist(pooled))
+multiples = [0.5, 1.0, 2.0]
+k = sum(rbf_kernel(pooled, gamma=1 / (2 * (m * median) ** 2)) for m in multiples)
+xx, yy, xy = k[:25, :25], k[25:, 25:], k[:25, 25:]
+off = lambda k: (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+give("mmd.a", a.astype(np.float32)), give("mmd.b", b.astype(np.float32))
+give("mmd.multiples", multiples), give("mmd.median", median)
+give("mmd.biased", xx.mean() + yy.mean() - 2 * xy.mean()), give("mmd.unbiased", off(xx) + off(yy) - 2 * xy.mean())
 
 # Precision, recall, density, coverage; `ties` has small integers, many of them equally far.
 for case, k, a, b in (

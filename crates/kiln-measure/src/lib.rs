@@ -8,6 +8,7 @@
 //! |---|---|
 //! | how far apart are two sets, as Gaussians (FID)? | [`frechet`] |
 //! | how far apart, by a kernel (KID)? | [`kernel`] |
+//! | how far apart, at a scale of one's own (MMD), and is it chance? | [`mmd`] |
 //! | are the pictures good, and are all kinds there? | [`prdc`] |
 //! | does a classifier see distinct and varied things (IS)? | [`inception_score`] |
 //! | how near is each picture to the one it should be? | [`pairs`] |
@@ -19,6 +20,7 @@ pub mod frechet;
 pub mod inception_score;
 pub mod kernel;
 pub mod measure;
+pub mod mmd;
 pub mod pairs;
 pub mod prdc;
 

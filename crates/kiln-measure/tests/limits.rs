@@ -5,6 +5,7 @@ use kiln_core::random::Key;
 use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::frechet::{self, Gaussian};
 use kiln_measure::kernel::{self, Subsets};
+use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::{Features, inception_score, pairs, prdc};
 
 fn normal(purpose: &str, n: u64, d: usize) -> Vec<f32> {
@@ -194,6 +195,38 @@ fn kernel_distance_is_near_zero_for_one_source_and_not_for_two() {
 }
 
 #[test]
+fn the_two_sample_test_finds_a_shift_and_only_a_shift() {
+    let (n, d) = (60, 2);
+    let (a, b) = (normal("a", n, d), normal("b", n, d));
+    let shifted: Vec<f32> = b.iter().map(|x| x + 0.8).collect();
+    let p = |b: &[f32]| {
+        let (a, b) = (table("a", &a, d), table("b", b, d));
+        TwoSamples::new(a, b, &[median_distance(a, b).unwrap()])
+            .unwrap()
+            .p_value(99, Key::new(6))
+    };
+    assert!(p(&b) > 0.05, "{}", p(&b));
+    assert_eq!(p(&shifted), 0.01);
+    // A set and its copy: no distance, of which the unbiased form also counts the equal pairs.
+    let itself = TwoSamples::new(table("a", &a, d), table("a", &a, d), &[1.0])
+        .unwrap()
+        .mmd();
+    assert!(itself.biased.abs() < 1e-12 && itself.unbiased < 0.0);
+
+    let (a, one) = (table("a", &a, d), table("one", &b[..d], d));
+    fails(
+        TwoSamples::new(a, one, &[1.0]).map(|_| ()),
+        "one: one point has no pair",
+    );
+    fails(TwoSamples::new(a, a, &[0.0]).map(|_| ()), "widths above 0");
+    fails(TwoSamples::new(a, a, &[]).map(|_| ()), "widths above 0");
+    fails(
+        median_distance(a, table("b", &b, 1)),
+        "take both from one network",
+    );
+}
+
+#[test]
 fn prdc_tells_a_copy_from_a_collapse() {
     let (n, d) = (200, 3);
     let real = normal("real", n, d);
@@ -256,8 +289,8 @@ fn pictures_that_cannot_be_compared_are_refused() {
     );
     assert_eq!(pairs::l1(&[1.0, -1.0], &[0.0, 1.0]).unwrap(), 1.5);
     // An inverted picture is anti-similar.
-    let a = normal("a", 1, 400);
-    let b: Vec<f32> = a.iter().map(|x| -x).collect();
+    let a: Vec<f32> = normal("a", 1, 400).iter().map(|x| 3.0 + x).collect();
+    let b: Vec<f32> = a.iter().map(|x| 6.0 - x).collect();
     assert!(pairs::ssim(&a, &b, [1, 20, 20], 6.0).unwrap() < -0.5);
 }
 

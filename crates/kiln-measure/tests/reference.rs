@@ -4,6 +4,7 @@
 
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::frechet::{self, Gaussian};
+use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::{Features, inception_score, kernel, pairs, prdc};
 use safetensors::SafeTensors;
 
@@ -218,4 +219,28 @@ fn classes_agree_with_scikit_learn() {
     let interval = wilson(confusion.right(), confusion.n());
     near(interval[0], fixture.f64("classes.wilson")[0], 1e-12);
     near(interval[1], fixture.f64("classes.wilson")[1], 1e-12);
+}
+
+#[test]
+fn maximum_mean_discrepancy_agrees_with_scikit_learn_kernels() {
+    let fixture = Fixture::open();
+    let (a, b, d) = (
+        fixture.f32("mmd.a"),
+        fixture.f32("mmd.b"),
+        fixture.width("mmd.a"),
+    );
+    let (a, b) = (
+        Features::new("a", &a, d).unwrap(),
+        Features::new("b", &b, d).unwrap(),
+    );
+    let median = median_distance(a, b).unwrap();
+    near(median, fixture.f64("mmd.median")[0], 1e-12);
+    let widths: Vec<f64> = fixture
+        .f64("mmd.multiples")
+        .iter()
+        .map(|m| m * median)
+        .collect();
+    let got = TwoSamples::new(a, b, &widths).unwrap().mmd();
+    near(got.biased, fixture.f64("mmd.biased")[0], 1e-12);
+    near(got.unbiased, fixture.f64("mmd.unbiased")[0], 1e-12);
 }
