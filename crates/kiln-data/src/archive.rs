@@ -160,9 +160,9 @@ mod tests {
         let mut out = b"!<arch>\n".to_vec();
         // The first member has an odd length and so a byte of padding.
         for (name, body) in [("debian-binary", &b"2.0"[..]), ("data.tar.xz", &data)] {
-            write!(
+            writeln!(
                 out,
-                "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+                "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
                 0,
                 0,
                 0,

@@ -55,7 +55,7 @@ pub(crate) struct Listed {
     pub(crate) packages: &'static [&'static Package],
 }
 
-const PHOTOS: &str = "each example picture's own: CC0, CC-BY, BSD and GPL, see the packages";
+const PHOTOS: &str = "each its own: CC0, CC-BY, Apache-2.0 and GPL-2+, see the packages";
 
 static LISTED: &[Listed] = &[
     Listed {
@@ -102,8 +102,8 @@ static LISTED: &[Listed] = &[
     },
     Listed {
         name: "digits20",
-        about: "5,000 handwritten digits, 20x20 grey, 10 classes: OpenCV's sheet",
-        licence: "Apache-2.0, OpenCV",
+        about: "OpenCV's sheet: 5,000 of mnist's training digits reduced to 20x20 grey, 10 classes",
+        licence: "Apache-2.0, OpenCV; the digits as mnist",
         reader: Reader::Digits20,
         packages: &[&packages::OPENCV],
     },

@@ -170,22 +170,26 @@ fn download(package: &Package, folder: &Path) -> Result<PathBuf> {
     let pip = "download --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 \
                --python-version 3.11 --implementation cp --abi cp311 --abi none --quiet";
     let (programs, arguments): (&[&str], &str) = match client {
-        Client::Npm => (&["npm"], "pack --ignore-scripts --silent"),
+        Client::Npm => (&["npm"], "pack --ignore-scripts --loglevel error"),
         Client::Pip => (&["pip", "pip3", "python3 -m pip"], pip),
         Client::Apt => (&["apt-get"], "download --quiet"),
     };
-    let by_hand = || {
-        format!(
-            "or download {} by hand and give the file with --from",
+    run(programs, arguments, &exact, folder).map_err(|e| {
+        Error::new(format!(
+            "{e}; try again, or download {} by hand and give the file with --from",
             described(package)
-        )
-    };
+        ))
+    })
+}
+
+/// Runs the first of the programs that is installed; it must leave one file in `folder`.
+fn run(programs: &[&str], arguments: &str, exact: &str, folder: &Path) -> Result<PathBuf> {
     for program in programs {
         let mut words = program.split(' ').chain(arguments.split_whitespace());
         let mut command = Command::new(words.next().unwrap_or(program));
         command
             .args(words)
-            .arg(&exact)
+            .arg(exact)
             .current_dir(folder)
             .stdin(Stdio::null());
         let output = match command.output() {
@@ -196,24 +200,21 @@ fn download(package: &Package, folder: &Path) -> Result<PathBuf> {
             let said = String::from_utf8_lossy(&output.stderr);
             let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
             return Err(Error::new(format!(
-                "{program} could not download {exact} ({}); try again, {}",
-                lines[lines.len().saturating_sub(3)..].join("; "),
-                by_hand()
+                "{program} could not download {exact} ({})",
+                lines[lines.len().saturating_sub(3)..].join("; ")
             )));
         }
         let place = || format!("reading {}", folder.display());
-        let made = std::fs::read_dir(folder).context(place)?.next();
-        return match made {
+        return match std::fs::read_dir(folder).context(place)?.next() {
             Some(entry) => Ok(entry.context(place)?.path()),
             None => Err(Error::new(format!(
                 "{program} downloaded nothing for {exact}"
             ))),
         };
     }
-    let first = programs.first().copied().unwrap_or_default();
     Err(Error::new(format!(
-        "{first} is not installed: install it, {}",
-        by_hand()
+        "{} is not installed",
+        programs.join(", ")
     )))
 }
 
@@ -283,6 +284,32 @@ mod tests {
         assert!(error.contains("tiny.whl: its SHA-256 is"), "{error}");
         assert!(error.contains(package.sha256), "{error}");
         assert!(!data.join(package.folder()).exists());
+    }
+
+    #[test]
+    fn clients_that_are_missing_fail_or_give_nothing_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |programs: &[&str]| {
+            run(programs, "--flag", "tiny==1.0", folder.path())
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(said(&["no-such-client"]), "no-such-client is not installed");
+        // Cargo is there wherever this test runs, and knows no such command.
+        let failed = said(&["no-such-client", "cargo no-such-command"]);
+        assert!(
+            failed.contains("could not download tiny==1.0 ("),
+            "{failed}"
+        );
+        let made = run(
+            &["cargo init --quiet --name a"],
+            "--vcs none",
+            "x",
+            folder.path(),
+        );
+        assert!(made.unwrap().ends_with("x"));
+        let (_, package) = fake(folder.path());
+        assert!(described(&package).starts_with("the PyPI package no-such-package-tiny 1.0 ("));
     }
 
     #[test]

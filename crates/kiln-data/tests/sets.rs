@@ -216,6 +216,45 @@ fn a_zip_is_a_folder() {
     assert!(message(open_here(&path, Split::Train)).contains("pets.zip: not a readable zip"));
 }
 
+#[test]
+fn one_picture_is_a_set_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "one.png", &picture(5, 4, 7));
+    let path = folder.path().join("one.png");
+    let set = open_here(&path, Split::Train).unwrap();
+    assert_eq!(
+        (set.len(), set.get(0).unwrap().picture),
+        (1, picture(5, 4, 7))
+    );
+    assert_eq!(
+        Prepared::new(set, PictureRule::default()).unwrap().shape(),
+        [3, 4, 5]
+    );
+}
+
+#[test]
+fn the_catalogue_says_what_can_be_opened() {
+    let all = kiln_data::catalogue();
+    let names: std::collections::BTreeSet<_> = all.iter().map(|e| e.name).collect();
+    assert_eq!(names.len(), all.len());
+    for entry in &all {
+        assert_eq!(entry.package.is_none(), entry.name.starts_with("starter"));
+        assert!(entry.kinds.contains(&DataKind::Images));
+        let opened = open(entry.name, Split::Test, &PictureRule::default());
+        match opened {
+            Ok(set) => assert!(entry.cached && set.kinds() == entry.kinds && !set.is_empty()),
+            Err(e) => {
+                assert!(
+                    !entry.cached && e.to_string().contains("kiln data fetch"),
+                    "{e}"
+                );
+            }
+        }
+    }
+    let error = message(open("fashon", Split::Train, &PictureRule::default()));
+    assert!(error.contains("did you mean `fashion`"), "{error}");
+}
+
 fn idx(sizes: &[u32], data: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, sizes.len() as u8];
     sizes.iter().for_each(|s| bytes.extend(s.to_be_bytes()));
