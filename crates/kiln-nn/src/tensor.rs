@@ -17,9 +17,8 @@ pub fn from_indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
 
 /// Host values of a tensor in row-major order.
 pub fn to_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let data = tensor.into_data().convert::<f32>();
-    // The line above made the element type f32, which is the only way reading can fail.
-    data.to_vec().unwrap_or_default()
+    // Converted to f32 on the way, which is the only way reading can fail.
+    tensor.try_into_vec_as::<f32>().unwrap_or_default()
 }
 
 /// Standard normal samples `indices`, each of `shape`: [indices.len(), shape…].

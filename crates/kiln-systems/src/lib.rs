@@ -1,1 +1,36 @@
-//! Every system, one file a paper
+//! Every system of Kiln, one file a paper, and the registry that lists them.
+
+pub mod adaptation;
+pub mod adversarial;
+pub mod autoencoder;
+pub mod classifier;
+pub mod diffusion;
+pub mod translation;
+
+use kiln_core::{Error, Result};
+use kiln_train::recipe::nearest;
+use kiln_train::{AnySystem, entry};
+
+/// All systems. A new one is a line here, its file, and a recipe.
+pub fn registry() -> Vec<Box<dyn AnySystem>> {
+    vec![
+        entry::<classifier::Classifier>(),
+        entry::<diffusion::ddpm::Ddpm>(),
+    ]
+}
+
+/// The system named `id`.
+///
+/// # Errors
+/// A usage error that names the nearest one.
+pub fn find(id: &str) -> Result<Box<dyn AnySystem>> {
+    let mut all = registry();
+    if let Some(at) = all.iter().position(|s| s.id() == id) {
+        return Ok(all.swap_remove(at));
+    }
+    let hint = match nearest(id, all.iter().map(|s| s.id())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`kiln systems` lists them".to_string(),
+    };
+    Err(Error::usage(format!("unknown system `{id}`; {hint}")))
+}

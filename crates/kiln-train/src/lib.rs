@@ -1,1 +1,35 @@
-//! The training loop, checkpoints and runs
+//! The training loop and everything around it: phases, optimisers, weight averages, schedules,
+//! recipes, runs, checkpoints, logs, previews, and the seam to the systems.
+//!
+//! A [`System`](system::System) says what its networks, phases, losses and abilities are; this
+//! crate trains it, saves it, resumes it bit for bit, and offers its abilities to the verbs.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod device;
+pub mod ema;
+pub mod log;
+pub mod model;
+pub mod optim;
+pub mod params;
+pub mod preview;
+pub mod progress;
+pub mod recipe;
+pub mod run;
+pub mod schedule;
+pub mod system;
+pub mod trainer;
+
+pub use batch::{Batch, Domain};
+pub use model::{AnySystem, Model, entry};
+pub use optim::OptimizerConfig;
+pub use params::{HostTensor, State};
+pub use progress::Progress;
+pub use recipe::{DataConfig, Recipe, TrainConfig};
+pub use run::Run;
+pub use schedule::Schedule;
+pub use system::{
+    Abilities, Ability, Classify, Decode, Encode, Generate, GenerateRequest, Likelihood, Loss, Phase, Pictures,
+    Reconstruct, SamplerSettings, System, Translate,
+};
+pub use trainer::{Options, Summary};

@@ -44,7 +44,7 @@ fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tenso
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let value = param.val();
             let (shape, trainable) = (value.dims().to_vec(), value.is_require_grad());
-            let len = shape.iter().product();
+            let len: usize = shape.iter().product();
             (self.each)(self.path.join("."), trainable, shape, value.inner().reshape([len]));
         }
     }

@@ -1,0 +1,1 @@
+//! Domain adaptation: a labelled source, an unlabelled target.

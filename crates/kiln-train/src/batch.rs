@@ -1,0 +1,117 @@
+//! A batch on the device, with randomness keyed to its samples.
+
+use burn::tensor::{Device, Int, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::{HostBatch, Part};
+use kiln_nn::tensor::{from_indices, from_values};
+
+/// Pictures of one domain.
+#[derive(Clone)]
+pub struct Domain {
+    /// [n, channels, height, width] in [−1, 1].
+    pub images: Tensor<4>,
+    /// [n], where the set is labelled.
+    pub labels: Option<Tensor<1, Int>>,
+    /// The same labels on the host.
+    pub host_labels: Option<Vec<u32>>,
+    /// Captions, where the set has them.
+    pub captions: Vec<Option<String>>,
+    /// Indices within the data set.
+    pub indices: Vec<usize>,
+}
+
+/// What a training step consumes: one [`Domain`] for each data set the system asked for.
+pub struct Batch {
+    /// The domains, in the order the data sets were named.
+    pub domains: Vec<Domain>,
+    /// Images seen before this batch: the index of its first sample.
+    pub start: u64,
+    /// Images the whole run will see.
+    pub budget: u64,
+    key: Key,
+    device: Device,
+}
+
+impl Batch {
+    /// Puts a loaded batch on the device. Random draws are keyed by `key` and the sample's index.
+    pub fn new(host: HostBatch, budget: u64, key: Key, device: &Device) -> Self {
+        let domain = |part: Part| Domain {
+            images: from_values(part.values, part.shape, device),
+            labels: part.labels.as_ref().map(|l| from_indices(l, device)),
+            host_labels: part.labels,
+            captions: part.captions,
+            indices: part.indices,
+        };
+        let (key, device) = (key.purpose("training"), device.clone());
+        Self { domains: host.parts.into_iter().map(domain).collect(), start: host.start, budget, key, device }
+    }
+
+    /// Samples in the batch.
+    pub fn len(&self) -> usize {
+        self.domains.first().map_or(0, |d| d.indices.len())
+    }
+
+    /// Whether the batch holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The pictures of the first domain.
+    pub fn images(&self) -> Tensor<4> {
+        self.domains[0].images.clone()
+    }
+
+    /// The labels of the first domain.
+    ///
+    /// # Errors
+    /// If the data set has none.
+    pub fn labels(&self) -> Result<Tensor<1, Int>> {
+        let labels = self.domains[0].labels.clone();
+        labels.ok_or_else(|| Error::usage("this system needs labels, and the data set has none; use a folder with one sub-folder a class"))
+    }
+
+    /// Progress through the run, from 0 to 1.
+    pub fn progress(&self) -> f64 {
+        self.start as f64 / self.budget.max(1) as f64
+    }
+
+    /// The device of the batch.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The key of a purpose, to be indexed by sample.
+    pub fn key(&self, purpose: &str) -> Key {
+        self.key.purpose(purpose)
+    }
+
+    /// Global indices of the samples: the n-th image of the run has index n.
+    pub fn samples(&self) -> std::ops::Range<u64> {
+        self.start..self.start + self.len() as u64
+    }
+
+    /// Standard normal numbers [n, shape[1], …], `shape[0]` being the batch's length. The same
+    /// `purpose` in the same batch gives the same numbers.
+    pub fn normal<const D: usize>(&self, purpose: &str, shape: [usize; D]) -> Tensor<D> {
+        kiln_nn::tensor::normal(self.key(purpose), self.samples(), shape, &self.device)
+    }
+
+    /// Uniform numbers in [0, 1), likewise.
+    pub fn uniform<const D: usize>(&self, purpose: &str, shape: [usize; D]) -> Tensor<D> {
+        kiln_nn::tensor::uniform(self.key(purpose), self.samples(), shape, &self.device)
+    }
+
+    /// One integer in `0..bound` a sample.
+    pub fn below(&self, purpose: &str, bound: u64) -> Vec<u64> {
+        self.key(purpose).below(self.samples(), bound)
+    }
+}
+
+/// Labels with some replaced by `nothing` (the index after the last class), each with probability
+/// `rate`: condition dropping as classifier-free guidance needs it (Ho & Salimans 2021, §3.2).
+pub fn drop_labels(batch: &Batch, labels: &[u32], nothing: u32, rate: f64) -> Vec<u32> {
+    let draws = batch.key("drop labels").uniform(batch.samples(), 1);
+    let keep = |(&label, draw): (&u32, f32)| if f64::from(draw) < rate { nothing } else { label };
+    labels.iter().zip(draws).map(keep).collect()
+}

@@ -1,0 +1,320 @@
+//! Checkpoints: whole or not there. A folder is written under a temporary name, synced, renamed,
+//! and only then named in `latest`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kiln_core::{Context, Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::params::{HostTensor, State};
+
+/// The scalars of a checkpoint: `state.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Images seen; also the data cursor and, with the seed, the random state.
+    pub images: u64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Updates of each phase's optimiser.
+    pub optimizer_steps: BTreeMap<String, u64>,
+    /// The best checkpoint so far, if the recipe asks for one.
+    pub best: Option<Best>,
+    /// Version of Kiln that wrote this.
+    pub kiln: String,
+    /// SHA-256 of each file beside this one.
+    pub files: BTreeMap<String, String>,
+}
+
+/// The checkpoint with the smallest value of the watched term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Which checkpoint.
+    pub images: u64,
+    /// The term's mean since the checkpoint before.
+    pub value: f64,
+}
+
+/// Everything a run needs to go on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// `state.json`.
+    pub counters: Counters,
+    /// `network.safetensors`.
+    pub network: State,
+    /// `ema.safetensors`; empty if the run keeps no average.
+    pub ema: State,
+    /// `optimizer.safetensors`.
+    pub optimizer: State,
+    /// `system.safetensors`: the system's own tensors; empty for most.
+    pub system: State,
+}
+
+const LATEST: &str = "latest";
+
+impl Checkpoint {
+    /// Writes the checkpoint below `folder` (the run's `checkpoints`).
+    ///
+    /// # Errors
+    /// If the disk is full or not writable; older checkpoints are untouched then.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let name = name(self.counters.images);
+        let partial = folder.join(format!(".partial-{name}"));
+        let place = || format!("writing checkpoint {}", folder.join(&name).display());
+        let write = || -> Result<()> {
+            fs::create_dir_all(folder).context(place)?;
+            if partial.exists() {
+                fs::remove_dir_all(&partial).context(place)?;
+            }
+            fs::create_dir(&partial).context(place)?;
+            let mut counters = self.counters.clone();
+            for (file, state) in [
+                ("network.safetensors", &self.network),
+                ("ema.safetensors", &self.ema),
+                ("optimizer.safetensors", &self.optimizer),
+                ("system.safetensors", &self.system),
+            ] {
+                if state.is_empty() {
+                    continue;
+                }
+                let bytes = to_bytes(state)?;
+                write_synced(&partial.join(file), &bytes).context(place)?;
+                counters.files.insert(file.to_string(), hash(&bytes));
+            }
+            let json = serde_json::to_vec_pretty(&counters).context(place)?;
+            write_synced(&partial.join("state.json"), &json).context(place)?;
+            let whole = folder.join(&name);
+            if whole.exists() {
+                fs::remove_dir_all(&whole).context(place)?;
+            }
+            fs::rename(&partial, &whole).context(place)?;
+            write_atomically(&folder.join(LATEST), name.as_bytes())
+        };
+        write().inspect_err(|_| {
+            // Best effort: the error already says what failed.
+            let _ = fs::remove_dir_all(&partial);
+        })
+        .map_err(|e| Error::new(format!("{e}; the last good checkpoint is kept, free some space and `kiln resume`")))
+    }
+
+    /// Reads one checkpoint and verifies every file against its hash.
+    ///
+    /// # Errors
+    /// Names the file that is missing or damaged.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("state.json");
+        let text = fs::read_to_string(&path).context(|| path.display())?;
+        let counters: Counters = serde_json::from_str(&text).context(|| path.display())?;
+        let read = |file: &str| -> Result<State> {
+            let Some(expected) = counters.files.get(file) else { return Ok(State::new()) };
+            let path = folder.join(file);
+            let bytes = fs::read(&path).context(|| path.display())?;
+            if hash(&bytes) != *expected {
+                return Err(Error::new(format!("{}: damaged (its hash differs from state.json)", path.display())));
+            }
+            from_bytes(&bytes, &path.display().to_string())
+        };
+        Ok(Self {
+            network: read("network.safetensors")?,
+            ema: read("ema.safetensors")?,
+            optimizer: read("optimizer.safetensors")?,
+            system: read("system.safetensors")?,
+            counters,
+        })
+    }
+
+    /// The newest whole checkpoint below `folder`. Damaged ones are passed over, each with a line
+    /// to `say`. `None` if none was ever written.
+    ///
+    /// # Errors
+    /// If there are checkpoints but every one is damaged.
+    pub fn newest(folder: &Path, say: &mut dyn FnMut(String)) -> Result<Option<Self>> {
+        let mut names = list(folder);
+        // `latest` is written last: prefer what it names, then whatever is newest.
+        if let Ok(named) = fs::read_to_string(folder.join(LATEST))
+            && let Ok(images) = named.trim().parse::<u64>()
+            && let Some(at) = names.iter().position(|n| *n == images)
+        {
+            let newest = names.remove(at);
+            names.push(newest);
+        }
+        let mut last = None;
+        for images in names.into_iter().rev() {
+            let path = folder.join(name(images));
+            match Self::load(&path) {
+                Ok(checkpoint) => {
+                    if last.is_some() {
+                        say(format!("going on from the checkpoint before it: {}", path.display()));
+                    }
+                    return Ok(Some(checkpoint));
+                }
+                Err(e) => {
+                    say(format!("checkpoint {} cannot be used: {e}", path.display()));
+                    last = Some(e);
+                }
+            }
+        }
+        match last {
+            Some(e) => Err(Error::new(format!("{}: no checkpoint is whole ({e}); train anew with another --out", folder.display()))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Removes checkpoints but the newest `keep` and the one at `best`.
+///
+/// # Errors
+/// If a folder cannot be removed.
+pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    let names = list(folder);
+    let old = names.len().saturating_sub(keep);
+    for images in names.into_iter().take(old).filter(|n| Some(*n) != best) {
+        let path = folder.join(name(images));
+        fs::remove_dir_all(&path).context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Images seen of each checkpoint below `folder`, ascending.
+pub fn list(folder: &Path) -> Vec<u64> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<u64> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The folder of the checkpoint at `images`.
+pub fn path(folder: &Path, images: u64) -> PathBuf {
+    folder.join(name(images))
+}
+
+fn name(images: u64) -> String {
+    format!("{images:010}")
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Writes a state as safetensors, tensors in the order of their names.
+///
+/// # Errors
+/// If a shape does not fit its values.
+pub fn to_bytes(state: &State) -> Result<Vec<u8>> {
+    let bytes: Vec<(&String, Vec<u8>)> = state
+        .iter()
+        .map(|(name, t)| (name, t.values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .collect();
+    let views = state
+        .values()
+        .zip(&bytes)
+        .map(|(t, (name, b))| Ok((name.as_str(), TensorView::new(Dtype::F32, t.shape.clone(), b).context(|| name)?)))
+        .collect::<Result<Vec<_>>>()?;
+    safetensors::serialize(views, None).context(|| "safetensors")
+}
+
+/// Reads f32 safetensors.
+///
+/// # Errors
+/// If the file is cut or a tensor is not f32; `place` is named.
+pub fn from_bytes(bytes: &[u8], place: &str) -> Result<State> {
+    let tensors = SafeTensors::deserialize(bytes).context(|| place)?;
+    tensors
+        .iter()
+        .map(|(name, view)| {
+            if view.dtype() != Dtype::F32 {
+                return Err(Error::new(format!("{place}: tensor `{name}` is {:?}, expected F32", view.dtype())));
+            }
+            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            Ok((name.to_string(), HostTensor { shape: view.shape().to_vec(), values }))
+        })
+        .collect()
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Writes a file so that a reader sees the old bytes or the new ones, never a part.
+///
+/// # Errors
+/// If the disk is full or not writable; the old file is untouched then.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".partial");
+    let temporary = PathBuf::from(temporary);
+    write_synced(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path))
+        .context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(images: u64) -> Checkpoint {
+        let tensor = HostTensor { shape: vec![2, 1], values: vec![1.5, -(images as f32)] };
+        Checkpoint {
+            counters: Counters { images, steps: images / 2, ..Counters::default() },
+            network: State::from([("a.weight".into(), tensor.clone())]),
+            optimizer: State::from([("a.weight.exp_avg".into(), tensor)]),
+            ..Checkpoint::default()
+        }
+    }
+
+    fn newest(folder: &Path) -> (Option<u64>, Vec<String>) {
+        let mut said = Vec::new();
+        let found = Checkpoint::newest(folder, &mut |s| said.push(s)).unwrap();
+        (found.map(|c| c.counters.images), said)
+    }
+
+    #[test]
+    fn what_was_saved_is_what_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(newest(dir.path()).0, None);
+        checkpoint(10).save(dir.path()).unwrap();
+        let loaded = Checkpoint::load(&path(dir.path(), 10)).unwrap();
+        assert_eq!((loaded.network, loaded.optimizer), (checkpoint(10).network, checkpoint(10).optimizer));
+    }
+
+    #[test]
+    fn a_cut_checkpoint_falls_back_to_the_one_before_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint(10).save(dir.path()).unwrap();
+        checkpoint(20).save(dir.path()).unwrap();
+        let file = path(dir.path(), 20).join("network.safetensors");
+        let bytes = fs::read(&file).unwrap();
+        fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        let (found, said) = newest(dir.path());
+        assert_eq!(found, Some(10));
+        assert!(said[0].contains("0000000020") && said[0].contains("damaged"), "{said:?}");
+        fs::write(path(dir.path(), 10).join("state.json"), "{").unwrap();
+        assert!(Checkpoint::newest(dir.path(), &mut |_| ()).unwrap_err().to_string().contains("no checkpoint is whole"));
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_and_the_best() {
+        let dir = tempfile::tempdir().unwrap();
+        for images in [10, 20, 30, 40] {
+            checkpoint(images).save(dir.path()).unwrap();
+        }
+        prune(dir.path(), 2, Some(10)).unwrap();
+        assert_eq!(list(dir.path()), [10, 30, 40]);
+    }
+
+    #[test]
+    fn a_partial_folder_is_not_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint(10).save(dir.path()).unwrap();
+        fs::create_dir(dir.path().join(".partial-0000000020")).unwrap();
+        assert_eq!(newest(dir.path()), (Some(10), vec![]));
+    }
+}

@@ -1,0 +1,22 @@
+//! Choosing where to compute.
+
+use burn::tensor::Device;
+use kiln_core::{Error, Result};
+
+/// The device of a `--device` flag: `cpu`, and `wgpu` or `cuda` where they are built in.
+///
+/// # Errors
+/// Says how to build a device in, or which there are.
+pub fn by_name(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(0)),
+        "wgpu" | "cuda" => Err(Error::usage(format!(
+            "--device {name}: not built in; build Kiln with `cargo build --release --features {name}`"
+        ))),
+        _ => Err(Error::usage(format!("--device {name}: unknown; there are cpu, wgpu and cuda"))),
+    }
+}

@@ -1,0 +1,339 @@
+//! Systems and trained runs without their types, for the verbs.
+
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::{DataKind, DataSet};
+use kiln_nn::Init;
+use toml::Table;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::params;
+use crate::recipe::{self, DataConfig, TrainConfig};
+use crate::run::Run;
+use crate::system::{Ability, GenerateRequest, Pictures, System};
+use crate::trainer::{self, Options, Summary};
+
+/// A row of the registry.
+pub trait AnySystem: Send + Sync {
+    /// Its name on the command line.
+    fn id(&self) -> &'static str;
+    /// Authors, title, year.
+    fn paper(&self) -> &'static str;
+    /// The data it trains on.
+    fn data_kind(&self) -> DataKind;
+    /// What it can do.
+    ///
+    /// # Errors
+    /// If its default settings are not valid, which its tests rule out.
+    fn abilities(&self) -> Result<Vec<Ability>>;
+    /// Its default recipe.
+    ///
+    /// # Errors
+    /// If the defaults cannot be written as TOML, which its tests rule out.
+    fn defaults(&self) -> Result<Table>;
+    /// Checks a recipe and its data without training; returns the resolved recipe.
+    ///
+    /// # Errors
+    /// As training would before its first step.
+    fn check(&self, recipe: Table) -> Result<Table>;
+    /// Trains from the start.
+    ///
+    /// # Errors
+    /// See [`trainer::start`].
+    fn train(&self, recipe: Table, root: &Path, options: &Options) -> Result<Summary>;
+    /// Goes on with a run.
+    ///
+    /// # Errors
+    /// See [`trainer::resume`].
+    fn resume(&self, run: &Run, options: &Options) -> Result<Summary>;
+    /// Loads a run's newest checkpoint for use.
+    ///
+    /// # Errors
+    /// If there is none, or it does not fit the recipe.
+    fn open(&self, run: &Run, weights: Weights, device: &Device) -> Result<Box<dyn Model>>;
+}
+
+/// Which weights of a checkpoint to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// The average if there is one, else the live weights.
+    Average,
+    /// The live weights.
+    Raw,
+}
+
+/// The registry row of a system.
+pub fn entry<S: System>() -> Box<dyn AnySystem> {
+    Box::new(Entry::<S>(PhantomData))
+}
+
+struct Entry<S>(PhantomData<fn() -> S>);
+
+impl<S: System> AnySystem for Entry<S> {
+    fn id(&self) -> &'static str {
+        S::ID
+    }
+
+    fn paper(&self) -> &'static str {
+        S::PAPER
+    }
+
+    fn data_kind(&self) -> DataKind {
+        S::DATA
+    }
+
+    fn abilities(&self) -> Result<Vec<Ability>> {
+        let (data, _) = S::defaults();
+        let side = if data.size == 0 { 28 } else { data.size };
+        let classes = (0..10).map(|c| c.to_string()).collect();
+        let pictures = Pictures { shape: [data.channels.max(1), side, side], classes };
+        Ok(S::new(S::Config::default(), &pictures)?.abilities().list())
+    }
+
+    fn defaults(&self) -> Result<Table> {
+        recipe::defaults::<S>()
+    }
+
+    fn check(&self, table: Table) -> Result<Table> {
+        let mut recipe = recipe::typed::<S>(table, "recipe")?;
+        let (_, pictures) = trainer::prepare::<S>(&mut recipe)?;
+        S::new(recipe.model.clone(), &pictures)?;
+        Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
+    }
+
+    fn train(&self, table: Table, root: &Path, options: &Options) -> Result<Summary> {
+        trainer::start::<S>(recipe::typed::<S>(table, "recipe")?, root, options)
+    }
+
+    fn resume(&self, run: &Run, options: &Options) -> Result<Summary> {
+        let place = run.root().join("recipe.toml").display().to_string();
+        trainer::resume::<S>(recipe::typed::<S>(run.recipe()?, &place)?, run, options)
+    }
+
+    fn open(&self, run: &Run, weights: Weights, device: &Device) -> Result<Box<dyn Model>> {
+        let place = run.root().join("recipe.toml").display().to_string();
+        let recipe = recipe::typed::<S>(run.recipe()?, &place)?;
+        let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
+            Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
+        })?;
+        // Pictures need not be square, and only the networks know their shape from the recipe.
+        let side = recipe.data.size;
+        let pictures = Pictures { shape: [recipe.data.channels, side, side], classes: recipe.data.classes.clone() };
+        let mut system = S::new(recipe.model.clone(), &pictures)?;
+        let (state, file) = if weights == Weights::Average && !saved.ema.is_empty() {
+            (&saved.ema, "ema.safetensors")
+        } else {
+            (&saved.network, "network.safetensors")
+        };
+        let fresh = system.networks(&mut Init::new(device, recipe.seed));
+        let folder = checkpoint::path(&run.checkpoints(), saved.counters.images);
+        let networks = params::load(fresh, state, &folder.join(file).display().to_string())?;
+        system.restore(saved.system);
+        let info = Info {
+            system: S::ID,
+            run: run.root().display().to_string(),
+            images: saved.counters.images,
+            seconds: saved.counters.seconds,
+            seed: recipe.seed,
+            pictures,
+            data: recipe.data,
+            train: recipe.train,
+            device: device.clone(),
+        };
+        Ok(Box::new(Loaded { system, networks, info }))
+    }
+}
+
+/// Whether data sets offer what a system wants.
+///
+/// # Errors
+/// A usage error that says what is wanted.
+pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
+    let domains = match wanted {
+        DataKind::TwoDomains | DataKind::SourceTarget => 2,
+        _ => 1,
+    };
+    let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
+    if sets.len() != domains {
+        let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
+        return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
+    }
+    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::SourceTarget);
+    if needs_labels && sets[0].classes().is_empty() {
+        return Err(Error::usage(format!(
+            "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
+            sets[0].name()
+        )));
+    }
+    let plain = matches!(wanted, DataKind::Images | DataKind::TwoDomains) || needs_labels;
+    if !plain && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!("{id} wants {wanted:?} data, which {} is not", sets[0].name())));
+    }
+    Ok(())
+}
+
+/// What is known of a loaded run.
+pub struct Info {
+    /// The system.
+    pub system: &'static str,
+    /// The run folder.
+    pub run: String,
+    /// Images seen by the checkpoint.
+    pub images: u64,
+    /// Seconds it trained.
+    pub seconds: f64,
+    /// The run's seed.
+    pub seed: u64,
+    /// Shape and classes of its pictures.
+    pub pictures: Pictures,
+    /// The data it was trained on.
+    pub data: DataConfig,
+    /// How it was trained.
+    pub train: TrainConfig,
+    /// Where it computes.
+    pub device: Device,
+}
+
+/// A trained run, whatever its system. Every ability is a method; one the system lacks is a usage
+/// error (the verbs check [`Model::abilities`] first and name the systems that have it).
+pub trait Model {
+    /// What is known of the run.
+    fn info(&self) -> &Info;
+    /// What it can do.
+    fn abilities(&self) -> Vec<Ability>;
+    /// See [`crate::Generate`].
+    ///
+    /// # Errors
+    /// If the system lacks the ability or refuses the request; likewise for all below.
+    fn generate(&self, request: &GenerateRequest) -> Result<Tensor<4>>;
+    /// See [`crate::Reconstruct`].
+    ///
+    /// # Errors
+    /// As above.
+    fn reconstruct(&self, images: Tensor<4>) -> Result<Tensor<4>>;
+    /// See [`crate::Encode`].
+    ///
+    /// # Errors
+    /// As above.
+    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    /// See [`crate::Decode::latents`].
+    ///
+    /// # Errors
+    /// As above.
+    fn latents(&self, request: &GenerateRequest) -> Result<Tensor<2>>;
+    /// See [`crate::Decode::decode`].
+    ///
+    /// # Errors
+    /// As above.
+    fn decode(&self, latents: Tensor<2>) -> Result<Tensor<4>>;
+    /// See [`crate::Decode::between`].
+    ///
+    /// # Errors
+    /// As above.
+    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>>;
+    /// See [`crate::Translate::directions`].
+    ///
+    /// # Errors
+    /// As above.
+    fn directions(&self) -> Result<Vec<&'static str>>;
+    /// See [`crate::Translate::translate`].
+    ///
+    /// # Errors
+    /// As above.
+    fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
+    /// See [`crate::Classify::classify`].
+    ///
+    /// # Errors
+    /// As above.
+    fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    /// See [`crate::Classify::features`].
+    ///
+    /// # Errors
+    /// As above.
+    fn features(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    /// See [`crate::Likelihood::nll`].
+    ///
+    /// # Errors
+    /// As above.
+    fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+}
+
+struct Loaded<S: System> {
+    system: S,
+    networks: S::Networks,
+    info: Info,
+}
+
+fn lacks<S: System>(ability: Ability) -> Error {
+    Error::usage(format!("{} cannot {}", S::ID, ability.verb()))
+}
+
+impl<S: System> Model for Loaded<S> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        self.system.abilities().list()
+    }
+
+    fn generate(&self, request: &GenerateRequest) -> Result<Tensor<4>> {
+        let able = self.system.abilities().generate.ok_or_else(|| lacks::<S>(Ability::Generate))?;
+        able.generate(&self.networks, request)
+    }
+
+    fn reconstruct(&self, images: Tensor<4>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().reconstruct.ok_or_else(|| lacks::<S>(Ability::Reconstruct))?;
+        able.reconstruct(&self.networks, images)
+    }
+
+    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>> {
+        let able = self.system.abilities().encode.ok_or_else(|| lacks::<S>(Ability::Encode))?;
+        able.encode(&self.networks, images)
+    }
+
+    fn latents(&self, request: &GenerateRequest) -> Result<Tensor<2>> {
+        let able = self.system.abilities().decode.ok_or_else(|| lacks::<S>(Ability::Decode))?;
+        Ok(able.latents(request))
+    }
+
+    fn decode(&self, latents: Tensor<2>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().decode.ok_or_else(|| lacks::<S>(Ability::Decode))?;
+        able.decode(&self.networks, latents)
+    }
+
+    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>> {
+        let able = self.system.abilities().decode.ok_or_else(|| lacks::<S>(Ability::Decode))?;
+        Ok(able.between(a, b, t))
+    }
+
+    fn directions(&self) -> Result<Vec<&'static str>> {
+        let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
+        Ok(able.directions())
+    }
+
+    fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
+        let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
+        able.translate(&self.networks, images, direction)
+    }
+
+    fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>> {
+        let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
+        able.classify(&self.networks, images)
+    }
+
+    fn features(&self, images: Tensor<4>) -> Result<Tensor<2>> {
+        let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
+        able.features(&self.networks, images)
+    }
+
+    fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        able.nll(&self.networks, images, samples, key)
+    }
+}

@@ -1,0 +1,50 @@
+//! What a run shows of itself: a grid on fixed seeds.
+
+use burn::tensor::{Device, Tensor};
+use kiln_core::Result;
+use kiln_data::{Picture, contact_sheet};
+use kiln_nn::tensor::to_values;
+
+use crate::system::{Abilities, GenerateRequest};
+
+/// [n, c, h, w] in [−1, 1] as pictures.
+pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
+    let [_, c, h, w] = images.dims();
+    to_values(images).chunks(c * h * w).map(|values| Picture::from_unit(values, c, h, w)).collect()
+}
+
+/// The preview of a system: samples if it generates, else input beside output of its translation
+/// or reconstruction of `examples` (one tensor a domain). `None` if it does none of these.
+///
+/// # Errors
+/// If the system fails.
+pub fn preview<N>(
+    abilities: &Abilities<'_, N>,
+    networks: &N,
+    examples: &[Tensor<4>],
+    count: usize,
+    seed: u64,
+    device: &Device,
+) -> Result<Option<Picture>> {
+    if let Some(generate) = abilities.generate {
+        let request = GenerateRequest::new(0..count as u64, seed, device);
+        let made = pictures(generate.generate(networks, &request)?);
+        let columns = (count as f64).sqrt().ceil() as usize;
+        return contact_sheet(&made, columns, 1).map(Some);
+    }
+    if let Some(translate) = abilities.translate {
+        let mut rows = Vec::new();
+        for (direction, images) in translate.directions().into_iter().zip(examples) {
+            rows.extend(pictures(images.clone()));
+            rows.extend(pictures(translate.translate(networks, images.clone(), direction)?));
+        }
+        let columns = examples.first().map_or(1, |e| e.dims()[0]);
+        return contact_sheet(&rows, columns, 1).map(Some);
+    }
+    if let (Some(reconstruct), Some(images)) = (abilities.reconstruct, examples.first()) {
+        let mut rows = pictures(images.clone());
+        rows.extend(pictures(reconstruct.reconstruct(networks, images.clone())?));
+        return contact_sheet(&rows, images.dims()[0], 1).map(Some);
+    }
+    Ok(None)
+}

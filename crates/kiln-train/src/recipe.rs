@@ -1,0 +1,260 @@
+//! Recipes: what to train, on what, how. A recipe file holds only what differs from the system's
+//! defaults; the resolved recipe in the run folder holds everything.
+
+use kiln_core::{Context, Error, Result};
+use kiln_data::{PictureRule, Resize};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::system::System;
+
+/// Everything that determines a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe<C> {
+    /// The system's name.
+    pub system: String,
+    /// Keys all randomness.
+    pub seed: u64,
+    /// The data.
+    pub data: DataConfig,
+    /// The loop.
+    pub train: TrainConfig,
+    /// The system's own settings.
+    pub model: C,
+}
+
+/// What to train on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataConfig {
+    /// A name of `kiln data list`, a folder, a zip; several domains separated by commas.
+    pub set: String,
+    /// Height and width in pixels; 0 keeps the stored size.
+    pub size: usize,
+    /// 1 grey, 3 colour; 0 keeps what is stored.
+    pub channels: usize,
+    /// What to do with pictures of another size: `none` (an error), `stretch`, `crop`, `pad`.
+    pub resize: Resize,
+    /// Colour behind transparent pictures.
+    pub background: [u8; 3],
+    /// Mirror half of the pictures.
+    pub flip: bool,
+    /// Names of the classes; filled in when the run starts.
+    pub classes: Vec<String>,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            set: "starter".into(),
+            size: 0,
+            channels: 0,
+            resize: Resize::None,
+            background: [255; 3],
+            flip: false,
+            classes: Vec::new(),
+        }
+    }
+}
+
+impl DataConfig {
+    /// The rule that turns stored pictures into tensors.
+    pub fn rule(&self) -> PictureRule {
+        PictureRule {
+            size: self.size,
+            channels: self.channels,
+            resize: self.resize,
+            background: self.background,
+            flip: self.flip,
+        }
+    }
+}
+
+/// How the loop runs. Time is counted in images seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// Images a step.
+    pub batch: usize,
+    /// Parts a batch is split into to save memory; gradients are summed.
+    pub accumulate: usize,
+    /// Images the run sees.
+    pub images: u64,
+    /// Images after which the process stops, without shortening any schedule (`--steps`); 0 is `images`.
+    pub stop_after: u64,
+    /// Half-life of the weight average in images; 0 keeps none.
+    pub ema_half_life: f64,
+    /// The half-life is at most this fraction of the images seen; 0 does not ramp.
+    pub ema_ramp: f64,
+    /// Images between log records.
+    pub log_every: u64,
+    /// Images between checkpoints.
+    pub checkpoint_every: u64,
+    /// Newest checkpoints kept (the best one is kept besides).
+    pub keep: usize,
+    /// The logged loss term whose smallest value marks the best checkpoint; empty for none.
+    pub best: String,
+    /// Images between previews; 0 for none but the last.
+    pub preview_every: u64,
+    /// Pictures in a preview.
+    pub preview_count: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            batch: 64,
+            accumulate: 1,
+            images: 200_000,
+            stop_after: 0,
+            ema_half_life: 10_000.0,
+            ema_ramp: 0.05,
+            log_every: 1_000,
+            checkpoint_every: 20_000,
+            keep: 2,
+            best: String::new(),
+            preview_every: 20_000,
+            preview_count: 16,
+        }
+    }
+}
+
+/// The defaults of a system as a table.
+pub fn defaults<S: System>() -> Result<Table> {
+    let (data, train) = S::defaults();
+    let recipe = Recipe { system: S::ID.to_string(), seed: 0, data, train, model: S::Config::default() };
+    Table::try_from(recipe).context(|| format!("defaults of {}", S::ID))
+}
+
+/// Lays `changes` over `base`. Every key must exist in `base`, with a value of the same type.
+///
+/// # Errors
+/// Names the unknown key and its nearest neighbour, or the type that was expected.
+pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
+    merge_at(base, changes, place, "")
+}
+
+fn merge_at(base: &mut Table, changes: &Table, place: &str, prefix: &str) -> Result<()> {
+    for (key, value) in changes {
+        let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        if !base.contains_key(key) {
+            let hint = nearest(key, base.keys().map(String::as_str))
+                .map(|n| format!("did you mean `{}`?", if prefix.is_empty() { n.to_string() } else { format!("{prefix}.{n}") }))
+                .unwrap_or_else(|| format!("known here: {}", base.keys().cloned().collect::<Vec<_>>().join(", ")));
+            return Err(Error::usage(format!("{place}: unknown key `{full}`; {hint}")));
+        }
+        match (&mut base[key.as_str()], value) {
+            (Value::Table(old), Value::Table(new)) => merge_at(old, new, place, &full)?,
+            (Value::Float(old), Value::Integer(new)) => *old = *new as f64,
+            (old, new) if std::mem::discriminant(old) == std::mem::discriminant(new) => *old = new.clone(),
+            (old, new) => {
+                return Err(Error::usage(format!(
+                    "{place}: `{full}` must be {}, not {} ({new})",
+                    article(old.type_str()),
+                    article(new.type_str())
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn article(kind: &str) -> String {
+    match kind {
+        "integer" => "a whole number".into(),
+        "float" => "a number".into(),
+        "array" => "a list".into(),
+        other => format!("a {other}"),
+    }
+}
+
+/// The candidate most like `word`, if any is like it at all.
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|c| (strsim::jaro_winkler(word, c), c))
+        .filter(|(score, _)| *score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+/// Reads `key=value` as TOML; a bare word is a string.
+///
+/// # Errors
+/// If there is no `=`.
+pub fn assignment(text: &str) -> Result<Table> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| Error::usage(format!("--set {text}: expected key=value, such as model.base_channels=32")))?;
+    let (key, value) = (key.trim(), value.trim());
+    let value = format!("v = {value}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(value.to_string()));
+    let mut parts = key.split('.').rev();
+    let last = parts.next().unwrap_or(key);
+    let table = Table::from_iter([(last.to_string(), value)]);
+    Ok(parts.fold(table, |inner, part| Table::from_iter([(part.to_string(), Value::Table(inner))])))
+}
+
+/// The typed recipe of a merged table.
+///
+/// # Errors
+/// Names the key whose value does not fit.
+pub fn typed<S: System>(table: Table, place: &str) -> Result<Recipe<S::Config>> {
+    let recipe: Recipe<S::Config> = table.try_into().map_err(|e: toml::de::Error| {
+        let message = e.message().to_string();
+        Error::usage(format!("{place}: {message}"))
+    })?;
+    check(&recipe.train, place)?;
+    Ok(recipe)
+}
+
+fn check(train: &TrainConfig, place: &str) -> Result<()> {
+    let refuse = |what: &str| Err(Error::usage(format!("{place}: {what}")));
+    if train.batch == 0 {
+        return refuse("train.batch must be at least 1");
+    }
+    if train.images == 0 {
+        return refuse("train.images (or --steps) must be at least 1");
+    }
+    if train.accumulate == 0 || !train.batch.is_multiple_of(train.accumulate) {
+        return refuse("train.accumulate must divide train.batch");
+    }
+    if train.log_every == 0 || train.checkpoint_every == 0 || train.keep == 0 {
+        return refuse("train.log_every, train.checkpoint_every and train.keep must be at least 1");
+    }
+    if train.ema_half_life < 0.0 || train.ema_ramp < 0.0 {
+        return refuse("train.ema_half_life and train.ema_ramp must not be negative");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base() -> Table {
+        "seed = 0\n[train]\nbatch = 64\nrate = 0.5\n[model]\nname = 'x'\n".parse().unwrap()
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        let e = merge(&mut base(), &assignment("train.bacth=3").unwrap(), "r.toml").unwrap_err();
+        assert_eq!(e.to_string(), "r.toml: unknown key `train.bacth`; did you mean `train.batch`?");
+        assert!(e.is_usage());
+    }
+
+    #[test]
+    fn a_string_where_a_number_belongs_is_named() {
+        let e = merge(&mut base(), &assignment("train.batch=many").unwrap(), "--set").unwrap_err();
+        assert_eq!(e.to_string(), "--set: `train.batch` must be a whole number, not a string (\"many\")");
+    }
+
+    #[test]
+    fn whole_numbers_serve_as_floats_and_words_as_strings() {
+        let mut t = base();
+        merge(&mut t, &assignment("train.rate=2").unwrap(), "--set").unwrap();
+        merge(&mut t, &assignment("model.name=cosine").unwrap(), "--set").unwrap();
+        assert_eq!(t["train"]["rate"].as_float(), Some(2.0));
+        assert_eq!(t["model"]["name"].as_str(), Some("cosine"));
+    }
+}

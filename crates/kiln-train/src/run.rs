@@ -1,0 +1,125 @@
+//! A run folder and its lock.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use kiln_core::{Context, Error, Result};
+use toml::Table;
+
+use crate::checkpoint::write_atomically;
+
+/// A folder that holds everything about a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    root: PathBuf,
+}
+
+/// Held while a process writes to the run; released when dropped.
+pub struct Lock {
+    _file: File,
+}
+
+impl Run {
+    /// A new run folder.
+    ///
+    /// # Errors
+    /// If there is a run already.
+    pub fn create(root: &Path) -> Result<Self> {
+        let run = Self { root: root.to_path_buf() };
+        if run.recipe_path().exists() {
+            return Err(Error::usage(format!(
+                "{}: there is a run already; go on with `kiln resume {}` or choose another --out",
+                root.display(),
+                root.display()
+            )));
+        }
+        fs::create_dir_all(root).context(|| format!("creating {}", root.display()))?;
+        Ok(run)
+    }
+
+    /// An existing run.
+    ///
+    /// # Errors
+    /// If the folder holds no recipe.
+    pub fn open(root: &Path) -> Result<Self> {
+        let run = Self { root: root.to_path_buf() };
+        if !run.recipe_path().is_file() {
+            return Err(Error::usage(format!("{}: not a run (no recipe.toml); `kiln train` makes one", root.display())));
+        }
+        Ok(run)
+    }
+
+    /// Keeps other processes from training in this folder.
+    ///
+    /// # Errors
+    /// If another process does.
+    pub fn lock(&self) -> Result<Lock> {
+        let path = self.root.join("lock");
+        let file = File::create(&path).context(|| path.display())?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(Error::new(format!(
+                "{}: another process is training in this folder; wait for it or stop it",
+                self.root.display()
+            ))),
+            Err(TryLockError::Error(e)) => Err(Error::new(format!("{}: {e}", path.display()))),
+        }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// The folder of previews.
+    pub fn previews(&self) -> PathBuf {
+        self.root.join("previews")
+    }
+
+    fn recipe_path(&self) -> PathBuf {
+        self.root.join("recipe.toml")
+    }
+
+    /// The resolved recipe.
+    ///
+    /// # Errors
+    /// If the file is not TOML.
+    pub fn recipe(&self) -> Result<Table> {
+        read_table(&self.recipe_path())
+    }
+
+    /// Writes the resolved recipe.
+    ///
+    /// # Errors
+    /// If the disk is full or not writable.
+    pub fn write_recipe(&self, recipe: &impl serde::Serialize) -> Result<()> {
+        let text = toml::to_string_pretty(recipe).context(|| "recipe")?;
+        write_atomically(&self.recipe_path(), text.as_bytes())
+    }
+
+    /// Writes a JSON file of the run.
+    ///
+    /// # Errors
+    /// If the disk is full or not writable.
+    pub fn write_json(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(value).context(|| name)?;
+        write_atomically(&self.root.join(name), &bytes)
+    }
+}
+
+/// Reads a TOML file.
+///
+/// # Errors
+/// Names file and line of what is not TOML.
+pub fn read_table(path: &Path) -> Result<Table> {
+    let text = fs::read_to_string(path).context(|| path.display())?;
+    text.parse::<Table>().map_err(|e| {
+        let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+        Error::usage(format!("{} line {line}: {}", path.display(), e.message()))
+    })
+}

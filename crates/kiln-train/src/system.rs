@@ -1,0 +1,381 @@
+//! The seam between the loop and a system, and what a system can do.
+
+use std::ops::Range;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::DataKind;
+use kiln_nn::Init;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::batch::Batch;
+use crate::optim::OptimizerConfig;
+use crate::params::State;
+use crate::recipe::{DataConfig, TrainConfig};
+
+/// The pictures a system works on, known once the data is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pictures {
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// Names of the classes; empty if unlabelled.
+    pub classes: Vec<String>,
+}
+
+/// One paper's system: networks, losses and abilities. The loop does everything else.
+pub trait System: Send + Sync + Sized + 'static {
+    /// Its name on the command line.
+    const ID: &'static str;
+    /// Authors, title, year.
+    const PAPER: &'static str;
+    /// The data it trains on.
+    const DATA: DataKind;
+    /// Its own settings: the `[model]` table of a recipe.
+    type Config: Serialize + DeserializeOwned + Default + Clone + Send + Sync;
+    /// All its networks, one field each; the field's name is the network's.
+    type Networks: Module + 'static;
+
+    /// Defaults of the `[data]` and `[train]` tables.
+    fn defaults() -> (DataConfig, TrainConfig);
+
+    /// Checks the settings against the pictures.
+    ///
+    /// # Errors
+    /// A usage error naming the setting that does not fit.
+    fn new(config: Self::Config, pictures: &Pictures) -> Result<Self>;
+
+    /// Makes fresh networks.
+    fn networks(&self, init: &mut Init) -> Self::Networks;
+
+    /// What happens in a step, in order.
+    fn phases(&self) -> Vec<Phase>;
+
+    /// The loss of one phase on a batch.
+    ///
+    /// # Errors
+    /// If the batch lacks what the system needs.
+    fn loss(&mut self, networks: &Self::Networks, phase: &str, batch: &Batch) -> Result<Loss>;
+
+    /// What the system can do.
+    fn abilities(&self) -> Abilities<'_, Self::Networks>;
+
+    /// Tensors beside the networks that a resumed run needs (an image pool).
+    fn state(&self) -> State {
+        State::new()
+    }
+
+    /// Takes back what [`System::state`] gave.
+    fn restore(&mut self, _state: State) {}
+}
+
+/// A part of a step that updates some networks by one loss.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// Its name in logs and checkpoints.
+    pub name: &'static str,
+    /// The networks it updates: names of fields of [`System::Networks`].
+    pub trains: Vec<&'static str>,
+    /// How they are updated.
+    pub optimizer: OptimizerConfig,
+    /// It runs every so many steps (lazy regularisers, several discriminator steps).
+    pub every: u64,
+}
+
+impl Phase {
+    /// A phase of every step.
+    pub fn new(name: &'static str, trains: &[&'static str], optimizer: OptimizerConfig) -> Self {
+        Self { name, trains: trains.to_vec(), optimizer, every: 1 }
+    }
+
+    /// A phase of every n-th step.
+    pub fn every(self, n: u64) -> Self {
+        Self { every: n.max(1), ..self }
+    }
+}
+
+/// What a phase minimises, and the numbers it reports.
+pub struct Loss {
+    /// The scalar to descend.
+    pub total: Tensor<1>,
+    /// Named terms for the log.
+    pub terms: Vec<(&'static str, Tensor<1>)>,
+}
+
+impl Loss {
+    /// A loss of one term.
+    pub fn new(name: &'static str, total: Tensor<1>) -> Self {
+        Self { terms: vec![(name, total.clone().detach())], total }
+    }
+
+    /// Adds a term to the total and to the log.
+    pub fn plus(mut self, name: &'static str, weight: f64, term: Tensor<1>) -> Self {
+        self.terms.push((name, term.clone().detach()));
+        self.total = self.total + term * weight;
+        self
+    }
+
+    /// Adds a number to the log only.
+    pub fn report(mut self, name: &'static str, value: Tensor<1>) -> Self {
+        self.terms.push((name, value.detach()));
+        self
+    }
+}
+
+/// Something a system may be able to do; each is a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ability {
+    /// `sample`
+    Generate,
+    /// `reconstruct`
+    Reconstruct,
+    /// `encode`, and the ends of `interpolate` from pictures
+    Encode,
+    /// `interpolate`, `edit`: pictures from latents
+    Decode,
+    /// `translate`
+    Translate,
+    /// `classify`
+    Classify,
+    /// `evaluate --metrics nll,bpd`
+    Likelihood,
+}
+
+impl Ability {
+    /// The verb that needs the ability.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Generate => "sample",
+            Self::Reconstruct => "reconstruct",
+            Self::Encode => "encode",
+            Self::Decode => "interpolate",
+            Self::Translate => "translate",
+            Self::Classify => "classify",
+            Self::Likelihood => "evaluate --metrics nll",
+        }
+    }
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// Which samples: sample 17 is the same picture whatever else is asked for.
+    pub indices: Range<u64>,
+    /// Keys all randomness.
+    pub key: Key,
+    /// The class, for class-conditional systems.
+    pub class: Option<u32>,
+    /// Settings of the sampler.
+    pub sampler: SamplerSettings,
+    /// Initial noise [n, c, h, w] or latents, in place of keyed noise.
+    pub noise: Option<Tensor<4>>,
+    /// Where to compute; not an autodiff device.
+    pub device: Device,
+}
+
+impl GenerateRequest {
+    /// `indices` of `seed` with a system's own sampler settings.
+    pub fn new(indices: Range<u64>, seed: u64, device: &Device) -> Self {
+        Self {
+            indices,
+            key: Key::new(seed).purpose("sample"),
+            class: None,
+            sampler: SamplerSettings::default(),
+            noise: None,
+            device: device.clone(),
+        }
+    }
+
+    /// How many samples.
+    pub fn len(&self) -> usize {
+        (self.indices.end - self.indices.start) as usize
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Standard normal numbers for each sample.
+    pub fn normal<const D: usize>(&self, purpose: &str, shape: [usize; D]) -> Tensor<D> {
+        kiln_nn::tensor::normal(self.key.purpose(purpose), self.indices.clone(), shape, &self.device)
+    }
+}
+
+/// Settings of `kiln sample`; `None` is the system's own choice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SamplerSettings {
+    /// `ddpm`, `ddim`, …
+    pub sampler: Option<String>,
+    /// Number of denoising steps.
+    pub steps: Option<usize>,
+    /// DDIM's η: 0 deterministic, 1 as random as DDPM.
+    pub eta: Option<f64>,
+    /// Classifier-free guidance scale w.
+    pub guidance_scale: Option<f64>,
+    /// Truncation ψ of the latent.
+    pub truncation_psi: Option<f64>,
+}
+
+/// Makes pictures from nothing but randomness (and perhaps a class).
+pub trait Generate<N>: Sync {
+    /// Pictures [n, c, h, w] in [−1, 1].
+    ///
+    /// # Errors
+    /// If the request asks for what the system does not have (a class, a sampler).
+    fn generate(&self, networks: &N, request: &GenerateRequest) -> Result<Tensor<4>>;
+}
+
+/// Encodes pictures and decodes them again.
+pub trait Reconstruct<N>: Sync {
+    /// [n, c, h, w] in [−1, 1] → the same.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn reconstruct(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<4>>;
+}
+
+/// Maps pictures to latents.
+pub trait Encode<N>: Sync {
+    /// [n, c, h, w] in [−1, 1] → [n, d].
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn encode(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+}
+
+/// Maps latents to pictures: what interpolation and latent arithmetic walk on.
+pub trait Decode<N>: Sync {
+    /// Latents of samples: the ones [`Generate`] would use.
+    fn latents(&self, request: &GenerateRequest) -> Tensor<2>;
+
+    /// [n, d] → [n, c, h, w] in [−1, 1].
+    ///
+    /// # Errors
+    /// If the latents do not fit the network.
+    fn decode(&self, networks: &N, latents: Tensor<2>) -> Result<Tensor<4>>;
+
+    /// The point a fraction `t` of the way from `a` to `b`, [1, d] each. By default on the great
+    /// circle, which keeps a Gaussian latent's norm (White 2016).
+    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
+        slerp(a, b, t)
+    }
+}
+
+/// Spherical interpolation: sin((1−t)θ)/sin θ · a + sin(tθ)/sin θ · b, θ the angle between them.
+pub fn slerp(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
+    let dot = |x: &Tensor<2>, y: &Tensor<2>| f64::from((x.clone() * y.clone()).sum().into_scalar::<f32>());
+    let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt().max(1e-12);
+    let theta = cosine.clamp(-1.0, 1.0).acos();
+    if theta.sin() < 1e-4 {
+        return a * (1.0 - t) + b * t;
+    }
+    a * (((1.0 - t) * theta).sin() / theta.sin()) + b * ((t * theta).sin() / theta.sin())
+}
+
+/// Turns pictures of one domain into another.
+pub trait Translate<N>: Sync {
+    /// Names of the directions, the default first (`a2b`, `b2a`).
+    fn directions(&self) -> Vec<&'static str>;
+
+    /// [n, c, h, w] in [−1, 1] → the same, along a direction from [`Translate::directions`].
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn translate(&self, networks: &N, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
+}
+
+/// Says which class a picture shows.
+pub trait Classify<N>: Sync {
+    /// [n, c, h, w] in [−1, 1] → logits [n, classes].
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn classify(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+
+    /// [n, c, h, w] in [−1, 1] → features [n, d] of the last hidden layer.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn features(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+}
+
+/// Knows (a bound on) the probability of a picture.
+pub trait Likelihood<N>: Sync {
+    /// Negative log-likelihood in nats of each picture, [n]: the evidence bound if `samples` is 0,
+    /// else the importance-sampled estimate with that many samples.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn nll(&self, networks: &N, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+}
+
+/// The abilities of a system, as far as it has them.
+pub struct Abilities<'a, N> {
+    /// `sample`
+    pub generate: Option<&'a dyn Generate<N>>,
+    /// `reconstruct`
+    pub reconstruct: Option<&'a dyn Reconstruct<N>>,
+    /// `encode`
+    pub encode: Option<&'a dyn Encode<N>>,
+    /// `interpolate`, `edit`
+    pub decode: Option<&'a dyn Decode<N>>,
+    /// `translate`
+    pub translate: Option<&'a dyn Translate<N>>,
+    /// `classify`
+    pub classify: Option<&'a dyn Classify<N>>,
+    /// `evaluate --metrics nll`
+    pub likelihood: Option<&'a dyn Likelihood<N>>,
+}
+
+impl<N> Default for Abilities<'_, N> {
+    fn default() -> Self {
+        Self {
+            generate: None,
+            reconstruct: None,
+            encode: None,
+            decode: None,
+            translate: None,
+            classify: None,
+            likelihood: None,
+        }
+    }
+}
+
+impl<N> Abilities<'_, N> {
+    /// Their names.
+    pub fn list(&self) -> Vec<Ability> {
+        let all = [
+            (self.generate.is_some(), Ability::Generate),
+            (self.reconstruct.is_some(), Ability::Reconstruct),
+            (self.encode.is_some(), Ability::Encode),
+            (self.decode.is_some(), Ability::Decode),
+            (self.translate.is_some(), Ability::Translate),
+            (self.classify.is_some(), Ability::Classify),
+            (self.likelihood.is_some(), Ability::Likelihood),
+        ];
+        all.into_iter().filter_map(|(has, ability)| has.then_some(ability)).collect()
+    }
+}
+
+/// Checks a requested class against the classes there are.
+///
+/// # Errors
+/// A usage error if the class does not exist, or if the system takes none.
+pub fn check_class(class: Option<u32>, classes: &[String]) -> Result<()> {
+    match class {
+        Some(c) if classes.is_empty() => {
+            Err(Error::usage(format!("--class {c}: this run has no classes; train it with a class-conditional recipe")))
+        }
+        Some(c) if c as usize >= classes.len() => Err(Error::usage(format!(
+            "--class {c}: this run has {} classes, 0 to {} ({})",
+            classes.len(),
+            classes.len() - 1,
+            classes.join(", ")
+        ))),
+        _ => Ok(()),
+    }
+}
