@@ -1,4 +1,4 @@
-//! The element-wise loops of normalisation, compiled for every instruction set.
+//! The plain loops of the kernels, compiled for every instruction set.
 
 use crate::isa::{mul_add, vectorised};
 use std::mem::MaybeUninit;
@@ -208,23 +208,29 @@ vectorised! {
     }
 }
 
+/// How a plane is normalised: `h = (x - mean) * rstd`, then `z = gamma * h + beta`.
+#[derive(Clone, Copy)]
+pub(crate) struct Standard {
+    pub(crate) mean: f32,
+    pub(crate) rstd: f32,
+    pub(crate) gamma: f32,
+    pub(crate) beta: f32,
+}
+
 vectorised! {
-    /// `y = a((x - mean) * scale + shift)`.
-    pub(crate) fn normalise[A: Act](
-        act: A, x: &[f32], mean: f32, scale: f32, shift: f32, y: &mut [MaybeUninit<f32>]
-    ) {
+    /// `y = a(z)`.
+    pub(crate) fn normalise[A: Act](act: A, s: Standard, x: &[f32], y: &mut [MaybeUninit<f32>]) {
+        let scale = s.rstd * s.gamma;
         for (y, x) in y.iter_mut().zip(x) {
-            y.write(act.value::<FMA>(mul_add::<FMA>(x - mean, scale, shift)));
+            y.write(act.value::<FMA>(mul_add::<FMA>(x - s.mean, scale, s.beta)));
         }
     }
 }
 
 vectorised! {
-    /// Gradient before the affine step: with `h = (x - mean) * rstd`, writes
-    /// `t = g * a'(h * gamma + beta)` and gives the sums of `t` and of `t * h`.
+    /// Writes the gradient in `z`, `t = g * a'(z)`, and gives the sums of `t` and of `t * h`.
     pub(crate) fn unactivate[A: Act](
-        act: A, x: &[f32], g: &[f32], mean: f32, rstd: f32, gamma: f32, beta: f32,
-        t: &mut [MaybeUninit<f32>]
+        act: A, s: Standard, x: &[f32], g: &[f32], t: &mut [MaybeUninit<f32>]
     ) -> (f64, f64) {
         let (mut result, mut weighted) = (0.0, 0.0);
         let chunks = x.chunks(CHUNK).zip(g.chunks(CHUNK)).zip(t.chunks_mut(CHUNK));
@@ -235,8 +241,8 @@ vectorised! {
             let (ts, t_rest) = t.as_chunks_mut::<LANES>();
             for ((x, g), t) in xs.iter().zip(gs).zip(ts) {
                 for l in 0..LANES {
-                    let h = (x[l] - mean) * rstd;
-                    let v = g[l] * act.slope::<FMA>(mul_add::<FMA>(h, gamma, beta));
+                    let h = (x[l] - s.mean) * s.rstd;
+                    let v = g[l] * act.slope::<FMA>(mul_add::<FMA>(h, s.gamma, s.beta));
                     t[l].write(v);
                     sums[l] += v;
                     products[l] = mul_add::<FMA>(v, h, products[l]);
@@ -245,8 +251,8 @@ vectorised! {
             result += total(&sums);
             weighted += total(&products);
             for ((x, g), t) in x_rest.iter().zip(g_rest).zip(t_rest) {
-                let h = (x - mean) * rstd;
-                let v = g * act.slope::<FMA>(mul_add::<FMA>(h, gamma, beta));
+                let h = (x - s.mean) * s.rstd;
+                let v = g * act.slope::<FMA>(mul_add::<FMA>(h, s.gamma, s.beta));
                 t.write(v);
                 result += v as f64;
                 weighted += (v * h) as f64;
@@ -263,6 +269,54 @@ vectorised! {
     ) {
         for (t, x) in t.iter_mut().zip(x) {
             *t = mul_add::<FMA>(*t, scale, -mul_add::<FMA>(x - mean, pull, offset));
+        }
+    }
+}
+
+vectorised! {
+    /// Sum of `x[i * pitch + j] * y[i * width + j]` over `i < rows` and `j < width`.
+    pub(crate) fn inner_product(
+        x: &[f32], pitch: usize, y: &[f32], width: usize, rows: usize
+    ) -> f64 {
+        let (mut result, mut since) = (0.0, 0);
+        let mut sums = [0.0f32; LANES];
+        for i in 0..rows {
+            let (xs, x_rest) = x[i * pitch..][..width].as_chunks::<LANES>();
+            let (ys, y_rest) = y[i * width..][..width].as_chunks::<LANES>();
+            for (x, y) in xs.iter().zip(ys) {
+                for l in 0..LANES {
+                    sums[l] = mul_add::<FMA>(x[l], y[l], sums[l]);
+                }
+            }
+            for (l, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
+                sums[l] = mul_add::<FMA>(*x, *y, sums[l]);
+            }
+            since += width;
+            if since >= CHUNK * LANES / 4 {
+                result += total(&sums);
+                (sums, since) = ([0.0; LANES], 0);
+            }
+        }
+        result + total(&sums)
+    }
+}
+
+/// Floats [`collect`] copies for each piece.
+pub(crate) const PIECE: usize = 8;
+
+vectorised! {
+    /// Collects scattered pixels: for each offset, a row of `width` floats, in which each piece
+    /// `(lane, place)` puts `from[offset + place..]` at `lane`. Pieces are copied whole, what is too
+    /// much being overwritten by the next, so they must be in ascending order of lanes; `to` must
+    /// have room for one piece after the last row.
+    pub(crate) fn collect(
+        from: &[f32], offsets: &[usize], pieces: &[(usize, usize)], width: usize, to: &mut [f32]
+    ) {
+        for (k, offset) in offsets.iter().enumerate() {
+            for (lane, place) in pieces {
+                let at = k * width + lane;
+                to[at..at + PIECE].copy_from_slice(&from[offset + place..offset + place + PIECE]);
+            }
         }
     }
 }

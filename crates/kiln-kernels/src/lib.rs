@@ -81,7 +81,7 @@ pub fn conv2d(
     options.check();
     let ([_, c, h, w], [out, per_group, kh, kw]) = (x.dims(), weight.dims());
     assert!(
-        c == per_group * options.groups && out % options.groups == 0,
+        c == per_group * options.groups && out.is_multiple_of(options.groups),
         "conv2d: input {:?} and weights {:?} do not fit with {} groups",
         x.dims(),
         weight.dims(),
@@ -123,7 +123,7 @@ pub fn conv_transpose2d(
     options.check();
     let ([_, c, h, w], [inputs, per_group, kh, kw]) = (x.dims(), weight.dims());
     assert!(
-        c == inputs && c % options.groups == 0,
+        c == inputs && c.is_multiple_of(options.groups),
         "conv_transpose2d: input {:?} and weights {:?} do not fit with {} groups",
         x.dims(),
         weight.dims(),
@@ -175,7 +175,7 @@ pub fn group_norm(
 ) -> Tensor<4> {
     let c = x.dims()[1];
     assert!(
-        groups > 0 && c % groups == 0,
+        groups > 0 && c.is_multiple_of(groups),
         "group_norm: {c} channels do not divide into {groups} groups"
     );
     check_channels("group_norm", c, &[&gamma, &beta]);

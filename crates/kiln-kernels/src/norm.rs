@@ -9,7 +9,7 @@
 use crate::{
     Activation,
     isa::Isa,
-    lanes::{self, Act, Identity, Leaky, Moments, Relu, Silu},
+    lanes::{self, Act, Identity, Leaky, Moments, Relu, Silu, Standard},
     output::{self, Output},
     tasks,
 };
@@ -112,8 +112,8 @@ pub(crate) fn statistics(isa: Isa, s: &Shape, x: &[f32]) -> (Vec<f32>, Vec<f32>)
             let m = s.moments(isa, x, cell);
             // SAFETY: each task writes its own cell's elements.
             unsafe {
-                mean.write(cell, 1, &[m.mean as f32], 0.0);
-                var.write(cell, 1, &[(m.squares / m.count) as f32], 0.0);
+                mean.write(cell, 1, &[m.mean as f32]);
+                var.write(cell, 1, &[(m.squares / m.count) as f32]);
             }
         });
     }
@@ -137,8 +137,8 @@ pub(crate) fn forward(
                 let (centre, spread) = (m.mean as f32, (m.squares / m.count) as f32);
                 // SAFETY: each task writes its own cell's elements.
                 unsafe {
-                    mean.write(cell, 1, &[centre], 0.0);
-                    var.write(cell, 1, &[spread], 0.0);
+                    mean.write(cell, 1, &[centre]);
+                    var.write(cell, 1, &[spread]);
                 }
                 with_activation!(affine.activation, act => apply(isa, s, x, cell, centre, spread, affine, act, y));
             });
@@ -188,15 +188,13 @@ fn apply<A: Act>(
         let range = at..at + s.plane;
         // SAFETY: a plane belongs to one cell, a cell to one task.
         let y = unsafe { y.slice(range.clone()) };
-        lanes::normalise(
-            isa,
-            act,
-            &x[range],
+        let standard = Standard {
             mean,
-            rstd * affine.gamma[c],
-            affine.beta[c],
-            y,
-        );
+            rstd,
+            gamma: affine.gamma[c],
+            beta: affine.beta[c],
+        };
+        lanes::normalise(isa, act, standard, &x[range], y);
     }
 }
 
@@ -232,11 +230,17 @@ pub(crate) fn backward(
                     // SAFETY: a plane belongs to one cell, a cell to one task.
                     let t = unsafe { dx.slice(range.clone()) };
                     let (x, g) = (&x[range.clone()], &g[range]);
-                    let (gamma, beta) = (affine.gamma[c], affine.beta[c]);
+                    let gamma = affine.gamma[c];
+                    let standard = Standard {
+                        mean,
+                        rstd,
+                        gamma,
+                        beta: affine.beta[c],
+                    };
                     let (s1, s2) = with_activation!(affine.activation,
-                        act => lanes::unactivate(isa, act, x, g, mean, rstd, gamma, beta, t));
+                        act => lanes::unactivate(isa, act, standard, x, g, t));
                     // SAFETY: as above, for the plane's two sums.
-                    unsafe { sums.write(2 * (at / s.plane), 1, &[s1 as f32, s2 as f32], 0.0) };
+                    unsafe { sums.write(2 * (at / s.plane), 1, &[s1 as f32, s2 as f32]) };
                     m1 += s1 * gamma as f64;
                     m2 += s2 * gamma as f64;
                 }
@@ -297,7 +301,7 @@ pub(crate) fn channel_sums(
             .map(|n| lanes::sum(isa, &x[(n * channels + c) * plane..][..plane]))
             .sum();
         // SAFETY: each task writes its own channel's element.
-        unsafe { out.write(c, 1, &[total as f32], 0.0) };
+        unsafe { out.write(c, 1, &[total as f32]) };
     });
     sums
 }

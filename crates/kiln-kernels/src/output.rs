@@ -36,12 +36,18 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start).cast(), range.len()) }
     }
 
-    /// Writes `values[i] + add` to element `at + i * step` for every `i`.
+    /// A pointer to element `at`, the first of `len` that are inside the buffer.
+    pub(crate) fn pointer(&self, at: usize, len: usize) -> *mut f32 {
+        assert!(at + len <= self.len);
+        self.start.wrapping_add(at)
+    }
+
+    /// Writes `values[i]` to element `at + i * step` for every `i`.
     ///
     /// # Safety
     /// Nothing else may touch these elements during the call.
     #[inline(always)]
-    pub(crate) unsafe fn write(&self, at: usize, step: usize, values: &[f32], add: f32) {
+    pub(crate) unsafe fn write(&self, at: usize, step: usize, values: &[f32]) {
         let Some(last) = values.len().checked_sub(1) else {
             return;
         };
@@ -51,11 +57,11 @@ impl<'a> Output<'a> {
             let start = self.start.add(at);
             if step == 1 {
                 for (i, value) in values.iter().enumerate() {
-                    start.add(i).write(value + add);
+                    start.add(i).write(*value);
                 }
             } else {
                 for (i, value) in values.iter().enumerate() {
-                    start.add(i * step).write(value + add);
+                    start.add(i * step).write(*value);
                 }
             }
         }

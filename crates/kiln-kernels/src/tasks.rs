@@ -28,14 +28,14 @@ pub(crate) fn threads() -> usize {
 /// Runs `work` with `len` floats of this thread's scratch memory, holding anything finite or not.
 pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        /// Buffers not in use: one for every depth of nested calls there has been.
+        static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
     }
-    // Taken out of the cell while in use, so that a nested call merely allocates.
-    let mut scratch = SCRATCH.take();
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     if scratch.len() < len {
-        scratch.resize(len, 0.0);
+        scratch = vec![0.0; len];
     }
     let result = work(&mut scratch[..len]);
-    SCRATCH.set(scratch);
+    SCRATCH.with_borrow_mut(|unused| unused.push(scratch));
     result
 }
