@@ -92,13 +92,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     let r = mul_add::<FMA>(n, -0.693_359_4, x);
     let r = mul_add::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
-    for c in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = mul_add::<FMA>(p, r, c);
     }
     let p = mul_add::<FMA>(p, r * r, r + 1.0);
@@ -143,9 +137,7 @@ impl Moments {
         Moments {
             count,
             mean: self.mean + delta * other.count / count,
-            squares: self.squares
-                + other.squares
-                + delta * delta * self.count * other.count / count,
+            squares: self.squares + other.squares + delta * delta * self.count * other.count / count,
         }
     }
 }
@@ -332,10 +324,7 @@ mod tests {
             let z = i as f32 / 1000.0;
             let exact = 1.0 / (1.0 + (-z as f64).exp());
             for got in [sigmoid::<true>(z), sigmoid::<false>(z)] {
-                assert!(
-                    (got as f64 / exact - 1.0).abs() < 4e-7,
-                    "{z}: {got} against {exact}"
-                );
+                assert!((got as f64 / exact - 1.0).abs() < 4e-7, "{z}: {got} against {exact}");
             }
         }
         assert_eq!(Silu.value::<true>(f32::INFINITY), f32::INFINITY);
@@ -348,20 +337,12 @@ mod tests {
     fn moments_keep_their_digits() {
         for isa in Isa::all() {
             for (len, offset) in [(1, 0.0), (7, 1.0), (5000, 1000.0), (33_333, -300.0)] {
-                let x: Vec<f32> = (0..len)
-                    .map(|i| offset + ((i * 7919) % 1000) as f32 / 1000.0)
-                    .collect();
+                let x: Vec<f32> = (0..len).map(|i| offset + ((i * 7919) % 1000) as f32 / 1000.0).collect();
                 let mean = x.iter().map(|v| *v as f64).sum::<f64>() / len as f64;
                 let squares = x.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>();
                 let got = moments(isa, &x);
-                assert!(
-                    (got.mean - mean).abs() < 1e-6 * (1.0 + mean.abs()),
-                    "{isa:?} {len}"
-                );
-                assert!(
-                    (got.squares - squares).abs() <= 2e-6 * squares,
-                    "{isa:?} {len}"
-                );
+                assert!((got.mean - mean).abs() < 1e-6 * (1.0 + mean.abs()), "{isa:?} {len}");
+                assert!((got.squares - squares).abs() <= 2e-6 * squares, "{isa:?} {len}");
                 let sum = mean * len as f64;
                 assert!((super::sum(isa, &x) - sum).abs() <= 1e-6 * sum.abs().max(1.0));
             }

@@ -121,12 +121,7 @@ pub(crate) fn statistics(isa: Isa, s: &Shape, x: &[f32]) -> (Vec<f32>, Vec<f32>)
 }
 
 /// The output, with the mean and variance of every cell computed on the way.
-pub(crate) fn forward(
-    isa: Isa,
-    s: &Shape,
-    x: &[f32],
-    affine: Affine,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+pub(crate) fn forward(isa: Isa, s: &Shape, x: &[f32], affine: Affine) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let cells = s.cells();
     let (mut mean, mut var) = (vec![0.0; cells], vec![0.0; cells]);
     let y = {
@@ -150,14 +145,7 @@ pub(crate) fn forward(
 }
 
 /// The output under given statistics.
-pub(crate) fn apply_statistics(
-    isa: Isa,
-    s: &Shape,
-    x: &[f32],
-    mean: &[f32],
-    var: &[f32],
-    affine: Affine,
-) -> Vec<f32> {
+pub(crate) fn apply_statistics(isa: Isa, s: &Shape, x: &[f32], mean: &[f32], var: &[f32], affine: Affine) -> Vec<f32> {
     let fill = |y: &Output<'_>| {
         tasks::each(s.cells(), s.len(), |cell| {
             with_activation!(affine.activation, act => apply(isa, s, x, cell, mean[cell], var[cell], affine, act, y));
@@ -188,12 +176,7 @@ fn apply<A: Act>(
         let range = at..at + s.plane;
         // SAFETY: a plane belongs to one cell, a cell to one task.
         let y = unsafe { y.slice(range.clone()) };
-        let standard = Standard {
-            mean,
-            rstd,
-            gamma: affine.gamma[c],
-            beta: affine.beta[c],
-        };
+        let standard = Standard { mean, rstd, gamma: affine.gamma[c], beta: affine.beta[c] };
         lanes::normalise(isa, act, standard, &x[range], y);
     }
 }
@@ -231,12 +214,7 @@ pub(crate) fn backward(
                     let t = unsafe { dx.slice(range.clone()) };
                     let (x, g) = (&x[range.clone()], &g[range]);
                     let gamma = affine.gamma[c];
-                    let standard = Standard {
-                        mean,
-                        rstd,
-                        gamma,
-                        beta: affine.beta[c],
-                    };
+                    let standard = Standard { mean, rstd, gamma, beta: affine.beta[c] };
                     let (s1, s2) = with_activation!(affine.activation,
                         act => lanes::unactivate(isa, act, standard, x, g, t));
                     // SAFETY: as above, for the plane's two sums.
@@ -248,23 +226,13 @@ pub(crate) fn backward(
                     return;
                 }
                 let count = (s.len() / s.cells()) as f64;
-                let (offset, pull) = (
-                    (m1 / count * rstd as f64) as f32,
-                    (m2 / count * rstd as f64 * rstd as f64) as f32,
-                );
+                let (offset, pull) =
+                    ((m1 / count * rstd as f64) as f32, (m2 / count * rstd as f64 * rstd as f64) as f32);
                 for (c, at) in s.planes(cell) {
                     let range = at..at + s.plane;
                     // SAFETY: as above; the loop before wrote every element of the plane.
                     let t = unsafe { dx.slice(range.clone()).assume_init_mut() };
-                    lanes::through_statistics(
-                        isa,
-                        &x[range],
-                        t,
-                        mean,
-                        rstd * affine.gamma[c],
-                        offset,
-                        pull,
-                    );
+                    lanes::through_statistics(isa, &x[range], t, mean, rstd * affine.gamma[c], offset, pull);
                 }
             });
         };
@@ -279,27 +247,15 @@ pub(crate) fn backward(
             })
             .collect()
     };
-    Gradients {
-        input,
-        gamma: total(1),
-        beta: total(0),
-    }
+    Gradients { input, gamma: total(1), beta: total(0) }
 }
 
 /// Sum of every channel over batch and plane.
-pub(crate) fn channel_sums(
-    isa: Isa,
-    images: usize,
-    channels: usize,
-    plane: usize,
-    x: &[f32],
-) -> Vec<f32> {
+pub(crate) fn channel_sums(isa: Isa, images: usize, channels: usize, plane: usize, x: &[f32]) -> Vec<f32> {
     let mut sums = vec![0.0f32; channels];
     let out = Output::new(&mut sums);
     tasks::each(channels, x.len(), |c| {
-        let total: f64 = (0..images)
-            .map(|n| lanes::sum(isa, &x[(n * channels + c) * plane..][..plane]))
-            .sum();
+        let total: f64 = (0..images).map(|n| lanes::sum(isa, &x[(n * channels + c) * plane..][..plane])).sum();
         // SAFETY: each task writes its own channel's element.
         unsafe { out.write(c, 1, &[total as f32]) };
     });

@@ -17,11 +17,7 @@ unsafe impl Sync for Output<'_> {}
 impl<'a> Output<'a> {
     /// Shares `buffer` between tasks until the borrow ends.
     pub(crate) fn new(buffer: &'a mut [f32]) -> Self {
-        Output {
-            start: buffer.as_mut_ptr(),
-            len: buffer.len(),
-            borrow: PhantomData,
-        }
+        Output { start: buffer.as_mut_ptr(), len: buffer.len(), borrow: PhantomData }
     }
 
     /// The elements of `range`, which may be uninitialised.
@@ -74,11 +70,7 @@ impl<'a> Output<'a> {
 /// `fill` must write every element.
 pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&Output<'_>)) -> Vec<f32> {
     let mut buffer = Vec::<f32>::with_capacity(len);
-    fill(&Output {
-        start: buffer.as_mut_ptr(),
-        len,
-        borrow: PhantomData,
-    });
+    fill(&Output { start: buffer.as_mut_ptr(), len, borrow: PhantomData });
     // SAFETY: the capacity is at least `len` and `fill` wrote every element.
     unsafe { buffer.set_len(len) };
     buffer

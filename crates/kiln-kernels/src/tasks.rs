@@ -13,10 +13,7 @@ pub(crate) fn each(count: usize, work: usize, task: impl Fn(usize) + Sync + Send
         (0..count).for_each(task);
     } else {
         let least = (WORTH_SHARING * count / work.max(1)).max(1);
-        (0..count)
-            .into_par_iter()
-            .with_min_len(least)
-            .for_each(task);
+        (0..count).into_par_iter().with_min_len(least).for_each(task);
     }
 }
 

@@ -26,10 +26,7 @@ impl Steps {
         let pairs = pairs
             .into_iter()
             .map(|(a, b)| {
-                assert!(
-                    a <= u32::MAX as usize && b <= u32::MAX as usize,
-                    "tile offsets exceed 32 bits"
-                );
+                assert!(a <= u32::MAX as usize && b <= u32::MAX as usize, "tile offsets exceed 32 bits");
                 reach = (reach.0.max(a), reach.1.max(b));
                 (a as u32, b as u32)
             })
@@ -135,26 +132,13 @@ impl Tile {
             Start::Stored => (&[0.0; MAX_ROWS][..], true),
         };
         assert!(rows <= base.len());
-        let right = [
-            right.as_ptr().wrapping_add(at[0]),
-            right.as_ptr().wrapping_add(at[vectors - 1]),
-        ];
+        let right = [right.as_ptr().wrapping_add(at[0]), right.as_ptr().wrapping_add(at[vectors - 1])];
         let kernel = self.kernel(rows, vectors);
         // SAFETY: the kernel reads `rows` floats of `base` and after every left offset, and one
         // vector after every right offset of each start, all inside the slices by the assertions
         // above; it writes, and with `add` reads, `rows` rows of `vectors` vectors, which the
         // caller vouches for. Its instructions are available by the meaning of `Isa`.
-        unsafe {
-            kernel(
-                left.as_ptr(),
-                right,
-                &steps.pairs,
-                base.as_ptr(),
-                out,
-                pitch,
-                add,
-            )
-        }
+        unsafe { kernel(left.as_ptr(), right, &steps.pairs, base.as_ptr(), out, pitch, add) }
     }
 
     fn kernel(self, rows: usize, vectors: usize) -> Kernel {
@@ -170,8 +154,7 @@ impl Tile {
 }
 
 /// `(left, [right; 2], steps, base, out, pitch, add)`, the contract being what `run_to` asserts.
-type Kernel =
-    unsafe fn(*const f32, [*const f32; 2], &[(u32, u32)], *const f32, *mut f32, usize, bool);
+type Kernel = unsafe fn(*const f32, [*const f32; 2], &[(u32, u32)], *const f32, *mut f32, usize, bool);
 
 /// One module per instruction set: the same loop over that set's vector type.
 macro_rules! kernels {
@@ -277,21 +260,14 @@ mod tests {
                         for i in 0..rows {
                             for (v, from) in at.iter().enumerate() {
                                 for l in 0..lanes {
-                                    let sum: f32 = pairs
-                                        .iter()
-                                        .map(|(a, b)| left[a + i] * right[from + b + l])
-                                        .sum();
+                                    let sum: f32 = pairs.iter().map(|(a, b)| left[a + i] * right[from + b + l]).sum();
                                     // Small integers: exact in any order.
                                     let expected = sum
                                         + match start {
                                             Start::Base(base) => base[i],
                                             Start::Stored => 2.0,
                                         };
-                                    assert_eq!(
-                                        out[i * pitch + v * lanes + l],
-                                        expected,
-                                        "{isa:?} {rows} {at:?}"
-                                    );
+                                    assert_eq!(out[i * pitch + v * lanes + l], expected, "{isa:?} {rows} {at:?}");
                                 }
                             }
                         }

@@ -12,34 +12,14 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    pub(super) fn convolution(
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-        count: usize,
-    ) -> Axis {
-        let taps = (0..kernel)
-            .map(|k| (k, (k * dilation) as isize - padding as isize))
-            .collect();
-        Axis {
-            taps,
-            step: stride,
-            first: 0,
-            stride: 1,
-            count,
-        }
+    pub(super) fn convolution(kernel: usize, stride: usize, padding: usize, dilation: usize, count: usize) -> Axis {
+        let taps = (0..kernel).map(|k| (k, (k * dilation) as isize - padding as isize)).collect();
+        Axis { taps, step: stride, first: 0, stride: 1, count }
     }
 
     /// The classes of outputs of a transposed convolution: output `o` sees source `i` through tap
     /// `k` where `i * stride + k * dilation - padding = o`.
-    pub(super) fn transposed(
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-        count: usize,
-    ) -> Vec<Axis> {
+    pub(super) fn transposed(kernel: usize, stride: usize, padding: usize, dilation: usize, count: usize) -> Vec<Axis> {
         (0..stride.min(count))
             .map(|first| {
                 let taps = (0..kernel)
@@ -47,13 +27,7 @@ impl Axis {
                     .filter(|(_, shift)| shift.rem_euclid(stride as isize) == 0)
                     .map(|(k, shift)| (k, shift.div_euclid(stride as isize)))
                     .collect();
-                Axis {
-                    taps,
-                    step: 1,
-                    first,
-                    stride,
-                    count: (count - first).div_ceil(stride),
-                }
+                Axis { taps, step: 1, first, stride, count: (count - first).div_ceil(stride) }
             })
             .collect()
     }
@@ -65,11 +39,7 @@ impl Axis {
     /// Residues modulo `step` that some tap reads, in the order of the buffer's planes.
     pub(super) fn residues(&self) -> Vec<usize> {
         let least = self.least_shift();
-        let mut residues: Vec<usize> = self
-            .taps
-            .iter()
-            .map(|tap| (tap.1 - least) as usize % self.step)
-            .collect();
+        let mut residues: Vec<usize> = self.taps.iter().map(|tap| (tap.1 - least) as usize % self.step).collect();
         residues.sort_unstable();
         residues.dedup();
         residues
@@ -82,10 +52,7 @@ impl Axis {
             .iter()
             .map(|&(k, shift)| {
                 let offset = (shift - least) as usize;
-                let residue = residues
-                    .iter()
-                    .position(|r| *r == offset % self.step)
-                    .unwrap_or(0);
+                let residue = residues.iter().position(|r| *r == offset % self.step).unwrap_or(0);
                 (k, residue, offset / self.step)
             })
             .collect()

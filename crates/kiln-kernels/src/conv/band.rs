@@ -43,16 +43,7 @@ impl Bands {
         if plane % 256 < 16 || plane % 256 > 240 {
             plane += 32;
         }
-        Bands {
-            rows,
-            columns,
-            residues,
-            height,
-            count,
-            part,
-            pitch,
-            plane,
-        }
+        Bands { rows, columns, residues, height, count, part, pitch, plane }
     }
 
     /// First output row of a band and how many it has.
@@ -91,11 +82,7 @@ impl Bands {
                 let from = (-x).max(0).unsigned_abs().div_ceil(step_x).min(self.pitch);
                 let inside = (width as isize - x).max(0).unsigned_abs();
                 let to = inside.div_ceil(step_x).clamp(from, self.pitch);
-                (
-                    from,
-                    to,
-                    (x + (from * step_x) as isize).max(0).unsigned_abs(),
-                )
+                (from, to, (x + (from * step_x) as isize).max(0).unsigned_abs())
             })
             .collect();
         // Nothing to pad or split: whole bands are copied at once.

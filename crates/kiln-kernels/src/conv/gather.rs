@@ -27,27 +27,10 @@ const FEW: usize = 192;
 const SET: usize = 4;
 
 /// The far field `[images, far..]` from the near field: `conv2d`.
-pub(crate) fn to_far(
-    isa: Isa,
-    s: &Shape,
-    near: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+pub(crate) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let axis = |a: usize| {
-        let ConvOptions {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = s.options;
-        Axis::convolution(
-            s.kernel[a],
-            stride[a],
-            padding[a],
-            dilation[a],
-            s.far[1 + a],
-        )
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
+        Axis::convolution(s.kernel[a], stride[a], padding[a], dilation[a], s.far[1 + a])
     };
     let strides = (s.near_group() * s.taps(), s.taps());
     Product::new(s, s.near, s.far, w, strides, bias).run(isa, vec![(axis(0), axis(1))], near)
@@ -55,33 +38,13 @@ pub(crate) fn to_far(
 
 /// The near field `[images, near..]` from the far field: `conv_transpose2d`, and the gradient of
 /// `conv2d` in its input.
-pub(crate) fn to_near(
-    isa: Isa,
-    s: &Shape,
-    far: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+pub(crate) fn to_near(isa: Isa, s: &Shape, far: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let axis = |a: usize| {
-        let ConvOptions {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = s.options;
-        Axis::transposed(
-            s.kernel[a],
-            stride[a],
-            padding[a],
-            dilation[a],
-            s.near[1 + a],
-        )
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
+        Axis::transposed(s.kernel[a], stride[a], padding[a], dilation[a], s.near[1 + a])
     };
     let (rows, columns) = (axis(0), axis(1));
-    let passes = rows
-        .iter()
-        .flat_map(|y| columns.iter().map(|x| (y.clone(), x.clone())))
-        .collect();
+    let passes = rows.iter().flat_map(|y| columns.iter().map(|x| (y.clone(), x.clone()))).collect();
     let strides = (s.taps(), s.near_group() * s.taps());
     Product::new(s, s.far, s.near, w, strides, bias).run(isa, passes, far)
 }
@@ -117,17 +80,18 @@ struct Pass {
 }
 
 enum Way {
-    /// Vectors read from the buffer: all steps, and the tiles covering a band.
-    Direct {
-        steps: Steps,
-        tiles: Vec<(Vec<usize>, Vec<Run>)>,
-    },
-    /// Pixels collected first: the steps of a full chunk and of the last one, and the panels.
-    Panels {
-        full: Steps,
-        last: Steps,
-        panels: Vec<(Vec<(usize, usize)>, Vec<Run>)>,
-    },
+    /// Vectors read from the buffer: all steps, and the tiles covering a band, each with the
+    /// places its one or two vectors start at.
+    Direct { steps: Steps, tiles: Vec<Cover<usize>> },
+    /// Pixels collected first: the steps of a full chunk and of the last one, and the panels, each
+    /// with what [`lanes::collect`] copies for it.
+    Panels { full: Steps, last: Steps, panels: Vec<Cover<(usize, usize)>> },
+}
+
+/// Where a tile's pixels come from and where its sums go.
+struct Cover<P> {
+    from: Vec<P>,
+    runs: Vec<Run>,
 }
 
 /// Neighbouring lanes of a tile that are neighbouring output pixels.
@@ -180,10 +144,8 @@ impl<'a> Product<'a> {
         let block = tile.block(self.outputs);
         let blocks = self.outputs.div_ceil(block);
         let wanted = (4 * tasks::threads()).div_ceil(self.images.max(1) * axes.len());
-        let passes: Vec<Pass> = axes
-            .into_iter()
-            .map(|(rows, columns)| self.pass(tile, block, rows, columns, wanted))
-            .collect();
+        let passes: Vec<Pass> =
+            axes.into_iter().map(|(rows, columns)| self.pass(tile, block, rows, columns, wanted)).collect();
 
         // A task is one band of some images; with few of them the output channels are divided as
         // well. However tasks are cut, every output sums its steps in the same order.
@@ -191,31 +153,32 @@ impl<'a> Product<'a> {
             .iter()
             .enumerate()
             .flat_map(|(pass, p)| {
-                (0..self.images).step_by(p.together).flat_map(move |image| {
-                    (0..p.bands.count).map(move |band| Task {
-                        pass,
-                        image,
-                        band,
-                        split: 0,
-                    })
-                })
+                (0..self.images)
+                    .step_by(p.together)
+                    .flat_map(move |image| (0..p.bands.count).map(move |band| Task { pass, image, band, split: 0 }))
             })
             .collect();
-        let splits = tasks::threads()
-            .div_ceil(places.len().max(1))
-            .clamp(1, blocks);
-        let mut tasks: Vec<Task> = places
-            .into_iter()
-            .flat_map(|task| (0..splits).map(move |split| Task { split, ..task }))
-            .collect();
+        let splits = tasks::threads().div_ceil(places.len().max(1)).clamp(1, blocks);
+        let mut tasks: Vec<Task> =
+            places.into_iter().flat_map(|task| (0..splits).map(move |split| Task { split, ..task })).collect();
         // The passes of one image write the same lines.
         tasks.sort_by_key(|task| task.image);
 
         let fill = |out: &Output<'_>| {
             tasks::each(tasks.len(), self.work, |i| {
                 let task = tasks[i];
-                let blocks = task.split * blocks / splits..(task.split + 1) * blocks / splits;
-                self.task(tile, &passes[task.pass], source, task, block, blocks, out);
+                let work = Work {
+                    product: self,
+                    pass: &passes[task.pass],
+                    task,
+                    tile,
+                    block,
+                    blocks: task.split * blocks / splits..(task.split + 1) * blocks / splits,
+                    images: passes[task.pass].together.min(self.images - task.image),
+                    rows: passes[task.pass].bands.rows_of(task.band),
+                    out,
+                };
+                work.run(source);
             });
         };
         let len = self.images * self.target.iter().product::<usize>();
@@ -238,8 +201,7 @@ impl<'a> Product<'a> {
         let (lanes, width) = (tile.lanes(), 2 * tile.lanes());
         let pixels = bands.height * bands.columns.count;
         let vectors = direct_vectors(&bands, lanes);
-        let together =
-            (SET * width / pixels.max(1)).clamp(1, self.images.div_ceil(tasks::threads()).max(1));
+        let together = (SET * width / pixels.max(1)).clamp(1, self.images.div_ceil(tasks::threads()).max(1));
         let together = if bands.count == 1 { together } else { 1 };
         let collected = (together * pixels).next_multiple_of(width) * (self.outputs + 24);
         let direct = together * vectors.len() * lanes * self.outputs <= collected;
@@ -253,17 +215,11 @@ impl<'a> Product<'a> {
                         let valid = row < bands.height && column < bands.columns.count;
                         valid.then_some((0, row, column))
                     });
-                    (starts.to_vec(), runs)
+                    Cover { from: starts.to_vec(), runs }
                 })
                 .collect();
-            let steps = offsets
-                .iter()
-                .enumerate()
-                .map(|(k, offset)| (k * block, *offset));
-            Way::Direct {
-                steps: Steps::new(steps),
-                tiles,
-            }
+            let steps = offsets.iter().enumerate().map(|(k, offset)| (k * block, *offset));
+            Way::Direct { steps: Steps::new(steps), tiles }
         } else {
             let all = together * pixels;
             let panels = (0..all)
@@ -271,35 +227,17 @@ impl<'a> Product<'a> {
                 .map(|first| {
                     let runs = runs(width.min(all - first), |lane| {
                         let (image, pixel) = ((first + lane) / pixels, (first + lane) % pixels);
-                        Some((
-                            image,
-                            pixel / bands.columns.count,
-                            pixel % bands.columns.count,
-                        ))
+                        Some((image, pixel / bands.columns.count, pixel % bands.columns.count))
                     });
-                    (pieces(&runs, &bands, self.inputs), runs)
+                    Cover { from: pieces(&runs, &bands, self.inputs), runs }
                 })
                 .collect();
             let steps = |count: usize| Steps::new((0..count).map(|k| (k * block, k * width)));
             let last = offsets.len() % CHUNK;
-            Way::Panels {
-                full: steps(CHUNK),
-                last: steps(last),
-                panels,
-            }
+            Way::Panels { full: steps(CHUNK), last: steps(last), panels }
         };
-        let together = if matches!(way, Way::Direct { .. }) {
-            1
-        } else {
-            together
-        };
-        Pass {
-            bands,
-            together,
-            offsets,
-            weights,
-            way,
-        }
+        let together = if matches!(way, Way::Direct { .. }) { 1 } else { together };
+        Pass { bands, together, offsets, weights, way }
     }
 
     /// [`Pass::weights`].
@@ -326,200 +264,178 @@ impl<'a> Product<'a> {
         });
         packed
     }
+}
 
-    /// Computes one task, for the given blocks of output channels of every group.
-    #[allow(clippy::too_many_arguments)]
-    fn task(
-        &self,
-        tile: Tile,
-        pass: &Pass,
-        source: &[f32],
-        task: Task,
-        block: usize,
-        blocks: Range<usize>,
-        out: &Output<'_>,
-    ) {
-        let bands = &pass.bands;
-        let images = pass.together.min(self.images - task.image);
-        let (source_plane, size) = (
-            self.source[1] * self.source[2],
-            [self.source[1], self.source[2]],
-        );
-        let image_len = self.inputs * bands.plane;
-        let (_, rows) = bands.rows_of(task.band);
-        let weights_len = pass.weights.len() / self.groups;
-        let width = 2 * tile.lanes();
+/// A task being computed.
+struct Work<'w> {
+    product: &'w Product<'w>,
+    pass: &'w Pass,
+    task: Task,
+    tile: Tile,
+    /// Output channels of a block, and the blocks computed in every group.
+    block: usize,
+    blocks: Range<usize>,
+    /// Images computed.
+    images: usize,
+    /// First output row of the band, and its rows.
+    rows: (usize, usize),
+    out: &'w Output<'w>,
+}
 
-        let buffer_len = pass.together * image_len + MAX_WIDTH;
-        let (panel_len, sums_len) = match pass.way {
+/// Neighbouring output channels of one group.
+struct Block<'w> {
+    weights: &'w [f32],
+    bias: &'w [f32],
+    channels: Range<usize>,
+    /// The first of them within the group.
+    first: usize,
+}
+
+impl Work<'_> {
+    fn run(&self, source: &[f32]) {
+        let (product, bands) = (self.product, &self.pass.bands);
+        let size = [product.source[1], product.source[2]];
+        let source_len = product.inputs * size[0] * size[1];
+        let image_len = product.inputs * bands.plane;
+        let width = 2 * self.tile.lanes();
+        let buffer_len = self.pass.together * image_len + MAX_WIDTH;
+        let (panel_len, sums_len) = match self.pass.way {
             Way::Direct { .. } => (0, 0),
-            Way::Panels { .. } => (SET * CHUNK * width + MAX_WIDTH, SET * self.outputs * width),
+            Way::Panels { .. } => (SET * CHUNK * width + MAX_WIDTH, SET * product.outputs * width),
         };
         tasks::with_scratch(buffer_len + panel_len + sums_len, |scratch| {
             let (buffer, scratch) = scratch.split_at_mut(buffer_len);
-            let (collected, all_sums) = scratch.split_at_mut(panel_len);
-            for group in 0..self.groups {
-                for (i, buffer) in buffer.chunks_exact_mut(image_len).take(images).enumerate() {
-                    let at =
-                        ((task.image + i) * self.source[0] + group * self.inputs) * source_plane;
-                    let channels = &source[at..at + self.inputs * source_plane];
-                    bands.fill(channels, size, task.band, buffer);
+            let (collected, sums) = scratch.split_at_mut(panel_len);
+            for group in 0..product.groups {
+                let images = buffer.chunks_exact_mut(image_len).take(self.images);
+                for (i, buffer) in images.enumerate() {
+                    let at = ((self.task.image + i) * product.groups + group) * source_len;
+                    bands.fill(&source[at..at + source_len], size, self.task.band, buffer);
                 }
-                let weights = &pass.weights[group * weights_len..][..weights_len];
-                let left = |b: usize| &weights[b * block * pass.offsets.len()..];
-                let height = |b: usize| block.min(self.outputs - b * block);
-                let first_channel = |b: usize| group * self.outputs + b * block;
-                let base = |b: usize| {
-                    self.bias
-                        .map_or(&[0.0; MAX_ROWS][..], |bias| &bias[first_channel(b)..])
-                };
-                let store = |sums: &[f32], b: usize, runs: &[Run]| {
-                    let channels = first_channel(b)..first_channel(b) + height(b);
-                    let runs = runs
-                        .iter()
-                        .filter(|run| run.row < rows && run.image < images);
-                    self.store(pass, task, sums, width, channels, runs, out);
-                };
-                match &pass.way {
-                    Way::Direct { steps, tiles } => {
-                        let used = tiles.partition_point(|(_, runs)| runs[0].row < rows);
-                        let plane = self.target[1] * self.target[2];
-                        let compute = |b: usize, starts: &[usize], runs: &[Run]| {
-                            let whole = runs.len() == 1
-                                && runs[0].len == starts.len() * tile.lanes()
-                                && bands.columns.stride == 1;
-                            if whole {
-                                let at =
-                                    self.place(pass, task, &runs[0]) + first_channel(b) * plane;
-                                let len = (height(b) - 1) * plane + runs[0].len;
-                                let to = out.pointer(at, len);
-                                // SAFETY: the rows are whole runs of output pixels of consecutive
-                                // channels, which belong to this task alone.
-                                unsafe {
-                                    tile.run_to(
-                                        height(b),
-                                        left(b),
-                                        buffer,
-                                        starts,
-                                        steps,
-                                        Start::Base(base(b)),
-                                        to,
-                                        plane,
-                                    );
-                                }
-                            } else {
-                                let mut sums = [0.0f32; MAX_ROWS * MAX_WIDTH];
-                                tile.run(
-                                    height(b),
-                                    left(b),
-                                    buffer,
-                                    starts,
-                                    steps,
-                                    Start::Base(base(b)),
-                                    &mut sums,
-                                    width,
-                                );
-                                store(&sums, b, runs);
-                            }
-                        };
-                        // Few steps: a tile's pixels stay in the first-level cache while all
-                        // weights pass by. Many steps: a block's weights stay while pixels do.
-                        if pass.offsets.len() <= FEW {
-                            for (starts, runs) in &tiles[..used] {
-                                blocks.clone().for_each(|b| compute(b, starts, runs));
-                            }
-                        } else {
-                            for b in blocks.clone() {
-                                tiles[..used]
-                                    .iter()
-                                    .for_each(|(starts, runs)| compute(b, starts, runs));
-                            }
-                        }
-                    }
+                let blocks: Vec<Block> = self.blocks.clone().map(|b| self.block(group, b)).collect();
+                match &self.pass.way {
+                    Way::Direct { steps, tiles } => self.direct(&blocks, buffer, steps, tiles),
                     Way::Panels { full, last, panels } => {
-                        let in_use = |runs: &[Run]| runs[0].row < rows && runs[0].image < images;
-                        let used = panels.partition_point(|(_, runs)| in_use(runs));
-                        for set in panels[..used].chunks(SET) {
-                            for (chunk, offsets) in pass.offsets.chunks(CHUNK).enumerate() {
-                                for (i, (pieces, _)) in set.iter().enumerate() {
-                                    let to = &mut collected[i * CHUNK * width..];
-                                    lanes::collect(tile.isa(), buffer, offsets, pieces, width, to);
-                                }
-                                let steps = if offsets.len() == CHUNK { full } else { last };
-                                for b in blocks.clone() {
-                                    let left = &left(b)[chunk * CHUNK * block..];
-                                    for (i, (_, runs)) in set.iter().enumerate() {
-                                        let end = runs.last().map_or(0, |run| run.lane + run.len);
-                                        let at = [0, tile.lanes()];
-                                        let at = &at[..end.div_ceil(tile.lanes())];
-                                        let right = &collected[i * CHUNK * width..];
-                                        let sums =
-                                            &mut all_sums[(i * self.outputs + b * block) * width..];
-                                        let start = if chunk == 0 {
-                                            Start::Base(base(b))
-                                        } else {
-                                            Start::Stored
-                                        };
-                                        tile.run(
-                                            height(b),
-                                            left,
-                                            right,
-                                            at,
-                                            steps,
-                                            start,
-                                            sums,
-                                            width,
-                                        );
-                                    }
-                                }
-                            }
-                            for (i, (_, runs)) in set.iter().enumerate() {
-                                for b in blocks.clone() {
-                                    store(
-                                        &all_sums[(i * self.outputs + b * block) * width..],
-                                        b,
-                                        runs,
-                                    );
-                                }
-                            }
-                        }
+                        self.panels(&blocks, buffer, [full, last], panels, collected, sums);
                     }
                 }
             }
         });
     }
 
-    /// Writes the sums of a tile, `width` floats apart, to the pixels of `runs` in `channels`.
-    #[allow(clippy::too_many_arguments)]
-    fn store<'r>(
-        &self,
-        pass: &Pass,
-        task: Task,
-        sums: &[f32],
-        width: usize,
-        channels: Range<usize>,
-        runs: impl Iterator<Item = &'r Run>,
-        out: &Output<'_>,
-    ) {
-        let plane = self.target[1] * self.target[2];
-        for run in runs {
-            let at = self.place(pass, task, run);
-            for (i, channel) in channels.clone().enumerate() {
-                let values = &sums[i * width + run.lane..][..run.len];
-                // SAFETY: these pixels of these channels belong to this task alone.
-                unsafe { out.write(at + channel * plane, pass.bands.columns.stride, values) };
+    fn block(&self, group: usize, index: usize) -> Block<'_> {
+        let product = self.product;
+        let weights_len = self.pass.weights.len() / product.groups;
+        let first = index * self.block;
+        let channel = group * product.outputs + first;
+        let channels = channel..channel + self.block.min(product.outputs - first);
+        Block {
+            weights: &self.pass.weights[group * weights_len + first * self.pass.offsets.len()..],
+            bias: product.bias.map_or(&[0.0; MAX_ROWS], |bias| &bias[channels.clone()]),
+            channels,
+            first,
+        }
+    }
+
+    fn direct(&self, blocks: &[Block], buffer: &[f32], steps: &Steps, tiles: &[Cover<usize>]) {
+        let tiles = &tiles[..tiles.partition_point(|tile| self.has(&tile.runs[0]))];
+        // Few steps: a tile's pixels stay in the first-level cache while all weights pass by. Many
+        // steps: a block's weights stay while pixels do.
+        if self.pass.offsets.len() <= FEW {
+            for tile in tiles {
+                blocks.iter().for_each(|block| self.direct_tile(block, buffer, steps, tile));
+            }
+        } else {
+            for block in blocks {
+                tiles.iter().for_each(|tile| self.direct_tile(block, buffer, steps, tile));
             }
         }
     }
 
+    fn direct_tile(&self, block: &Block, buffer: &[f32], steps: &Steps, cover: &Cover<usize>) {
+        let (tile, rows, start) = (self.tile, block.channels.len(), Start::Base(block.bias));
+        let width = cover.from.len() * tile.lanes();
+        if cover.runs[0].len == width && self.pass.bands.columns.stride == 1 {
+            let plane = self.product.target[1] * self.product.target[2];
+            let at = self.place(&cover.runs[0]) + block.channels.start * plane;
+            let to = self.out.pointer(at, (rows - 1) * plane + width);
+            // SAFETY: every row is a whole run of output pixels of one of the block's channels,
+            // which belong to this task alone.
+            unsafe { tile.run_to(rows, block.weights, buffer, &cover.from, steps, start, to, plane) }
+        } else {
+            let mut sums = [0.0f32; MAX_ROWS * MAX_WIDTH];
+            tile.run(rows, block.weights, buffer, &cover.from, steps, start, &mut sums, MAX_WIDTH);
+            self.store(&sums, MAX_WIDTH, block, &cover.runs);
+        }
+    }
+
+    fn panels(
+        &self,
+        blocks: &[Block],
+        buffer: &[f32],
+        [full, last]: [&Steps; 2],
+        panels: &[Cover<(usize, usize)>],
+        collected: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let (tile, lanes) = (self.tile, self.tile.lanes());
+        let width = 2 * lanes;
+        // Where the panel of a set, and its sums for a block, are.
+        let panel = |i: usize| i * CHUNK * width;
+        let place = |i: usize, block: &Block| (i * self.product.outputs + block.first) * width;
+        let panels = &panels[..panels.partition_point(|panel| self.has(&panel.runs[0]))];
+        for set in panels.chunks(SET) {
+            for (chunk, offsets) in self.pass.offsets.chunks(CHUNK).enumerate() {
+                for (i, cover) in set.iter().enumerate() {
+                    let to = &mut collected[panel(i)..];
+                    lanes::collect(tile.isa(), buffer, offsets, &cover.from, width, to);
+                }
+                let steps = if offsets.len() == CHUNK { full } else { last };
+                for block in blocks {
+                    let left = &block.weights[chunk * CHUNK * self.block..];
+                    let start = if chunk == 0 { Start::Base(block.bias) } else { Start::Stored };
+                    for (i, cover) in set.iter().enumerate() {
+                        let used = cover.runs.last().map_or(0, |run| run.lane + run.len);
+                        let at = &[0, lanes][..used.div_ceil(lanes)];
+                        let (right, out) = (&collected[panel(i)..], &mut sums[place(i, block)..]);
+                        tile.run(block.channels.len(), left, right, at, steps, start, out, width);
+                    }
+                }
+            }
+            for (i, cover) in set.iter().enumerate() {
+                for block in blocks {
+                    self.store(&sums[place(i, block)..], width, block, &cover.runs);
+                }
+            }
+        }
+    }
+
+    /// Whether a run is among the rows and images of this task.
+    fn has(&self, run: &Run) -> bool {
+        run.row < self.rows.1 && run.image < self.images
+    }
+
     /// Where a run's first pixel is in channel 0 of its image.
-    fn place(&self, pass: &Pass, task: Task, run: &Run) -> usize {
-        let (rows, columns) = (&pass.bands.rows, &pass.bands.columns);
-        let (first_row, _) = pass.bands.rows_of(task.band);
-        let y = rows.first + (first_row + run.row) * rows.stride;
+    fn place(&self, run: &Run) -> usize {
+        let (rows, columns) = (&self.pass.bands.rows, &self.pass.bands.columns);
+        let y = rows.first + (self.rows.0 + run.row) * rows.stride;
         let x = columns.first + run.column * columns.stride;
-        let [channels, height, width] = self.target;
-        (task.image + run.image) * channels * height * width + y * width + x
+        let [channels, height, width] = self.product.target;
+        (self.task.image + run.image) * channels * height * width + y * width + x
+    }
+
+    /// Writes the sums of a tile, rows `pitch` apart, to the pixels of `runs`.
+    fn store(&self, sums: &[f32], pitch: usize, block: &Block, runs: &[Run]) {
+        let plane = self.product.target[1] * self.product.target[2];
+        for run in runs.iter().filter(|run| self.has(run)) {
+            let at = self.place(run);
+            for (i, channel) in block.channels.clone().enumerate() {
+                let values = &sums[i * pitch + run.lane..][..run.len];
+                let stride = self.pass.bands.columns.stride;
+                // SAFETY: these pixels of these channels belong to this task alone.
+                unsafe { self.out.write(at + channel * plane, stride, values) };
+            }
+        }
     }
 }
 
@@ -551,13 +467,7 @@ fn runs(count: usize, pixel: impl Fn(usize) -> Option<(usize, usize, usize)>) ->
             Some(run) if (run.image, run.row, run.column + run.len) == (image, row, column) => {
                 run.len += 1;
             }
-            _ => runs.push(Run {
-                lane,
-                len: 1,
-                image,
-                row,
-                column,
-            }),
+            _ => runs.push(Run { lane, len: 1, image, row, column }),
         }
     }
     runs
@@ -568,11 +478,7 @@ fn pieces(runs: &[Run], bands: &Bands, inputs: usize) -> Vec<(usize, usize)> {
     let mut pieces = Vec::new();
     for run in runs {
         let place = run.image * inputs * bands.plane + run.row * bands.pitch + run.column;
-        pieces.extend(
-            (0..run.len)
-                .step_by(lanes::PIECE)
-                .map(|i| (run.lane + i, place + i)),
-        );
+        pieces.extend((0..run.len).step_by(lanes::PIECE).map(|i| (run.lane + i, place + i)));
     }
     pieces
 }

@@ -73,12 +73,7 @@ pub(crate) mod plain {
     pub(crate) fn visit(s: &Shape, mut visit: impl FnMut(usize, usize, usize)) {
         let ([nc, nh, nw], [fc, fh, fw], [kh, kw]) = (s.near, s.far, s.kernel);
         let (ng, fg) = (nc / s.options.groups, fc / s.options.groups);
-        let ConvOptions {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = s.options;
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
         for image in 0..s.images {
             for f in 0..fc {
                 for n in 0..ng {
@@ -112,11 +107,7 @@ pub(crate) mod plain {
 
     /// `(far, near, weights)` products of the given operands.
     pub(crate) fn products(s: &Shape, near: &[f32], far: &[f32], weights: &[f32]) -> [Vec<f64>; 3] {
-        let mut out = [
-            vec![0.0; far.len()],
-            vec![0.0; near.len()],
-            vec![0.0; weights.len()],
-        ];
+        let mut out = [vec![0.0; far.len()], vec![0.0; near.len()], vec![0.0; weights.len()]];
         visit(s, |n, f, w| {
             let (vn, vf, vw) = (near[n] as f64, far[f] as f64, weights[w] as f64);
             out[0][f] += vn * vw;
@@ -148,21 +139,13 @@ mod tests {
         assert_eq!(got.len(), expected.len());
         let scale = expected.iter().fold(1.0f64, |m, v| m.max(v.abs()));
         for (i, (g, e)) in got.iter().zip(expected).enumerate() {
-            assert!(
-                (*g as f64 - e).abs() <= 1e-5 * scale,
-                "{name}[{i}]: {g} against {e}"
-            );
+            assert!((*g as f64 - e).abs() <= 1e-5 * scale, "{name}[{i}]: {g} against {e}");
         }
     }
 
     #[test]
     fn products_match_plain_loops() {
-        let o = |stride, padding, dilation, groups| ConvOptions {
-            stride,
-            padding,
-            dilation,
-            groups,
-        };
+        let o = |stride, padding, dilation, groups| ConvOptions { stride, padding, dilation, groups };
         #[rustfmt::skip]
         let table = [
             // images, near, far channels, kernel, options, extra far size to drop
@@ -190,61 +173,27 @@ mod tests {
         ];
         for (images, near, channels, kernel, options) in table {
             let size = |axis: usize| {
-                (near[1 + axis] + 2 * options.padding[axis]
-                    - options.dilation[axis] * (kernel[axis] - 1)
-                    - 1)
+                (near[1 + axis] + 2 * options.padding[axis] - options.dilation[axis] * (kernel[axis] - 1) - 1)
                     / options.stride[axis]
                     + 1
             };
-            let s = Shape {
-                images,
-                near,
-                far: [channels, size(0), size(1)],
-                kernel,
-                options,
-            };
+            let s = Shape { images, near, far: [channels, size(0), size(1)], kernel, options };
             let (x, g) = (noise(s.near_len(), 1), noise(s.far_len(), 2));
             let (w, b) = (noise(s.weights_len(), 3), noise(s.near[0].max(s.far[0]), 4));
             let [far, near, grad] = plain::products(&s, &x, &g, &w);
             for isa in Isa::all() {
-                close(
-                    &format!("far {isa:?} {s:?}"),
-                    &to_far(isa, &s, &x, &w, None),
-                    &far,
-                );
-                close(
-                    &format!("near {isa:?} {s:?}"),
-                    &to_near(isa, &s, &g, &w, None),
-                    &near,
-                );
-                close(
-                    &format!("weights {isa:?} {s:?}"),
-                    &weights(isa, &s, &x, &g),
-                    &grad,
-                );
+                close(&format!("far {isa:?} {s:?}"), &to_far(isa, &s, &x, &w, None), &far);
+                close(&format!("near {isa:?} {s:?}"), &to_near(isa, &s, &g, &w, None), &near);
+                close(&format!("weights {isa:?} {s:?}"), &weights(isa, &s, &x, &g), &grad);
 
                 let plane = s.far[1] * s.far[2];
-                let biased: Vec<f64> = far
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| v + b[i / plane % s.far[0]] as f64)
-                    .collect();
-                close(
-                    "far bias",
-                    &to_far(isa, &s, &x, &w, Some(&b[..s.far[0]])),
-                    &biased,
-                );
+                let biased: Vec<f64> =
+                    far.iter().enumerate().map(|(i, v)| v + b[i / plane % s.far[0]] as f64).collect();
+                close("far bias", &to_far(isa, &s, &x, &w, Some(&b[..s.far[0]])), &biased);
                 let plane = s.near[1] * s.near[2];
-                let biased: Vec<f64> = near
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| v + b[i / plane % s.near[0]] as f64)
-                    .collect();
-                close(
-                    "near bias",
-                    &to_near(isa, &s, &g, &w, Some(&b[..s.near[0]])),
-                    &biased,
-                );
+                let biased: Vec<f64> =
+                    near.iter().enumerate().map(|(i, v)| v + b[i / plane % s.near[0]] as f64).collect();
+                close("near bias", &to_near(isa, &s, &g, &w, Some(&b[..s.near[0]])), &biased);
             }
         }
     }

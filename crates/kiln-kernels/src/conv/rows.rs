@@ -7,19 +7,8 @@ use crate::{ConvOptions, isa::Isa, lanes, output, output::Output, tasks};
 /// The weight gradient `[far, near / groups, kh, kw]`.
 pub(super) fn weights(isa: Isa, s: &Shape, near: &[f32], far: &[f32]) -> Vec<f32> {
     let axis = |a: usize| {
-        let ConvOptions {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = s.options;
-        Axis::convolution(
-            s.kernel[a],
-            stride[a],
-            padding[a],
-            dilation[a],
-            s.far[1 + a],
-        )
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
+        Axis::convolution(s.kernel[a], stride[a], padding[a], dilation[a], s.far[1 + a])
     };
     let (ng, fg) = (s.near_group(), s.far_group());
     let ([nc, nh, nw], [fc, fh, fw]) = (s.near, s.far);

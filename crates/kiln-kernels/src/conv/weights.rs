@@ -45,14 +45,11 @@ pub(crate) fn weights(isa: Isa, s: &Shape, near: &[f32], far: &[f32]) -> Vec<f32
                 tasks::each(parts * splits, s.work() / s.options.groups, |task| {
                     let (part, split) = (task / splits, task % splits);
                     let turns = part * turns / parts..(part + 1) * turns / parts;
-                    let blocks =
-                        split * plan.blocks() / splits..(split + 1) * plan.blocks() / splits;
-                    let rows = blocks.start * plan.block
-                        ..(blocks.end * plan.block).min(plan.left.channels);
+                    let blocks = split * plan.blocks() / splits..(split + 1) * plan.blocks() / splits;
+                    let rows = blocks.start * plan.block..(blocks.end * plan.block).min(plan.left.channels);
                     // Rows are the outermost index of a partial gradient: a split has one range.
                     let row_len = plan.taps * plan.width;
-                    let range =
-                        part * size + rows.start * row_len..part * size + rows.end * row_len;
+                    let range = part * size + rows.start * row_len..part * size + rows.end * row_len;
                     // SAFETY: parts and splits have ranges of their own; the buffer is initialised.
                     let sums = unsafe { shared.slice(range).assume_init_mut() };
                     plan.accumulate(s, group, turns, rows, near, far, sums);
@@ -113,23 +110,9 @@ impl Plan {
         let reach = |a: usize| (s.far[1 + a] - 1) * stride[a] + (s.kernel[a] - 1) * dilation[a] + 1;
         let (near_rows, near_width) = (reach(0), reach(1));
         let side = |is_near: bool| {
-            let channels = if is_near {
-                s.near_group()
-            } else {
-                s.far_group()
-            };
-            let (pixels, width) = if is_near {
-                (near_rows * near_width, near_width)
-            } else {
-                (height * width, width)
-            };
-            Side {
-                is_near,
-                channels,
-                pitch: pitch(channels),
-                pixels,
-                width,
-            }
+            let channels = if is_near { s.near_group() } else { s.far_group() };
+            let (pixels, width) = if is_near { (near_rows * near_width, near_width) } else { (height * width, width) };
+            Side { is_near, channels, pitch: pitch(channels), pixels, width }
         };
         // The side that fills its vectors better gets them, the larger one if both do.
         let waste = |channels: usize| channels.next_multiple_of(lanes) * 1024 / channels;
@@ -139,30 +122,20 @@ impl Plan {
 
         let pixels = height * width;
         let together = (LONG / pixels).clamp(1, s.images.div_ceil(tasks::threads()).max(1));
-        let rows = if together > 1 {
-            height
-        } else {
-            (PIXELS / width).clamp(1, height)
-        };
+        let rows = if together > 1 { height } else { (PIXELS / width).clamp(1, height) };
         let steps = |images: usize, rows: usize| {
             let (left, right) = (&left, &right);
             let place = move |side: &Side, image: usize, y: usize, x: usize| {
-                let pixel = if side.is_near {
-                    y * stride[0] * side.width + x * stride[1]
-                } else {
-                    y * side.width + x
-                };
+                let pixel = if side.is_near { y * stride[0] * side.width + x * stride[1] } else { y * side.width + x };
                 (image * side.pixels + pixel) * side.pitch
             };
             Steps::new((0..images).flat_map(move |image| {
-                (0..rows).flat_map(move |y| {
-                    (0..width).map(move |x| (place(left, image, y, x), place(right, image, y, x)))
-                })
+                (0..rows)
+                    .flat_map(move |y| (0..width).map(move |x| (place(left, image, y, x), place(right, image, y, x))))
             }))
         };
-        let shifts = (0..s.taps())
-            .map(|t| t / s.kernel[1] * dilation[0] * near_width + t % s.kernel[1] * dilation[1])
-            .collect();
+        let shifts =
+            (0..s.taps()).map(|t| t / s.kernel[1] * dilation[0] * near_width + t % s.kernel[1] * dilation[1]).collect();
         Plan {
             tile,
             left,
@@ -203,10 +176,7 @@ impl Plan {
     ) {
         let (tile, lanes) = (self.tile, self.tile.lanes());
         // Only the rows' own channels of the left side are transposed.
-        let left = Side {
-            channels: rows.len(),
-            ..self.left
-        };
+        let left = Side { channels: rows.len(), ..self.left };
         let left_len = self.together * left.pixels * left.pitch;
         let right_len = self.together * self.right.pixels * self.right.pitch;
         let row_len = self.taps * self.width;
@@ -216,30 +186,11 @@ impl Plan {
                 let first = turn * self.together;
                 let count = self.together.min(s.images - first);
                 for i in 0..count {
-                    let to = &mut left_buffer[i * left.pixels * left.pitch..]
-                        [..left.pixels * left.pitch];
-                    load(
-                        self.tile.isa(),
-                        s,
-                        &left,
-                        group * self.left.channels + rows.start,
-                        first + i,
-                        near,
-                        far,
-                        to,
-                    );
+                    let to = &mut left_buffer[i * left.pixels * left.pitch..][..left.pixels * left.pitch];
+                    load(self.tile.isa(), s, &left, group * self.left.channels + rows.start, first + i, near, far, to);
                     let size = self.right.pixels * self.right.pitch;
                     let to = &mut right_buffer[i * size..][..size];
-                    load(
-                        self.tile.isa(),
-                        s,
-                        &self.right,
-                        group * self.right.channels,
-                        first + i,
-                        near,
-                        far,
-                        to,
-                    );
+                    load(self.tile.isa(), s, &self.right, group * self.right.channels, first + i, near, far, to);
                 }
                 for y in (0..s.far[1]).step_by(self.rows) {
                     let steps = if count < self.together {
@@ -249,17 +200,10 @@ impl Plan {
                     } else {
                         &self.steps
                     };
-                    let origin = if turn == turns.start && y == 0 {
-                        Start::Base(&[0.0; MAX_ROWS])
-                    } else {
-                        Start::Stored
-                    };
+                    let origin =
+                        if turn == turns.start && y == 0 { Start::Base(&[0.0; MAX_ROWS]) } else { Start::Stored };
                     let start = |side: &Side| {
-                        let row = if side.is_near {
-                            y * s.options.stride[0]
-                        } else {
-                            y
-                        };
+                        let row = if side.is_near { y * s.options.stride[0] } else { y };
                         row * side.width * side.pitch
                     };
                     let (left_start, right_start) = (start(&left), start(&self.right));
@@ -269,11 +213,8 @@ impl Plan {
                         for block in (0..rows.len()).step_by(self.block) {
                             let height = self.block.min(rows.len() - block);
                             for (tap, shift) in self.shifts.iter().enumerate() {
-                                let (dl, dr) = if left.is_near {
-                                    (shift * left.pitch, 0)
-                                } else {
-                                    (0, shift * self.right.pitch)
-                                };
+                                let (dl, dr) =
+                                    if left.is_near { (shift * left.pitch, 0) } else { (0, shift * self.right.pitch) };
                                 tile.run(
                                     height,
                                     &left_buffer[left_start + dl + block..],
@@ -298,35 +239,40 @@ impl Plan {
         const LINE: usize = 16;
         let (fg, ng) = (s.far_group(), s.near_group());
         let per_far = ng * self.taps;
-        let total = |l: usize, tap: usize, r: usize| -> f32 {
-            let at = (l * self.taps + tap) * self.width + r;
-            partials
-                .chunks_exact(self.partial_len())
-                .map(|partial| partial[at])
-                .sum()
+        let (size, parts) = (self.partial_len(), partials.len() / self.partial_len());
+        let line = |l: usize, tap: usize, r: usize, count: usize| {
+            let mut total = [0.0f32; LINE];
+            for part in 0..parts {
+                let at = part * size + (l * self.taps + tap) * self.width + r;
+                for (total, value) in total.iter_mut().zip(&partials[at..at + count]) {
+                    *total += value;
+                }
+            }
+            total
         };
         tasks::each(fg.div_ceil(LINE), fg * per_far, |task| {
             let channels = task * LINE..((task + 1) * LINE).min(fg);
             let at = group * fg + channels.start;
             // SAFETY: each task has its own far channels.
             let rows = unsafe { gradient.slice(at * per_far..(at + channels.len()) * per_far) };
-            let mut write = |f: usize, n: usize, tap: usize, value: f32| {
-                rows[(f - channels.start) * per_far + n * self.taps + tap].write(value);
-            };
             if self.left.is_near {
-                for n in 0..ng {
+                for (n, row) in (0..ng).map(|n| (n, n * self.taps)) {
                     for tap in 0..self.taps {
-                        channels
-                            .clone()
-                            .for_each(|f| write(f, n, tap, total(n, tap, f)));
+                        let line = line(n, tap, channels.start, channels.len());
+                        for (f, value) in line[..channels.len()].iter().enumerate() {
+                            rows[f * per_far + row + tap].write(*value);
+                        }
                     }
                 }
             } else {
-                for f in channels.clone() {
+                for (f, row) in channels.clone().zip(rows.chunks_exact_mut(per_far)) {
                     for first in (0..ng).step_by(LINE) {
+                        let count = LINE.min(ng - first);
                         for tap in 0..self.taps {
-                            (first..ng.min(first + LINE))
-                                .for_each(|n| write(f, n, tap, total(f, tap, n)));
+                            let line = line(f, tap, first, count);
+                            for (n, value) in line[..count].iter().enumerate() {
+                                row[(first + n) * self.taps + tap].write(*value);
+                            }
                         }
                     }
                 }
@@ -338,21 +284,9 @@ impl Plan {
 /// Copies one image's channels `[first, first + side.channels)` to channels-last order; the near
 /// side with its padding, the vector side with zeros up to its pitch.
 #[allow(clippy::too_many_arguments)]
-fn load(
-    isa: Isa,
-    s: &Shape,
-    side: &Side,
-    first: usize,
-    image: usize,
-    near: &[f32],
-    far: &[f32],
-    to: &mut [f32],
-) {
-    let ([channels, height, width], source, padding) = if side.is_near {
-        (s.near, near, s.options.padding)
-    } else {
-        (s.far, far, [0, 0])
-    };
+fn load(isa: Isa, s: &Shape, side: &Side, first: usize, image: usize, near: &[f32], far: &[f32], to: &mut [f32]) {
+    let ([channels, height, width], source, padding) =
+        if side.is_near { (s.near, near, s.options.padding) } else { (s.far, far, [0, 0]) };
     let plane = height * width;
     let source = &source[(image * channels + first) * plane..][..side.channels * plane];
     let copy = |from: &[f32], pixels: usize, to: &mut [f32]| {
@@ -374,11 +308,7 @@ fn load(
             Some(y) => {
                 row[..from * side.pitch].fill(0.0);
                 row[until * side.pitch..].fill(0.0);
-                copy(
-                    &source[y * width..],
-                    until - from,
-                    &mut row[from * side.pitch..],
-                );
+                copy(&source[y * width..], until - from, &mut row[from * side.pitch..]);
             }
         }
     }
