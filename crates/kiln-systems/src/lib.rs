@@ -15,6 +15,7 @@ use kiln_train::{AnySystem, entry};
 pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
+        entry::<autoencoder::vae::Vae>(),
         entry::<diffusion::ddpm::Ddpm>(),
     ]
 }
