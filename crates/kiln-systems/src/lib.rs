@@ -15,6 +15,7 @@ use kiln_train::{AnySystem, entry};
 pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
+        entry::<adversarial::dcgan::Dcgan>(),
         entry::<diffusion::ddpm::Ddpm>(),
     ]
 }

@@ -1,1 +1,6 @@
-//! Adversarial generators.
+//! Adversarial generators. The games they play and their latents are shared; a system brings the
+//! networks.
+
+pub mod dcgan;
+pub mod latent;
+pub mod objective;
