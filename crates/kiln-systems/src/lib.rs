@@ -16,6 +16,7 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
         entry::<adversarial::dcgan::Dcgan>(),
+        entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),
     ]
 }

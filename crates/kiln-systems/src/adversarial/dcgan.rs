@@ -313,3 +313,187 @@ impl Decode<Networks> for Dcgan {
         self.config.latent_distribution.between(a, b, t)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kiln_core::random::Key;
+    use kiln_nn::tensor::{from_values, to_values};
+    use kiln_train::params;
+
+    use super::*;
+    use crate::adversarial::testing::{Fixture, batch, close, overfit};
+
+    fn sizes(side: usize) -> Result<Sizes> {
+        Sizes::of([1, side, side])
+    }
+
+    fn tiny() -> Config {
+        Config { latent_size: 8, generator_channels: 4, discriminator_channels: 4, ..Config::default() }
+    }
+
+    fn system(config: Config, side: usize) -> Result<Dcgan> {
+        Dcgan::new(config, &Pictures { shape: [1, side, side], classes: Vec::new() })
+    }
+
+    #[test]
+    fn sizes_are_doublings_of_four_or_seven() {
+        for (side, base, doublings) in [(8, 4, 1), (14, 7, 1), (16, 4, 2), (28, 7, 2), (32, 4, 3), (56, 7, 3), (64, 4, 4)] {
+            assert_eq!(sizes(side).unwrap(), Sizes { base, doublings });
+        }
+        for side in [0, 1, 4, 7, 12, 20, 27, 30] {
+            let e = sizes(side).unwrap_err();
+            assert!(e.is_usage() && e.to_string().contains("28, 32"), "{e}");
+        }
+        assert!(Sizes::of([1, 32, 16]).is_err());
+    }
+
+    #[test]
+    fn shapes_at_every_size() {
+        let device = Device::flex();
+        for side in [8, 14, 28, 32] {
+            let s = system(tiny(), side).unwrap();
+            let n = s.networks(&mut Init::new(&device, 0));
+            let out = s.generate(&n, &GenerateRequest::new(0..3, 1, &device)).unwrap();
+            assert_eq!(out.dims(), [3, 1, side, side]);
+            assert_eq!(n.discriminator.forward(out).dims(), [3]);
+        }
+    }
+
+    /// `main.{0,3,6,9}` and `main.{0,2,5,8}` are convolutions; what follows them is batch norm.
+    fn generator_path(path: &str) -> String {
+        let (index, rest) = path.split_once('.').unwrap();
+        let index: usize = index.parse().unwrap();
+        format!("{}.{}.{rest}", if index % 3 == 0 { "layers" } else { "norms" }, index / 3)
+    }
+
+    fn discriminator_path(path: &str) -> String {
+        let (index, rest) = path.split_once('.').unwrap();
+        match index.parse().unwrap() {
+            0 => format!("layers.0.{rest}"),
+            8 => format!("head.{rest}"),
+            i if i % 3 == 2 => format!("layers.{}.{rest}", i / 3 + 1),
+            i => format!("norms.{}.{rest}", i / 3 - 1),
+        }
+    }
+
+    /// Output, all gradients and the running statistics after the step, against PyTorch.
+    fn agrees<M: Module>(name: &str, network: M, rename: fn(&str) -> String, forward: fn(&M, Tensor<4>) -> Tensor<4>) {
+        let fixture = Fixture::open("systems");
+        let device = Device::flex().autodiff();
+        let network = params::load(network, &fixture.state(&format!("{name}.main."), rename), "fixture").unwrap();
+        let input = fixture.tensor::<4>(&format!("{name}_io.input"), &device).require_grad();
+        let output = forward(&network, input.clone());
+        close(&to_values(output.clone()), &fixture.values(&format!("{name}_io.output")), 1e-5);
+        let upstream = from_values(fixture.values(&format!("{name}_io.grad_output")), output.dims(), &device);
+        let mut gradients = (output * upstream).sum().backward();
+        close(&to_values(input.grad(&gradients).unwrap()), &fixture.values(&format!("{name}_io.grad_input")), 1e-4);
+        let mut found = params::take_gradients(&network, &mut gradients);
+        let expected = fixture.state(&format!("{name}_grad.main."), rename);
+        assert!(expected.len() > 5);
+        for (path, value) in expected {
+            close(&to_values(found.remove(&path).unwrap()), &value.values, 1e-4);
+        }
+        assert!(found.is_empty());
+        let state = params::state(&network);
+        let after = fixture.state(&format!("{name}_after.main."), rename);
+        assert_eq!(after.len(), state.keys().filter(|k| k.contains("running")).count());
+        for (path, value) in after {
+            close(&state[&path].values, &value.values, 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_generator_is_pytorchs() {
+        let init = &mut Init::new(&Device::flex().autodiff(), 0);
+        let g = Generator::new(8, 4, 3, sizes(32).unwrap(), init);
+        agrees("dcgan_g", g, generator_path, |g, z| {
+            let [n, inputs, ..] = z.dims();
+            g.forward(z.reshape([n, inputs]))
+        });
+    }
+
+    #[test]
+    fn the_discriminator_is_pytorchs() {
+        let init = &mut Init::new(&Device::flex().autodiff(), 0);
+        let d = Discriminator::new(3, 4, sizes(32).unwrap(), init);
+        agrees("dcgan_d", d, discriminator_path, |d, x| {
+            let n = x.dims()[0];
+            d.forward(x).reshape([n, 1, 1, 1])
+        });
+    }
+
+    #[test]
+    fn each_player_wins_a_fixed_batch_it_plays_alone() {
+        for objective in [Objective::NonSaturating, Objective::LeastSquares, Objective::Hinge] {
+            let mut s = system(Config { objective, ..tiny() }, 16).unwrap();
+            for (player, rate) in [(0, 5e-3), (1, 5e-2)] {
+                let (first, last) = overfit(&mut s, player, rate, 40, &batch(8, [1, 16, 16], 0));
+                assert!(last < first - 0.2 * first.abs(), "{objective:?} {player}: {first} to {last}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_is_the_same_in_any_company() {
+        let device = Device::flex();
+        for latent_distribution in [Distribution::Uniform, Distribution::Normal] {
+            let s = system(Config { latent_distribution, ..tiny() }, 8).unwrap();
+            let n = s.networks(&mut Init::new(&device, 0));
+            let many = s.generate(&n, &GenerateRequest::new(0..5, 1, &device)).unwrap();
+            let one = s.generate(&n, &GenerateRequest::new(3..4, 1, &device)).unwrap();
+            close(&to_values(one.clone()), &to_values(many.narrow(0, 3, 1)), 1e-6);
+            let z = s.latents(&GenerateRequest::new(3..4, 1, &device));
+            close(&to_values(s.decode(&n, z.clone()).unwrap()), &to_values(one.clone()), 1e-6);
+            // As noise of its own, and truncated to nothing.
+            let noise = Some(z.clone().reshape([1, 8, 1, 1]));
+            let request = GenerateRequest { noise, ..GenerateRequest::new(0..1, 9, &device) };
+            close(&to_values(s.generate(&n, &request).unwrap()), &to_values(one), 1e-6);
+            let mut request = GenerateRequest::new(0..2, 1, &device);
+            request.sampler.truncation_psi = Some(0.0);
+            let mean = to_values(s.generate(&n, &request).unwrap());
+            close(&mean[..64], &mean[64..], 1e-6);
+            // A walk ends where it should.
+            let b = s.latents(&GenerateRequest::new(4..5, 1, &device));
+            close(&to_values(s.between(z, b.clone(), 1.0)), &to_values(b), 1e-5);
+        }
+    }
+
+    #[test]
+    fn uniform_latents_fill_their_range() {
+        let values = Key::new(0).purpose("latent").uniform(0..100, 100);
+        let z: Vec<f32> = values.iter().map(|u| 2.0 * u - 1.0).collect();
+        let s = system(Config { latent_size: 100, ..tiny() }, 8).unwrap();
+        let request = GenerateRequest { key: Key::new(0), ..GenerateRequest::new(0..100, 0, &Device::flex()) };
+        close(&to_values(s.latents(&request)), &z, 1e-6);
+    }
+
+    #[test]
+    fn bad_settings_and_requests_are_usage_errors() {
+        let bad = [
+            Config { latent_size: 0, ..tiny() },
+            Config { generator_channels: 0, ..tiny() },
+            Config { discriminator_channels: 0, ..tiny() },
+            Config { discriminator_steps: 0, ..tiny() },
+            Config { label_smoothing: 0.5, ..tiny() },
+            Config { label_smoothing: f64::NAN, ..tiny() },
+            Config { label_smoothing: 0.1, objective: Objective::Hinge, ..tiny() },
+        ];
+        for config in bad {
+            assert!(system(config.clone(), 8).err().is_some_and(|e| e.is_usage()), "{config:?}");
+        }
+        let device = Device::flex();
+        let s = system(tiny(), 8).unwrap();
+        let n = s.networks(&mut Init::new(&device, 0));
+        let ask = |change: fn(&mut GenerateRequest)| {
+            let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+            change(&mut request);
+            s.generate(&n, &request).err().is_some_and(|e| e.is_usage())
+        };
+        assert!(ask(|r| r.class = Some(1)));
+        assert!(ask(|r| r.sampler.steps = Some(10)));
+        assert!(ask(|r| r.sampler.truncation_psi = Some(1.5)));
+        assert!(ask(|r| r.noise = Some(Tensor::zeros([2, 7, 1, 1], &r.device))));
+        assert!(s.decode(&n, Tensor::zeros([1, 3], &device)).is_err());
+    }
+}

@@ -91,3 +91,52 @@ impl Objective {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kiln_nn::tensor::to_values;
+
+    use super::*;
+    use crate::adversarial::testing::{Fixture, close};
+
+    /// Value and gradients against PyTorch.
+    fn agrees(name: &str, inputs: &[&str], loss: impl Fn(&[Tensor<1>]) -> Tensor<1>) {
+        let (fixture, device) = (Fixture::open("losses"), Device::flex().autodiff());
+        let at = |what: &str| fixture.tensor::<1>(&format!("{name}.{what}"), &device).require_grad();
+        let inputs: Vec<_> = inputs.iter().map(|&i| (i, at(i))).collect();
+        let tensors: Vec<_> = inputs.iter().map(|(_, t)| t.clone()).collect();
+        let value = loss(&tensors);
+        close(&to_values(value.clone()), &fixture.values(&format!("{name}.value")), 1e-5);
+        let gradients = value.backward();
+        for (input, tensor) in inputs {
+            let gradient = to_values(tensor.grad(&gradients).unwrap());
+            close(&gradient, &fixture.values(&format!("{name}.grad_{input}")), 1e-6);
+        }
+    }
+
+    #[test]
+    fn losses_are_pytorchs() {
+        let d = |o: Objective, smoothing: f64| move |x: &[Tensor<1>]| o.discriminator(x[0].clone(), x[1].clone(), smoothing);
+        let g = |o: Objective| move |x: &[Tensor<1>]| o.generator(x[0].clone());
+        agrees("gan_softplus_d", &["real", "fake"], d(Objective::NonSaturating, 0.0));
+        agrees("gan_label_smoothing_d", &["real", "fake"], d(Objective::Saturating, 0.1));
+        agrees("gan_softplus_g", &["fake"], g(Objective::NonSaturating));
+        agrees("gan_saturating_g", &["fake"], g(Objective::Saturating));
+        agrees("gan_least_squares_d", &["real", "fake"], d(Objective::LeastSquares, 0.0));
+        agrees("gan_least_squares_g", &["fake"], g(Objective::LeastSquares));
+        agrees("gan_hinge_d", &["real", "fake"], d(Objective::Hinge, 0.0));
+        agrees("gan_hinge_g", &["fake"], g(Objective::Hinge));
+    }
+
+    #[test]
+    fn a_winning_discriminator_stops_the_saturating_generator_alone() {
+        let slope = |o: Objective| {
+            let logit = Tensor::<1>::full([1], -12.0, &Device::flex().autodiff()).require_grad();
+            let gradients = o.generator(logit.clone()).backward();
+            to_values(logit.grad(&gradients).unwrap())[0].abs()
+        };
+        assert!(slope(Objective::Saturating) < 1e-4);
+        assert!(slope(Objective::NonSaturating) > 0.99);
+    }
+}
