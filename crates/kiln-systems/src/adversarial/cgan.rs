@@ -140,7 +140,9 @@ impl System for Cgan {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         if pictures.classes.len() < 2 {
-            return Err(Error::usage("cgan needs a set of at least two classes; use a folder with one sub-folder a class"));
+            return Err(Error::usage(
+                "cgan needs a set of at least two classes; use a folder with one sub-folder a class",
+            ));
         }
         if config.embedding_size == 0 {
             return Err(Error::usage("model.embedding_size must be at least 1"));
@@ -240,7 +242,10 @@ impl Decode<Networks> for Cgan {
         let (size, classes) = (self.config.dcgan.latent_size, self.pictures.classes.len());
         let [_, got] = latents.dims();
         if got != size + classes {
-            return Err(Error::usage(format!("latents of {got} numbers; this run's have {} (z and the class)", size + classes)));
+            return Err(Error::usage(format!(
+                "latents of {got} numbers; this run's have {} (z and the class)",
+                size + classes
+            )));
         }
         Ok(networks.generator.forward(latents.clone().narrow(1, 0, size), latents.narrow(1, size, classes)))
     }

@@ -30,9 +30,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{leaky_relu, tanh};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights,
-};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights};
 use kiln_train::system::check_class;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, System,
@@ -338,7 +336,9 @@ mod tests {
 
     #[test]
     fn sizes_are_doublings_of_four_or_seven() {
-        for (side, base, doublings) in [(8, 4, 1), (14, 7, 1), (16, 4, 2), (28, 7, 2), (32, 4, 3), (56, 7, 3), (64, 4, 4)] {
+        for (side, base, doublings) in
+            [(8, 4, 1), (14, 7, 1), (16, 4, 2), (28, 7, 2), (32, 4, 3), (56, 7, 3), (64, 4, 4)]
+        {
             assert_eq!(sizes(side).unwrap(), Sizes { base, doublings });
         }
         for side in [0, 1, 4, 7, 12, 20, 27, 30] {

@@ -91,7 +91,9 @@ pub fn check_sampler(system: &str, request: &GenerateRequest) -> Result<()> {
         ("--guidance-scale", s.guidance_scale.is_some()),
     ];
     match given.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(Error::usage(format!("{flag}: {system} samples in one pass of its generator; leave it out"))),
+        Some((flag, _)) => {
+            Err(Error::usage(format!("{flag}: {system} samples in one pass of its generator; leave it out")))
+        }
         None => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
 //! What a generator and a discriminator play for. Means are over the batch; D(x) below is the
 //! discriminator's raw output, a logit under the two cross-entropy games.
 
-use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, sigmoid};
 use kiln_core::{Error, Result};
 use kiln_nn::loss::{binary_cross_entropy_to, softplus, squared_to};
 use serde::{Deserialize, Serialize};
@@ -117,7 +117,9 @@ mod tests {
 
     #[test]
     fn losses_are_pytorchs() {
-        let d = |o: Objective, smoothing: f64| move |x: &[Tensor<1>]| o.discriminator(x[0].clone(), x[1].clone(), smoothing);
+        let d = |o: Objective, smoothing: f64| {
+            move |x: &[Tensor<1>]| o.discriminator(x[0].clone(), x[1].clone(), smoothing)
+        };
         let g = |o: Objective| move |x: &[Tensor<1>]| o.generator(x[0].clone());
         agrees("gan_softplus_d", &["real", "fake"], d(Objective::NonSaturating, 0.0));
         agrees("gan_label_smoothing_d", &["real", "fake"], d(Objective::Saturating, 0.1));

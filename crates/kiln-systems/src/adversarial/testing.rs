@@ -21,10 +21,15 @@ impl Fixture {
         let bytes = std::fs::read(root.join(format!("{name}.safetensors"))).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter().filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
-        Self(tensors.map(|(name, t)| {
-            let values = t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            (name, HostTensor { shape: t.shape().to_vec(), values })
-        }).collect())
+        Self(
+            tensors
+                .map(|(name, t)| {
+                    let values =
+                        t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                    (name, HostTensor { shape: t.shape().to_vec(), values })
+                })
+                .collect(),
+        )
     }
 
     /// Values of one tensor.
