@@ -16,6 +16,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
         entry::<autoencoder::vae::Vae>(),
+        entry::<adversarial::dcgan::Dcgan>(),
+        entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),
     ]
 }
