@@ -16,6 +16,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
         entry::<diffusion::ddpm::Ddpm>(),
+        entry::<translation::cyclegan::CycleGan>(),
+        entry::<adaptation::dann::Dann>(),
     ]
 }
 
