@@ -19,6 +19,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),
+        entry::<translation::cyclegan::CycleGan>(),
+        entry::<adaptation::dann::Dann>(),
     ]
 }
 

@@ -1,1 +1,3 @@
 //! Domain adaptation: a labelled source, an unlabelled target.
+
+pub mod dann;

@@ -1,1 +1,3 @@
 //! Image-to-image translation.
+
+pub mod cyclegan;

@@ -1,0 +1,342 @@
+//! Ganin & Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015; Ganin et al.,
+//! *Domain-Adversarial Training of Neural Networks*, 2016.
+//!
+//! A classifier that works on an unlabelled target because its features do not tell the target
+//! from the labelled source. Objective (2015, equation 1), at the saddle point of
+//!
+//! E(θ_f, θ_y, θ_d) = Σ_source L_y(G_y(G_f(x)), y) − λ Σ_both L_d(G_d(G_f(x)), d):
+//!
+//! G_f and G_y descend E, G_d ascends it. A gradient-reversal layer R_λ between G_f and G_d (the
+//! identity forward, −λ·I backward; equations 16–18) turns this into plain descent of L_y + L_d.
+//!
+//! | paper | here |
+//! |---|---|
+//! | G_f(·; θ_f) | `extractor`, an [`Extractor`] |
+//! | G_y(·; θ_y) | `labels`, a [`LabelHead`] |
+//! | G_d(·; θ_d) | `domain`, a [`DomainHead`] |
+//! | R_λ | [`reverse_gradient`] |
+//! | λ_p = 2 / (1 + e^(−γp)) − 1 (equation 14) | [`adaptation_factor`] |
+//! | γ = 10 | `gamma` |
+//! | μ_p = μ₀ / (1 + 10p)^0.75 (equation 15) | `optimizer`: SGD with [`Schedule::InverseDecay`] |
+//! | p, the progress from 0 to 1 | [`Batch::progress`] |
+//!
+//! `kiln train dann --data mnist,mnistm`; its bounds with `--set model.mode=source-only` and
+//! `--set model.mode=target-only`.
+
+use burn::module::Module;
+use burn::tensor::activation::relu;
+use burn::tensor::module::max_pool2d;
+use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{Int, Tensor};
+use kiln_core::{Error, Result};
+use kiln_data::DataKind;
+use kiln_nn::loss::{binary_cross_entropy_to, cross_entropy, reverse_gradient};
+use kiln_nn::{Conv2d, Conv2dConfig, Init, Linear, LinearConfig};
+use kiln_train::{
+    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig,
+};
+use serde::{Deserialize, Serialize};
+
+/// What the classifier learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Labelled source, unlabelled target, domain-adversarial features.
+    Dann,
+    /// The labelled source alone: the lower bound.
+    SourceOnly,
+    /// The target with its labels: the upper bound.
+    TargetOnly,
+}
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// `dann`, `source-only` or `target-only`.
+    pub mode: Mode,
+    /// γ, how fast λ rises to its full value.
+    pub gamma: f64,
+    /// The value λ rises to.
+    pub lambda: f64,
+    /// Channels of the two 5×5 convolutions.
+    pub channels: [usize; 2],
+    /// Zeros around the input of each convolution.
+    pub padding: usize,
+    /// Widths of the label head's two hidden layers.
+    pub label_hidden: [usize; 2],
+    /// Width of the domain head's hidden layer.
+    pub domain_hidden: usize,
+    /// Subtracted from every pixel: about the mean of source and target.
+    pub mean: f64,
+    /// The optimiser of all three parts.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Dann,
+            gamma: 10.0,
+            lambda: 1.0,
+            channels: [32, 48],
+            padding: 0,
+            label_hidden: [100, 100],
+            domain_hidden: 100,
+            mean: -0.4,
+            optimizer: OptimizerConfig::sgd(0.01, 0.9).schedule(Schedule::InverseDecay),
+        }
+    }
+}
+
+/// The convolutions' window.
+const KERNEL: usize = 5;
+
+/// λ_p = 2 / (1 + exp(−γp)) − 1: from 0, where the domain head knows nothing yet, to 1.
+pub fn adaptation_factor(progress: f64, gamma: f64) -> f64 {
+    2.0 / (1.0 + (-gamma * progress).exp()) - 1.0
+}
+
+/// The three parts.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// G_f.
+    pub extractor: Extractor,
+    /// G_y.
+    pub labels: LabelHead,
+    /// G_d.
+    pub domain: DomainHead,
+}
+
+/// conv 5×5 – ReLU – pool 2×2, twice (2016, figure 4a).
+#[derive(Module, Debug)]
+pub struct Extractor {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    #[module(skip)]
+    mean: f64,
+}
+
+impl Extractor {
+    /// # Shapes
+    /// [n, c, h, w] → [n, features]
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let pool = |x| max_pool2d(x, MaxPoolOptions::new([2, 2]));
+        let x = pool(relu(self.conv1.forward(images - self.mean)));
+        let x = pool(relu(self.conv2.forward(x)));
+        let [n, c, h, w] = x.dims();
+        x.reshape([n, c * h * w])
+    }
+}
+
+/// Two hidden layers and the logits of the classes.
+#[derive(Module, Debug)]
+pub struct LabelHead {
+    fc1: Linear,
+    fc2: Linear,
+    logits: Linear,
+}
+
+impl LabelHead {
+    /// # Shapes
+    /// [n, features] → [n, label_hidden[1]]
+    pub fn hidden(&self, features: Tensor<2>) -> Tensor<2> {
+        relu(self.fc2.forward(relu(self.fc1.forward(features))))
+    }
+
+    /// # Shapes
+    /// [n, features] → [n, classes]
+    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        self.logits.forward(self.hidden(features))
+    }
+}
+
+/// One hidden layer and the logit of "target".
+#[derive(Module, Debug)]
+pub struct DomainHead {
+    fc: Linear,
+    logit: Linear,
+}
+
+impl DomainHead {
+    /// # Shapes
+    /// [n, features] → [n, 1]
+    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        self.logit.forward(relu(self.fc.forward(features)))
+    }
+}
+
+/// L_d, binary cross-entropy over both halves: −½ E_source log(1 − σ(G_d)) − ½ E_target log σ(G_d).
+///
+/// # Shapes
+/// logits [n, 1], [m, 1] → [1]
+pub fn domain_loss(source: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
+    (binary_cross_entropy_to(source, 0.0) + binary_cross_entropy_to(target, 1.0)) * 0.5
+}
+
+/// The share of both halves whose domain is recognised; ½ when the features do not show it.
+fn domain_accuracy(source: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
+    (source.detach().lower_equal_elem(0.0).float().mean() + target.detach().greater_elem(0.0).float().mean()) * 0.5
+}
+
+/// The share of logits whose largest is the label's.
+fn accuracy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    let n = labels.dims()[0];
+    logits.detach().argmax(1).reshape([n]).equal(labels).float().mean()
+}
+
+/// The system.
+pub struct Dann {
+    config: Config,
+    pictures: Pictures,
+}
+
+impl System for Dann {
+    const ID: &'static str = "dann";
+    const PAPER: &'static str = "Ganin et al.: Domain-Adversarial Training of Neural Networks, 2016";
+    const DATA: DataKind = DataKind::SourceTarget;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        let data = DataConfig { set: "mnist,mnistm".into(), size: 28, channels: 3, ..DataConfig::default() };
+        let train = TrainConfig {
+            batch: 64,
+            images: 600_000,
+            ema_half_life: 0.0,
+            checkpoint_every: 60_000,
+            preview_every: 0,
+            ..TrainConfig::default()
+        };
+        (data, train)
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let refuse = |what: String| Err(Error::usage(what));
+        if pictures.classes.len() < 2 {
+            return refuse("dann needs a source of at least two classes".into());
+        }
+        let sizes = [&config.channels[..], &config.label_hidden, &[config.domain_hidden]].concat();
+        if sizes.contains(&0) {
+            return refuse("model.channels, model.label_hidden and model.domain_hidden must be at least 1".into());
+        }
+        if config.gamma.is_nan() || config.gamma <= 0.0 || config.lambda.is_nan() || config.lambda < 0.0 {
+            return refuse("model.gamma must be above 0 and model.lambda not below 0".into());
+        }
+        let [_, height, width] = pictures.shape;
+        if let Some(side) = [height, width].into_iter().find(|&s| pooled(s, config.padding) == 0) {
+            return refuse(format!(
+                "dann: pictures of side {side} are too small for two convolutions and poolings; data.size must be at least 16, or set model.padding = 2"
+            ));
+        }
+        Ok(Self { config, pictures: pictures.clone() })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        let Config { channels: [first, second], label_hidden: [h1, h2], .. } = self.config;
+        let [channels, height, width] = self.pictures.shape;
+        let features = second * pooled(height, self.config.padding) * pooled(width, self.config.padding);
+        let conv = |i, o, init: &mut Init| Conv2dConfig::new(i, o, KERNEL).padding(self.config.padding).init(init);
+        Networks {
+            extractor: Extractor {
+                conv1: conv(channels, first, init),
+                conv2: conv(first, second, init),
+                mean: self.config.mean,
+            },
+            labels: LabelHead {
+                fc1: LinearConfig::new(features, h1).init(init),
+                fc2: LinearConfig::new(h1, h2).init(init),
+                logits: LinearConfig::new(h2, self.pictures.classes.len()).init(init),
+            },
+            domain: DomainHead {
+                fc: LinearConfig::new(features, self.config.domain_hidden).init(init),
+                logit: LinearConfig::new(self.config.domain_hidden, 1).init(init),
+            },
+        }
+    }
+
+    /// One phase for all: the reversal layer makes the saddle point a descent.
+    fn phases(&self) -> Vec<Phase> {
+        let trains: &[&str] = match self.config.mode {
+            Mode::Dann => &["extractor", "labels", "domain"],
+            Mode::SourceOnly | Mode::TargetOnly => &["extractor", "labels"],
+        };
+        vec![Phase::new("classifier", trains, self.config.optimizer.clone())]
+    }
+
+    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+        let [source, target] = batch.domains.as_slice() else {
+            return Err(Error::usage("dann wants two sets, such as --data mnist,mnistm"));
+        };
+        match self.config.mode {
+            Mode::SourceOnly => {
+                let logits = networks.labels.forward(networks.extractor.forward(source.images.clone()));
+                Ok(label_loss(logits, batch.labels()?))
+            }
+            Mode::TargetOnly => {
+                let labels = target.labels.clone();
+                let labels = labels.ok_or_else(|| Error::usage("model.mode = \"target-only\" needs a labelled target"))?;
+                let classes = self.pictures.classes.len();
+                if target.host_labels.iter().flatten().any(|&l| l as usize >= classes) {
+                    return Err(Error::usage(format!(
+                        "model.mode = \"target-only\": the target has more classes than the source's {classes}"
+                    )));
+                }
+                let logits = networks.labels.forward(networks.extractor.forward(target.images.clone()));
+                Ok(label_loss(logits, labels))
+            }
+            Mode::Dann => {
+                let [n, m] = [source.images.dims()[0], target.images.dims()[0]];
+                let images = Tensor::cat(vec![source.images.clone(), target.images.clone()], 0);
+                let features = networks.extractor.forward(images);
+                let logits = networks.labels.forward(features.clone().narrow(0, 0, n));
+
+                let lambda = self.config.lambda * adaptation_factor(batch.progress(), self.config.gamma);
+                let domain = networks.domain.forward(reverse_gradient(features, lambda));
+                let (of_source, of_target) = (domain.clone().narrow(0, 0, n), domain.narrow(0, n, m));
+                Ok(label_loss(logits, batch.labels()?)
+                    .plus("domain_loss", 1.0, domain_loss(of_source.clone(), of_target.clone()))
+                    .report("domain_accuracy", domain_accuracy(of_source, of_target)))
+            }
+        }
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { classify: Some(self), ..Abilities::default() }
+    }
+}
+
+/// L_y, cross-entropy, with the accuracy beside it.
+fn label_loss(logits: Tensor<2>, labels: Tensor<1, Int>) -> Loss {
+    let right = accuracy(logits.clone(), labels.clone());
+    Loss::new("label_loss", cross_entropy(logits, labels)).report("label_accuracy", right)
+}
+
+/// The side after both convolutions and poolings; 0 if they do not fit.
+fn pooled(side: usize, padding: usize) -> usize {
+    (0..2).fold(side, |side, _| (side + 2 * padding).saturating_sub(KERNEL - 1) / 2)
+}
+
+impl Dann {
+    fn check(&self, images: &Tensor<4>) -> Result<()> {
+        let [_, c, h, w] = images.dims();
+        if [c, h, w] == self.pictures.shape {
+            return Ok(());
+        }
+        let [channels, height, width] = self.pictures.shape;
+        Err(Error::usage(format!(
+            "dann was trained on {width} x {height} pictures of {channels} channels, not {w} x {h} of {c}"
+        )))
+    }
+}
+
+impl Classify<Networks> for Dann {
+    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.check(&images)?;
+        Ok(networks.labels.forward(networks.extractor.forward(images)))
+    }
+
+    fn features(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.check(&images)?;
+        Ok(networks.labels.hidden(networks.extractor.forward(images)))
+    }
+}

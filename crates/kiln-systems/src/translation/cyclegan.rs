@@ -1,0 +1,453 @@
+//! Zhu, Park, Isola & Efros, *Unpaired Image-to-Image Translation using Cycle-Consistent
+//! Adversarial Networks*, 2017.
+//!
+//! Objective (equation 3 and §5.2):
+//!
+//! L(G, F, D_X, D_Y) = L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc(G, F) + ½λ L_identity(G, F)
+//!
+//! * L_GAN with least squares (§4): G descends E (D(G(x)) − 1)², D descends
+//!   ½ E (D(y) − 1)² + ½ E D(G(x))²;
+//! * L_cyc (equation 2): E ‖F(G(x)) − x‖₁ + E ‖G(F(y)) − y‖₁, per pixel;
+//! * L_identity: E ‖G(y) − y‖₁ + E ‖F(x) − x‖₁.
+//!
+//! | paper | here |
+//! |---|---|
+//! | X, Y | the first and the second data set, `a` and `b` |
+//! | G: X → Y, F: Y → X | `g_ab`, `g_ba`, a [`Generator`] each |
+//! | D_X, D_Y | `d_a`, `d_b`, a [`PatchDiscriminator`] each |
+//! | λ = 10 | `cycle_weight` |
+//! | ½, the share of λ on L_identity | `identity_weight` |
+//! | the history of 50 generated pictures (§4) | `pool`, [`ImagePool`] |
+//! | c7s1-k, dk, Rk, uk (appendix 7.2) | [`Generator`] |
+//! | Ck (appendix 7.2) | [`PatchDiscriminator`] |
+//!
+//! `kiln train cyclegan --data starter:noto,starter:twemoji`, then
+//! `kiln translate RUN picture.png out.png`.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::DataKind;
+use kiln_nn::loss::{l1, squared_to};
+use kiln_nn::norm::activate;
+use kiln_nn::resample::reflect_pad;
+use kiln_nn::tensor::{from_values, to_values};
+use kiln_nn::{
+    Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, InstanceNorm2d, Weights,
+};
+use kiln_train::params::{HostTensor, State};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig, Translate,
+};
+use serde::{Deserialize, Serialize};
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Channels of the generators' first convolution (the paper's 64); they double twice.
+    pub generator_channels: usize,
+    /// Residual blocks of each generator (the paper: 6 at 128 pixels, 9 at 256).
+    pub blocks: usize,
+    /// Channels of the discriminators' first convolution (the paper's 64).
+    pub discriminator_channels: usize,
+    /// Halvings of each discriminator: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16.
+    pub discriminator_layers: usize,
+    /// Weight of the adversarial loss; 0 leaves cycle consistency alone.
+    pub adversarial_weight: f64,
+    /// λ, the weight of the cycle loss; 0 leaves the adversarial loss alone.
+    pub cycle_weight: f64,
+    /// Weight of the identity loss as a share of `cycle_weight`.
+    pub identity_weight: f64,
+    /// Generated pictures each discriminator remembers; 0 shows it the newest only.
+    pub pool: usize,
+    /// The optimiser of generators and discriminators.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            generator_channels: 32,
+            blocks: 3,
+            discriminator_channels: 32,
+            discriminator_layers: 2,
+            adversarial_weight: 1.0,
+            cycle_weight: 10.0,
+            identity_weight: 0.5,
+            pool: 50,
+            optimizer: OptimizerConfig::adam(2e-4).betas(0.5, 0.999).schedule(Schedule::LinearSecondHalf),
+        }
+    }
+}
+
+/// All four networks.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// G, from a to b.
+    pub g_ab: Generator,
+    /// F, from b to a.
+    pub g_ba: Generator,
+    /// D_X, whether a picture is of a.
+    pub d_a: PatchDiscriminator,
+    /// D_Y, whether a picture is of b.
+    pub d_b: PatchDiscriminator,
+}
+
+/// Every weight is drawn from N(0, 0.02²) (appendix 7.1).
+const WEIGHTS: Weights = Weights::Normal(0.02);
+
+fn norm(x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    InstanceNorm2d::default().forward(x, activation)
+}
+
+/// c7s1-k, d2k, d4k, R4k…, u2k, uk, c7s1-channels, tanh: reflection padding, instance
+/// normalisation, ReLU (Johnson 2016; appendix 7.2).
+#[derive(Module, Debug)]
+pub struct Generator {
+    first: Conv2d,
+    down: Vec<Conv2d>,
+    blocks: Vec<ResidualBlock>,
+    up: Vec<ConvTranspose2d>,
+    last: Conv2d,
+}
+
+impl Generator {
+    /// Pictures of `channels` channels, `k` channels inside, doubled twice.
+    pub fn new(channels: usize, k: usize, blocks: usize, init: &mut Init) -> Self {
+        let down = |i: usize, init: &mut Init| {
+            Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init)
+        };
+        let up = |o: usize, init: &mut Init| {
+            ConvTranspose2dConfig::new(2 * o, o, 3).stride(2).padding(1).output_padding(1).weights(WEIGHTS).init(init)
+        };
+        Self {
+            first: Conv2dConfig::new(channels, k, 7).weights(WEIGHTS).init(init),
+            down: vec![down(k, init), down(2 * k, init)],
+            blocks: (0..blocks).map(|_| ResidualBlock::new(4 * k, init)).collect(),
+            up: vec![up(2 * k, init), up(k, init)],
+            last: Conv2dConfig::new(k, channels, 7).weights(WEIGHTS).init(init),
+        }
+    }
+
+    /// # Shapes
+    /// [n, channels, h, w] → the same; h and w must be divisible by 4 and at least 8.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = norm(self.first.forward(reflect_pad(x, 3)), Activation::Relu);
+        let x = self.down.iter().fold(x, |x, conv| norm(conv.forward(x), Activation::Relu));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+        let x = self.up.iter().fold(x, |x, conv| norm(conv.forward(x), Activation::Relu));
+        self.last.forward(reflect_pad(x, 3)).tanh()
+    }
+}
+
+/// Rk: two 3×3 convolutions with a ReLU between them, added to the input.
+#[derive(Module, Debug)]
+pub struct ResidualBlock {
+    conv1: Conv2d,
+    conv2: Conv2d,
+}
+
+impl ResidualBlock {
+    fn new(channels: usize, init: &mut Init) -> Self {
+        let conv = |init: &mut Init| Conv2dConfig::new(channels, channels, 3).weights(WEIGHTS).init(init);
+        Self { conv1: conv(init), conv2: conv(init) }
+    }
+
+    /// # Shapes
+    /// [n, channels, h, w] → the same
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let h = norm(self.conv1.forward(reflect_pad(x.clone(), 1)), Activation::Relu);
+        x + norm(self.conv2.forward(reflect_pad(h, 1)), Activation::None)
+    }
+}
+
+/// C64-C128-C256-C512 for three layers: 4×4 convolutions, the last Ck and the output with stride 1,
+/// leaky ReLU 0.2, instance normalisation but for the first (appendix 7.2). Each output judges one
+/// patch of the picture.
+#[derive(Module, Debug)]
+pub struct PatchDiscriminator {
+    first: Conv2d,
+    middle: Vec<Conv2d>,
+    last: Conv2d,
+}
+
+impl PatchDiscriminator {
+    /// Pictures of `channels` channels, `k` channels after the first of `layers` halvings.
+    pub fn new(channels: usize, k: usize, layers: usize, init: &mut Init) -> Self {
+        let conv = |i: usize, o: usize, stride: usize, init: &mut Init| {
+            Conv2dConfig::new(i, o, 4).stride(stride).padding(1).weights(WEIGHTS).init(init)
+        };
+        // Widths grow to eight times the first.
+        let width = |layer: usize| k << layer.min(3);
+        let middle = |layer: usize, init: &mut Init| {
+            conv(width(layer - 1), width(layer), if layer < layers { 2 } else { 1 }, init)
+        };
+        Self {
+            first: conv(channels, k, 2, init),
+            middle: (1..=layers).map(|layer| middle(layer, init)).collect(),
+            last: conv(width(layers), 1, 1, init),
+        }
+    }
+
+    /// # Shapes
+    /// [n, channels, h, w] → [n, 1, h / 2^layers − 2, w / 2^layers − 2]
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let leaky = Activation::LeakyRelu(0.2);
+        let x = activate(self.first.forward(x), leaky);
+        let x = self.middle.iter().fold(x, |x, conv| norm(conv.forward(x), leaky));
+        self.last.forward(x)
+    }
+}
+
+/// L_GAN for a generator: E (D(G(x)) − 1)².
+pub fn adversarial_loss(fake: Tensor<4>) -> Tensor<1> {
+    squared_to(fake, 1.0)
+}
+
+/// L_GAN for a discriminator: ½ E (D(y) − 1)² + ½ E D(G(x))². The half slows D down (appendix 7.1).
+pub fn discriminator_loss(real: Tensor<4>, fake: Tensor<4>) -> Tensor<1> {
+    (squared_to(real, 1.0) + squared_to(fake, 0.0)) * 0.5
+}
+
+/// L_cyc, and L_identity: E ‖a′ − a‖₁ + E ‖b′ − b‖₁, each a mean over pixels.
+pub fn consistency_loss(again: [Tensor<4>; 2], real: [Tensor<4>; 2]) -> Tensor<1> {
+    let ([again_a, again_b], [a, b]) = (again, real);
+    l1(again_a, a) + l1(again_b, b)
+}
+
+/// The last generated pictures of a domain (Shrivastava 2017, §2.3): a discriminator sees a new
+/// picture or, with probability ½ once the pool is full, one from the pool, whose place the new one
+/// takes.
+#[derive(Default)]
+pub struct ImagePool {
+    images: Vec<Vec<f32>>,
+}
+
+impl ImagePool {
+    /// Shows the pool `fakes`, the `samples` of a run, and gives what the discriminator sees. The
+    /// choice for a sample depends on `key` and its index.
+    ///
+    /// # Shapes
+    /// [n, c, h, w] → the same
+    pub fn exchange(&mut self, fakes: Tensor<4>, size: usize, key: Key, samples: std::ops::Range<u64>) -> Tensor<4> {
+        if size == 0 {
+            return fakes;
+        }
+        let (shape, device) = (fakes.dims(), fakes.device());
+        let coins = key.purpose("coin").below(samples.clone(), 2);
+        let places = key.purpose("place").below(samples, size as u64);
+        let len: usize = shape[1..].iter().product();
+        let mut shown = to_values(fakes);
+        for (image, (coin, place)) in shown.chunks_mut(len).zip(coins.into_iter().zip(places)) {
+            if self.images.len() < size {
+                self.images.push(image.to_vec());
+            } else if coin == 1 {
+                self.images[place as usize].swap_with_slice(image);
+            }
+        }
+        from_values(shown, shape, &device)
+    }
+
+    /// The pictures as one tensor [pictures, values], if there are any.
+    fn state(&self) -> Option<HostTensor> {
+        let len = self.images.first()?.len();
+        Some(HostTensor { shape: vec![self.images.len(), len], values: self.images.concat() })
+    }
+
+    fn restore(&mut self, saved: Option<HostTensor>) {
+        self.images = match saved {
+            Some(HostTensor { shape, values }) if shape.len() == 2 && shape[1] > 0 => {
+                values.chunks(shape[1]).map(<[f32]>::to_vec).collect()
+            }
+            _ => Vec::new(),
+        };
+    }
+}
+
+/// The system.
+pub struct CycleGan {
+    config: Config,
+    channels: usize,
+    pool_a: ImagePool,
+    pool_b: ImagePool,
+    /// Generated in the generators' phase of this step and not yet judged: first sample, a, b.
+    fakes: Vec<(u64, [Tensor<4>; 2])>,
+}
+
+impl System for CycleGan {
+    const ID: &'static str = "cyclegan";
+    const PAPER: &'static str = "Zhu, Park, Isola & Efros: Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, 2017";
+    const DATA: DataKind = DataKind::TwoDomains;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        let data = DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
+        let train = TrainConfig {
+            batch: 4,
+            images: 40_000,
+            ema_half_life: 0.0,
+            preview_every: 4_000,
+            checkpoint_every: 10_000,
+            ..TrainConfig::default()
+        };
+        (data, train)
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let refuse = |what: String| Err(Error::usage(what));
+        if config.generator_channels == 0 || config.discriminator_channels == 0 {
+            return refuse("model.generator_channels and model.discriminator_channels must be at least 1".into());
+        }
+        if !(1..=5).contains(&config.discriminator_layers) {
+            return refuse(format!("model.discriminator_layers must be 1 to 5, not {}", config.discriminator_layers));
+        }
+        for (name, weight) in [
+            ("adversarial_weight", config.adversarial_weight),
+            ("cycle_weight", config.cycle_weight),
+            ("identity_weight", config.identity_weight),
+        ] {
+            if !weight.is_finite() || weight < 0.0 {
+                return refuse(format!("model.{name} must be at least 0, not {weight}"));
+            }
+        }
+        if config.adversarial_weight == 0.0 && config.cycle_weight == 0.0 {
+            return refuse("model.adversarial_weight and model.cycle_weight are both 0: nothing to learn".into());
+        }
+        let [channels, height, width] = pictures.shape;
+        // A run of pictures as they are stored knows their size only while it trains.
+        for side in [height, width].into_iter().filter(|&s| s > 0) {
+            if let Err(why) = fits(side) {
+                return refuse(format!("cyclegan: data.size: {why}"));
+            }
+            let layers = config.discriminator_layers;
+            if side >> layers < 3 {
+                return refuse(format!(
+                    "model.discriminator_layers = {layers} needs pictures of at least {} pixels, not {side}",
+                    3 << layers
+                ));
+            }
+        }
+        Ok(Self { config, channels, pool_a: ImagePool::default(), pool_b: ImagePool::default(), fakes: Vec::new() })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        let Config { generator_channels, blocks, discriminator_channels, discriminator_layers, .. } = self.config;
+        let generator = |init: &mut Init| Generator::new(self.channels, generator_channels, blocks, init);
+        let discriminator = |init: &mut Init| {
+            PatchDiscriminator::new(self.channels, discriminator_channels, discriminator_layers, init)
+        };
+        Networks {
+            g_ab: generator(init),
+            g_ba: generator(init),
+            d_a: discriminator(init),
+            d_b: discriminator(init),
+        }
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let phase = |name, trains: &[&'static str]| Phase::new(name, trains, self.config.optimizer.clone());
+        let mut phases = vec![phase("generators", &["g_ab", "g_ba"])];
+        if self.config.adversarial_weight > 0.0 {
+            phases.push(phase("discriminators", &["d_a", "d_b"]));
+        }
+        phases
+    }
+
+    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
+        let [a, b] = batch.domains.as_slice() else {
+            return Err(Error::usage("cyclegan wants two sets, such as --data starter:noto,starter:twemoji"));
+        };
+        let real = [a.images.clone(), b.images.clone()];
+        match phase {
+            "generators" => Ok(self.generators(networks, real, batch.start)),
+            _ => Ok(self.discriminators(networks, real, batch)),
+        }
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { translate: Some(self), ..Abilities::default() }
+    }
+
+    fn state(&self) -> State {
+        let pools = [("pool.a", &self.pool_a), ("pool.b", &self.pool_b)];
+        pools.into_iter().filter_map(|(name, pool)| Some((name.to_string(), pool.state()?))).collect()
+    }
+
+    fn restore(&mut self, mut state: State) {
+        self.pool_a.restore(state.remove("pool.a"));
+        self.pool_b.restore(state.remove("pool.b"));
+        self.fakes.clear();
+    }
+}
+
+impl CycleGan {
+    /// L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc + ½λ L_identity. `start` names the batch.
+    fn generators(&mut self, networks: &Networks, real: [Tensor<4>; 2], start: u64) -> Loss {
+        let Config { adversarial_weight, cycle_weight, identity_weight, .. } = self.config;
+        let Networks { g_ab, g_ba, d_a, d_b } = networks;
+        let [a, b] = real.clone();
+        let (fake_a, fake_b) = (g_ba.forward(b.clone()), g_ab.forward(a.clone()));
+        let mut loss = Loss { total: Tensor::zeros([1], &a.device()), terms: Vec::new() };
+        if adversarial_weight > 0.0 {
+            let term = adversarial_loss(d_b.forward(fake_b.clone())) + adversarial_loss(d_a.forward(fake_a.clone()));
+            loss = loss.plus("adversarial", adversarial_weight, term);
+            self.fakes.retain(|(at, _)| *at != start);
+            self.fakes.push((start, [fake_a.clone().detach(), fake_b.clone().detach()]));
+        }
+        if cycle_weight > 0.0 {
+            let again = [g_ba.forward(fake_b), g_ab.forward(fake_a)];
+            loss = loss.plus("cycle", cycle_weight, consistency_loss(again, real.clone()));
+            if identity_weight > 0.0 {
+                let same = [g_ba.forward(a), g_ab.forward(b)];
+                loss = loss.plus("identity", cycle_weight * identity_weight, consistency_loss(same, real));
+            }
+        }
+        loss
+    }
+
+    /// The two discriminators' losses on real pictures and on fakes that went through the pools.
+    fn discriminators(&mut self, networks: &Networks, real: [Tensor<4>; 2], batch: &Batch) -> Loss {
+        let [a, b] = real;
+        let made = self.fakes.iter().position(|(start, _)| *start == batch.start);
+        let [fake_a, fake_b] = match made {
+            Some(at) => self.fakes.swap_remove(at).1,
+            None => [networks.g_ba.forward(b.clone()).detach(), networks.g_ab.forward(a.clone()).detach()],
+        };
+        let size = self.config.pool;
+        let fake_a = self.pool_a.exchange(fake_a, size, batch.key("pool a"), batch.samples());
+        let fake_b = self.pool_b.exchange(fake_b, size, batch.key("pool b"), batch.samples());
+        let judge = |d: &PatchDiscriminator, real, fake| discriminator_loss(d.forward(real), d.forward(fake));
+        Loss::new("d_a", judge(&networks.d_a, a, fake_a)).plus("d_b", 1.0, judge(&networks.d_b, b, fake_b))
+    }
+}
+
+/// Whether a side can be halved twice and reflected.
+fn fits(side: usize) -> std::result::Result<(), String> {
+    if side >= 8 && side.is_multiple_of(4) {
+        return Ok(());
+    }
+    Err(format!("sides must be divisible by 4 and at least 8, not {side}"))
+}
+
+impl Translate<Networks> for CycleGan {
+    fn directions(&self) -> Vec<&'static str> {
+        vec!["a2b", "b2a"]
+    }
+
+    fn translate(&self, networks: &Networks, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
+        let [_, channels, height, width] = images.dims();
+        if channels != self.channels {
+            return Err(Error::usage(format!("cyclegan was trained on {} channels, not {channels}", self.channels)));
+        }
+        for side in [height, width] {
+            fits(side).map_err(|why| Error::usage(format!("cyclegan: {why}")))?;
+        }
+        match direction {
+            "a2b" => Ok(networks.g_ab.forward(images)),
+            "b2a" => Ok(networks.g_ba.forward(images)),
+            other => Err(Error::usage(format!("direction `{other}`: cyclegan has `a2b` and `b2a`"))),
+        }
+    }
+}
