@@ -261,3 +261,84 @@ pub(crate) fn channel_sums(isa: Isa, images: usize, channels: usize, plane: usiz
     });
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `(a(z), a'(z))`.
+    fn activation(a: Activation, z: f64) -> (f64, f64) {
+        let s = 1.0 / (1.0 + (-z).exp());
+        match a {
+            Activation::None => (z, 1.0),
+            Activation::Relu => (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 }),
+            Activation::LeakyRelu(k) => (if z > 0.0 { z } else { k as f64 * z }, if z > 0.0 { 1.0 } else { k as f64 }),
+            Activation::Silu => (z * s, s * (1.0 + z * (1.0 - s))),
+        }
+    }
+
+    /// The definition in plain loops: output, and gradients in input, gamma and beta.
+    fn plain(s: &Shape, x: &[f32], g: &[f32], affine: &Affine) -> [Vec<f64>; 4] {
+        let mut out = [vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; s.channels], vec![0.0; s.channels]];
+        for cell in 0..s.cells() {
+            let places: Vec<(usize, usize)> =
+                s.planes(cell).flat_map(|(c, at)| (at..at + s.plane).map(move |i| (c, i))).collect();
+            let mean_of = |f: &dyn Fn(usize, usize) -> f64| {
+                places.iter().map(|(c, i)| f(*c, *i)).sum::<f64>() / places.len() as f64
+            };
+            let mean = mean_of(&|_, i| x[i] as f64);
+            let var = mean_of(&|_, i| (x[i] as f64 - mean).powi(2));
+            let rstd = 1.0 / (var + affine.eps).sqrt();
+            let h = |i: usize| (x[i] as f64 - mean) * rstd;
+            let z = |c: usize, i: usize| affine.gamma[c] as f64 * h(i) + affine.beta[c] as f64;
+            let t = |c: usize, i: usize| g[i] as f64 * activation(affine.activation, z(c, i)).1;
+            let m1 = mean_of(&|c, i| affine.gamma[c] as f64 * t(c, i));
+            let m2 = mean_of(&|c, i| affine.gamma[c] as f64 * t(c, i) * h(i));
+            for &(c, i) in &places {
+                out[0][i] = activation(affine.activation, z(c, i)).0;
+                out[1][i] = rstd * (affine.gamma[c] as f64 * t(c, i) - m1 - h(i) * m2);
+                out[2][c] += t(c, i) * h(i);
+                out[3][c] += t(c, i);
+            }
+        }
+        out
+    }
+
+    fn close(what: &str, got: &[f32], expected: &[f64]) {
+        let scale = expected.iter().fold(0.1f64, |m, v| m.max(v.abs()));
+        assert_eq!(got.len(), expected.len());
+        for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+            assert!((*g as f64 - e).abs() <= 4e-6 * scale, "{what}[{i}]: {g} against {e}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_matches_the_definition() {
+        let noise = |len: usize, salt: usize| -> Vec<f32> {
+            (0..len).map(|i| ((i * 7919 + salt) as f32 * 0.37).sin() * 2.0 + 0.3).collect()
+        };
+        for (images, channels, plane, groups) in [(2, 6, 35, 3), (3, 4, 1, 1), (1, 8, 1500, 8), (5, 2, 64, 1)] {
+            let len = images * channels * plane;
+            let (x, g) = (noise(len, 1), noise(len, 50));
+            let (gamma, beta) = (noise(channels, 3), noise(channels, 4));
+            for scope in [Scope::Groups(groups), Scope::Batch] {
+                let s = Shape { images, channels, plane, scope };
+                for a in [Activation::None, Activation::Relu, Activation::LeakyRelu(0.2), Activation::Silu] {
+                    let affine = Affine { gamma: &gamma, beta: &beta, eps: 1e-3, activation: a };
+                    let [y, dx, dgamma, dbeta] = plain(&s, &x, &g, &affine);
+                    for isa in Isa::all() {
+                        let what = format!("{isa:?} {s:?} {a:?}");
+                        let (got, mean, var) = forward(isa, &s, &x, affine);
+                        close(&what, &got, &y);
+                        assert_eq!((mean.clone(), var.clone()), statistics(isa, &s, &x));
+                        assert_eq!(got, apply_statistics(isa, &s, &x, &mean, &var, affine));
+                        let got = backward(isa, &s, &x, &g, &mean, &var, affine, true);
+                        close(&format!("dx {what}"), &got.input, &dx);
+                        close(&format!("dgamma {what}"), &got.gamma, &dgamma);
+                        close(&format!("dbeta {what}"), &got.beta, &dbeta);
+                    }
+                }
+            }
+        }
+    }
+}
