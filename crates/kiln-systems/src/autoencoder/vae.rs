@@ -33,7 +33,7 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::loss::{bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood, softplus};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig};
+use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights};
 use kiln_train::system::check_class;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, GenerateRequest, Likelihood, Loss, OptimizerConfig, Phase,
@@ -68,6 +68,15 @@ impl Nonlinearity {
         match self {
             Self::Relu => activation::relu(x),
             Self::Tanh => x.tanh(),
+        }
+    }
+
+    /// Weights that keep the signal's variance through a layer (He 2015; Glorot & Bengio 2010): with
+    /// smaller ones, the bound stays at "z says nothing" for many thousand pictures.
+    fn weights(self, fan_in: usize) -> Weights {
+        match self {
+            Self::Relu => Weights::He,
+            Self::Tanh => Weights::Normal(1.0 / (fan_in as f64).sqrt()),
         }
     }
 }
@@ -287,7 +296,9 @@ fn binarise(values: &[f32], key: Key, streams: &[u64], device: &Device) -> Tenso
 fn fingerprints(values: &[f32], size: usize) -> Vec<u64> {
     let level = |v: &f32| ((v + 1.0) * 127.5).round() as u8;
     let hash = |picture: &[f32]| {
-        picture.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, v| (h ^ u64::from(level(v))).wrapping_mul(0x0000_0100_0000_01b3))
+        picture
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, v| (h ^ u64::from(level(v))).wrapping_mul(0x0000_0100_0000_01b3))
     };
     values.chunks(size.max(1)).map(hash).collect()
 }
@@ -372,9 +383,16 @@ impl System for Vae {
         let widths: Vec<usize> = std::iter::once(flat).chain(c.hidden.iter().copied()).collect();
         let last = widths[c.hidden.len()];
         let linear = |i: usize, o: usize, init: &mut Init| LinearConfig::new(i, o).init(init);
+        let hidden = |w: &[usize], init: &mut Init| {
+            LinearConfig::new(w[0], w[1]).weights(c.nonlinearity.weights(w[0])).init(init)
+        };
+        let down = |m: &[usize], init: &mut Init| {
+            let weights = c.nonlinearity.weights(16 * m[0]);
+            Conv2dConfig::new(m[0], m[1], 4).stride(2).padding(1).weights(weights).init(init)
+        };
         let encoder = Encoder {
-            convs: maps.windows(2).map(|m| Conv2dConfig::new(m[0], m[1], 4).stride(2).padding(1).init(init)).collect(),
-            hidden: widths.windows(2).map(|w| linear(w[0], w[1], init)).collect(),
+            convs: maps.windows(2).map(|m| down(m, init)).collect(),
+            hidden: widths.windows(2).map(|w| hidden(w, init)).collect(),
             mean: linear(last, c.latent, init),
             log_var: linear(last, c.latent, init),
             shape: self.shape,
@@ -390,7 +408,7 @@ impl System for Vae {
         };
         let log_var = 2.0 * c.sigma.ln() as f32;
         let decoder = Decoder {
-            hidden: back.windows(2).map(|w| linear(w[0], w[1], init)).collect(),
+            hidden: back.windows(2).map(|w| hidden(w, init)).collect(),
             out: linear(back[c.hidden.len()], if levels == 0 { outputs * flat } else { flat }, init),
             convs: (0..levels).rev().map(|i| up(i, init)).collect(),
             log_var: (learned && c.variance == Variance::Scalar).then(|| init.constant([1], log_var)),
@@ -495,7 +513,11 @@ impl Vae {
         if [c, h, w] == self.shape {
             return Ok(());
         }
-        Err(Error::usage(format!("pictures of {:?} (channels, height, width) do not fit: this run's are {:?}", [c, h, w], self.shape)))
+        Err(Error::usage(format!(
+            "pictures of {:?} (channels, height, width) do not fit: this run's are {:?}",
+            [c, h, w],
+            self.shape
+        )))
     }
 
     /// μ of q(z|x).
@@ -511,12 +533,15 @@ impl Generate<Networks> for Vae {
         check_class(request.class, &[])?;
         let SamplerSettings { sampler, steps, eta, guidance_scale, truncation_psi: _ } = &request.sampler;
         if sampler.is_some() || steps.is_some() || eta.is_some() || guidance_scale.is_some() {
-            return Err(Error::usage("--sampler, --steps, --eta, --guidance-scale: vae samples in one pass; it has only --truncation-psi"));
+            return Err(Error::usage(
+                "--sampler, --steps, --eta, --guidance-scale: vae samples in one pass; it has only --truncation-psi",
+            ));
         }
         let z = match &request.noise {
             None => self.latents(request),
             Some(noise) if noise.dims() == [request.len(), self.config.latent, 1, 1] => {
-                noise.clone().reshape([request.len(), self.config.latent]) * request.sampler.truncation_psi.unwrap_or(1.0)
+                noise.clone().reshape([request.len(), self.config.latent])
+                    * request.sampler.truncation_psi.unwrap_or(1.0)
             }
             Some(noise) => {
                 let wanted = [request.len(), self.config.latent, 1, 1];
@@ -550,7 +575,10 @@ impl Decode<Networks> for Vae {
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
         let d = latents.dims()[1];
         if d != self.config.latent {
-            return Err(Error::usage(format!("latents of {d} numbers do not fit: this run's have {}", self.config.latent)));
+            return Err(Error::usage(format!(
+                "latents of {d} numbers do not fit: this run's have {}",
+                self.config.latent
+            )));
         }
         Ok(self.picture(&networks.decoder, latents))
     }
@@ -565,9 +593,8 @@ impl Likelihood<Networks> for Vae {
         let (n, d, size, device) = (images.dims()[0], self.config.latent, self.size(), images.device());
         let rows = (CHUNK / size).max(1);
         if n > rows {
-            let part = |from: usize| {
-                self.nll(networks, images.clone().narrow(0, from, rows.min(n - from)), samples, key)
-            };
+            let part =
+                |from: usize| self.nll(networks, images.clone().narrow(0, from, rows.min(n - from)), samples, key);
             return Ok(Tensor::cat((0..n).step_by(rows).map(part).collect::<Result<_>>()?, 0));
         }
         let streams = fingerprints(&to_values(images.clone()), size);
@@ -591,5 +618,359 @@ impl Likelihood<Networks> for Vae {
             weights.push(log_weights(log_likelihood, z, noise, log_var).reshape([k, n]));
         }
         Ok(-log_mean_exp(Tensor::cat(weights, 0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use kiln_data::{HostBatch, Part};
+    use kiln_train::optim::{Optimizer, clip};
+    use kiln_train::params::{self, HostTensor, State, take_gradients};
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    fn device() -> Device {
+        Device::flex()
+    }
+
+    fn system(config: Config, shape: [usize; 3]) -> Vae {
+        Vae::new(config, &Pictures { shape, classes: Vec::new() }).unwrap()
+    }
+
+    fn tiny() -> Config {
+        Config { latent: 3, hidden: vec![16], channels: 4, ..Config::default() }
+    }
+
+    fn linear() -> Config {
+        Config { latent: 2, network: Network::Mlp, hidden: vec![], ..Config::default() }
+    }
+
+    /// Keyed pictures of pixels −1 and 1.
+    fn sharp(shape: [usize; 4]) -> Vec<f32> {
+        let values = Key::new(5).uniform(0..shape[0] as u64, shape[1..].iter().product());
+        values.into_iter().map(|u| if u < 0.4 { -1.0 } else { 1.0 }).collect()
+    }
+
+    /// Keyed pictures of pixels −0.8 and 0.6.
+    fn pictures(shape: [usize; 4]) -> Vec<f32> {
+        sharp(shape).into_iter().map(|v| v * 0.7 - 0.1).collect()
+    }
+
+    fn batch(shape: [usize; 4], start: u64) -> Batch {
+        let n = shape[0];
+        let part =
+            Part { shape, values: sharp(shape), labels: None, captions: vec![None; n], indices: (0..n).collect() };
+        Batch::new(HostBatch { start, parts: vec![part] }, 10_000, Key::new(0), &device().autodiff())
+    }
+
+    /// The bound before and after `steps` steps on one batch.
+    fn overfit(config: Config, rate: f64, steps: usize) -> (f32, f32) {
+        let shape = [8, 1, 8, 8];
+        let mut vae = system(config, [1, 8, 8]);
+        let mut networks = vae.networks(&mut Init::new(&device().autodiff(), 0));
+        let mut optimizer = Optimizer::new(OptimizerConfig::adam(rate));
+        let mut bounds = Vec::new();
+        for step in 0..steps {
+            let loss = vae.loss(&networks, "vae", &batch(shape, 8 * step as u64)).unwrap();
+            bounds.push(loss.terms[2].1.clone().into_scalar::<f32>());
+            let mut gradients = loss.total.backward();
+            let gradients = clip(take_gradients(&networks, &mut gradients), 0.0, 0.0);
+            networks = optimizer.step(networks, gradients, 1.0);
+        }
+        (bounds[0], bounds[steps - 1])
+    }
+
+    struct Golden(Vec<u8>);
+
+    impl Golden {
+        fn open(file: &str) -> Self {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures");
+            Self(std::fs::read(folder.join(file)).unwrap())
+        }
+
+        fn values(&self, name: &str) -> Vec<f32> {
+            let file = SafeTensors::deserialize(&self.0).unwrap();
+            let bytes = file.tensor(name).unwrap().data().to_vec();
+            bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+
+        /// On the autodiff device.
+        fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Tensor<D> {
+            from_values(self.values(name), shape, &device().autodiff())
+        }
+    }
+
+    fn close(got: &[f32], wanted: &[f32], tolerance: f32) {
+        assert_eq!(got.len(), wanted.len());
+        for (g, w) in got.iter().zip(wanted) {
+            assert!((g - w).abs() <= tolerance * w.abs().max(1.0), "{g} is not {w}");
+        }
+    }
+
+    /// The fixture's decoder, on the autodiff device.
+    fn golden_networks(vae: &Vae, golden: &Golden) -> Networks {
+        let networks = vae.networks(&mut Init::new(&device().autodiff(), 0));
+        let mut state = params::state(&networks);
+        for (path, name, shape) in
+            [("decoder.out.weight", "vae.weight", vec![6, 2]), ("decoder.out.bias", "vae.bias", vec![6])]
+        {
+            assert!(state.insert(path.into(), HostTensor { shape, values: golden.values(name) }).is_some());
+        }
+        params::load(networks, &state, "fixture").unwrap()
+    }
+
+    #[test]
+    fn bounds_and_gradients_are_pytorchs() {
+        let golden = Golden::open("systems.safetensors");
+        let vae = system(linear(), [1, 2, 3]);
+        for importance in [false, true] {
+            let networks = golden_networks(&vae, &golden);
+            let mean = golden.tensor("vae.mu", [3, 2]).require_grad();
+            let log_var = golden.tensor("vae.logvar", [3, 2]).require_grad();
+            let noise = golden.tensor("vae.noise", [5, 3, 2]).reshape([15, 2]);
+            let x: Tensor<2> = golden.tensor("vae.pixels", [3, 6]);
+            let all = |t: &Tensor<2>| t.clone().repeat_dim(0, 5);
+            let z = reparameterise(all(&mean), all(&log_var), noise.clone());
+            close(&to_values(z.clone()), &golden.values("vae.z"), 1e-5);
+            close(&to_values(networks.decoder.forward(z.clone())), &golden.values("vae.logits"), 1e-5);
+            let log_likelihood = vae.log_likelihood(&networks.decoder, all(&x), z.clone());
+            close(&to_values(log_likelihood.clone()), &golden.values("vae.log_likelihood"), 1e-5);
+            let kl = gaussian_kl(mean.clone(), log_var.clone());
+            close(&to_values(kl.clone()), &golden.values("vae.kl"), 1e-5);
+            let weights = log_weights(log_likelihood.clone(), z, noise, all(&log_var)).reshape([5, 3]);
+            close(&to_values(weights.clone()), &golden.values("vae.log_weights"), 1e-5);
+
+            let (name, loss) = if importance {
+                let nll = -log_mean_exp(weights).mean();
+                close(&to_values(nll.clone()), &golden.values("vae.importance_nll"), 1e-5);
+                ("importance", nll)
+            } else {
+                let bound = (log_likelihood.narrow(0, 0, 3) - kl).mean();
+                close(&to_values(bound.clone()), &golden.values("vae.elbo"), 1e-5);
+                ("elbo", -bound)
+            };
+            let mut gradients = loss.backward();
+            let of = |t: &Tensor<2>, g: &burn::tensor::Gradients| to_values(t.grad(g).unwrap());
+            close(&of(&mean, &gradients), &golden.values(&format!("vae.{name}_grad_mu")), 1e-5);
+            close(&of(&log_var, &gradients), &golden.values(&format!("vae.{name}_grad_logvar")), 1e-5);
+            let flat = take_gradients(&networks, &mut gradients);
+            for (path, leaf) in [("decoder.out.weight", "weight"), ("decoder.out.bias", "bias")] {
+                close(&to_values(flat[path].clone()), &golden.values(&format!("vae.{name}_grad_{leaf}")), 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn likelihoods_and_divergence_are_pytorchs() {
+        let golden = Golden::open("losses.safetensors");
+        let get = |name: &str| golden.tensor(name, [3, 20]);
+        let learned = "gaussian_log_likelihood_learned";
+        let sigma = golden.values("gaussian_log_likelihood_fixed.sigma")[0];
+        let fixed = Tensor::full([1, 1], 2.0 * sigma.ln(), &device());
+        let b = "bernoulli_log_likelihood";
+        let cases = [
+            (b, bernoulli_log_likelihood(get(&format!("{b}.target")), get(&format!("{b}.logits")))),
+            (
+                "gaussian_log_likelihood_fixed",
+                gaussian_log_likelihood(
+                    get("gaussian_log_likelihood_fixed.target"),
+                    get("gaussian_log_likelihood_fixed.mean"),
+                    fixed,
+                ),
+            ),
+            (
+                learned,
+                gaussian_log_likelihood(
+                    get(&format!("{learned}.target")),
+                    get(&format!("{learned}.mean")),
+                    get(&format!("{learned}.logvar")),
+                ),
+            ),
+            (
+                "gaussian_kl",
+                gaussian_kl(golden.tensor("gaussian_kl.mu", [4, 3]), golden.tensor("gaussian_kl.logvar", [4, 3])),
+            ),
+        ];
+        for (name, value) in cases {
+            close(&to_values(value.mean()), &golden.values(&format!("{name}.value")), 1e-5);
+        }
+    }
+
+    /// −log N(x; b, WWᵀ + σ²I) by elimination: the exact answer for a linear decoder.
+    fn exact_nll(weight: &[f32], bias: &[f32], sigma: f64, x: &[f32]) -> f64 {
+        let (n, d) = (bias.len(), weight.len() / bias.len());
+        let w = |i: usize, k: usize| f64::from(weight[i * d + k]);
+        let mut a: Vec<Vec<f64>> = (0..n)
+            .map(|i| {
+                let entry = |j: usize| {
+                    (0..d).map(|k| w(i, k) * w(j, k)).sum::<f64>() + if i == j { sigma * sigma } else { 0.0 }
+                };
+                (0..n).map(entry).chain([f64::from(x[i] - bias[i])]).collect()
+            })
+            .collect();
+        let (mut log_det, mut square) = (0.0, 0.0);
+        for p in 0..n {
+            // With a positive pivot, the reduced right-hand side squared over it sums to rᵀA⁻¹r.
+            log_det += a[p][p].ln();
+            square += a[p][n] * a[p][n] / a[p][p];
+            for i in p + 1..n {
+                let factor = a[i][p] / a[p][p];
+                let pivot = a[p].clone();
+                a[i].iter_mut().zip(&pivot).for_each(|(v, p)| *v -= factor * p);
+            }
+        }
+        0.5 * (n as f64 * (2.0 * std::f64::consts::PI).ln() + log_det + square)
+    }
+
+    #[test]
+    fn importance_sampling_reaches_the_exact_likelihood_and_the_bound_stays_below_it() {
+        let config = Config { decoder: Likelihoods::Gaussian, sigma: 0.7, ..linear() };
+        let vae = system(config, [1, 2, 2]);
+        let networks = vae.networks(&mut Init::new(&device(), 3));
+        let values = Key::new(1).normal(0..8, 4).into_iter().map(|v| (0.5 * v).clamp(-1.0, 1.0)).collect::<Vec<_>>();
+        let out = &networks.decoder.out;
+        let (weight, bias) = (to_values(out.weight.val()), to_values(out.bias.as_ref().unwrap().val()));
+        let exact = values.chunks(4).map(|x| exact_nll(&weight, &bias, 0.7, x)).sum::<f64>() / 8.0;
+        let images = from_values(values, [8, 1, 2, 2], &device());
+        let mean = |samples: usize, key: u64| {
+            let nll = vae.nll(&networks, images.clone(), samples, Key::new(key)).unwrap();
+            f64::from(nll.mean().into_scalar::<f32>())
+        };
+        let averaged = |samples: usize| (0..200).map(|key| mean(samples, key)).sum::<f64>() / 200.0;
+        let (bound, five) = (averaged(0), averaged(5));
+        assert!((mean(20_000, 0) - exact).abs() < 0.01, "{} is not {exact}", mean(20_000, 0));
+        assert!(bound > five + 0.01 && five > exact + 0.005, "{bound}, {five}, {exact}");
+    }
+
+    #[test]
+    fn a_pictures_likelihood_does_not_depend_on_its_batch() {
+        for binarize in [Binarize::None, Binarize::Static, Binarize::Dynamic] {
+            let vae = system(Config { binarize, ..tiny() }, [1, 28, 28]);
+            let networks = vae.networks(&mut Init::new(&device(), 0));
+            let images: Tensor<4> = from_values(pictures([16, 1, 28, 28]), [16, 1, 28, 28], &device());
+            for samples in [0, 400] {
+                // 16 pictures are computed 334 samples at a time, one picture all at once.
+                let all = to_values(vae.nll(&networks, images.clone(), samples, Key::new(0)).unwrap());
+                let one = to_values(vae.nll(&networks, images.clone().narrow(0, 9, 1), samples, Key::new(0)).unwrap());
+                close(&one, &all[9..10], 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn overfits_a_batch_with_every_decoder() {
+        for network in [Network::Mlp, Network::Conv] {
+            for (decoder, variance) in [
+                (Likelihoods::Bernoulli, Variance::Scalar),
+                (Likelihoods::Gaussian, Variance::Scalar),
+                (Likelihoods::GaussianLearned, Variance::Scalar),
+                (Likelihoods::GaussianLearned, Variance::Pixel),
+            ] {
+                let config = Config { network, decoder, variance, sigma: 0.5, channels: 8, ..tiny() };
+                let (first, last) = overfit(config, 1e-2, 150);
+                assert!(last < first - 5.0, "{network:?} {decoder:?} {variance:?}: {first} to {last}");
+            }
+        }
+    }
+
+    #[test]
+    fn static_binarisation_is_fixed_and_dynamic_is_not() {
+        let images = || from_values(pictures([2, 1, 8, 8]), [2, 1, 8, 8], &device());
+        let draw = |binarize, key: u64| {
+            let vae = system(Config { binarize, ..tiny() }, [1, 8, 8]);
+            to_values(vae.pixels(images(), Some((Key::new(key), vec![0, 1]))))
+        };
+        let fixed = draw(Binarize::Static, 1);
+        assert_eq!(fixed, draw(Binarize::Static, 2));
+        assert_ne!(draw(Binarize::Dynamic, 1), draw(Binarize::Dynamic, 2));
+        assert!(fixed.iter().all(|&v| v == 0.0 || v == 1.0));
+        close(
+            &draw(Binarize::None, 1).iter().map(|v| v * 2.0 - 1.0).collect::<Vec<_>>(),
+            &pictures([2, 1, 8, 8]),
+            1e-6,
+        );
+        // Pixels of −0.8 and 0.6 are on with probability 0.1 and 0.8.
+        let grey = pictures([2, 1, 8, 8]);
+        let share = |level: f32| {
+            let of: Vec<f32> =
+                grey.iter().zip(&fixed).filter(|(g, _)| (**g - level).abs() < 0.1).map(|(_, b)| *b).collect();
+            of.iter().sum::<f32>() / of.len() as f32
+        };
+        assert!(share(-0.8) < 0.3 && share(0.6) > 0.6);
+    }
+
+    #[test]
+    fn the_kl_weight_warms_up() {
+        assert_eq!([0, 50, 100, 500].map(|i| kl_weight(4.0, 100, i)), [0.0, 2.0, 4.0, 4.0]);
+        assert_eq!(kl_weight(4.0, 0, 0), 4.0);
+        let mut vae = system(Config { beta: 2.0, kl_warmup: 100, ..tiny() }, [1, 8, 8]);
+        let networks = vae.networks(&mut Init::new(&device().autodiff(), 0));
+        let loss = vae.loss(&networks, "vae", &batch([8, 1, 8, 8], 50)).unwrap();
+        let [reconstruction, kl, bound] = [0, 1, 2].map(|i| loss.terms[i].1.clone().into_scalar::<f32>());
+        close(&[loss.total.into_scalar(), bound], &[reconstruction + kl, reconstruction + kl], 1e-5);
+    }
+
+    #[test]
+    fn abilities_agree_with_each_other() {
+        let vae = system(tiny(), [1, 8, 8]);
+        let networks = vae.networks(&mut Init::new(&device(), 0));
+        let mut request = GenerateRequest::new(3..7, 0, &device());
+        let made = vae.generate(&networks, &request).unwrap();
+        assert_eq!(made.dims(), [4, 1, 8, 8]);
+        let decoded = vae.decode(&networks, vae.latents(&request)).unwrap();
+        assert_eq!(to_values(made.clone()), to_values(decoded));
+        let one = vae.generate(&networks, &GenerateRequest::new(4..5, 0, &device())).unwrap();
+        close(&to_values(one), &to_values(made.clone().narrow(0, 1, 1)), 1e-6);
+        let latents = vae.encode(&networks, made.clone()).unwrap();
+        assert_eq!(latents.dims(), [4, 3]);
+        let again = vae.decode(&networks, latents).unwrap();
+        assert_eq!(to_values(again), to_values(vae.reconstruct(&networks, made).unwrap()));
+        // ψ = 0 is the mean of the prior, whatever the noise.
+        request.sampler.truncation_psi = Some(0.0);
+        assert!(to_values(vae.latents(&request)).iter().all(|&z| z == 0.0));
+        request.noise = Some(Tensor::ones([4, 3, 1, 1], &device()));
+        let middle = vae.decode(&networks, Tensor::zeros([4, 3], &device())).unwrap();
+        assert_eq!(to_values(vae.generate(&networks, &request).unwrap()), to_values(middle));
+    }
+
+    #[test]
+    fn bad_settings_and_requests_are_usage_errors() {
+        let change = |f: fn(&mut Config)| {
+            let mut config = Config::default();
+            f(&mut config);
+            Vae::new(config, &Pictures { shape: [1, 28, 28], classes: Vec::new() }).err().unwrap()
+        };
+        for (error, name) in [
+            (change(|c| c.latent = 0), "model.latent"),
+            (change(|c| c.hidden = vec![8, 0]), "model.hidden"),
+            (change(|c| c.channels = 0), "model.channels"),
+            (change(|c| c.levels = 3), "model.levels"),
+            (change(|c| c.levels = 99), "model.levels"),
+            (change(|c| c.sigma = 0.0), "model.sigma"),
+            (change(|c| c.beta = -1.0), "model.beta"),
+            (change(|c| c.min_log_variance = f64::NAN), "model.min_log_variance"),
+            (change(|c| (c.binarize, c.decoder) = (Binarize::Static, Likelihoods::Gaussian)), "model.binarize"),
+        ] {
+            assert!(error.is_usage() && error.to_string().contains(name), "{error}");
+        }
+        let vae = system(tiny(), [1, 8, 8]);
+        let networks = vae.networks(&mut Init::new(&device(), 0));
+        let refused = |f: fn(&mut GenerateRequest)| {
+            let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+            f(&mut request);
+            vae.generate(&networks, &request).err().unwrap().is_usage()
+        };
+        assert!(refused(|r| r.class = Some(1)));
+        assert!(refused(|r| r.sampler.steps = Some(5)));
+        assert!(refused(|r| r.noise = Some(Tensor::zeros([2, 9, 1, 1], &Device::flex()))));
+        let wrong = || Tensor::zeros([1, 3, 8, 8], &device());
+        assert!(vae.encode(&networks, wrong()).err().unwrap().is_usage());
+        assert!(vae.nll(&networks, wrong(), 2, Key::new(0)).err().unwrap().is_usage());
+        assert!(vae.decode(&networks, Tensor::zeros([1, 4], &device())).err().unwrap().is_usage());
+        let state: State = params::state(&networks);
+        assert!(state.contains_key("encoder.log_var.weight") && state.contains_key("decoder.convs.1.weight"));
     }
 }
