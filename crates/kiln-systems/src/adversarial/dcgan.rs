@@ -364,7 +364,7 @@ mod tests {
     fn generator_path(path: &str) -> String {
         let (index, rest) = path.split_once('.').unwrap();
         let index: usize = index.parse().unwrap();
-        format!("{}.{}.{rest}", if index % 3 == 0 { "layers" } else { "norms" }, index / 3)
+        format!("{}.{}.{rest}", if index.is_multiple_of(3) { "layers" } else { "norms" }, index / 3)
     }
 
     fn discriminator_path(path: &str) -> String {
