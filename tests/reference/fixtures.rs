@@ -18,6 +18,11 @@ impl Fixtures {
         Self { bytes: std::fs::read(folder.join(format!("{topic}.safetensors"))).unwrap() }
     }
 
+    /// Names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        SafeTensors::deserialize(&self.bytes).unwrap().names().into_iter().map(str::to_string).collect()
+    }
+
     /// Shape and values of a tensor; f64 and i64 are converted.
     pub fn values(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();

@@ -25,6 +25,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.blocks=1",
             "model.unet.dropout=0.1",
         ],
+        "dcgan" | "cgan" => &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"],
         _ => &[],
     }
 }

@@ -320,7 +320,7 @@ mod tests {
     use kiln_train::params;
 
     use super::*;
-    use crate::adversarial::testing::{Fixture, batch, close, overfit};
+    use crate::adversarial::testing::{Fixtures, batch, close, overfit, state, values};
 
     fn sizes(side: usize) -> Result<Sizes> {
         Sizes::of([1, side, side])
@@ -364,7 +364,7 @@ mod tests {
     fn generator_path(path: &str) -> String {
         let (index, rest) = path.split_once('.').unwrap();
         let index: usize = index.parse().unwrap();
-        format!("{}.{}.{rest}", if index % 3 == 0 { "layers" } else { "norms" }, index / 3)
+        format!("{}.{}.{rest}", if index.is_multiple_of(3) { "layers" } else { "norms" }, index / 3)
     }
 
     fn discriminator_path(path: &str) -> String {
@@ -379,27 +379,27 @@ mod tests {
 
     /// Output, all gradients and the running statistics after the step, against PyTorch.
     fn agrees<M: Module>(name: &str, network: M, rename: fn(&str) -> String, forward: fn(&M, Tensor<4>) -> Tensor<4>) {
-        let fixture = Fixture::open("systems");
+        let fixture = Fixtures::open("systems");
         let device = Device::flex().autodiff();
-        let network = params::load(network, &fixture.state(&format!("{name}.main."), rename), "fixture").unwrap();
-        let input = fixture.tensor::<4>(&format!("{name}_io.input"), &device).require_grad();
+        let network = params::load(network, &state(&fixture, &format!("{name}.main."), rename), "fixture").unwrap();
+        let input = fixture.tensor::<4>(&format!("{name}_io.input")).autodiff().require_grad();
         let output = forward(&network, input.clone());
-        close(&to_values(output.clone()), &fixture.values(&format!("{name}_io.output")), 1e-5);
-        let upstream = from_values(fixture.values(&format!("{name}_io.grad_output")), output.dims(), &device);
+        close(&to_values(output.clone()), &values(&fixture, &format!("{name}_io.output")), 1e-5);
+        let upstream = from_values(values(&fixture, &format!("{name}_io.grad_output")), output.dims(), &device);
         let mut gradients = (output * upstream).sum().backward();
-        close(&to_values(input.grad(&gradients).unwrap()), &fixture.values(&format!("{name}_io.grad_input")), 1e-4);
+        close(&to_values(input.grad(&gradients).unwrap()), &values(&fixture, &format!("{name}_io.grad_input")), 1e-4);
         let mut found = params::take_gradients(&network, &mut gradients);
-        let expected = fixture.state(&format!("{name}_grad.main."), rename);
+        let expected = state(&fixture, &format!("{name}_grad.main."), rename);
         assert!(expected.len() > 5);
         for (path, value) in expected {
             close(&to_values(found.remove(&path).unwrap()), &value.values, 1e-4);
         }
         assert!(found.is_empty());
-        let state = params::state(&network);
-        let after = fixture.state(&format!("{name}_after.main."), rename);
-        assert_eq!(after.len(), state.keys().filter(|k| k.contains("running")).count());
+        let own = params::state(&network);
+        let after = state(&fixture, &format!("{name}_after.main."), rename);
+        assert_eq!(after.len(), own.keys().filter(|k| k.contains("running")).count());
         for (path, value) in after {
-            close(&state[&path].values, &value.values, 1e-5);
+            close(&own[&path].values, &value.values, 1e-5);
         }
     }
 

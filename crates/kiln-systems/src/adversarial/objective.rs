@@ -98,20 +98,20 @@ mod tests {
     use kiln_nn::tensor::to_values;
 
     use super::*;
-    use crate::adversarial::testing::{Fixture, close};
+    use crate::adversarial::testing::{Fixtures, close, values};
 
     /// Value and gradients against PyTorch.
     fn agrees(name: &str, inputs: &[&str], loss: impl Fn(&[Tensor<1>]) -> Tensor<1>) {
-        let (fixture, device) = (Fixture::open("losses"), Device::flex().autodiff());
-        let at = |what: &str| fixture.tensor::<1>(&format!("{name}.{what}"), &device).require_grad();
+        let fixture = Fixtures::open("losses");
+        let at = |what: &str| fixture.tensor::<1>(&format!("{name}.{what}")).autodiff().require_grad();
         let inputs: Vec<_> = inputs.iter().map(|&i| (i, at(i))).collect();
         let tensors: Vec<_> = inputs.iter().map(|(_, t)| t.clone()).collect();
         let value = loss(&tensors);
-        close(&to_values(value.clone()), &fixture.values(&format!("{name}.value")), 1e-5);
+        close(&to_values(value.clone()), &values(&fixture, &format!("{name}.value")), 1e-5);
         let gradients = value.backward();
         for (input, tensor) in inputs {
             let gradient = to_values(tensor.grad(&gradients).unwrap());
-            close(&gradient, &fixture.values(&format!("{name}.grad_{input}")), 1e-6);
+            close(&gradient, &values(&fixture, &format!("{name}.grad_{input}")), 1e-6);
         }
     }
 

@@ -1,53 +1,29 @@
 //! What the tests of adversarial systems share: PyTorch's values, a fixed batch, a player that
 //! trains alone.
 
-use std::path::Path;
-
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_data::{HostBatch, Part};
 use kiln_nn::Init;
-use kiln_nn::tensor::from_values;
 use kiln_train::optim::Optimizer;
 use kiln_train::{Batch, HostTensor, OptimizerConfig, State, System, params};
 
-/// A file of tests/reference/fixtures.
-pub struct Fixture(State);
+#[path = "../../../../tests/reference/fixtures.rs"]
+mod fixtures;
+pub use fixtures::Fixtures;
 
-impl Fixture {
-    /// All its f32 tensors.
-    pub fn open(name: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures");
-        let bytes = std::fs::read(root.join(format!("{name}.safetensors"))).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = file.tensors().into_iter().filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
-        Self(
-            tensors
-                .map(|(name, t)| {
-                    let values =
-                        t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                    (name, HostTensor { shape: t.shape().to_vec(), values })
-                })
-                .collect(),
-        )
-    }
+/// Values of a reference tensor.
+pub fn values(fixtures: &Fixtures, name: &str) -> Vec<f32> {
+    fixtures.values(name).1.into_iter().map(|v| v as f32).collect()
+}
 
-    /// Values of one tensor.
-    pub fn values(&self, name: &str) -> Vec<f32> {
-        self.0[name].values.clone()
-    }
-
-    /// One tensor.
-    pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
-        let shape: [usize; D] = self.0[name].shape.clone().try_into().unwrap();
-        from_values(self.values(name), shape, device)
-    }
-
-    /// The tensors below `prefix`, each under what `rename` makes of the rest of its name.
-    pub fn state(&self, prefix: &str, rename: fn(&str) -> String) -> State {
-        let below = |(name, tensor): (&String, &HostTensor)| Some((rename(name.strip_prefix(prefix)?), tensor.clone()));
-        self.0.iter().filter_map(below).collect()
-    }
+/// The tensors below `prefix`, each under what `rename` makes of the rest of its name.
+pub fn state(fixtures: &Fixtures, prefix: &str, rename: fn(&str) -> String) -> State {
+    let below = |name: String| {
+        let path = rename(name.strip_prefix(prefix)?);
+        Some((path, HostTensor { shape: fixtures.values(&name).0, values: values(fixtures, &name) }))
+    };
+    fixtures.names().into_iter().filter_map(below).collect()
 }
 
 /// Equal up to `tolerance`, relative for values above 1.
