@@ -26,7 +26,17 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.dropout=0.1",
         ],
         "dcgan" | "cgan" => &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"],
-        _ => &[],
+        "vae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "cyclegan" => &[
+            "data.size=16",
+            "model.generator_channels=4",
+            "model.discriminator_channels=4",
+            "model.discriminator_layers=1",
+            "model.blocks=1",
+            "model.pool=3",
+        ],
+        "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=8"],
+        other => panic!("{other}: give settings that make it small"),
     }
 }
 

@@ -101,7 +101,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
         "cyclegan" => Claim {
             variants: &[
                 Variant { name: "whole", set: &[] },
-                Variant { name: "GAN only", set: &["model.lambda_cycle=0.0", "model.lambda_identity=0.0"] },
+                Variant { name: "GAN only", set: &["model.cycle_weight=0.0", "model.identity_weight=0.0"] },
                 Variant { name: "cycle only", set: &["model.adversarial_weight=0.0"] },
             ],
             images: 40_000,

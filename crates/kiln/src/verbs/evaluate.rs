@@ -90,11 +90,6 @@ impl EvaluateArgs {
         Self { split, ..self }
     }
 
-    /// With another reference.
-    pub fn against(self, set: &str) -> Self {
-        Self { against: Some(set.into()), ..self }
-    }
-
     /// With sampler settings.
     pub fn sampler(self, sampler: SamplerArgs) -> Self {
         Self { sampler, ..self }
