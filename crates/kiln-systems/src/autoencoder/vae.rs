@@ -327,11 +327,11 @@ impl System for Vae {
     fn defaults() -> (DataConfig, TrainConfig) {
         let train = TrainConfig {
             batch: 128,
-            images: 1_200_000,
+            images: 600_000,
             ema_half_life: 20_000.0,
             log_every: 10_000,
-            checkpoint_every: 120_000,
-            preview_every: 120_000,
+            checkpoint_every: 60_000,
+            preview_every: 60_000,
             ..TrainConfig::default()
         };
         (DataConfig::default(), train)
