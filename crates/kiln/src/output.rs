@@ -1,5 +1,7 @@
 //! What a verb says on standard output: a line for a person, or an object for a program.
 
+use std::io::Write;
+
 use serde::Serialize;
 
 /// Standard output in the form asked for.
@@ -15,13 +17,8 @@ impl Output {
 
     /// Prints `line`, or `object` as one line of JSON.
     pub fn say(&self, line: impl FnOnce() -> String, object: &impl Serialize) {
-        if self.json {
-            match serde_json::to_string(object) {
-                Ok(text) => println!("{text}"),
-                Err(e) => eprintln!("kiln: {e}"),
-            }
-        } else {
-            println!("{}", line());
-        }
+        let text = if self.json { serde_json::to_string(object).unwrap_or_else(|e| e.to_string()) } else { line() };
+        // A reader that went away (`| head`) is no failure of the work.
+        let _ = writeln!(std::io::stdout(), "{text}");
     }
 }

@@ -90,6 +90,18 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
             ..scored
         },
         "ddpm" => Claim {
+            variants: &[Variant {
+                name: "fashion",
+                set: &[
+                    "data.set=fashion",
+                    "model.unet.patch=2",
+                    "model.unet.base_channels=48",
+                    "model.unet.channel_multipliers=[1, 2]",
+                    "model.unet.attention_levels=[]",
+                    "model.optimizer.learning_rate=1e-3",
+                    "train.ema_half_life=4000",
+                ],
+            }],
             measurements: &[
                 Measurement { label: "DDIM 50", sampler: Some(("ddim", 50)), n: 1000, ..SCORE },
                 Measurement { label: "full chain", sampler: Some(("ddpm", 1000)), n: 200, ..SCORE },
@@ -230,8 +242,15 @@ const HEAD: &str = "# Results\n\n\
 Written by `kiln claim`; every row is a command, run on the machine it names. `fid[classifier:SET]` is a Fréchet\n\
 distance on the features of a small classifier that Kiln trains on SET: it compares rows of this page and is *not* the\n\
 FID of the literature, which needs the Inception network.\n\n\
-| system | variant | measurement | figure | reference | seeds | images | training a run | threads | command |\n\
+| system | variant | measurement | figure | reference | seeds | images | training a run | hardware | command |\n\
 |---|---|---|---|---|---|---|---|---|---|\n";
+
+/// Threads and, where the system tells, the processor.
+fn hardware() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_string()));
+    format!("{} threads, {}", rayon::current_num_threads(), model.unwrap_or_else(|| std::env::consts::ARCH.into()))
+}
 
 /// Puts a row into the page in place of the one of the same system, variant and measurement.
 fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
@@ -245,7 +264,7 @@ fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
         row.reference,
         row.images,
         minutes(row.seconds),
-        rayon::current_num_threads(),
+        hardware(),
         row.command
     );
     let mut lines: Vec<&str> = text.lines().collect();
