@@ -182,12 +182,7 @@ impl ConvTranspose2dConfig {
         ConvTranspose2d {
             weight: init.weight([inputs, outputs, k, k], fan_in, self.weights),
             bias: self.bias.then(|| bias(init, outputs, fan_in, self.weights)),
-            options: ConvOptions {
-                stride: [self.stride; 2],
-                padding: [self.padding; 2],
-                dilation: [1; 2],
-                groups: 1,
-            },
+            options: ConvOptions { stride: [self.stride; 2], padding: [self.padding; 2], dilation: [1; 2], groups: 1 },
             output_padding: self.output_padding,
         }
     }

@@ -8,10 +8,7 @@ use burn::tensor::{Int, Tensor};
 /// [n, c, h, w] → [n, c, factor·h, factor·w]
 pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h, 1, w, 1])
-        .repeat_dim(3, factor)
-        .repeat_dim(5, factor)
-        .reshape([n, c, factor * h, factor * w])
+    x.reshape([n, c, h, 1, w, 1]).repeat_dim(3, factor).repeat_dim(5, factor).reshape([n, c, factor * h, factor * w])
 }
 
 /// Mirrors `pad` rows and columns at each border, the border itself not repeated
@@ -24,9 +21,7 @@ pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
     let device = x.device().without_autodiff();
     let mirror = |len: usize| {
         let last = len as i64 - 1;
-        let at: Vec<i64> = (-(pad as i64)..len as i64 + pad as i64)
-            .map(|i| last - (last - i.abs()).abs())
-            .collect();
+        let at: Vec<i64> = (-(pad as i64)..len as i64 + pad as i64).map(|i| last - (last - i.abs()).abs()).collect();
         Tensor::<1, Int>::from_data(at.as_slice(), &device)
     };
     x.select(2, mirror(h)).select(3, mirror(w))
@@ -48,9 +43,7 @@ pub fn pixel_shuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
         return x;
     }
     let c = c / (factor * factor);
-    x.reshape([n, c, factor, factor, h, w])
-        .permute([0, 1, 4, 2, 5, 3])
-        .reshape([n, c, h * factor, w * factor])
+    x.reshape([n, c, factor, factor, h, w]).permute([0, 1, 4, 2, 5, 3]).reshape([n, c, h * factor, w * factor])
 }
 
 /// Gathers `factor`×`factor` blocks of pixels into channels: the inverse of [`pixel_shuffle`].
@@ -63,7 +56,5 @@ pub fn pixel_unshuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
         return x;
     }
     let (h, w) = (h / factor, w / factor);
-    x.reshape([n, c, h, factor, w, factor])
-        .permute([0, 1, 3, 5, 2, 4])
-        .reshape([n, c * factor * factor, h, w])
+    x.reshape([n, c, h, factor, w, factor]).permute([0, 1, 3, 5, 2, 4]).reshape([n, c * factor * factor, h, w])
 }

@@ -55,12 +55,23 @@ impl UNetConfig {
     /// Why this shape cannot be built for pictures of `size`, if it cannot.
     pub fn check(&self, size: usize) -> Result<(), String> {
         let levels = self.channel_multipliers.len();
-        if levels == 0 || self.patch == 0 || self.blocks == 0 || self.base_channels == 0 || self.heads == 0 || self.groups == 0 {
-            return Err("patch, base_channels, channel_multipliers, blocks, heads and groups must not be 0 or empty".into());
+        if levels == 0
+            || self.patch == 0
+            || self.blocks == 0
+            || self.base_channels == 0
+            || self.heads == 0
+            || self.groups == 0
+        {
+            return Err(
+                "patch, base_channels, channel_multipliers, blocks, heads and groups must not be 0 or empty".into()
+            );
         }
         let divisor = self.patch << (levels - 1);
         if !size.is_multiple_of(divisor) {
-            return Err(format!("patch {} and {levels} levels need a size divisible by {divisor}, not {size}", self.patch));
+            return Err(format!(
+                "patch {} and {levels} levels need a size divisible by {divisor}, not {size}",
+                self.patch
+            ));
         }
         if !self.base_channels.is_multiple_of(2) {
             return Err("base_channels must be even (time embedding)".into());
@@ -68,7 +79,10 @@ impl UNetConfig {
         for m in &self.channel_multipliers {
             let channels = m * self.base_channels;
             if !channels.is_multiple_of(self.groups) || !channels.is_multiple_of(self.heads) || channels == 0 {
-                return Err(format!("{channels} channels are not divisible by groups = {} and heads = {}", self.groups, self.heads));
+                return Err(format!(
+                    "{channels} channels are not divisible by groups = {} and heads = {}",
+                    self.groups, self.heads
+                ));
             }
         }
         if let Some(level) = self.attention_levels.iter().find(|&&l| l >= levels) {
@@ -246,7 +260,13 @@ impl UNet {
     /// x [n, in, h, w], t [n] in steps, classes [n] → [n, out, h, w]
     ///
     /// `classes` of an unconditional network are ignored; `dropout` keys the masks while training.
-    pub fn forward(&self, x: Tensor<4>, t: Tensor<1>, classes: Option<Tensor<1, Int>>, dropout: Option<Key>) -> Tensor<4> {
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        t: Tensor<1>,
+        classes: Option<Tensor<1, Int>>,
+        dropout: Option<Key>,
+    ) -> Tensor<4> {
         let time = sinusoidal(t, self.base_channels, 1.0);
         let time = self.time2.forward(silu(self.time1.forward(time)));
         let time = match (&self.class, classes) {
@@ -270,7 +290,9 @@ impl UNet {
         h = self.middle.attention.forward(h);
         h = self.middle.block2.forward(h, &time, key());
         for stage in &self.up {
-            if !matches!(stage, Stage::Up(_)) && let Some(skip) = skips.pop() {
+            if !matches!(stage, Stage::Up(_))
+                && let Some(skip) = skips.pop()
+            {
                 h = Tensor::cat(vec![h, skip], 1);
             }
             h = stage.forward(h, &time, key());

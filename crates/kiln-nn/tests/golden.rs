@@ -8,8 +8,8 @@ use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
 use kiln_nn::resample::{reflect_pad, upsample_nearest};
 use kiln_nn::{
-    Activation, BatchNorm2d, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm,
-    LinearConfig, attention, loss, tensor, time,
+    Activation, BatchNorm2d, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d,
+    LayerNorm, LinearConfig, attention, loss, tensor, time,
 };
 
 fn init() -> Init {
@@ -153,7 +153,8 @@ fn scaled_dot_product_attention() {
     let qkv = x.reshape([n * tokens, c]).matmul(w.transpose()) + b.unsqueeze();
     let part = |i: usize| qkv.clone().narrow(1, i * c, c).reshape([n, tokens, 2, c / 2]).swap_dims(1, 2);
     let y = attention::attention(part(0), part(1), part(2)).swap_dims(1, 2).reshape([n * tokens, c]);
-    let y = y.matmul(f.tensor::<2>("attention.out_proj.weight").transpose()) + f.tensor::<1>("attention.out_proj.bias").unsqueeze();
+    let y = y.matmul(f.tensor::<2>("attention.out_proj.weight").transpose())
+        + f.tensor::<1>("attention.out_proj.bias").unsqueeze();
     f.assert_close(y.reshape([n, tokens, c]), "attention.output", 1e-5);
 }
 

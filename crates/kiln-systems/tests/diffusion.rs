@@ -43,7 +43,11 @@ fn ancestral_steps() {
                     let mut samples = Vec::new();
                     for (i, &t) in times.iter().enumerate() {
                         let xt = row(f.tensor("ddpm.xt"), i);
-                        let x0 = prediction.to_x0(row(f.tensor("ddpm.model_output"), i), xt.clone(), schedule.alpha_bar(Some(t)));
+                        let x0 = prediction.to_x0(
+                            row(f.tensor("ddpm.model_output"), i),
+                            xt.clone(),
+                            schedule.alpha_bar(Some(t)),
+                        );
                         let x0 = if clip == "clip" { x0.clamp(-1.0, 1.0) } else { x0 };
                         let at = (t, t.checked_sub(1));
                         samples.push(ddpm_step(&schedule, x0, xt, at, variance, || row(f.tensor("ddpm.noise"), i)));
@@ -61,7 +65,8 @@ fn implicit_steps() {
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000);
     for steps in [10, 50] {
         let times = timesteps(&schedule, steps).unwrap();
-        let expected: Vec<usize> = f.values(&format!("ddim.leading.{steps}.timesteps")).1.into_iter().map(|t| t as usize).collect();
+        let expected: Vec<usize> =
+            f.values(&format!("ddim.leading.{steps}.timesteps")).1.into_iter().map(|t| t as usize).collect();
         assert_eq!(times, expected);
         for (p, prediction) in PREDICTIONS {
             for clip in ["noclip", "clip_rederive"] {
@@ -79,7 +84,11 @@ fn implicit_steps() {
                         x = ddim_step(&schedule, x0, x, at, eta, || row(f.tensor("ddim.noises"), k));
                         all.push(x.clone());
                     }
-                    f.assert_close(Tensor::cat(all, 0), &format!("ddim.leading.{steps}.{p}.{clip}.eta{eta_name}"), 2e-5);
+                    f.assert_close(
+                        Tensor::cat(all, 0),
+                        &format!("ddim.leading.{steps}.{p}.{clip}.eta{eta_name}"),
+                        2e-5,
+                    );
                 }
             }
         }

@@ -25,7 +25,9 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.blocks=1",
             "model.unet.dropout=0.1",
         ],
-        "dcgan" | "cgan" => &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"],
+        "dcgan" | "cgan" => {
+            &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
+        }
         "vae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
         "cyclegan" => &[
             "data.size=16",
@@ -46,7 +48,8 @@ fn recipe(system: &dyn AnySystem) -> Table {
         DataKind::SourceTarget => "data.set=starter,starter",
         _ => "data.set=starter",
     };
-    let common = ["train.batch=4", "train.accumulate=2", "train.images=1000", "train.preview_every=0", "train.preview_count=1"];
+    let common =
+        ["train.batch=4", "train.accumulate=2", "train.images=1000", "train.preview_every=0", "train.preview_count=1"];
     let mut recipe = system.defaults().unwrap();
     for text in tiny(system.id()).iter().chain([&set]).chain(&common) {
         merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();

@@ -19,8 +19,18 @@ fn refused(folder: &Path, args: &[&str], status: i32) -> String {
 }
 
 const TINY: [&str; 12] = [
-    "--set", "model.channels=4", "--set", "model.features=16", "--set", "train.preview_every=0", "--batch", "8", "--quiet",
-    "--set", "train.checkpoint_every=16", "--seed=1",
+    "--set",
+    "model.channels=4",
+    "--set",
+    "model.features=16",
+    "--set",
+    "train.preview_every=0",
+    "--batch",
+    "8",
+    "--quiet",
+    "--set",
+    "train.checkpoint_every=16",
+    "--seed=1",
 ];
 
 fn train<'a>(extra: &[&'a str]) -> Vec<&'a str> {
@@ -118,14 +128,16 @@ fn a_killed_run_ends_as_if_it_had_not_been() {
     let done = kiln(dir.path(), &train(&[steps[0], steps[1], "--out", "whole"]));
     assert!(done.status.success());
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
-    let mut child = command.current_dir(dir.path()).args(train(&[steps[0], steps[1], "--out", "killed"])).spawn().unwrap();
+    let mut child =
+        command.current_dir(dir.path()).args(train(&[steps[0], steps[1], "--out", "killed"])).spawn().unwrap();
     for moment in [700, 350, 500, 250, 400] {
         std::thread::sleep(std::time::Duration::from_millis(moment));
         child.kill().unwrap();
         child.wait().unwrap();
         if !dir.path().join("killed/recipe.toml").exists() {
             let mut again = Command::new(env!("CARGO_BIN_EXE_kiln"));
-            child = again.current_dir(dir.path()).args(train(&[steps[0], steps[1], "--out", "killed"])).spawn().unwrap();
+            child =
+                again.current_dir(dir.path()).args(train(&[steps[0], steps[1], "--out", "killed"])).spawn().unwrap();
             continue;
         }
         let mut again = Command::new(env!("CARGO_BIN_EXE_kiln"));

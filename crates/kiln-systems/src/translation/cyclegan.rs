@@ -115,9 +115,8 @@ pub struct Generator {
 impl Generator {
     /// Pictures of `channels` channels, `k` channels inside, doubled twice.
     pub fn new(channels: usize, k: usize, blocks: usize, init: &mut Init) -> Self {
-        let down = |i: usize, init: &mut Init| {
-            Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init)
-        };
+        let down =
+            |i: usize, init: &mut Init| Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init);
         let up = |o: usize, init: &mut Init| {
             ConvTranspose2dConfig::new(2 * o, o, 3).stride(2).padding(1).output_padding(1).weights(WEIGHTS).init(init)
         };
@@ -283,7 +282,8 @@ impl System for CycleGan {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
+        let data =
+            DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
         let train = TrainConfig {
             batch: 4,
             images: 40_000,
@@ -338,12 +338,7 @@ impl System for CycleGan {
         let discriminator = |init: &mut Init| {
             PatchDiscriminator::new(self.channels, discriminator_channels, discriminator_layers, init)
         };
-        Networks {
-            g_ab: generator(init),
-            g_ba: generator(init),
-            d_a: discriminator(init),
-            d_b: discriminator(init),
-        }
+        Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
 
     fn phases(&self) -> Vec<Phase> {

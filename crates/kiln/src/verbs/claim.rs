@@ -82,7 +82,14 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
     Ok(match system.id() {
         "vae" => Claim {
             measurements: &[
-                Measurement { label: "test bound, 200 samples", metrics: "nll", n: 1000, split: Split::Test, sampler: None, samples: 200 },
+                Measurement {
+                    label: "test bound, 200 samples",
+                    metrics: "nll",
+                    n: 1000,
+                    split: Split::Test,
+                    sampler: None,
+                    samples: 200,
+                },
                 SCORE,
             ],
             reference: "none on this set",
@@ -117,7 +124,14 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 Variant { name: "cycle only", set: &["model.adversarial_weight=0.0"] },
             ],
             images: 40_000,
-            measurements: &[Measurement { label: "known pairs", metrics: "pairs", n: 95, split: Split::Test, sampler: None, samples: 0 }],
+            measurements: &[Measurement {
+                label: "known pairs",
+                metrics: "pairs",
+                n: 95,
+                split: Split::Test,
+                sampler: None,
+                samples: 0,
+            }],
             reference: "below the input's own distance and both ablations",
             ..scored
         },
@@ -129,7 +143,14 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
             ],
             seeds: &[0, 1, 2],
             images: 300_000,
-            measurements: &[Measurement { label: "MNIST-M test", metrics: "accuracy", n: 10_000, split: Split::Test, sampler: None, samples: 0 }],
+            measurements: &[Measurement {
+                label: "MNIST-M test",
+                metrics: "accuracy",
+                n: 10_000,
+                split: Split::Test,
+                sampler: None,
+                samples: 0,
+            }],
             reference: "52.25 source-only, 76.66 DANN, 95.96 target-only (Ganin 2016, table 2)",
         },
         _ if system.abilities()?.contains(&Ability::Generate) => scored,
@@ -167,9 +188,11 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
             let (model, _) = open(&root, Weights::Average, &common.device)?;
             (seconds, seen) = (seconds + model.info().seconds, model.info().images);
             for (at, m) in claim.measurements.iter().enumerate() {
-                let mut evaluation = EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n).split(m.split).samples(m.samples);
+                let mut evaluation =
+                    EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n).split(m.split).samples(m.samples);
                 if let Some((sampler, steps)) = m.sampler {
-                    let sampler = SamplerArgs { sampler: Some(sampler.into()), steps: Some(steps), ..SamplerArgs::default() };
+                    let sampler =
+                        SamplerArgs { sampler: Some(sampler.into()), steps: Some(steps), ..SamplerArgs::default() };
                     evaluation = evaluation.sampler(sampler);
                 }
                 for figure in measure(&evaluation, common)? {
@@ -188,7 +211,11 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
             let row = Row {
                 system: system.id().into(),
                 variant: variant.name.into(),
-                measurement: [name.as_str(), label].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", "),
+                measurement: [name.as_str(), label]
+                    .into_iter()
+                    .filter(|s| !s.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 figure: format!("{} ({note})", spread(&figures)),
                 reference: claim.reference.into(),
                 images: seen,
@@ -218,7 +245,14 @@ fn spread(values: &[f64]) -> String {
 }
 
 /// Trains, resumes, or finds a run complete.
-fn train(system: &dyn AnySystem, variant: &Variant, seed: u64, images: u64, root: &Path, common: &Common) -> Result<()> {
+fn train(
+    system: &dyn AnySystem,
+    variant: &Variant,
+    seed: u64,
+    images: u64,
+    root: &Path,
+    common: &Common,
+) -> Result<()> {
     let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet };
     let summary = if root.join("recipe.toml").exists() {
         system.resume(&Run::open(root)?, &options)?
@@ -248,7 +282,8 @@ FID of the literature, which needs the Inception network.\n\n\
 /// Threads and, where the system tells, the processor.
 fn hardware() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_string()));
+    let model =
+        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_string()));
     format!("{} threads, {}", rayon::current_num_threads(), model.unwrap_or_else(|| std::env::consts::ARCH.into()))
 }
 

@@ -81,7 +81,17 @@ pub fn run(args: &DataArgs, out: &Output) -> Result<()> {
             let columns = (shown as f64).sqrt().ceil() as usize;
             contact_sheet(&pictures, columns, 1)?.write_png(path, &[("data", name)])?;
             let object = json!({"name": name, "pictures": set.len(), "classes": set.classes(), "sheet": path});
-            out.say(|| format!("{name}: {} pictures, {} classes; sheet in {}", set.len(), set.classes().len(), path.display()), &object);
+            out.say(
+                || {
+                    format!(
+                        "{name}: {} pictures, {} classes; sheet in {}",
+                        set.len(),
+                        set.classes().len(),
+                        path.display()
+                    )
+                },
+                &object,
+            );
             Ok(())
         }
     }

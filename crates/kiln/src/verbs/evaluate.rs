@@ -181,22 +181,32 @@ fn distribution(
     let (a, b) = (Features::new("the pictures", &a, made.width())?, Features::new(reference, &b, real.width())?);
     let split = if args.split == Split::Train { "train" } else { "test" };
     let mut push = |m: Measure| out.push(m.features(&judge.name).against(reference, split));
-    let neighbours = if args.metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(&m.as_str())) {
-        // Real and made in equal number, as the measures assume.
-        let count = made.n.min(real.n);
-        let (d, k) = (real.width(), 5);
-        let (x, y) = (&real.features[..count * d], &made.features[..count * d]);
-        Some(prdc::measure(Features::new(reference, x, d)?, Features::new("the pictures", y, d)?, k)?)
-    } else {
-        None
-    };
+    let neighbours =
+        if args.metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(&m.as_str())) {
+            // Real and made in equal number, as the measures assume.
+            let count = made.n.min(real.n);
+            let (d, k) = (real.width(), 5);
+            let (x, y) = (&real.features[..count * d], &made.features[..count * d]);
+            Some(prdc::measure(Features::new(reference, x, d)?, Features::new("the pictures", y, d)?, k)?)
+        } else {
+            None
+        };
     for metric in &args.metrics {
         match (metric.as_str(), &neighbours) {
             ("fid", _) => {
                 if made.n <= made.width() {
-                    eprintln!("kiln: fid of {} pictures with {} features is biased; use -n {} or more", made.n, made.width(), 2 * made.width());
+                    eprintln!(
+                        "kiln: fid of {} pictures with {} features is biased; use -n {} or more",
+                        made.n,
+                        made.width(),
+                        2 * made.width()
+                    );
                 }
-                push(Measure::new("fid", frechet::distance(&frechet::Gaussian::of(a)?, &frechet::Gaussian::of(b)?)?, made.n));
+                push(Measure::new(
+                    "fid",
+                    frechet::distance(&frechet::Gaussian::of(a)?, &frechet::Gaussian::of(b)?)?,
+                    made.n,
+                ));
             }
             ("is", _) => {
                 let logits = Features::new("the logits", &made.logits, made.logits.len() / made.n)?;
@@ -205,7 +215,12 @@ fn distribution(
                 push(Measure::spread("is", inception_score::from_logits(logits, splits, Some(key))?, made.n));
             }
             ("kid", _) => {
-                let spread = kernel::distance(a, b, kernel::Subsets::standard(made.n, real.n), Key::new(args.seed).purpose("subsets"))?;
+                let spread = kernel::distance(
+                    a,
+                    b,
+                    kernel::Subsets::standard(made.n, real.n),
+                    Key::new(args.seed).purpose("subsets"),
+                )?;
                 push(Measure::spread("kid", spread, made.n));
             }
             ("precision", Some(p)) => push(Measure::new("precision", p.precision, made.n)),
@@ -266,7 +281,9 @@ fn likelihood(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &
     let bits = 1.0 / (dims as f64 * std::f64::consts::LN_2);
     Ok(vec![
         Measure::new(&name, mean, n).within([mean - half, mean + half]).against(reference, split),
-        Measure::new("bpd", mean * bits, n).within([(mean - half) * bits, (mean + half) * bits]).against(reference, split),
+        Measure::new("bpd", mean * bits, n)
+            .within([(mean - half) * bits, (mean + half) * bits])
+            .against(reference, split),
     ])
 }
 

@@ -31,11 +31,8 @@ pub fn need(model: &dyn Model, ability: Ability) -> Result<()> {
     if model.abilities().contains(&ability) {
         return Ok(());
     }
-    let able: Vec<&str> = registry()
-        .iter()
-        .filter(|s| s.abilities().is_ok_and(|a| a.contains(&ability)))
-        .map(|s| s.id())
-        .collect();
+    let able: Vec<&str> =
+        registry().iter().filter(|s| s.abilities().is_ok_and(|a| a.contains(&ability))).map(|s| s.id()).collect();
     Err(Error::usage(format!(
         "{}: {} cannot {}; these can: {}",
         model.info().run,
