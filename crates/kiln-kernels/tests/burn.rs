@@ -1,5 +1,7 @@
 //! Every operation and gradient against Burn's own operations, over a table of shapes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, activation, module, ops};
 use kiln_kernels::*;
 

@@ -1,5 +1,7 @@
 //! Every operation and gradient against values PyTorch computed (`reference/kernels.py`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 use burn::tensor::{Device, Tensor, TensorData};
 use kiln_kernels::*;
 use safetensors::{Dtype, SafeTensors};

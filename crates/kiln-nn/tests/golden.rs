@@ -1,5 +1,7 @@
 //! Layers and losses against PyTorch: outputs and every gradient.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
 

@@ -1,5 +1,7 @@
 //! Schedules, parameterisations and sampler steps against diffusers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
 

@@ -1,5 +1,7 @@
 //! Every registered system: 2N steps and N + resume + N steps give identical files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 use std::fs;
 use std::path::Path;
 

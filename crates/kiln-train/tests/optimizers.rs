@@ -1,5 +1,7 @@
 //! Optimisers, clipping and the weight average against PyTorch, step by step.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
 
