@@ -8,10 +8,7 @@ use burn::tensor::Tensor;
 /// [n, c, h, w] → [n, c, factor·h, factor·w]
 pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h, 1, w, 1])
-        .repeat_dim(3, factor)
-        .repeat_dim(5, factor)
-        .reshape([n, c, factor * h, factor * w])
+    x.reshape([n, c, h, 1, w, 1]).repeat_dim(3, factor).repeat_dim(5, factor).reshape([n, c, factor * h, factor * w])
 }
 
 /// Mirrors `pad` rows and columns at each border, the border itself not repeated

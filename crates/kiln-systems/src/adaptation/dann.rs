@@ -274,7 +274,8 @@ impl System for Dann {
             }
             Mode::TargetOnly => {
                 let labels = target.labels.clone();
-                let labels = labels.ok_or_else(|| Error::usage("model.mode = \"target-only\" needs a labelled target"))?;
+                let labels =
+                    labels.ok_or_else(|| Error::usage("model.mode = \"target-only\" needs a labelled target"))?;
                 let classes = self.pictures.classes.len();
                 if target.host_labels.iter().flatten().any(|&l| l as usize >= classes) {
                     return Err(Error::usage(format!(

@@ -115,9 +115,8 @@ pub struct Generator {
 impl Generator {
     /// Pictures of `channels` channels, `k` channels inside, doubled twice.
     pub fn new(channels: usize, k: usize, blocks: usize, init: &mut Init) -> Self {
-        let down = |i: usize, init: &mut Init| {
-            Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init)
-        };
+        let down =
+            |i: usize, init: &mut Init| Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init);
         let up = |o: usize, init: &mut Init| {
             ConvTranspose2dConfig::new(2 * o, o, 3).stride(2).padding(1).output_padding(1).weights(WEIGHTS).init(init)
         };
@@ -283,7 +282,8 @@ impl System for CycleGan {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
+        let data =
+            DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
         let train = TrainConfig {
             batch: 4,
             images: 40_000,
@@ -338,12 +338,7 @@ impl System for CycleGan {
         let discriminator = |init: &mut Init| {
             PatchDiscriminator::new(self.channels, discriminator_channels, discriminator_layers, init)
         };
-        Networks {
-            g_ab: generator(init),
-            g_ba: generator(init),
-            d_a: discriminator(init),
-            d_b: discriminator(init),
-        }
+        Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
 
     fn phases(&self) -> Vec<Phase> {
@@ -499,9 +494,11 @@ mod tests {
     ) {
         let device = Device::flex().autodiff();
         with_fixture(|file| {
-            let pairs = || names.iter().flat_map(|(ours, theirs)| {
-                ["weight", "bias"].map(|p| (format!("{ours}.{p}"), format!("model.{theirs}.{p}")))
-            });
+            let pairs = || {
+                names.iter().flat_map(|(ours, theirs)| {
+                    ["weight", "bias"].map(|p| (format!("{ours}.{p}"), format!("model.{theirs}.{p}")))
+                })
+            };
             let state = pairs().map(|(o, t)| (o, host(file, &format!("{prefix}.{t}")))).collect();
             let network = params::load(network(&mut Init::new(&device, 0)), &state, prefix).unwrap();
             let input = tensor::<4>(file, &format!("{prefix}_io.input"), &device).require_grad();
@@ -529,29 +526,33 @@ mod tests {
 
     #[test]
     fn generator_equals_pytorch() {
-        compare("cyclegan_g", |init| Generator::new(3, 4, 2, init), Generator::forward, &[
-            ("first", "1"),
-            ("down.0", "4"),
-            ("down.1", "7"),
-            ("blocks.0.conv1", "10.conv_block.1"),
-            ("blocks.0.conv2", "10.conv_block.5"),
-            ("blocks.1.conv1", "11.conv_block.1"),
-            ("blocks.1.conv2", "11.conv_block.5"),
-            ("up.0", "12"),
-            ("up.1", "15"),
-            ("last", "19"),
-        ]);
+        compare(
+            "cyclegan_g",
+            |init| Generator::new(3, 4, 2, init),
+            Generator::forward,
+            &[
+                ("first", "1"),
+                ("down.0", "4"),
+                ("down.1", "7"),
+                ("blocks.0.conv1", "10.conv_block.1"),
+                ("blocks.0.conv2", "10.conv_block.5"),
+                ("blocks.1.conv1", "11.conv_block.1"),
+                ("blocks.1.conv2", "11.conv_block.5"),
+                ("up.0", "12"),
+                ("up.1", "15"),
+                ("last", "19"),
+            ],
+        );
     }
 
     #[test]
     fn discriminator_equals_pytorch() {
-        compare("cyclegan_d", |init| PatchDiscriminator::new(3, 4, 3, init), PatchDiscriminator::forward, &[
-            ("first", "0"),
-            ("middle.0", "2"),
-            ("middle.1", "5"),
-            ("middle.2", "8"),
-            ("last", "11"),
-        ]);
+        compare(
+            "cyclegan_d",
+            |init| PatchDiscriminator::new(3, 4, 3, init),
+            PatchDiscriminator::forward,
+            &[("first", "0"), ("middle.0", "2"), ("middle.1", "5"), ("middle.2", "8"), ("last", "11")],
+        );
     }
 
     #[test]
@@ -630,7 +631,8 @@ mod tests {
         let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
         let mut system = CycleGan::new(config, &pictures).unwrap();
         let mut networks = system.networks(&mut Init::new(&device, 0));
-        let mut phases: Vec<_> = system.phases().into_iter().map(|p| (p.name, p.trains, Optimizer::new(p.optimizer))).collect();
+        let mut phases: Vec<_> =
+            system.phases().into_iter().map(|p| (p.name, p.trains, Optimizer::new(p.optimizer))).collect();
         let mut log = Vec::new();
         for step in 0..steps {
             let batch = batch(2 * step, &device);
