@@ -25,9 +25,8 @@ impl Key {
     /// The key for one purpose below this one: `Key::new(seed).purpose("latent")`.
     pub fn purpose(self, name: &str) -> Self {
         // FNV-1a of the name, then mixed with the parent: short, stable across versions.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
         Self { state: mix(self.state.rotate_left(17) ^ hash) }
     }
 
@@ -149,6 +148,9 @@ mod tests {
     fn streams_are_stable_across_versions() {
         let u = Key::new(0).purpose("test").uniform([3], 2);
         assert_eq!(u.len(), 2);
-        assert_eq!(Key::new(0).purpose("test").at(4).permute(5, 100), Key::new(0).purpose("test").at(4).permute(5, 100));
+        assert_eq!(
+            Key::new(0).purpose("test").at(4).permute(5, 100),
+            Key::new(0).purpose("test").at(4).permute(5, 100)
+        );
     }
 }

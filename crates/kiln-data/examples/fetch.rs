@@ -9,10 +9,7 @@ fn main() -> kiln_core::Result<()> {
     if names.is_empty() {
         for entry in kiln_data::catalogue() {
             let state = if entry.cached { "here" } else { "" };
-            println!(
-                "{:<16} {state:<5} {} [{}]",
-                entry.name, entry.about, entry.licence
-            );
+            println!("{:<16} {state:<5} {} [{}]", entry.name, entry.about, entry.licence);
         }
     }
     Ok(())

@@ -15,10 +15,7 @@ use crate::packages::{Files, Package};
 pub(crate) fn unpack(file: &Path, package: &Package, out: &Path) -> Result<()> {
     let mut written = 0;
     each_file(file, &mut |path, data| {
-        let inside = path
-            .strip_prefix("./")
-            .unwrap_or(path)
-            .strip_prefix(package.root);
+        let inside = path.strip_prefix("./").unwrap_or(path).strip_prefix(package.root);
         let wanted = inside.filter(|p| match package.files {
             Files::List(list) => list.contains(p),
             Files::Ending(end) => p.ends_with(end),
@@ -26,10 +23,7 @@ pub(crate) fn unpack(file: &Path, package: &Package, out: &Path) -> Result<()> {
         let Some(wanted) = wanted.map(Path::new) else {
             return Ok(());
         };
-        if !wanted
-            .components()
-            .all(|c| matches!(c, Component::Normal(_)))
-        {
+        if !wanted.components().all(|c| matches!(c, Component::Normal(_))) {
             return Err(Error::new(format!("{path}: leads out of the archive")));
         }
         let target = out.join(wanted);
@@ -44,10 +38,7 @@ pub(crate) fn unpack(file: &Path, package: &Package, out: &Path) -> Result<()> {
         Files::Ending(_) => written.max(1),
     };
     if written != expected {
-        return Err(Error::new(format!(
-            "{}: {written} of {expected} needed files are in it",
-            file.display()
-        )));
+        return Err(Error::new(format!("{}: {written} of {expected} needed files are in it", file.display())));
     }
     Ok(())
 }
@@ -74,10 +65,7 @@ fn each_file(file: &Path, visit: &mut dyn FnMut(&str, &mut dyn Read) -> Result<(
             }
             Ok(())
         }
-        _ => Err(Error::new(format!(
-            "{}: neither a .tgz, a wheel nor a .deb",
-            file.display()
-        ))),
+        _ => Err(Error::new(format!("{}: neither a .tgz, a wheel nor a .deb", file.display()))),
     }
 }
 
@@ -105,12 +93,8 @@ fn deb_data<R: Read + Seek>(mut reader: R) -> Result<XzReader<Take<R>>> {
     reader.seek(SeekFrom::Start(8)).context(|| "ar")?;
     loop {
         let mut header = [0; 60];
-        reader
-            .read_exact(&mut header)
-            .context(|| "no data.tar.xz in the ar archive")?;
-        let text = |range: std::ops::Range<usize>| {
-            String::from_utf8_lossy(&header[range]).trim().to_string()
-        };
+        reader.read_exact(&mut header).context(|| "no data.tar.xz in the ar archive")?;
+        let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&header[range]).trim().to_string();
         let length: u64 = text(48..58).parse().context(|| "a damaged ar header")?;
         if header[58..] != *b"`\n" {
             return Err(Error::new("a damaged ar header"));
@@ -145,31 +129,19 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o644);
-            builder
-                .append_data(&mut header, path, text.as_bytes())
-                .unwrap();
+            builder.append_data(&mut header, path, text.as_bytes()).unwrap();
         }
         builder.into_inner().unwrap()
     }
 
     fn deb(data: &[u8]) -> Vec<u8> {
-        let mut xz =
-            lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
         xz.write_all(data).unwrap();
         let data = xz.finish().unwrap();
         let mut out = b"!<arch>\n".to_vec();
         // The first member has an odd length and so a byte of padding.
         for (name, body) in [("debian-binary", &b"2.0"[..]), ("data.tar.xz", &data)] {
-            writeln!(
-                out,
-                "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
-                0,
-                0,
-                0,
-                100644,
-                body.len()
-            )
-            .unwrap();
+            writeln!(out, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, 100644, body.len()).unwrap();
             out.extend_from_slice(body);
             out.resize(out.len().next_multiple_of(2), b'\n');
         }
@@ -178,18 +150,13 @@ mod tests {
 
     #[test]
     fn each_kind_of_archive_gives_its_files() {
-        let files = [
-            ("data/a.txt", "A"),
-            ("data/in/b.txt", "B"),
-            ("other/c.txt", "C"),
-        ];
+        let files = [("data/a.txt", "A"), ("data/in/b.txt", "B"), ("other/c.txt", "C")];
         let tar = tar(&files);
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(&tar).unwrap();
         let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         for (path, text) in files {
-            zip.start_file(path, zip::write::SimpleFileOptions::default())
-                .unwrap();
+            zip.start_file(path, zip::write::SimpleFileOptions::default()).unwrap();
             zip.write_all(text.as_bytes()).unwrap();
         }
         let zip = zip.finish().unwrap().into_inner();
@@ -209,9 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("archive");
         std::fs::write(&file, deb(&tar(&[("data/a.txt", "A")]))).unwrap();
-        let error = unpack(&file, &WANTED, folder.path())
-            .unwrap_err()
-            .to_string();
+        let error = unpack(&file, &WANTED, folder.path()).unwrap_err().to_string();
         assert!(error.contains("1 of 2 needed files"), "{error}");
         std::fs::write(&file, "no archive at all").unwrap();
         assert!(unpack(&file, &WANTED, folder.path()).is_err());

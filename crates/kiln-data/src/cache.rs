@@ -9,11 +9,7 @@ use crate::packages::{Files, Package};
 /// The folder for whatever can be had again: `$KILN_CACHE`, else `$XDG_CACHE_HOME/kiln`, else
 /// `~/.cache/kiln`. It need not exist yet.
 pub fn cache_dir() -> Result<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     variable("KILN_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|p| p.join("kiln")))
         .or_else(|| std::env::home_dir().map(|p| p.join(".cache").join("kiln")))

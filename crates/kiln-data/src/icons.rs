@@ -55,32 +55,14 @@ impl IconFile {
     /// The names that make pictures of their own: neither hidden nor a skin tone of another.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let own = |(name, icon): &(&String, &Icon)| !icon.hidden && !self.is_tone(name);
-        self.icons
-            .iter()
-            .filter(own)
-            .map(|(n, _)| n.clone())
-            .collect()
+        self.icons.iter().filter(own).map(|(n, _)| n.clone()).collect()
     }
 
     /// Skin tones are written `NAME-dark-skin-tone`, or `NAME-dark` where `NAME` has all five.
     fn is_tone(&self, name: &str) -> bool {
-        let tones = [
-            "-light",
-            "-medium-light",
-            "-medium",
-            "-medium-dark",
-            "-dark",
-        ];
-        let has_tones = |base: &str| {
-            tones
-                .iter()
-                .all(|t| self.icons.contains_key(&format!("{base}{t}")))
-        };
-        name.contains("skin-tone")
-            || tones
-                .iter()
-                .filter_map(|t| name.strip_suffix(t))
-                .any(has_tones)
+        let tones = ["-light", "-medium-light", "-medium", "-medium-dark", "-dark"];
+        let has_tones = |base: &str| tones.iter().all(|t| self.icons.contains_key(&format!("{base}{t}")));
+        name.contains("skin-tone") || tones.iter().filter_map(|t| name.strip_suffix(t)).any(has_tones)
     }
 }
 
@@ -121,10 +103,7 @@ impl IconSet {
 
     fn render(&self, name: &str, icon: &Icon) -> Result<Picture> {
         let place = || format!("{}: rendering the icon {name}", self.name);
-        let (width, height) = (
-            icon.width.unwrap_or(sixteen()),
-            icon.height.unwrap_or(sixteen()),
-        );
+        let (width, height) = (icon.width.unwrap_or(sixteen()), icon.height.unwrap_or(sixteen()));
         let svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" xmlns:xlink=\"http://www.w3.org/1999/xlink\" \
              width=\"{width}\" height=\"{height}\" viewBox=\"{} {} {width} {height}\">{}</svg>",
@@ -133,9 +112,7 @@ impl IconSet {
         let tree = Tree::from_str(&svg, &Options::default()).context(place)?;
         let size = self.size as u32;
         let Some(mut canvas) = Pixmap::new(size, size) else {
-            return Err(Error::usage(format!(
-                "{size} is no size for an icon, in pixels"
-            )));
+            return Err(Error::usage(format!("{size} is no size for an icon, in pixels")));
         };
         if self.channels == 3 {
             let [r, g, b] = self.background;
@@ -148,9 +125,7 @@ impl IconSet {
         resvg::render(&tree, place, &mut canvas.as_mut());
         let bytes = |p: &resvg::tiny_skia::PremultipliedColorU8| {
             let p = p.demultiply();
-            [p.red(), p.green(), p.blue(), p.alpha()]
-                .into_iter()
-                .take(self.channels)
+            [p.red(), p.green(), p.blue(), p.alpha()].into_iter().take(self.channels)
         };
         let pixels = canvas.pixels().iter().flat_map(bytes).collect();
         Picture::new(self.size, self.size, self.channels, pixels)
@@ -168,19 +143,10 @@ impl DataSet for IconSet {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let Some((name, icon)) = self.icons.get(index) else {
-            return Err(Error::new(format!(
-                "{}: no sample {index} of {}",
-                self.name,
-                self.len()
-            )));
+            return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
         let picture = self.render(name, icon)?;
-        Ok(Sample {
-            picture,
-            label: None,
-            caption: Some(name.replace('-', " ")),
-            name: name.clone(),
-        })
+        Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), name: name.clone() })
     }
 
     fn kinds(&self) -> Vec<DataKind> {
@@ -191,10 +157,7 @@ impl DataSet for IconSet {
 
     fn fingerprint(&self) -> String {
         let how = format!("{} {} {:?}", self.size, self.channels, self.background);
-        let icons = self
-            .icons
-            .iter()
-            .flat_map(|(n, i)| [n.as_bytes(), i.body.as_bytes()]);
+        let icons = self.icons.iter().flat_map(|(n, i)| [n.as_bytes(), i.body.as_bytes()]);
         fingerprint([how.as_bytes()].into_iter().chain(icons))
     }
 

@@ -16,9 +16,7 @@ fn parse(bytes: &[u8], name: &str, dimensions: usize) -> Result<(Vec<usize>, Vec
     let bytes = gunzip(bytes, name)?;
     let header = 4 + 4 * dimensions;
     if bytes.len() < header || bytes[..3] != [0, 0, 8] || usize::from(bytes[3]) != dimensions {
-        return Err(Error::new(format!(
-            "{name}: not an IDX file of unsigned bytes with {dimensions} dimension(s)"
-        )));
+        return Err(Error::new(format!("{name}: not an IDX file of unsigned bytes with {dimensions} dimension(s)")));
     }
     let size = |c: &[u8]| c.iter().fold(0, |n, &b| n << 8 | usize::from(b));
     let sizes: Vec<usize> = bytes[4..header].chunks_exact(4).map(size).collect();
@@ -28,11 +26,7 @@ fn parse(bytes: &[u8], name: &str, dimensions: usize) -> Result<(Vec<usize>, Vec
         return Err(Error::new(format!(
             "{name}: {} bytes of data where its header says {}; the file is damaged",
             data.len(),
-            sizes
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(" x ")
+            sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
         )));
     }
     Ok((sizes, data))
@@ -44,9 +38,7 @@ pub(crate) fn gunzip<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>> {
         return Ok(Cow::Borrowed(bytes));
     }
     let mut out = Vec::new();
-    MultiGzDecoder::new(bytes)
-        .read_to_end(&mut out)
-        .context(|| format!("{name}: damaged gzip"))?;
+    MultiGzDecoder::new(bytes).read_to_end(&mut out).context(|| format!("{name}: damaged gzip"))?;
     Ok(Cow::Owned(out))
 }
 
@@ -74,9 +66,7 @@ pub(crate) fn read(
     };
     let classes = match (classes, &labels) {
         (Some(names), _) => names.iter().map(|n| n.to_string()).collect(),
-        (None, Some(l)) => (0..=l.iter().copied().max().unwrap_or(0))
-            .map(|c| c.to_string())
-            .collect(),
+        (None, Some(l)) => (0..=l.iter().copied().max().unwrap_or(0)).map(|c| c.to_string()).collect(),
         (None, None) => Vec::new(),
     };
     MemorySet::new(set, [1, sizes[1], sizes[2]], pixels, labels, classes)
@@ -84,47 +74,27 @@ pub(crate) fn read(
 
 /// The file of a folder as MNIST names it, raw or gzipped.
 fn file(folder: &Path, split: Split, kind: &str) -> Option<PathBuf> {
-    let part = if split == Split::Train {
-        "train"
-    } else {
-        "t10k"
-    };
-    ["", ".gz"]
-        .map(|end| folder.join(format!("{part}-{kind}-ubyte{end}")))
-        .into_iter()
-        .find(|p| p.is_file())
+    let part = if split == Split::Train { "train" } else { "t10k" };
+    ["", ".gz"].map(|end| folder.join(format!("{part}-{kind}-ubyte{end}"))).into_iter().find(|p| p.is_file())
 }
 
 /// Whether a folder holds IDX files under MNIST's names.
 pub(crate) fn is_idx(folder: &Path) -> bool {
-    [Split::Train, Split::Test]
-        .into_iter()
-        .any(|s| file(folder, s, "images-idx3").is_some())
+    [Split::Train, Split::Test].into_iter().any(|s| file(folder, s, "images-idx3").is_some())
 }
 
 /// A folder with `train-` or `t10k-images-idx3-ubyte` and `-labels-idx1-ubyte`, raw or `.gz`. Without
 /// a label file the set is unlabelled.
-pub(crate) fn open(
-    set: &str,
-    folder: &Path,
-    split: Split,
-    classes: Option<&[&str]>,
-) -> Result<MemorySet> {
+pub(crate) fn open(set: &str, folder: &Path, split: Split, classes: Option<&[&str]>) -> Result<MemorySet> {
     let read_file = |path: &PathBuf| {
         let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
         Ok((bytes, path.display().to_string()))
     };
     let Some(images) = file(folder, split, "images-idx3") else {
-        return Err(Error::new(format!(
-            "{}: no IDX images for the {split} split",
-            folder.display()
-        )));
+        return Err(Error::new(format!("{}: no IDX images for the {split} split", folder.display())));
     };
     let images = read_file(&images)?;
-    let labels = file(folder, split, "labels-idx1")
-        .as_ref()
-        .map(read_file)
-        .transpose()?;
+    let labels = file(folder, split, "labels-idx1").as_ref().map(read_file).transpose()?;
     let labels = labels.as_ref().map(|(b, n)| (b.as_slice(), n.as_str()));
     read(set, (&images.0, &images.1), labels, classes)
 }

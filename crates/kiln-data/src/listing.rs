@@ -64,71 +64,35 @@ impl FileSet {
         for i in 0..archive.len() {
             let entry = archive.by_index_raw(i).context(place)?;
             if entry.is_file() {
-                entries.push(Entry {
-                    path: entry.name().into(),
-                    bytes: entry.size(),
-                });
+                entries.push(Entry { path: entry.name().into(), bytes: entry.size() });
             }
         }
-        Self::new(
-            name,
-            Store::Zip(file.into(), Mutex::new(archive)),
-            entries,
-            split,
-        )
+        Self::new(name, Store::Zip(file.into(), Mutex::new(archive)), entries, split)
     }
 
     /// The given files below a folder, each (path, key for the split), unlabelled.
-    pub(crate) fn files(
-        name: &str,
-        root: &Path,
-        files: Vec<(String, String)>,
-        split: Split,
-    ) -> Result<Self> {
+    pub(crate) fn files(name: &str, root: &Path, files: Vec<(String, String)>, split: Split) -> Result<Self> {
         let mut items = Vec::new();
         for (path, _) in split.keep(files, |(_, key)| key.clone()) {
             let file = root.join(&path);
-            let meta =
-                std::fs::metadata(&file).context(|| format!("reading {}", file.display()))?;
-            items.push(Item {
-                path,
-                bytes: meta.len(),
-                label: None,
-                caption: None,
-            });
+            let meta = std::fs::metadata(&file).context(|| format!("reading {}", file.display()))?;
+            items.push(Item { path, bytes: meta.len(), label: None, caption: None });
         }
         if items.is_empty() {
-            return Err(Error::new(format!(
-                "{name}: no pictures for the {split} split"
-            )));
+            return Err(Error::new(format!("{name}: no pictures for the {split} split")));
         }
-        Ok(Self {
-            name: name.into(),
-            store: Store::Folder(root.into()),
-            items,
-            classes: vec![],
-        })
+        Ok(Self { name: name.into(), store: Store::Folder(root.into()), items, classes: vec![] })
     }
 
     fn new(name: &str, store: Store, mut entries: Vec<Entry>, split: Split) -> Result<Self> {
-        entries.retain(|e| {
-            !e.path
-                .split('/')
-                .any(|p| p.starts_with('.') || p == "__MACOSX")
-        });
+        entries.retain(|e| !e.path.split('/').any(|p| p.starts_with('.') || p == "__MACOSX"));
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let texts: BTreeSet<String> = entries
-            .iter()
-            .filter(|e| extension(&e.path) == "txt")
-            .map(|e| e.path.clone())
-            .collect();
+        let texts: BTreeSet<String> =
+            entries.iter().filter(|e| extension(&e.path) == "txt").map(|e| e.path.clone()).collect();
         entries.retain(|e| is_picture(&e.path));
         let place = store.path().display().to_string();
         if entries.is_empty() {
-            return Err(Error::new(format!(
-                "{place}: no pictures in it (looked for {})",
-                PICTURES.join(", ")
-            )));
+            return Err(Error::new(format!("{place}: no pictures in it (looked for {})", PICTURES.join(", "))));
         }
         let root = match store {
             Store::Zip(..) => common_root(&entries),
@@ -139,11 +103,7 @@ impl FileSet {
         let parted = top("train/") && top("test/");
         let inner = |path: &str| {
             let path = &path[root..];
-            let cut = if parted {
-                path.find('/').map_or(0, |i| i + 1)
-            } else {
-                0
-            };
+            let cut = if parted { path.find('/').map_or(0, |i| i + 1) } else { 0 };
             path[cut..].to_string()
         };
         let classes = classes(&place, entries.iter().map(|e| inner(&e.path)))?;
@@ -162,25 +122,13 @@ impl FileSet {
         }
         let item = |e: Entry| {
             let class = inner(&e.path).split_once('/').map(|(c, _)| c.to_string());
-            let label = class
-                .and_then(|c| classes.binary_search(&c).ok())
-                .map(|i| i as u32);
+            let label = class.and_then(|c| classes.binary_search(&c).ok()).map(|i| i as u32);
             let stem = e.path.rsplit_once('.').map_or(e.path.as_str(), |(s, _)| s);
             let caption = Some(format!("{stem}.txt")).filter(|t| texts.contains(t));
-            Item {
-                path: e.path,
-                bytes: e.bytes,
-                label,
-                caption,
-            }
+            Item { path: e.path, bytes: e.bytes, label, caption }
         };
         let items = kept.into_iter().map(item).collect();
-        Ok(Self {
-            name: name.into(),
-            store,
-            items,
-            classes,
-        })
+        Ok(Self { name: name.into(), store, items, classes })
     }
 }
 
@@ -199,10 +147,7 @@ fn walk(folder: &Path, inside: &str, out: &mut Vec<Entry>) -> Result<()> {
         if meta.is_dir() {
             walk(&path, &format!("{inside}{name}/"), out)?;
         } else {
-            out.push(Entry {
-                path: format!("{inside}{name}"),
-                bytes: meta.len(),
-            });
+            out.push(Entry { path: format!("{inside}{name}"), bytes: meta.len() });
         }
     }
     Ok(())
@@ -215,8 +160,7 @@ pub(crate) fn is_picture(path: &str) -> bool {
 
 fn extension(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
-    file.rsplit_once('.')
-        .map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
+    file.rsplit_once('.').map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
 }
 
 /// The length of the folder path (with its last `/`) that all entries share.
@@ -225,16 +169,9 @@ fn common_root(entries: &[Entry]) -> usize {
         return 0;
     };
     let shared = entries.iter().fold(first.path.as_str(), |shared, e| {
-        let same = shared
-            .bytes()
-            .zip(e.path.bytes())
-            .take_while(|(a, b)| a == b)
-            .count();
+        let same = shared.bytes().zip(e.path.bytes()).take_while(|(a, b)| a == b).count();
         // Cut at a folder, which is also a character boundary.
-        &shared[..shared.as_bytes()[..same]
-            .iter()
-            .rposition(|&b| b == b'/')
-            .map_or(0, |i| i + 1)]
+        &shared[..shared.as_bytes()[..same].iter().rposition(|&b| b == b'/').map_or(0, |i| i + 1)]
     });
     shared.rfind('/').map_or(0, |i| i + 1)
 }
@@ -296,11 +233,7 @@ impl DataSet for FileSet {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let Some(item) = self.items.get(index) else {
-            return Err(Error::new(format!(
-                "{}: no sample {index} of {}",
-                self.name,
-                self.len()
-            )));
+            return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
         let name = self.store.place(&item.path);
         let picture = Picture::decode(&self.store.read(&item.path)?, &name)?;
@@ -312,12 +245,7 @@ impl DataSet for FileSet {
                 Some(text.trim().to_string())
             }
         };
-        Ok(Sample {
-            picture,
-            label: item.label,
-            caption,
-            name,
-        })
+        Ok(Sample { picture, label: item.label, caption, name })
     }
 
     fn classes(&self) -> &[String] {
@@ -325,10 +253,7 @@ impl DataSet for FileSet {
     }
 
     fn kinds(&self) -> Vec<DataKind> {
-        picture_kinds(
-            !self.classes.is_empty(),
-            self.items.iter().all(|i| i.caption.is_some()),
-        )
+        picture_kinds(!self.classes.is_empty(), self.items.iter().all(|i| i.caption.is_some()))
     }
 
     fn fingerprint(&self) -> String {

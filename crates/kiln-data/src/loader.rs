@@ -54,9 +54,7 @@ impl Loader {
     /// of 0, or larger than a set, is an error.
     pub fn new(streams: Vec<Arc<Prepared>>, batch: usize, key: Key, start: u64) -> Result<Self> {
         if batch == 0 || streams.is_empty() {
-            return Err(Error::usage(
-                "a loader needs a data set and a batch of at least 1",
-            ));
+            return Err(Error::usage("a loader needs a data set and a batch of at least 1"));
         }
         if let Some(small) = streams.iter().find(|s| s.len() < batch) {
             return Err(Error::usage(format!(
@@ -70,10 +68,7 @@ impl Loader {
             .name("loader".into())
             .spawn(move || serve(&streams, batch, key, start, &sender))
             .context(|| "starting the loader's thread")?;
-        Ok(Self {
-            batches: Some(batches),
-            thread: Some(thread),
-        })
+        Ok(Self { batches: Some(batches), thread: Some(thread) })
     }
 
     /// The next batch; the first failure of a stream ends the loader.
@@ -81,10 +76,7 @@ impl Loader {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<HostBatch> {
         let ended = || Error::new("the loader has ended after an earlier error");
-        self.batches
-            .as_ref()
-            .and_then(|b| b.recv().ok())
-            .ok_or_else(ended)?
+        self.batches.as_ref().and_then(|b| b.recv().ok()).ok_or_else(ended)?
     }
 }
 
@@ -99,24 +91,12 @@ impl Drop for Loader {
     }
 }
 
-fn serve(
-    streams: &[Arc<Prepared>],
-    batch: usize,
-    key: Key,
-    mut start: u64,
-    sender: &SyncSender<Result<HostBatch>>,
-) {
+fn serve(streams: &[Arc<Prepared>], batch: usize, key: Key, mut start: u64, sender: &SyncSender<Result<HostBatch>>) {
     loop {
-        let part = |(number, stream): (usize, &Arc<Prepared>)| {
-            gather(stream, key, number as u64, start, batch)
-        };
+        let part = |(number, stream): (usize, &Arc<Prepared>)| gather(stream, key, number as u64, start, batch);
         let parts: Result<Vec<Part>> = streams.iter().enumerate().map(part).collect();
         let failed = parts.is_err();
-        if sender
-            .send(parts.map(|parts| HostBatch { start, parts }))
-            .is_err()
-            || failed
-        {
+        if sender.send(parts.map(|parts| HostBatch { start, parts })).is_err() || failed {
             return;
         }
         start += batch as u64;

@@ -39,25 +39,14 @@ impl MemorySet {
                 classes.len()
             )));
         }
-        Ok(Self {
-            name: name.into(),
-            shape,
-            pixels,
-            labels,
-            classes,
-            places: (0..len).collect(),
-        })
+        Ok(Self { name: name.into(), shape, pixels, labels, classes, places: (0..len).collect() })
     }
 
     /// Keeps the samples of these places only.
     fn select(mut self, places: Vec<usize>) -> Self {
         let mut pixels = Vec::with_capacity(places.len() * self.size());
-        places
-            .iter()
-            .for_each(|&p| pixels.extend_from_slice(self.bytes(p)));
-        self.labels = self
-            .labels
-            .map(|all| places.iter().map(|&p| all[p]).collect());
+        places.iter().for_each(|&p| pixels.extend_from_slice(self.bytes(p)));
+        self.labels = self.labels.map(|all| places.iter().map(|&p| all[p]).collect());
         self.pixels = pixels;
         self.places = places;
         self
@@ -99,21 +88,12 @@ impl DataSet for MemorySet {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let Some(place) = self.places.get(index) else {
-            return Err(Error::new(format!(
-                "{}: no sample {index} of {}",
-                self.name,
-                self.len()
-            )));
+            return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
         let [channels, height, width] = self.shape;
         let picture = Picture::new(width, height, channels, self.bytes(index).to_vec())?;
         let name = format!("{} {place}", self.name);
-        Ok(Sample {
-            picture,
-            label: self.label(index),
-            caption: None,
-            name,
-        })
+        Ok(Sample { picture, label: self.label(index), caption: None, name })
     }
 
     fn classes(&self) -> &[String] {
@@ -125,12 +105,7 @@ impl DataSet for MemorySet {
     }
 
     fn fingerprint(&self) -> String {
-        let labels: Vec<u8> = self
-            .labels
-            .iter()
-            .flatten()
-            .flat_map(|l| l.to_le_bytes())
-            .collect();
+        let labels: Vec<u8> = self.labels.iter().flatten().flat_map(|l| l.to_le_bytes()).collect();
         fingerprint([self.pixels.as_slice(), &labels])
     }
 

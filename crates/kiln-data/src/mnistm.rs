@@ -28,12 +28,7 @@ pub(crate) struct Blended {
 
 impl Blended {
     /// `digits` are of one size; every photograph must be at least as large.
-    pub(crate) fn new(
-        name: &str,
-        digits: Arc<dyn DataSet>,
-        photos: &dyn DataSet,
-        split: Split,
-    ) -> Result<Self> {
+    pub(crate) fn new(name: &str, digits: Arc<dyn DataSet>, photos: &dyn DataSet, split: Split) -> Result<Self> {
         let Some([1, height, width]) = digits.uniform() else {
             return Err(Error::new(format!("{name}: needs grey digits of one size")));
         };
@@ -41,30 +36,18 @@ impl Blended {
             let Sample { picture, name, .. } = photos.get(i)?;
             let long = picture.width.max(picture.height);
             let to = |side: usize| {
-                if long > LONG {
-                    (side * LONG + long / 2) / long
-                } else {
-                    side
-                }
+                if long > LONG { (side * LONG + long / 2) / long } else { side }
             };
             let (w, h) = (to(picture.width), to(picture.height));
             let picture = picture.with_channels(3, [255; 3]).resize(w, h);
             match picture.width >= width && picture.height >= height {
                 true => Ok(picture),
-                false => Err(Error::new(format!(
-                    "{name}: too small to cut a digit's ground from"
-                ))),
+                false => Err(Error::new(format!("{name}: too small to cut a digit's ground from"))),
             }
         };
         let photos: Result<Vec<_>> = (0..photos.len()).into_par_iter().map(load).collect();
         let key = Key::new(0).purpose("mnistm").purpose(&split.to_string());
-        Ok(Self {
-            name: name.into(),
-            digits,
-            photos: photos?,
-            shape: [3, height, width],
-            key,
-        })
+        Ok(Self { name: name.into(), digits, photos: photos?, shape: [3, height, width], key })
     }
 }
 
@@ -80,29 +63,16 @@ impl DataSet for Blended {
     fn get(&self, index: usize) -> Result<Sample> {
         let digit = self.digits.get(index)?;
         let [_, height, width] = self.shape;
-        let draw = |what, bound: usize| {
-            self.key.purpose(what).below([index as u64], bound as u64)[0] as usize
-        };
+        let draw = |what, bound: usize| self.key.purpose(what).below([index as u64], bound as u64)[0] as usize;
         let Some(photo) = self.photos.get(draw("photo", self.photos.len())) else {
             return Err(Error::new(format!("{}: no photographs", self.name)));
         };
-        let (x, y) = (
-            draw("x", photo.width - width + 1),
-            draw("y", photo.height - height + 1),
-        );
+        let (x, y) = (draw("x", photo.width - width + 1), draw("y", photo.height - height + 1));
         let mut picture = photo.crop(x, y, width, height);
-        for (ground, ink) in picture
-            .pixels
-            .chunks_exact_mut(3)
-            .zip(&digit.picture.pixels)
-        {
+        for (ground, ink) in picture.pixels.chunks_exact_mut(3).zip(&digit.picture.pixels) {
             ground.iter_mut().for_each(|c| *c = c.abs_diff(*ink));
         }
-        Ok(Sample {
-            picture,
-            name: format!("{} {index}", self.name),
-            ..digit
-        })
+        Ok(Sample { picture, name: format!("{} {index}", self.name), ..digit })
     }
 
     fn classes(&self) -> &[String] {

@@ -40,16 +40,9 @@ pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc
     open_all_specs(&specs, split, rule)
 }
 
-fn open_all_specs(
-    specs: &[&str],
-    split: Split,
-    rule: &PictureRule,
-) -> Result<Vec<Arc<dyn DataSet>>> {
+fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
     rule.check()?;
-    let found: Vec<Found> = specs
-        .iter()
-        .map(|s| find(s, split))
-        .collect::<Result<_>>()?;
+    let found: Vec<Found> = specs.iter().map(|s| find(s, split)).collect::<Result<_>>()?;
     let names = found.iter().filter_map(|f| match f {
         Found::Icons(file) => Some(file.names()),
         Found::Set(_) => None,
@@ -98,22 +91,13 @@ fn find_listed(listed: &Listed, split: Split) -> Result<Found> {
         }
         Reader::Mnist => Arc::new(idx::open(name, folder, split, None)?),
         Reader::Fashion => Arc::new(idx::open(name, folder, split, Some(&starter::FASHION))?),
-        Reader::Digits8 => {
-            Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split))
-        }
-        Reader::Digits20 => {
-            Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split))
-        }
+        Reader::Digits8 => Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split)),
+        Reader::Digits20 => Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split)),
         Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
         Reader::Photos => Arc::new(photos(name, split)?),
         Reader::Mnistm => {
             let digits = Arc::new(idx::open(name, folder, split, None)?);
-            Arc::new(Blended::new(
-                name,
-                digits,
-                &photos("photos", split)?,
-                split,
-            )?)
+            Arc::new(Blended::new(name, digits, &photos("photos", split)?, split)?)
         }
     };
     Ok(Found::Set(set))
@@ -124,9 +108,7 @@ fn photos(name: &str, split: Split) -> Result<FileSet> {
     let mut files = Vec::new();
     for package in PHOTO_PACKAGES {
         if let Files::List(list) = package.files {
-            let pictures = list
-                .iter()
-                .filter(|f| is_picture(f) && **f != "data/digits.png");
+            let pictures = list.iter().filter(|f| is_picture(f) && **f != "data/digits.png");
             files.extend(pictures.map(|f| (format!("{}/{f}", package.folder()), f.to_string())));
         }
     }

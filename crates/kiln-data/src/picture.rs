@@ -28,21 +28,14 @@ impl Picture {
                 "a picture of {channels} channels: only 1 (grey), 3 (RGB) and 4 (RGBA) exist"
             )));
         }
-        let wanted = width
-            .checked_mul(height)
-            .and_then(|n| n.checked_mul(channels));
+        let wanted = width.checked_mul(height).and_then(|n| n.checked_mul(channels));
         if width == 0 || height == 0 || wanted != Some(pixels.len()) {
             return Err(Error::new(format!(
                 "{} bytes do not make a picture of {width} x {height} with {channels} channels",
                 pixels.len()
             )));
         }
-        Ok(Self {
-            width,
-            height,
-            channels,
-            pixels,
-        })
+        Ok(Self { width, height, channels, pixels })
     }
 
     /// Decodes PNG, JPEG, WebP, GIF (the first frame), PGM or PPM. 16-bit samples are rounded to 8
@@ -50,13 +43,9 @@ impl Picture {
     /// error names `name`.
     pub fn decode(bytes: &[u8], name: &str) -> Result<Self> {
         let fail = |e: &dyn std::fmt::Display| {
-            Error::new(format!(
-                "{name}: not a readable picture ({e}); replace or remove the file"
-            ))
+            Error::new(format!("{name}: not a readable picture ({e}); replace or remove the file"))
         };
-        let reader = ImageReader::new(Cursor::new(bytes))
-            .with_guessed_format()
-            .map_err(|e| fail(&e))?;
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(&e))?;
         let format = reader.format();
         let mut decoder = reader.into_decoder().map_err(|e| fail(&e))?;
         let turn = decoder.orientation().map_err(|e| fail(&e))?;
@@ -101,11 +90,7 @@ impl Picture {
                     let a = u32::from(a);
                     ((u32::from(c) * a + u32::from(under) * (255 - a) + 127) / 255) as u8
                 };
-                [
-                    over(r, background[0]),
-                    over(g, background[1]),
-                    over(b, background[2]),
-                ]
+                [over(r, background[0]), over(g, background[1]), over(b, background[2])]
             }
             [r, g, b] => [r, g, b],
             _ => [p[0]; 3],
@@ -116,12 +101,7 @@ impl Picture {
             4 => (4, from.flat_map(|[r, g, b]| [r, g, b, 255]).collect()),
             _ => (3, from.flatten().collect()),
         };
-        Self {
-            width: self.width,
-            height: self.height,
-            channels,
-            pixels,
-        }
+        Self { width: self.width, height: self.height, channels, pixels }
     }
 
     /// The rectangle of the given size whose top left pixel is (`x`, `y`); it must lie inside.
@@ -130,31 +110,14 @@ impl Picture {
             let from = (r * self.width + x) * self.channels;
             &self.pixels[from..from + width * self.channels]
         };
-        let pixels = (y..y + height)
-            .flat_map(|r| row(r).iter().copied())
-            .collect();
-        Self {
-            width,
-            height,
-            channels: self.channels,
-            pixels,
-        }
+        let pixels = (y..y + height).flat_map(|r| row(r).iter().copied()).collect();
+        Self { width, height, channels: self.channels, pixels }
     }
 
     /// The mirror image: left becomes right.
     pub fn flipped(&self) -> Self {
-        let row = |r: &[u8]| -> Vec<u8> {
-            r.chunks_exact(self.channels)
-                .rev()
-                .flatten()
-                .copied()
-                .collect()
-        };
-        let pixels = self
-            .pixels
-            .chunks_exact(self.width * self.channels)
-            .flat_map(row)
-            .collect();
+        let row = |r: &[u8]| -> Vec<u8> { r.chunks_exact(self.channels).rev().flatten().copied().collect() };
+        let pixels = self.pixels.chunks_exact(self.width * self.channels).flat_map(row).collect();
         Self { pixels, ..*self }
     }
 
@@ -164,22 +127,11 @@ impl Picture {
     /// # Panics
     /// If `values` is not `channels * height * width` long: a mistake of the caller, never of input.
     pub fn from_unit(values: &[f32], channels: usize, height: usize, width: usize) -> Self {
-        assert_eq!(
-            values.len(),
-            channels * height * width,
-            "values do not fit the shape"
-        );
+        assert_eq!(values.len(), channels * height * width, "values do not fit the shape");
         let plane = height * width;
         let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-        let pixels = (0..plane)
-            .flat_map(|p| (0..channels).map(move |c| byte(values[c * plane + p])))
-            .collect();
-        Self {
-            width,
-            height,
-            channels,
-            pixels,
-        }
+        let pixels = (0..plane).flat_map(|p| (0..channels).map(move |c| byte(values[c * plane + p]))).collect();
+        Self { width, height, channels, pixels }
     }
 
     /// Planar values (channels, height, width) in [-1, 1]: `v / 127.5 - 1`.

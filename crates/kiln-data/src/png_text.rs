@@ -17,11 +17,7 @@ impl Picture {
         Ok(out)
     }
 
-    fn write_to(
-        &self,
-        out: &mut Vec<u8>,
-        text: &[(&str, &str)],
-    ) -> std::result::Result<(), png::EncodingError> {
+    fn write_to(&self, out: &mut Vec<u8>, text: &[(&str, &str)]) -> std::result::Result<(), png::EncodingError> {
         let mut encoder = png::Encoder::new(out, self.width as u32, self.height as u32);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.set_color(match self.channels {
@@ -47,16 +43,11 @@ impl Picture {
     pub fn write_png(&self, path: &Path, text: &[(&str, &str)]) -> Result<()> {
         let bytes = self.encode_png(text)?;
         let Some(name) = path.file_name() else {
-            return Err(Error::new(format!(
-                "{}: not the name of a file",
-                path.display()
-            )));
+            return Err(Error::new(format!("{}: not the name of a file", path.display())));
         };
         let part = path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
         let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-        written
-            .inspect_err(|_| drop(std::fs::remove_file(&part)))
-            .context(|| format!("writing {}", path.display()))
+        written.inspect_err(|_| drop(std::fs::remove_file(&part))).context(|| format!("writing {}", path.display()))
     }
 }
 
@@ -64,17 +55,11 @@ impl Picture {
 pub fn read_png_text(path: &Path) -> Result<Vec<(String, String)>> {
     let file = File::open(path).context(|| format!("reading {}", path.display()))?;
     let place = || format!("{}: reading its PNG text", path.display());
-    let mut reader = png::Decoder::new(BufReader::new(file))
-        .read_info()
-        .context(place)?;
+    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().context(place)?;
     reader.finish().context(place)?;
     let info = reader.info();
     let mut pairs: Vec<(String, String)> = Vec::new();
-    pairs.extend(
-        info.uncompressed_latin1_text
-            .iter()
-            .map(|c| (c.keyword.clone(), c.text.clone())),
-    );
+    pairs.extend(info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone())));
     for chunk in &info.compressed_latin1_text {
         pairs.push((chunk.keyword.clone(), chunk.get_text().context(place)?));
     }

@@ -51,12 +51,7 @@ impl Prepared {
         let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self {
-            set,
-            rule,
-            shape,
-            kept,
-        })
+        Ok(Self { set, rule, shape, kept })
     }
 
     /// [channels, height, width] of every sample.
@@ -86,19 +81,8 @@ impl Prepared {
                 }
             },
         };
-        let Sample {
-            picture,
-            label,
-            caption,
-            name,
-        } = sample;
-        Ok(PreparedSample {
-            values: picture.to_unit(),
-            label,
-            caption,
-            name,
-            picture,
-        })
+        let Sample { picture, label, caption, name } = sample;
+        Ok(PreparedSample { values: picture.to_unit(), label, caption, name, picture })
     }
 
     fn adapted(&self, index: usize) -> Result<Sample> {
@@ -129,11 +113,7 @@ fn survey(set: &dyn DataSet) -> Result<Vec<([usize; 3], String)>> {
     all.into_iter().collect()
 }
 
-fn common_shape(
-    stored: &[([usize; 3], String)],
-    rule: &PictureRule,
-    set: &str,
-) -> Result<[usize; 3]> {
+fn common_shape(stored: &[([usize; 3], String)], rule: &PictureRule, set: &str) -> Result<[usize; 3]> {
     let Some(&([first_channels, first_height, first_width], _)) = stored.first() else {
         return Err(Error::new(format!("{set}: the set is empty")));
     };
@@ -150,9 +130,7 @@ fn common_shape(
         let other = stored.iter().find(|s| s.0[1..] != [height, width]);
         if let Some(([_, h, w], name)) = other {
             let what = if name.is_empty() { set } else { name };
-            return Err(Error::usage(format!(
-                "{what}: {w} x {h} where {width} x {height} is needed; {RULES}"
-            )));
+            return Err(Error::usage(format!("{what}: {w} x {h} where {width} x {height} is needed; {RULES}")));
         }
     }
     Ok([channels, height, width])

@@ -23,10 +23,7 @@ impl Picture {
         }
         let across = Taps::new(self.width, width);
         let mut wide = vec![0.0; self.height * width * n];
-        for (row, out) in values
-            .chunks_exact(self.width * n)
-            .zip(wide.chunks_exact_mut(width * n))
-        {
+        for (row, out) in values.chunks_exact(self.width * n).zip(wide.chunks_exact_mut(width * n)) {
             for ((first, weights), out) in across.each().zip(out.chunks_exact_mut(n)) {
                 for (k, w) in weights.iter().enumerate() {
                     let pixel = &row[(first + k) * n..][..n];
@@ -45,21 +42,11 @@ impl Picture {
         if n == 4 {
             for p in all.chunks_exact_mut(4) {
                 let a = p[3] / 255.0;
-                p[..3]
-                    .iter_mut()
-                    .for_each(|c| *c = if a > 0.0 { *c / a } else { 0.0 });
+                p[..3].iter_mut().for_each(|c| *c = if a > 0.0 { *c / a } else { 0.0 });
             }
         }
-        let pixels = all
-            .into_iter()
-            .map(|v| v.round().clamp(0.0, 255.0) as u8)
-            .collect();
-        Self {
-            width,
-            height,
-            channels: n,
-            pixels,
-        }
+        let pixels = all.into_iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect();
+        Self { width, height, channels: n, pixels }
     }
 }
 
@@ -89,9 +76,6 @@ impl Taps {
     }
 
     fn each(&self) -> impl Iterator<Item = (usize, &[f32])> {
-        self.first
-            .iter()
-            .copied()
-            .zip(self.weights.iter().map(Vec::as_slice))
+        self.first.iter().copied().zip(self.weights.iter().map(Vec::as_slice))
     }
 }

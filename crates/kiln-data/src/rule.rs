@@ -24,13 +24,7 @@ pub struct PictureRule {
 
 impl Default for PictureRule {
     fn default() -> Self {
-        Self {
-            size: 0,
-            channels: 0,
-            resize: Resize::None,
-            background: [255; 3],
-            flip: false,
-        }
+        Self { size: 0, channels: 0, resize: Resize::None, background: [255; 3], flip: false }
     }
 }
 
@@ -59,21 +53,14 @@ impl PictureRule {
             )));
         }
         if self.size == 0 && self.resize != Resize::None {
-            return Err(Error::usage(
-                "a resize rule needs a size: set the picture size in pixels",
-            ));
+            return Err(Error::usage("a resize rule needs a size: set the picture size in pixels"));
         }
         Ok(())
     }
 
     /// The picture with shape [channels, height, width]; `name` is for the error when the rule does
     /// not resize and the picture has another size.
-    pub(crate) fn adapt(
-        &self,
-        picture: &Picture,
-        shape: [usize; 3],
-        name: &str,
-    ) -> Result<Picture> {
+    pub(crate) fn adapt(&self, picture: &Picture, shape: [usize; 3], name: &str) -> Result<Picture> {
         let [channels, height, width] = shape;
         let picture = picture.with_channels(channels, self.background);
         if (picture.width, picture.height) == (width, height) {
@@ -89,9 +76,7 @@ impl PictureRule {
             Resize::Stretch => picture.resize(width, height),
             Resize::Crop => {
                 let (w, h) = scaled(&picture, self.size, picture.width.min(picture.height));
-                picture
-                    .resize(w, h)
-                    .crop((w - width) / 2, (h - height) / 2, width, height)
+                picture.resize(w, h).crop((w - width) / 2, (h - height) / 2, width, height)
             }
             Resize::Pad => {
                 let (w, h) = scaled(&picture, self.size, picture.width.max(picture.height));
@@ -114,18 +99,12 @@ impl PictureRule {
         for (y, row) in picture.pixels.chunks_exact(picture.width * n).enumerate() {
             pixels[((top + y) * width + left) * n..][..row.len()].copy_from_slice(row);
         }
-        Picture {
-            width,
-            height,
-            channels: n,
-            pixels,
-        }
+        Picture { width, height, channels: n, pixels }
     }
 }
 
 /// What to tell who has pictures of the wrong size.
-pub(crate) const RULES: &str =
-    "set a picture size with the resize rule stretch, crop (cut the middle out) or pad";
+pub(crate) const RULES: &str = "set a picture size with the resize rule stretch, crop (cut the middle out) or pad";
 
 /// Width and height when `side` of the picture becomes `size`.
 fn scaled(picture: &Picture, size: usize, side: usize) -> (usize, usize) {

@@ -60,9 +60,7 @@ impl FromStr for Split {
         match text {
             "train" => Ok(Self::Train),
             "test" => Ok(Self::Test),
-            _ => Err(Error::usage(format!(
-                "`{text}` is no split: use train or test"
-            ))),
+            _ => Err(Error::usage(format!("`{text}` is no split: use train or test"))),
         }
     }
 }
@@ -153,8 +151,5 @@ pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Stri
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize()[..8]
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -18,10 +18,7 @@ pub fn contact_sheet(pictures: &[Picture], columns: usize, scale: usize) -> Resu
         return Err(Error::new("a contact sheet of no pictures"));
     };
     let (width, height) = (first.width, first.height);
-    if let Some(other) = pictures
-        .iter()
-        .find(|p| (p.width, p.height) != (width, height))
-    {
+    if let Some(other) = pictures.iter().find(|p| (p.width, p.height) != (width, height)) {
         return Err(Error::new(format!(
             "a contact sheet of pictures of {width} x {height} and {} x {}: resize them first",
             other.width, other.height
@@ -31,27 +28,16 @@ pub fn contact_sheet(pictures: &[Picture], columns: usize, scale: usize) -> Resu
         0 => (pictures.len() as f64).sqrt().ceil() as usize,
         given => given.min(pictures.len()),
     };
-    let scale = if scale == 0 {
-        VISIBLE.div_ceil(width.max(height))
-    } else {
-        scale
-    };
+    let scale = if scale == 0 { VISIBLE.div_ceil(width.max(height)) } else { scale };
     let rows = pictures.len().div_ceil(columns);
-    let channels = if pictures.iter().all(|p| p.channels == 1) {
-        1
-    } else {
-        3
-    };
+    let channels = if pictures.iter().all(|p| p.channels == 1) { 1 } else { 3 };
     let (cell_w, cell_h) = (width * scale, height * scale);
     let sheet_w = columns * (cell_w + GAP) - GAP;
     let sheet_h = rows * (cell_h + GAP) - GAP;
     let mut pixels = vec![255; sheet_w * sheet_h * channels];
     for (i, picture) in pictures.iter().enumerate() {
         let picture = picture.with_channels(channels, [255; 3]);
-        let (left, top) = (
-            (i % columns) * (cell_w + GAP),
-            (i / columns) * (cell_h + GAP),
-        );
+        let (left, top) = ((i % columns) * (cell_w + GAP), (i / columns) * (cell_h + GAP));
         for y in 0..cell_h {
             let row = &picture.pixels[(y / scale) * width * channels..][..width * channels];
             let out = &mut pixels[((top + y) * sheet_w + left) * channels..][..cell_w * channels];

@@ -15,18 +15,8 @@ const LABELS: &[u8] = include_bytes!("../../../data/starter/t10k-labels-idx1-uby
 const ICONS: &[u8] = include_bytes!("../../../data/starter/icons.json.gz");
 
 /// The classes of Fashion-MNIST, in the words of its README.
-pub(crate) const FASHION: [&str; 10] = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-];
+pub(crate) const FASHION: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 /// Fashion-MNIST's 10,000 test pictures: the first 9,000 to learn from, the last 1,000 kept aside.
 pub(crate) fn pictures(split: Split) -> Result<MemorySet> {
@@ -42,8 +32,7 @@ pub(crate) fn pictures(split: Split) -> Result<MemorySet> {
 /// The shipped part of an icon set: `noto` or `twemoji`.
 pub(crate) fn icons(set: &str) -> Result<IconFile> {
     let bytes = idx::gunzip(ICONS, "starter icons")?;
-    let sets: BTreeMap<&str, &RawValue> =
-        serde_json::from_slice(&bytes).context(|| "starter icons")?;
+    let sets: BTreeMap<&str, &RawValue> = serde_json::from_slice(&bytes).context(|| "starter icons")?;
     let text = sets.get(set).map_or("", |raw| raw.get());
     IconFile::parse(text.as_bytes(), &format!("starter:{set}"))
 }

@@ -25,12 +25,7 @@ impl DataSet for Numbers {
             return Err(Error::new(format!("number {index} is broken")));
         }
         let picture = Picture::new(2, 1, 1, vec![index as u8, 255])?;
-        Ok(Sample {
-            picture,
-            label: Some(index as u32 % 3),
-            caption: None,
-            name: index.to_string(),
-        })
+        Ok(Sample { picture, label: Some(index as u32 % 3), caption: None, name: index.to_string() })
     }
     fn kinds(&self) -> Vec<DataKind> {
         vec![DataKind::Images]
@@ -44,10 +39,7 @@ impl DataSet for Numbers {
 }
 
 fn numbers(len: usize, flip: bool) -> Arc<Prepared> {
-    let rule = PictureRule {
-        flip,
-        ..PictureRule::default()
-    };
+    let rule = PictureRule { flip, ..PictureRule::default() };
     Arc::new(Prepared::new(Arc::new(Numbers { len, broken: None }), rule).unwrap())
 }
 
@@ -61,17 +53,11 @@ fn take(streams: &[Arc<Prepared>], batch: usize, start: u64, batches: usize) -> 
 }
 
 fn indices(batches: &[HostBatch], stream: usize) -> Vec<usize> {
-    batches
-        .iter()
-        .flat_map(|b| b.parts[stream].indices.clone())
-        .collect()
+    batches.iter().flat_map(|b| b.parts[stream].indices.clone()).collect()
 }
 
 fn values(batches: &[HostBatch], stream: usize) -> Vec<f32> {
-    batches
-        .iter()
-        .flat_map(|b| b.parts[stream].values.clone())
-        .collect()
+    batches.iter().flat_map(|b| b.parts[stream].values.clone()).collect()
 }
 
 #[test]
@@ -139,20 +125,12 @@ fn dropping_the_loader_ends_its_thread() {
 
 #[test]
 fn errors_come_through_next() {
-    let set = Arc::new(Numbers {
-        len: 9,
-        broken: Some(4),
-    });
+    let set = Arc::new(Numbers { len: 9, broken: Some(4) });
     let stream = Arc::new(Prepared::new(set, PictureRule::default()).unwrap());
     let mut loader = Loader::new(vec![stream.clone()], 9, key(), 0).unwrap();
     assert_eq!(loader.next().unwrap_err().to_string(), "number 4 is broken");
     assert!(loader.next().is_err());
-    let large = Loader::new(vec![stream.clone()], 10, key(), 0)
-        .err()
-        .unwrap();
-    assert!(
-        large.is_usage() && large.to_string().contains("only 9"),
-        "{large}"
-    );
+    let large = Loader::new(vec![stream.clone()], 10, key(), 0).err().unwrap();
+    assert!(large.is_usage() && large.to_string().contains("only 9"), "{large}");
     assert!(Loader::new(vec![stream], 0, key(), 0).is_err());
 }

@@ -28,27 +28,12 @@ fn every_kind_of_png_decodes() {
     };
     assert_eq!(decode(Grayscale, Eight, &[3, 250]), (1, vec![3, 250]));
     // 0x8000 is 127.5 of 255 and 0x01ff is 1.98: rounded, not cut.
-    assert_eq!(
-        decode(Grayscale, Sixteen, &[0x80, 0, 1, 0xff]),
-        (1, vec![128, 2])
-    );
+    assert_eq!(decode(Grayscale, Sixteen, &[0x80, 0, 1, 0xff]), (1, vec![128, 2]));
     assert_eq!(decode(Grayscale, One, &[0b0100_0000]), (1, vec![0, 255]));
-    assert_eq!(
-        decode(GrayscaleAlpha, Eight, &[9, 255, 8, 0]),
-        (4, vec![9, 9, 9, 255, 8, 8, 8, 0])
-    );
-    assert_eq!(
-        decode(Rgb, Eight, &[1, 2, 3, 4, 5, 6]),
-        (3, vec![1, 2, 3, 4, 5, 6])
-    );
-    assert_eq!(
-        decode(Rgba, Eight, &[1, 2, 3, 4, 5, 6, 7, 8]),
-        (4, vec![1, 2, 3, 4, 5, 6, 7, 8])
-    );
-    assert_eq!(
-        decode(Indexed, Eight, &[1, 0]),
-        (3, vec![200, 100, 50, 10, 20, 30])
-    );
+    assert_eq!(decode(GrayscaleAlpha, Eight, &[9, 255, 8, 0]), (4, vec![9, 9, 9, 255, 8, 8, 8, 0]));
+    assert_eq!(decode(Rgb, Eight, &[1, 2, 3, 4, 5, 6]), (3, vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(decode(Rgba, Eight, &[1, 2, 3, 4, 5, 6, 7, 8]), (4, vec![1, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(decode(Indexed, Eight, &[1, 0]), (3, vec![200, 100, 50, 10, 20, 30]));
 }
 
 #[test]
@@ -58,36 +43,21 @@ fn other_formats_decode() {
     let ppm = Picture::decode(b"P6 1 1 255\n\x01\x02\x03", "a.ppm").unwrap();
     assert_eq!((ppm.channels, ppm.pixels), (3, vec![1, 2, 3]));
     let flat = image::RgbImage::from_pixel(16, 8, image::Rgb([200, 60, 20]));
-    for (format, near) in [
-        (image::ImageFormat::Jpeg, 3),
-        (image::ImageFormat::WebP, 0),
-        (image::ImageFormat::Gif, 4),
-    ] {
+    for (format, near) in [(image::ImageFormat::Jpeg, 3), (image::ImageFormat::WebP, 0), (image::ImageFormat::Gif, 4)] {
         let mut bytes = std::io::Cursor::new(Vec::new());
         flat.write_to(&mut bytes, format).unwrap();
         let p = Picture::decode(bytes.get_ref(), "x").unwrap();
         assert_eq!((p.width, p.height, p.channels), (16, 8, 3), "{format:?}");
         let ok = |(a, b): (&u8, &u8)| a.abs_diff(*b) <= near;
-        assert!(
-            p.pixels.iter().zip(flat.as_raw()).all(ok),
-            "{format:?} {:?}",
-            &p.pixels[..3]
-        );
+        assert!(p.pixels.iter().zip(flat.as_raw()).all(ok), "{format:?} {:?}", &p.pixels[..3]);
     }
 }
 
 #[test]
 fn damaged_and_foreign_bytes_name_the_file() {
-    let whole = png(
-        png::ColorType::Rgb,
-        png::BitDepth::Eight,
-        (40, 40),
-        &[7; 4800],
-    );
+    let whole = png(png::ColorType::Rgb, png::BitDepth::Eight, (40, 40), &[7; 4800]);
     for bytes in [&whole[..whole.len() / 2], b"not a picture", b""] {
-        let error = Picture::decode(bytes, "pets/bad.png")
-            .unwrap_err()
-            .to_string();
+        let error = Picture::decode(bytes, "pets/bad.png").unwrap_err().to_string();
         assert!(error.starts_with("pets/bad.png: "), "{error}");
         assert!(!error.contains('\n'));
     }
@@ -97,10 +67,7 @@ fn damaged_and_foreign_bytes_name_the_file() {
 fn channels_convert() {
     let rgba = Picture::new(2, 1, 4, vec![255, 0, 0, 255, 0, 0, 0, 51]).unwrap();
     // 51/255 = 1/5 black over (100, 200, 50).
-    assert_eq!(
-        rgba.with_channels(3, [100, 200, 50]).pixels,
-        [255, 0, 0, 80, 160, 40]
-    );
+    assert_eq!(rgba.with_channels(3, [100, 200, 50]).pixels, [255, 0, 0, 80, 160, 40]);
     assert_eq!(rgba.with_channels(1, [255; 3]).pixels, [76, 204]);
     let grey = Picture::new(1, 1, 1, vec![9]).unwrap();
     assert_eq!(grey.with_channels(4, [0; 3]).pixels, [9, 9, 9, 255]);
@@ -126,21 +93,14 @@ fn png_carries_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.png");
     let p = Picture::new(2, 1, 3, vec![1, 2, 3, 4, 5, 6]).unwrap();
-    let text = [
-        ("kiln:seed", "17"),
-        ("kiln:prompt", "un café"),
-        ("kiln:note", "雪\nsnow"),
-    ];
+    let text = [("kiln:seed", "17"), ("kiln:prompt", "un café"), ("kiln:note", "雪\nsnow")];
     p.write_png(&path, &text).unwrap();
     let back = read_png_text(&path).unwrap();
     assert_eq!(back, text.map(|(k, v)| (k.to_string(), v.to_string())));
     assert_eq!(Picture::open(&path).unwrap(), p);
     // Nothing but the file is left behind.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    let error = p
-        .write_png(&folder.path().join("no/a.png"), &[])
-        .unwrap_err()
-        .to_string();
+    let error = p.write_png(&folder.path().join("no/a.png"), &[]).unwrap_err().to_string();
     assert!(error.contains("no/a.png"), "{error}");
     assert!(p.encode_png(&[("", "an empty keyword")]).is_err());
 }
@@ -151,10 +111,7 @@ fn a_contact_sheet_is_a_grid() {
     let sheet = contact_sheet(&[one(1), one(2), one(3)], 2, 3).unwrap();
     assert_eq!((sheet.width, sheet.height, sheet.channels), (14, 14, 1));
     let at = |x: usize, y: usize| sheet.pixels[y * 14 + x];
-    assert_eq!(
-        [at(0, 0), at(5, 5), at(8, 0), at(0, 8), at(6, 0), at(8, 8)],
-        [1, 1, 2, 3, 255, 255]
-    );
+    assert_eq!([at(0, 0), at(5, 5), at(8, 0), at(0, 8), at(6, 0), at(8, 8)], [1, 1, 2, 3, 255, 255]);
     assert_eq!(contact_sheet(&[one(1)], 0, 0).unwrap().width, 64);
     assert!(contact_sheet(&[], 1, 1).is_err());
     let wide = Picture::new(3, 2, 1, vec![0; 6]).unwrap();

@@ -30,22 +30,15 @@ fn golden() -> Golden {
 #[test]
 fn agrees_with_pillow_in_both_directions() {
     for case in golden().cases {
-        let source = source(
-            ["L", "RGB", "", "RGBA"]
-                .iter()
-                .position(|m| *m == case.mode)
-                .map_or(1, |i| [1, 3, 3, 4][i]),
-        );
+        let source =
+            source(["L", "RGB", "", "RGBA"].iter().position(|m| *m == case.mode).map_or(1, |i| [1, 3, 3, 4][i]));
         let ours = source.resize(case.size.0, case.size.1);
         assert_eq!(ours.pixels.len(), case.pixels.len());
         if source.channels == 4 {
             // Pillow keeps premultiplied bytes between its passes, so colours under thin alpha are
             // coarse: compare what is seen over black.
             let theirs = Picture::new(case.size.0, case.size.1, 4, case.pixels).unwrap();
-            let (a, b) = (
-                ours.with_channels(3, [0; 3]),
-                theirs.with_channels(3, [0; 3]),
-            );
+            let (a, b) = (ours.with_channels(3, [0; 3]), theirs.with_channels(3, [0; 3]));
             close(&a.pixels, &b.pixels, 2, &case.mode);
         } else {
             close(&ours.pixels, &case.pixels, 1, &case.mode);
@@ -65,13 +58,7 @@ fn grey_is_pillows_luma() {
 
 #[test]
 fn a_checkerboard_shrinks_to_its_mean() {
-    let pixels = (0..64 * 64)
-        .map(|i| if (i / 64 + i % 64) % 2 == 0 { 0 } else { 255 })
-        .collect();
+    let pixels = (0..64 * 64).map(|i| if (i / 64 + i % 64) % 2 == 0 { 0 } else { 255 }).collect();
     let small = Picture::new(64, 64, 1, pixels).unwrap().resize(8, 8);
-    assert!(
-        small.pixels.iter().all(|&v| (126..=129).contains(&v)),
-        "{:?}",
-        small.pixels
-    );
+    assert!(small.pixels.iter().all(|&v| (126..=129).contains(&v)), "{:?}", small.pixels);
 }

@@ -18,11 +18,7 @@ fn write(folder: &Path, name: &str, p: &Picture) {
 }
 
 fn rule(size: usize, resize: Resize) -> PictureRule {
-    PictureRule {
-        size,
-        resize,
-        ..PictureRule::default()
-    }
+    PictureRule { size, resize, ..PictureRule::default() }
 }
 
 fn open_here(folder: &Path, split: Split) -> kiln_core::Result<Arc<dyn DataSet>> {
@@ -47,10 +43,7 @@ fn sub_folders_are_classes() {
     }
     std::fs::write(root.join("cat/readme.md"), "no picture").unwrap();
     std::fs::write(root.join(".hidden.png"), "no picture").unwrap();
-    let (train, test) = (
-        open_here(root, Split::Train).unwrap(),
-        open_here(root, Split::Test).unwrap(),
-    );
+    let (train, test) = (open_here(root, Split::Train).unwrap(), open_here(root, Split::Test).unwrap());
     assert_eq!(train.classes(), ["cat", "dog"]);
     assert_eq!(test.classes(), train.classes());
     assert_eq!(train.len() + test.len(), 20);
@@ -63,17 +56,11 @@ fn sub_folders_are_classes() {
     assert_eq!(all.len(), 20);
     for i in 0..train.len() {
         let sample = train.get(i).unwrap();
-        assert_eq!(
-            sample.label,
-            Some(u32::from(sample.picture.pixels[0] < 100))
-        );
+        assert_eq!(sample.label, Some(u32::from(sample.picture.pixels[0] < 100)));
     }
     assert!(train.kinds().contains(&DataKind::Labelled));
     assert_ne!(train.fingerprint(), test.fingerprint());
-    assert_eq!(
-        train.fingerprint(),
-        open_here(root, Split::Train).unwrap().fingerprint()
-    );
+    assert_eq!(train.fingerprint(), open_here(root, Split::Train).unwrap().fingerprint());
     write(root, "stray.png", &picture(2, 2, 0));
     assert!(message(open_here(root, Split::Train)).contains("stray.png lies beside"));
 }
@@ -84,20 +71,13 @@ fn flat_folders_splits_and_captions() {
     let root = folder.path();
     for name in ["b.png", "a.PNG"] {
         write(root, name, &picture(2, 2, 0));
-        std::fs::write(
-            root.join(name).with_extension("txt"),
-            format!("this is {name}\n"),
-        )
-        .unwrap();
+        std::fs::write(root.join(name).with_extension("txt"), format!("this is {name}\n")).unwrap();
     }
     // Four and fewer are all for training.
     let set = open_here(root, Split::Train).unwrap();
     assert_eq!(set.get(0).unwrap().caption.unwrap(), "this is a.PNG");
     assert_eq!((set.len(), set.get(1).unwrap().label), (2, None));
-    assert_eq!(
-        set.kinds(),
-        [DataKind::Images, DataKind::TwoDomains, DataKind::Captioned]
-    );
+    assert_eq!(set.kinds(), [DataKind::Images, DataKind::TwoDomains, DataKind::Captioned]);
     assert!(message(open_here(root, Split::Test)).contains("no pictures for the test split"));
 
     let folder = tempfile::tempdir().unwrap();
@@ -151,37 +131,15 @@ fn mixed_sizes_need_a_rule() {
         assert!((0..3).all(|i| prepared.get(i).unwrap().values.len() == 108));
     }
     let at = |p: &Picture, x: usize, y: usize| p.pixels[(y * p.width + x) * 3];
-    let padded = Prepared::new(set(), rule(6, Resize::Pad))
-        .unwrap()
-        .get(0)
-        .unwrap()
-        .picture;
-    assert_eq!(
-        [
-            at(&padded, 0, 0),
-            at(&padded, 0, 1),
-            at(&padded, 5, 3),
-            at(&padded, 5, 5)
-        ],
-        [255, 10, 10, 255]
-    );
+    let padded = Prepared::new(set(), rule(6, Resize::Pad)).unwrap().get(0).unwrap().picture;
+    assert_eq!([at(&padded, 0, 0), at(&padded, 0, 1), at(&padded, 5, 3), at(&padded, 5, 5)], [255, 10, 10, 255]);
     // The bright top row of the tall picture falls outside the middle.
-    let cropped = Prepared::new(set(), rule(4, Resize::Crop))
-        .unwrap()
-        .get(1)
-        .unwrap()
-        .picture;
+    let cropped = Prepared::new(set(), rule(4, Resize::Crop)).unwrap().get(1).unwrap().picture;
     assert!(cropped.pixels.iter().all(|&v| v == 20));
     assert!(message(Prepared::new(set(), rule(0, Resize::Pad))).contains("needs a size"));
-    let channels = PictureRule {
-        channels: 2,
-        ..rule(4, Resize::Crop)
-    };
+    let channels = PictureRule { channels: 2, ..rule(4, Resize::Crop) };
     assert!(message(Prepared::new(set(), channels)).contains("channels = 2"));
-    let grey = PictureRule {
-        channels: 1,
-        ..rule(4, Resize::Crop)
-    };
+    let grey = PictureRule { channels: 1, ..rule(4, Resize::Crop) };
     assert_eq!(Prepared::new(set(), grey).unwrap().shape(), [1, 4, 4]);
 }
 
@@ -191,24 +149,17 @@ fn a_zip_is_a_folder() {
     let path = folder.path().join("pets.zip");
     let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
     let mut add = |name: &str, bytes: &[u8]| {
-        zip.start_file(name, zip::write::SimpleFileOptions::default())
-            .unwrap();
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
         zip.write_all(bytes).unwrap();
     };
     for i in 0..3 {
-        add(
-            &format!("pets/dog/{i}.png"),
-            &picture(2, 2, i).encode_png(&[]).unwrap(),
-        );
+        add(&format!("pets/dog/{i}.png"), &picture(2, 2, i).encode_png(&[]).unwrap());
     }
     add("pets/cat/1.png", &picture(2, 2, 9).encode_png(&[]).unwrap());
     add("__MACOSX/pets/cat/1.png", b"junk");
     zip.finish().unwrap();
     let set = open_here(&path, Split::Train).unwrap();
-    assert_eq!(
-        (set.len(), set.classes()),
-        (4, &["cat".to_string(), "dog".to_string()][..])
-    );
+    assert_eq!((set.len(), set.classes()), (4, &["cat".to_string(), "dog".to_string()][..]));
     assert_eq!(set.get(0).unwrap().picture, picture(2, 2, 9));
     assert_eq!(set.get(3).unwrap().label, Some(1));
     assert!(set.get(4).is_err());
@@ -222,14 +173,8 @@ fn one_picture_is_a_set_of_one() {
     write(folder.path(), "one.png", &picture(5, 4, 7));
     let path = folder.path().join("one.png");
     let set = open_here(&path, Split::Train).unwrap();
-    assert_eq!(
-        (set.len(), set.get(0).unwrap().picture),
-        (1, picture(5, 4, 7))
-    );
-    assert_eq!(
-        Prepared::new(set, PictureRule::default()).unwrap().shape(),
-        [3, 4, 5]
-    );
+    assert_eq!((set.len(), set.get(0).unwrap().picture), (1, picture(5, 4, 7)));
+    assert_eq!(Prepared::new(set, PictureRule::default()).unwrap().shape(), [3, 4, 5]);
 }
 
 #[test]
@@ -244,10 +189,7 @@ fn the_catalogue_says_what_can_be_opened() {
         match opened {
             Ok(set) => assert!(entry.cached && set.kinds() == entry.kinds && !set.is_empty()),
             Err(e) => {
-                assert!(
-                    !entry.cached && e.to_string().contains("kiln data fetch"),
-                    "{e}"
-                );
+                assert!(!entry.cached && e.to_string().contains("kiln data fetch"), "{e}");
             }
         }
     }
@@ -277,26 +219,17 @@ fn idx_files_raw_and_gzipped() {
     std::fs::write(&labels, gz(&idx(&[3], &[2, 0, 1]))).unwrap();
     let set = open_here(root, Split::Train).unwrap();
     let sample = set.get(1).unwrap();
-    assert_eq!(
-        (sample.picture.pixels, sample.label),
-        (vec![4, 5, 6, 7], Some(0))
-    );
+    assert_eq!((sample.picture.pixels, sample.label), (vec![4, 5, 6, 7], Some(0)));
     assert_eq!(set.classes(), ["0", "1", "2"]);
     assert!(open_here(root, Split::Test).is_err());
 
     std::fs::write(&labels, gz(&idx(&[2], &[2, 0]))).unwrap();
     let error = message(open_here(root, Split::Train));
-    assert!(
-        error.contains("3 images") && error.contains("2 labels"),
-        "{error}"
-    );
+    assert!(error.contains("3 images") && error.contains("2 labels"), "{error}");
     std::fs::write(&labels, &gz(&idx(&[3], &[2, 0, 1]))[..20]).unwrap();
     assert!(message(open_here(root, Split::Train)).contains("train-labels-idx1-ubyte.gz"));
     std::fs::remove_file(&labels).unwrap();
-    assert_eq!(
-        open_here(root, Split::Train).unwrap().get(0).unwrap().label,
-        None
-    );
+    assert_eq!(open_here(root, Split::Train).unwrap().get(0).unwrap().label, None);
     std::fs::write(root.join("train-images-idx3-ubyte"), &images[..20]).unwrap();
     assert!(message(open_here(root, Split::Train)).contains("damaged"));
 }
@@ -305,33 +238,22 @@ fn idx_files_raw_and_gzipped() {
 fn the_starter_ships_fashion() {
     let train = open("starter", Split::Train, &PictureRule::default()).unwrap();
     let test = open("starter", Split::Test, &PictureRule::default()).unwrap();
-    assert_eq!(
-        (train.len(), test.len(), train.classes().len()),
-        (9000, 1000, 10)
-    );
+    assert_eq!((train.len(), test.len(), train.classes().len()), (9000, 1000, 10));
     // Fashion-MNIST's test labels begin 9 2 1 1 6 1 4 6 5 7 (its README and every tutorial).
-    let labels: Vec<u32> = (0..10)
-        .map(|i| train.get(i).unwrap().label.unwrap())
-        .collect();
+    let labels: Vec<u32> = (0..10).map(|i| train.get(i).unwrap().label.unwrap()).collect();
     assert_eq!(labels, [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]);
     assert_eq!(train.classes()[9], "Ankle boot");
     let boot = train.get(0).unwrap().picture;
     assert_eq!((boot.width, boot.height, boot.channels), (28, 28, 1));
     // The first picture starts with seven empty rows; its sole is dark to the left.
     assert!(boot.pixels[..28 * 7].iter().all(|&v| v == 0));
-    assert_eq!(
-        boot.pixels.iter().map(|&v| u64::from(v)).sum::<u64>(),
-        33456
-    );
+    assert_eq!(boot.pixels.iter().map(|&v| u64::from(v)).sum::<u64>(), 33456);
     assert_eq!(test.get(0).unwrap().name, "starter 9000");
 }
 
 #[test]
 fn icons_render_alike_each_time_and_pair_up() {
-    let rule = PictureRule {
-        size: 24,
-        ..PictureRule::default()
-    };
+    let rule = PictureRule { size: 24, ..PictureRule::default() };
     let sets = open_all("starter:noto,starter:twemoji", Split::Train, &rule).unwrap();
     let test = open("starter:noto", Split::Test, &rule).unwrap();
     assert_eq!(sets[0].len() + test.len(), 500);
@@ -341,15 +263,9 @@ fn icons_render_alike_each_time_and_pair_up() {
     for i in (0..sets[0].len()).step_by(7) {
         let (a, b) = (sets[0].get(i).unwrap(), sets[1].get(i).unwrap());
         assert_eq!(a, again.get(i).unwrap());
-        assert_eq!(
-            a.caption.as_deref(),
-            Some(a.name.replace('-', " ").as_str())
-        );
+        assert_eq!(a.caption.as_deref(), Some(a.name.replace('-', " ").as_str()));
         for s in [&a, &b] {
-            assert_eq!(
-                (s.picture.width, s.picture.height, s.picture.channels),
-                (24, 24, 3)
-            );
+            assert_eq!((s.picture.width, s.picture.height, s.picture.channels), (24, 24, 3));
             let inked = s.picture.pixels.iter().filter(|&&v| v < 230).count();
             assert!(inked > 30, "{} is blank", s.name);
         }
@@ -357,25 +273,10 @@ fn icons_render_alike_each_time_and_pair_up() {
     }
     assert!(sets[0].kinds().contains(&DataKind::Paired));
     // With alpha, what is behind shows through; composited, it is the opaque rendering.
-    let alpha = PictureRule {
-        channels: 4,
-        ..rule.clone()
-    };
-    let clear = open("starter:noto", Split::Train, &alpha)
-        .unwrap()
-        .get(3)
-        .unwrap()
-        .picture;
+    let alpha = PictureRule { channels: 4, ..rule.clone() };
+    let clear = open("starter:noto", Split::Train, &alpha).unwrap().get(3).unwrap().picture;
     assert_eq!(clear.channels, 4);
     assert!(clear.pixels.chunks(4).any(|p| p[3] == 0));
-    let (over, opaque) = (
-        clear.with_channels(3, [255; 3]),
-        sets[0].get(3).unwrap().picture,
-    );
-    assert!(
-        over.pixels
-            .iter()
-            .zip(&opaque.pixels)
-            .all(|(a, b)| a.abs_diff(*b) <= 2)
-    );
+    let (over, opaque) = (clear.with_channels(3, [255; 3]), sets[0].get(3).unwrap().picture);
+    assert!(over.pixels.iter().zip(&opaque.pixels).all(|(a, b)| a.abs_diff(*b) <= 2));
 }

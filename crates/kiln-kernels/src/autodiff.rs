@@ -46,12 +46,8 @@ impl<B: KernelOps, const N: usize> Backward<B, N> for Convolution {
         let weight = saved.retrieve_node_output::<B::FloatTensorPrimitive>(s.weight);
         if let Some(node) = parent(0) {
             let gradient = match s.direction {
-                Direction::Far => {
-                    B::conv_near(g.clone(), weight, Optional::None, s.options, s.source_size)
-                }
-                Direction::Near => {
-                    B::conv_far(g.clone(), weight, Optional::None, s.options, s.source_size)
-                }
+                Direction::Far => B::conv_near(g.clone(), weight, Optional::None, s.options, s.source_size),
+                Direction::Near => B::conv_far(g.clone(), weight, Optional::None, s.options, s.source_size),
             };
             grads.register::<B>(node.id, gradient);
         }
@@ -83,40 +79,25 @@ fn convolve<B: KernelOps, C: CheckpointStrategy>(
     };
     let [_, _, h, w] = source.shape().dims();
     let [_, _, kh, kw] = weight.shape().dims();
-    let state = |source, weight| ConvolutionState {
-        direction,
-        source,
-        weight,
-        options,
-        source_size: [h, w],
-        kernel: [kh, kw],
-    };
+    let state =
+        |source, weight| ConvolutionState { direction, source, weight, options, source_size: [h, w], kernel: [kh, kw] };
     macro_rules! record {
         ($parents:expr, $bias:expr) => {
-            match Backward::<B, _>::prepare::<C>(Convolution, $parents)
-                .compute_bound()
-                .stateful()
-            {
+            match Backward::<B, _>::prepare::<C>(Convolution, $parents).compute_bound().stateful() {
                 OpsKind::Tracked(mut prep) => {
                     let state = state(prep.checkpoint(&source), prep.checkpoint(&weight));
-                    prep.finish(
-                        state,
-                        compute(source.into_primitive(), weight.into_primitive(), $bias),
-                    )
+                    prep.finish(state, compute(source.into_primitive(), weight.into_primitive(), $bias))
                 }
-                OpsKind::UnTracked(prep) => prep.finish(compute(
-                    source.into_primitive(),
-                    weight.into_primitive(),
-                    $bias,
-                )),
+                OpsKind::UnTracked(prep) => {
+                    prep.finish(compute(source.into_primitive(), weight.into_primitive(), $bias))
+                }
             }
         };
     }
     match bias {
-        Optional::Some(bias) => record!(
-            [source.node(), weight.node(), bias.node()],
-            Optional::Some(bias.into_primitive())
-        ),
+        Optional::Some(bias) => {
+            record!([source.node(), weight.node(), bias.node()], Optional::Some(bias.into_primitive()))
+        }
         Optional::None => record!([source.node(), weight.node()], Optional::None),
     }
 }
@@ -141,22 +122,10 @@ impl<B: KernelOps> Backward<B, 3> for Normalisation {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, saved: &mut Checkpointer) {
         let g = grads.consume::<B>(&ops.node);
         let s = ops.state;
-        let [x, gamma, beta] = s
-            .inputs
-            .map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
+        let [x, gamma, beta] = s.inputs.map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
         let wants_input = ops.parents[0].is_some();
-        let (dx, dgamma, dbeta) = B::norm_gradient(
-            x,
-            g,
-            s.mean,
-            s.var,
-            gamma,
-            beta,
-            s.scope,
-            s.eps,
-            s.activation,
-            wants_input,
-        );
+        let (dx, dgamma, dbeta) =
+            B::norm_gradient(x, g, s.mean, s.var, gamma, beta, s.scope, s.eps, s.activation, wants_input);
         for (node, gradient) in ops.parents.into_iter().zip([dx, dgamma, dbeta]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -195,10 +164,7 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         activation: Activation,
     ) -> FloatTensor<Self> {
         let parents = [x.node(), gamma.node(), beta.node()];
-        match Backward::<B, 3>::prepare::<C>(Normalisation, parents)
-            .compute_bound()
-            .stateful()
-        {
+        match Backward::<B, 3>::prepare::<C>(Normalisation, parents).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [&x, &gamma, &beta].map(|input| prep.checkpoint(input));
                 let (y, mean, var) = B::normalise_groups_with_statistics(
@@ -210,17 +176,7 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
                     activation,
                 );
                 let scope = Scope::Groups(groups);
-                prep.finish(
-                    NormalisationState {
-                        inputs,
-                        mean,
-                        var,
-                        scope,
-                        eps,
-                        activation,
-                    },
-                    y,
-                )
+                prep.finish(NormalisationState { inputs, mean, var, scope, eps, activation }, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::normalise_groups(
                 x.into_primitive(),
@@ -249,9 +205,7 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let parents = [x.node(), gamma.node(), beta.node()];
         let (mean, var) = (mean.into_primitive(), var.into_primitive());
-        let prep = Backward::<B, 3>::prepare::<C>(Normalisation, parents)
-            .compute_bound()
-            .stateful();
+        let prep = Backward::<B, 3>::prepare::<C>(Normalisation, parents).compute_bound().stateful();
         match prep {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [&x, &gamma, &beta].map(|input| prep.checkpoint(input));
@@ -265,17 +219,7 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
                     activation,
                 );
                 let scope = Scope::Batch;
-                prep.finish(
-                    NormalisationState {
-                        inputs,
-                        mean,
-                        var,
-                        scope,
-                        eps,
-                        activation,
-                    },
-                    y,
-                )
+                prep.finish(NormalisationState { inputs, mean, var, scope, eps, activation }, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::normalise_batch(
                 x.into_primitive(),

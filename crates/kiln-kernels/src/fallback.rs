@@ -50,8 +50,7 @@ pub(crate) fn conv_near<B: Backend>(
         size[axis] + 2 * o.padding[axis] - natural
     };
     let padding_out = [extra(0, h, kh), extra(1, w, kw)];
-    let options =
-        ops::ConvTransposeOptions::new(o.stride, o.padding, padding_out, o.dilation, o.groups);
+    let options = ops::ConvTransposeOptions::new(o.stride, o.padding, padding_out, o.dilation, o.groups);
     B::conv_transpose2d(g, weight, present(bias), options)
 }
 
@@ -61,12 +60,7 @@ pub(crate) fn conv_weights<B: Backend>(
     kernel: [usize; 2],
     options: ConvOptions,
 ) -> FloatTensor<B> {
-    let shape = [
-        g.shape()[1],
-        x.shape()[1] / options.groups,
-        kernel[0],
-        kernel[1],
-    ];
+    let shape = [g.shape()[1], x.shape()[1] / options.groups, kernel[0], kernel[1]];
     // Only the shape of this tensor is used.
     let weight = B::float_zeros(Shape::from(shape), &x.device(), x.dtype().into());
     B::conv2d_weight_backward(x, weight, g, burn_options(&options))
@@ -85,19 +79,14 @@ struct Cells {
 
 impl Cells {
     fn new<B: Backend>(x: &FloatTensor<B>, scope: Scope) -> Cells {
-        Cells {
-            dims: x.shape().dims(),
-            scope,
-        }
+        Cells { dims: x.shape().dims(), scope }
     }
 
     /// Mean over each cell, shaped to broadcast against [`Cells::spread`].
     fn mean<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         match self.scope {
             Scope::Groups(_) => B::float_mean_dim(self.spread::<B>(x), 2),
-            Scope::Batch => [0, 2, 3]
-                .iter()
-                .fold(x, |x, dim| B::float_mean_dim(x, *dim)),
+            Scope::Batch => [0, 2, 3].iter().fold(x, |x, dim| B::float_mean_dim(x, *dim)),
         }
     }
 
@@ -137,28 +126,17 @@ impl Cells {
 
     /// `1 / sqrt(var + eps)`, broadcastable.
     fn rstd<B: Backend>(&self, var: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
-        self.broadcast::<B>(B::float_recip(B::float_sqrt(B::float_add_scalar(
-            var,
-            eps.into(),
-        ))))
+        self.broadcast::<B>(B::float_recip(B::float_sqrt(B::float_add_scalar(var, eps.into()))))
     }
 
     /// `(x - mean) * rstd` as an image.
-    fn standardise<B: Backend>(
-        &self,
-        x: FloatTensor<B>,
-        mean: FloatTensor<B>,
-        rstd: FloatTensor<B>,
-    ) -> FloatTensor<B> {
+    fn standardise<B: Backend>(&self, x: FloatTensor<B>, mean: FloatTensor<B>, rstd: FloatTensor<B>) -> FloatTensor<B> {
         let centred = B::float_sub(self.spread::<B>(x), self.broadcast::<B>(mean));
         self.image::<B>(B::float_mul(centred, rstd))
     }
 }
 
-pub(crate) fn statistics<B: Backend>(
-    x: FloatTensor<B>,
-    scope: Scope,
-) -> (FloatTensor<B>, FloatTensor<B>) {
+pub(crate) fn statistics<B: Backend>(x: FloatTensor<B>, scope: Scope) -> (FloatTensor<B>, FloatTensor<B>) {
     let cells = Cells::new::<B>(&x, scope);
     let mean = cells.mean::<B>(x.clone());
     let centred = cells.image::<B>(B::float_sub(cells.spread::<B>(x), mean.clone()));
@@ -176,16 +154,7 @@ pub(crate) fn group_norm<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let scope = Scope::Groups(groups);
     let (mean, var) = statistics::<B>(x.clone(), scope);
-    let y = apply_statistics::<B>(
-        x,
-        mean.clone(),
-        var.clone(),
-        gamma,
-        beta,
-        scope,
-        eps,
-        activation,
-    );
+    let y = apply_statistics::<B>(x, mean.clone(), var.clone(), gamma, beta, scope, eps, activation);
     (y, mean, var)
 }
 
@@ -202,10 +171,7 @@ pub(crate) fn apply_statistics<B: Backend>(
 ) -> FloatTensor<B> {
     let cells = Cells::new::<B>(&x, scope);
     let h = cells.standardise::<B>(x, mean, cells.rstd::<B>(var, eps));
-    let z = B::float_add(
-        B::float_mul(h, cells.channel::<B>(gamma)),
-        cells.channel::<B>(beta),
-    );
+    let z = B::float_add(B::float_mul(h, cells.channel::<B>(gamma)), cells.channel::<B>(beta));
     match activation {
         Activation::None => z,
         Activation::Relu => B::relu(z),
@@ -233,10 +199,7 @@ pub(crate) fn norm_gradient<B: Backend>(
     let t = if activation == Activation::None {
         g
     } else {
-        let z = B::float_add(
-            B::float_mul(h.clone(), gamma.clone()),
-            cells.channel::<B>(beta),
-        );
+        let z = B::float_add(B::float_mul(h.clone(), gamma.clone()), cells.channel::<B>(beta));
         unactivate::<B>(z, g, activation)
     };
     let beta_gradient = channel_sums::<B>(t.clone());
@@ -247,19 +210,11 @@ pub(crate) fn norm_gradient<B: Backend>(
     let pull = cells.mean::<B>(B::float_mul(t.clone(), h.clone()));
     let t = B::float_sub(cells.spread::<B>(t), offset);
     let t = B::float_sub(t, B::float_mul(cells.spread::<B>(h), pull));
-    (
-        cells.image::<B>(B::float_mul(t, rstd)),
-        gamma_gradient,
-        beta_gradient,
-    )
+    (cells.image::<B>(B::float_mul(t, rstd)), gamma_gradient, beta_gradient)
 }
 
 /// `g * a'(z)`.
-fn unactivate<B: Backend>(
-    z: FloatTensor<B>,
-    g: FloatTensor<B>,
-    activation: Activation,
-) -> FloatTensor<B> {
+fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     let negative = |z: FloatTensor<B>| {
         let dtype = get_or_init_device_settings::<B>(&z.device()).bool_dtype;
         B::float_lower_equal_elem(z, 0f32.into(), dtype)

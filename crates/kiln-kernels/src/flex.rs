@@ -14,11 +14,7 @@ use burn_flex::{FlexTensor, Layout};
 
 /// The tensor, its elements in row-major order one after another (a copy only if they are not).
 fn contiguous(x: FlexTensor) -> FlexTensor {
-    if x.layout().contiguous_offsets().is_some() {
-        x
-    } else {
-        x.to_contiguous()
-    }
+    if x.layout().contiguous_offsets().is_some() { x } else { x.to_contiguous() }
 }
 
 /// The elements of a contiguous `f32` tensor.
@@ -32,11 +28,7 @@ fn dims<const D: usize>(x: &FlexTensor) -> [usize; D] {
 }
 
 fn tensor<const D: usize>(elements: Vec<f32>, dims: [usize; D]) -> FlexTensor {
-    FlexTensor::new(
-        Bytes::from_elems(elements),
-        Layout::contiguous(Shape::from(dims)),
-        DType::F32,
-    )
+    FlexTensor::new(Bytes::from_elems(elements), Layout::contiguous(Shape::from(dims)), DType::F32)
 }
 
 fn all_f32(tensors: &[&FlexTensor]) -> bool {
@@ -62,23 +54,9 @@ impl KernelOps for Flex {
             return fallback::conv_far::<Self>(x, weight, bias, options, size);
         }
         let ([n, c, h, w], [f, _, kh, kw]) = (dims(&x), dims(&weight));
-        let shape = conv::Shape {
-            images: n,
-            near: [c, h, w],
-            far: [f, size[0], size[1]],
-            kernel: [kh, kw],
-            options,
-        };
+        let shape = conv::Shape { images: n, near: [c, h, w], far: [f, size[0], size[1]], kernel: [kh, kw], options };
         let (x, weight) = (contiguous(x), contiguous(weight));
-        let run = |bias: Option<&[f32]>| {
-            conv::to_far(
-                Isa::current(),
-                &shape,
-                elements(&x),
-                elements(&weight),
-                bias,
-            )
-        };
+        let run = |bias: Option<&[f32]>| conv::to_far(Isa::current(), &shape, elements(&x), elements(&weight), bias);
         let y = match bias {
             Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
             Optional::None => run(None),
@@ -98,23 +76,9 @@ impl KernelOps for Flex {
         }
         let ([n, f, h, w], [_, c, kh, kw]) = (dims(&g), dims(&weight));
         let c = c * options.groups;
-        let shape = conv::Shape {
-            images: n,
-            near: [c, size[0], size[1]],
-            far: [f, h, w],
-            kernel: [kh, kw],
-            options,
-        };
+        let shape = conv::Shape { images: n, near: [c, size[0], size[1]], far: [f, h, w], kernel: [kh, kw], options };
         let (g, weight) = (contiguous(g), contiguous(weight));
-        let run = |bias: Option<&[f32]>| {
-            conv::to_near(
-                Isa::current(),
-                &shape,
-                elements(&g),
-                elements(&weight),
-                bias,
-            )
-        };
+        let run = |bias: Option<&[f32]>| conv::to_near(Isa::current(), &shape, elements(&g), elements(&weight), bias);
         let y = match bias {
             Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
             Optional::None => run(None),
@@ -132,13 +96,7 @@ impl KernelOps for Flex {
             return fallback::conv_weights::<Self>(x, g, kernel, options);
         }
         let ([n, c, h, w], [_, f, oh, ow]) = (dims(&x), dims(&g));
-        let shape = conv::Shape {
-            images: n,
-            near: [c, h, w],
-            far: [f, oh, ow],
-            kernel,
-            options,
-        };
+        let shape = conv::Shape { images: n, near: [c, h, w], far: [f, oh, ow], kernel, options };
         let (x, g) = (contiguous(x), contiguous(g));
         let gradient = conv::weights(Isa::current(), &shape, elements(&x), elements(&g));
         tensor(gradient, [f, c / options.groups, kernel[0], kernel[1]])
@@ -166,12 +124,7 @@ impl KernelOps for Flex {
         }
         let (shape, dims) = norm_shape(&x, Scope::Groups(groups));
         let (x, gamma, beta) = (contiguous(x), contiguous(gamma), contiguous(beta));
-        let affine = Affine {
-            gamma: elements(&gamma),
-            beta: elements(&beta),
-            eps,
-            activation,
-        };
+        let affine = Affine { gamma: elements(&gamma), beta: elements(&beta), eps, activation };
         let (y, mean, var) = norm::forward(Isa::current(), &shape, elements(&x), affine);
         let cells = [shape.cells()];
         (tensor(y, dims), tensor(mean, cells), tensor(var, cells))
@@ -196,33 +149,12 @@ impl KernelOps for Flex {
         activation: Activation,
     ) -> FloatTensor<Self> {
         if !all_f32(&[&x, &mean, &var, &gamma, &beta]) {
-            return fallback::apply_statistics::<Self>(
-                x,
-                mean,
-                var,
-                gamma,
-                beta,
-                Scope::Batch,
-                eps,
-                activation,
-            );
+            return fallback::apply_statistics::<Self>(x, mean, var, gamma, beta, Scope::Batch, eps, activation);
         }
         let (shape, dims) = norm_shape(&x, Scope::Batch);
         let [x, mean, var, gamma, beta] = [x, mean, var, gamma, beta].map(contiguous);
-        let affine = Affine {
-            gamma: elements(&gamma),
-            beta: elements(&beta),
-            eps,
-            activation,
-        };
-        let y = norm::apply_statistics(
-            Isa::current(),
-            &shape,
-            elements(&x),
-            elements(&mean),
-            elements(&var),
-            affine,
-        );
+        let affine = Affine { gamma: elements(&gamma), beta: elements(&beta), eps, activation };
+        let y = norm::apply_statistics(Isa::current(), &shape, elements(&x), elements(&mean), elements(&var), affine);
         tensor(y, dims)
     }
 
@@ -239,18 +171,11 @@ impl KernelOps for Flex {
         wants_input: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&x, &g, &mean, &var, &gamma, &beta]) {
-            return fallback::norm_gradient::<Self>(
-                x, g, mean, var, gamma, beta, scope, eps, activation,
-            );
+            return fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation);
         }
         let (shape, dims) = norm_shape(&x, scope);
         let [x, g, mean, var, gamma, beta] = [x, g, mean, var, gamma, beta].map(contiguous);
-        let affine = Affine {
-            gamma: elements(&gamma),
-            beta: elements(&beta),
-            eps,
-            activation,
-        };
+        let affine = Affine { gamma: elements(&gamma), beta: elements(&beta), eps, activation };
         let gradients = norm::backward(
             Isa::current(),
             &shape,
@@ -262,23 +187,11 @@ impl KernelOps for Flex {
             wants_input,
         );
         let channels = [shape.channels];
-        (
-            tensor(gradients.input, dims),
-            tensor(gradients.gamma, channels),
-            tensor(gradients.beta, channels),
-        )
+        (tensor(gradients.input, dims), tensor(gradients.gamma, channels), tensor(gradients.beta, channels))
     }
 }
 
 fn norm_shape(x: &FlexTensor, scope: Scope) -> (norm::Shape, [usize; 4]) {
     let [n, c, h, w] = dims(x);
-    (
-        norm::Shape {
-            images: n,
-            channels: c,
-            plane: h * w,
-            scope,
-        },
-        [n, c, h, w],
-    )
+    (norm::Shape { images: n, channels: c, plane: h * w, scope }, [n, c, h, w])
 }

@@ -44,9 +44,7 @@ impl Isa {
 
     /// Every kind this machine supports, the fastest first.
     pub(crate) fn all() -> impl Iterator<Item = Isa> {
-        [Kind::Avx512, Kind::Avx2, Kind::Portable]
-            .into_iter()
-            .filter_map(Isa::supported)
+        [Kind::Avx512, Kind::Avx2, Kind::Portable].into_iter().filter_map(Isa::supported)
     }
 
     /// The kind this process uses, decided on first call.
@@ -59,9 +57,7 @@ impl Isa {
                 Ok("avx512") => Isa::supported(Kind::Avx512),
                 _ => None,
             };
-            asked
-                .or_else(|| Isa::all().next())
-                .unwrap_or(Isa(Kind::Portable))
+            asked.or_else(|| Isa::all().next()).unwrap_or(Isa(Kind::Portable))
         })
     }
 

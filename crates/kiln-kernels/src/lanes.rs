@@ -1,4 +1,4 @@
-//! The element-wise loops of normalisation, compiled for every instruction set.
+//! The plain loops of the kernels, compiled for every instruction set.
 
 use crate::isa::{mul_add, vectorised};
 use std::mem::MaybeUninit;
@@ -92,13 +92,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     let r = mul_add::<FMA>(n, -0.693_359_4, x);
     let r = mul_add::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
-    for c in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = mul_add::<FMA>(p, r, c);
     }
     let p = mul_add::<FMA>(p, r * r, r + 1.0);
@@ -143,9 +137,7 @@ impl Moments {
         Moments {
             count,
             mean: self.mean + delta * other.count / count,
-            squares: self.squares
-                + other.squares
-                + delta * delta * self.count * other.count / count,
+            squares: self.squares + other.squares + delta * delta * self.count * other.count / count,
         }
     }
 }
@@ -208,23 +200,29 @@ vectorised! {
     }
 }
 
+/// How a plane is normalised: `h = (x - mean) * rstd`, then `z = gamma * h + beta`.
+#[derive(Clone, Copy)]
+pub(crate) struct Standard {
+    pub(crate) mean: f32,
+    pub(crate) rstd: f32,
+    pub(crate) gamma: f32,
+    pub(crate) beta: f32,
+}
+
 vectorised! {
-    /// `y = a((x - mean) * scale + shift)`.
-    pub(crate) fn normalise[A: Act](
-        act: A, x: &[f32], mean: f32, scale: f32, shift: f32, y: &mut [MaybeUninit<f32>]
-    ) {
+    /// `y = a(z)`.
+    pub(crate) fn normalise[A: Act](act: A, s: Standard, x: &[f32], y: &mut [MaybeUninit<f32>]) {
+        let scale = s.rstd * s.gamma;
         for (y, x) in y.iter_mut().zip(x) {
-            y.write(act.value::<FMA>(mul_add::<FMA>(x - mean, scale, shift)));
+            y.write(act.value::<FMA>(mul_add::<FMA>(x - s.mean, scale, s.beta)));
         }
     }
 }
 
 vectorised! {
-    /// Gradient before the affine step: with `h = (x - mean) * rstd`, writes
-    /// `t = g * a'(h * gamma + beta)` and gives the sums of `t` and of `t * h`.
+    /// Writes the gradient in `z`, `t = g * a'(z)`, and gives the sums of `t` and of `t * h`.
     pub(crate) fn unactivate[A: Act](
-        act: A, x: &[f32], g: &[f32], mean: f32, rstd: f32, gamma: f32, beta: f32,
-        t: &mut [MaybeUninit<f32>]
+        act: A, s: Standard, x: &[f32], g: &[f32], t: &mut [MaybeUninit<f32>]
     ) -> (f64, f64) {
         let (mut result, mut weighted) = (0.0, 0.0);
         let chunks = x.chunks(CHUNK).zip(g.chunks(CHUNK)).zip(t.chunks_mut(CHUNK));
@@ -235,8 +233,8 @@ vectorised! {
             let (ts, t_rest) = t.as_chunks_mut::<LANES>();
             for ((x, g), t) in xs.iter().zip(gs).zip(ts) {
                 for l in 0..LANES {
-                    let h = (x[l] - mean) * rstd;
-                    let v = g[l] * act.slope::<FMA>(mul_add::<FMA>(h, gamma, beta));
+                    let h = (x[l] - s.mean) * s.rstd;
+                    let v = g[l] * act.slope::<FMA>(mul_add::<FMA>(h, s.gamma, s.beta));
                     t[l].write(v);
                     sums[l] += v;
                     products[l] = mul_add::<FMA>(v, h, products[l]);
@@ -245,8 +243,8 @@ vectorised! {
             result += total(&sums);
             weighted += total(&products);
             for ((x, g), t) in x_rest.iter().zip(g_rest).zip(t_rest) {
-                let h = (x - mean) * rstd;
-                let v = g * act.slope::<FMA>(mul_add::<FMA>(h, gamma, beta));
+                let h = (x - s.mean) * s.rstd;
+                let v = g * act.slope::<FMA>(mul_add::<FMA>(h, s.gamma, s.beta));
                 t.write(v);
                 result += v as f64;
                 weighted += (v * h) as f64;
@@ -267,6 +265,54 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// Sum of `x[i * pitch + j] * y[i * width + j]` over `i < rows` and `j < width`.
+    pub(crate) fn inner_product(
+        x: &[f32], pitch: usize, y: &[f32], width: usize, rows: usize
+    ) -> f64 {
+        let (mut result, mut since) = (0.0, 0);
+        let mut sums = [0.0f32; LANES];
+        for i in 0..rows {
+            let (xs, x_rest) = x[i * pitch..][..width].as_chunks::<LANES>();
+            let (ys, y_rest) = y[i * width..][..width].as_chunks::<LANES>();
+            for (x, y) in xs.iter().zip(ys) {
+                for l in 0..LANES {
+                    sums[l] = mul_add::<FMA>(x[l], y[l], sums[l]);
+                }
+            }
+            for (l, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
+                sums[l] = mul_add::<FMA>(*x, *y, sums[l]);
+            }
+            since += width;
+            if since >= CHUNK * LANES / 4 {
+                result += total(&sums);
+                (sums, since) = ([0.0; LANES], 0);
+            }
+        }
+        result + total(&sums)
+    }
+}
+
+/// Floats [`collect`] copies for each piece.
+pub(crate) const PIECE: usize = 8;
+
+vectorised! {
+    /// Collects scattered pixels: for each offset, a row of `width` floats, in which each piece
+    /// `(lane, place)` puts `from[offset + place..]` at `lane`. Pieces are copied whole, what is too
+    /// much being overwritten by the next, so they must be in ascending order of lanes; `to` must
+    /// have room for one piece after the last row.
+    pub(crate) fn collect(
+        from: &[f32], offsets: &[usize], pieces: &[(usize, usize)], width: usize, to: &mut [f32]
+    ) {
+        for (k, offset) in offsets.iter().enumerate() {
+            for (lane, place) in pieces {
+                let at = k * width + lane;
+                to[at..at + PIECE].copy_from_slice(&from[offset + place..offset + place + PIECE]);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,10 +324,7 @@ mod tests {
             let z = i as f32 / 1000.0;
             let exact = 1.0 / (1.0 + (-z as f64).exp());
             for got in [sigmoid::<true>(z), sigmoid::<false>(z)] {
-                assert!(
-                    (got as f64 / exact - 1.0).abs() < 4e-7,
-                    "{z}: {got} against {exact}"
-                );
+                assert!((got as f64 / exact - 1.0).abs() < 4e-7, "{z}: {got} against {exact}");
             }
         }
         assert_eq!(Silu.value::<true>(f32::INFINITY), f32::INFINITY);
@@ -294,20 +337,12 @@ mod tests {
     fn moments_keep_their_digits() {
         for isa in Isa::all() {
             for (len, offset) in [(1, 0.0), (7, 1.0), (5000, 1000.0), (33_333, -300.0)] {
-                let x: Vec<f32> = (0..len)
-                    .map(|i| offset + ((i * 7919) % 1000) as f32 / 1000.0)
-                    .collect();
+                let x: Vec<f32> = (0..len).map(|i| offset + ((i * 7919) % 1000) as f32 / 1000.0).collect();
                 let mean = x.iter().map(|v| *v as f64).sum::<f64>() / len as f64;
                 let squares = x.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>();
                 let got = moments(isa, &x);
-                assert!(
-                    (got.mean - mean).abs() < 1e-6 * (1.0 + mean.abs()),
-                    "{isa:?} {len}"
-                );
-                assert!(
-                    (got.squares - squares).abs() <= 2e-6 * squares,
-                    "{isa:?} {len}"
-                );
+                assert!((got.mean - mean).abs() < 1e-6 * (1.0 + mean.abs()), "{isa:?} {len}");
+                assert!((got.squares - squares).abs() <= 2e-6 * squares, "{isa:?} {len}");
                 let sum = mean * len as f64;
                 assert!((super::sum(isa, &x) - sum).abs() <= 1e-6 * sum.abs().max(1.0));
             }

@@ -54,16 +54,8 @@ pub struct ConvOptions {
 
 impl ConvOptions {
     fn check(&self) {
-        let positive = self
-            .stride
-            .into_iter()
-            .chain(self.dilation)
-            .chain([self.groups])
-            .all(|v| v > 0);
-        assert!(
-            positive,
-            "stride, dilation and groups must be at least 1: {self:?}"
-        );
+        let positive = self.stride.into_iter().chain(self.dilation).chain([self.groups]).all(|v| v > 0);
+        assert!(positive, "stride, dilation and groups must be at least 1: {self:?}");
     }
 }
 
@@ -72,16 +64,11 @@ impl ConvOptions {
 /// `x` is `[n, in, h, w]`, `weight` `[out, in / groups, kh, kw]`, `bias` `[out]`; the result is
 /// `[n, out, oh, ow]` with `oh = (h + 2 padding - dilation (kh - 1) - 1) / stride + 1`.
 /// Panics if the shapes do not fit together or the kernel exceeds the padded input.
-pub fn conv2d(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    options: ConvOptions,
-) -> Tensor<4> {
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions) -> Tensor<4> {
     options.check();
     let ([_, c, h, w], [out, per_group, kh, kw]) = (x.dims(), weight.dims());
     assert!(
-        c == per_group * options.groups && out % options.groups == 0,
+        c == per_group * options.groups && out.is_multiple_of(options.groups),
         "conv2d: input {:?} and weights {:?} do not fit with {} groups",
         x.dims(),
         weight.dims(),
@@ -91,20 +78,11 @@ pub fn conv2d(
     let size = |axis: usize, len: usize, kernel: usize| {
         let reach = options.dilation[axis] * (kernel - 1) + 1;
         let padded = len + 2 * options.padding[axis];
-        assert!(
-            reach <= padded,
-            "conv2d: kernel reach {reach} exceeds padded input {padded}"
-        );
+        assert!(reach <= padded, "conv2d: kernel reach {reach} exceeds padded input {padded}");
         (padded - reach) / options.stride[axis] + 1
     };
     let size = [size(0, h, kh), size(1, w, kw)];
-    Tensor::from_dispatch(Dispatch::conv_far(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        optional(bias),
-        options,
-        size,
-    ))
+    Tensor::from_dispatch(Dispatch::conv_far(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
 }
 
 /// Transposed two-dimensional convolution, with PyTorch's meaning of every argument.
@@ -123,40 +101,24 @@ pub fn conv_transpose2d(
     options.check();
     let ([_, c, h, w], [inputs, per_group, kh, kw]) = (x.dims(), weight.dims());
     assert!(
-        c == inputs && c % options.groups == 0,
+        c == inputs && c.is_multiple_of(options.groups),
         "conv_transpose2d: input {:?} and weights {:?} do not fit with {} groups",
         x.dims(),
         weight.dims(),
         options.groups,
     );
-    check_bias(
-        "conv_transpose2d",
-        bias.as_ref(),
-        per_group * options.groups,
-    );
+    check_bias("conv_transpose2d", bias.as_ref(), per_group * options.groups);
     let size = |axis: usize, len: usize, kernel: usize| {
         assert!(
             output_padding[axis] < options.stride[axis].max(options.dilation[axis]),
             "conv_transpose2d: output padding must be smaller than stride or dilation",
         );
-        let full = (len - 1) * options.stride[axis]
-            + options.dilation[axis] * (kernel - 1)
-            + output_padding[axis]
-            + 1;
-        assert!(
-            full > 2 * options.padding[axis],
-            "conv_transpose2d: padding leaves no output"
-        );
+        let full = (len - 1) * options.stride[axis] + options.dilation[axis] * (kernel - 1) + output_padding[axis] + 1;
+        assert!(full > 2 * options.padding[axis], "conv_transpose2d: padding leaves no output");
         full - 2 * options.padding[axis]
     };
     let size = [size(0, h, kh), size(1, w, kw)];
-    Tensor::from_dispatch(Dispatch::conv_near(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        optional(bias),
-        options,
-        size,
-    ))
+    Tensor::from_dispatch(Dispatch::conv_near(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
 }
 
 /// Group normalisation (Wu and He 2018), then affine step, then activation:
@@ -174,10 +136,7 @@ pub fn group_norm(
     activation: Activation,
 ) -> Tensor<4> {
     let c = x.dims()[1];
-    assert!(
-        groups > 0 && c % groups == 0,
-        "group_norm: {c} channels do not divide into {groups} groups"
-    );
+    assert!(groups > 0 && c.is_multiple_of(groups), "group_norm: {c} channels do not divide into {groups} groups");
     check_channels("group_norm", c, &[&gamma, &beta]);
     Tensor::from_dispatch(Dispatch::normalise_groups(
         x.into_dispatch(),
@@ -239,9 +198,6 @@ fn check_bias(name: &str, bias: Option<&Tensor<1>>, channels: usize) {
 fn check_channels(name: &str, channels: usize, vectors: &[&Tensor<1>]) {
     for vector in vectors {
         let [len] = vector.dims();
-        assert!(
-            len == channels,
-            "{name}: a vector of {len} values for {channels} channels"
-        );
+        assert!(len == channels, "{name}: a vector of {len} values for {channels} channels");
     }
 }

@@ -17,11 +17,7 @@ unsafe impl Sync for Output<'_> {}
 impl<'a> Output<'a> {
     /// Shares `buffer` between tasks until the borrow ends.
     pub(crate) fn new(buffer: &'a mut [f32]) -> Self {
-        Output {
-            start: buffer.as_mut_ptr(),
-            len: buffer.len(),
-            borrow: PhantomData,
-        }
+        Output { start: buffer.as_mut_ptr(), len: buffer.len(), borrow: PhantomData }
     }
 
     /// The elements of `range`, which may be uninitialised.
@@ -36,12 +32,18 @@ impl<'a> Output<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start).cast(), range.len()) }
     }
 
-    /// Writes `values[i] + add` to element `at + i * step` for every `i`.
+    /// A pointer to element `at`, the first of `len` that are inside the buffer.
+    pub(crate) fn pointer(&self, at: usize, len: usize) -> *mut f32 {
+        assert!(at + len <= self.len);
+        self.start.wrapping_add(at)
+    }
+
+    /// Writes `values[i]` to element `at + i * step` for every `i`.
     ///
     /// # Safety
     /// Nothing else may touch these elements during the call.
     #[inline(always)]
-    pub(crate) unsafe fn write(&self, at: usize, step: usize, values: &[f32], add: f32) {
+    pub(crate) unsafe fn write(&self, at: usize, step: usize, values: &[f32]) {
         let Some(last) = values.len().checked_sub(1) else {
             return;
         };
@@ -51,11 +53,11 @@ impl<'a> Output<'a> {
             let start = self.start.add(at);
             if step == 1 {
                 for (i, value) in values.iter().enumerate() {
-                    start.add(i).write(value + add);
+                    start.add(i).write(*value);
                 }
             } else {
                 for (i, value) in values.iter().enumerate() {
-                    start.add(i * step).write(value + add);
+                    start.add(i * step).write(*value);
                 }
             }
         }
@@ -68,11 +70,7 @@ impl<'a> Output<'a> {
 /// `fill` must write every element.
 pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&Output<'_>)) -> Vec<f32> {
     let mut buffer = Vec::<f32>::with_capacity(len);
-    fill(&Output {
-        start: buffer.as_mut_ptr(),
-        len,
-        borrow: PhantomData,
-    });
+    fill(&Output { start: buffer.as_mut_ptr(), len, borrow: PhantomData });
     // SAFETY: the capacity is at least `len` and `fill` wrote every element.
     unsafe { buffer.set_len(len) };
     buffer

@@ -13,10 +13,7 @@ pub(crate) fn each(count: usize, work: usize, task: impl Fn(usize) + Sync + Send
         (0..count).for_each(task);
     } else {
         let least = (WORTH_SHARING * count / work.max(1)).max(1);
-        (0..count)
-            .into_par_iter()
-            .with_min_len(least)
-            .for_each(task);
+        (0..count).into_par_iter().with_min_len(least).for_each(task);
     }
 }
 
@@ -28,14 +25,14 @@ pub(crate) fn threads() -> usize {
 /// Runs `work` with `len` floats of this thread's scratch memory, holding anything finite or not.
 pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        /// Buffers not in use: one for every depth of nested calls there has been.
+        static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
     }
-    // Taken out of the cell while in use, so that a nested call merely allocates.
-    let mut scratch = SCRATCH.take();
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     if scratch.len() < len {
-        scratch.resize(len, 0.0);
+        scratch = vec![0.0; len];
     }
     let result = work(&mut scratch[..len]);
-    SCRATCH.set(scratch);
+    SCRATCH.with_borrow_mut(|unused| unused.push(scratch));
     result
 }

@@ -1,7 +1,7 @@
 //! The register tile every convolution product is made of.
 //!
 //! One call computes `rows x (vectors * lanes)` sums of products over a list of steps:
-//! `out[i][v * lanes + l] (+)= sum over (a, b) in steps: left[a + i] * right[at[v] + b + l]`.
+//! `out[i][v * lanes + l] = start + sum over (a, b) in steps: left[a + i] * right[at[v] + b + l]`.
 //! A left value is broadcast and meets whole vectors of the right side. Reading both sides through
 //! a list of offsets lets one kernel serve plain products, convolutions read straight from a padded
 //! image, and weight gradients.
@@ -26,16 +26,22 @@ impl Steps {
         let pairs = pairs
             .into_iter()
             .map(|(a, b)| {
-                assert!(
-                    a <= u32::MAX as usize && b <= u32::MAX as usize,
-                    "tile offsets exceed 32 bits"
-                );
+                assert!(a <= u32::MAX as usize && b <= u32::MAX as usize, "tile offsets exceed 32 bits");
                 reach = (reach.0.max(a), reach.1.max(b));
                 (a as u32, b as u32)
             })
             .collect();
         Steps { pairs, reach }
     }
+}
+
+/// What sums start from.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// A value for each row.
+    Base(&'a [f32]),
+    /// What the tile's place holds.
+    Stored,
 }
 
 /// The tile kernel of one instruction set.
@@ -46,6 +52,11 @@ impl Tile {
     /// The tile kernel for `isa`.
     pub(crate) fn new(isa: Isa) -> Tile {
         Tile(isa)
+    }
+
+    /// The instruction set.
+    pub(crate) fn isa(self) -> Isa {
+        self.0
     }
 
     /// Floats in one vector.
@@ -72,7 +83,7 @@ impl Tile {
     }
 
     /// Computes a tile of `rows` by `at.len()` (one or two) vectors; row `i` starts at
-    /// `out[i * pitch]`. With `add` the sums are added to what is there.
+    /// `out[i * pitch]`.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn run(
         self,
@@ -81,38 +92,53 @@ impl Tile {
         right: &[f32],
         at: &[usize],
         steps: &Steps,
+        start: Start,
         out: &mut [f32],
         pitch: usize,
-        add: bool,
+    ) {
+        assert!((rows - 1) * pitch + at.len() * self.lanes() <= out.len());
+        // SAFETY: all rows are inside `out`, which is initialised and borrowed exclusively.
+        unsafe { self.run_to(rows, left, right, at, steps, start, out.as_mut_ptr(), pitch) }
+    }
+
+    /// As [`Tile::run`], row `i` starting at `out + i * pitch`.
+    ///
+    /// # Safety
+    /// All rows must be inside one allocation, with no other access during the call, and
+    /// initialised if `start` is [`Start::Stored`].
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) unsafe fn run_to(
+        self,
+        rows: usize,
+        left: &[f32],
+        right: &[f32],
+        at: &[usize],
+        steps: &Steps,
+        start: Start,
+        out: *mut f32,
+        pitch: usize,
     ) {
         let vectors = at.len();
         let lanes = self.lanes();
         assert!((1..=self.rows()).contains(&rows) && (1..=2).contains(&vectors));
-        assert!((rows - 1) * pitch + vectors * lanes <= out.len());
         if !steps.pairs.is_empty() {
             assert!(steps.reach.0 + rows <= left.len());
             for start in at {
                 assert!(start + steps.reach.1 + lanes <= right.len());
             }
         }
-        let right = [
-            right.as_ptr().wrapping_add(at[0]),
-            right.as_ptr().wrapping_add(at[vectors - 1]),
-        ];
+        let (base, add) = match start {
+            Start::Base(base) => (base, false),
+            Start::Stored => (&[0.0; MAX_ROWS][..], true),
+        };
+        assert!(rows <= base.len());
+        let right = [right.as_ptr().wrapping_add(at[0]), right.as_ptr().wrapping_add(at[vectors - 1])];
         let kernel = self.kernel(rows, vectors);
-        // SAFETY: the kernel reads `rows` floats after every left offset and one vector after every
-        // right offset of each start, and writes `rows` rows of `vectors` vectors: all inside the
-        // slices by the assertions above. Its instructions are available by the meaning of `Isa`.
-        unsafe {
-            kernel(
-                left.as_ptr(),
-                right,
-                &steps.pairs,
-                out.as_mut_ptr(),
-                pitch,
-                add,
-            )
-        }
+        // SAFETY: the kernel reads `rows` floats of `base` and after every left offset, and one
+        // vector after every right offset of each start, all inside the slices by the assertions
+        // above; it writes, and with `add` reads, `rows` rows of `vectors` vectors, which the
+        // caller vouches for. Its instructions are available by the meaning of `Isa`.
+        unsafe { kernel(left.as_ptr(), right, &steps.pairs, base.as_ptr(), out, pitch, add) }
     }
 
     fn kernel(self, rows: usize, vectors: usize) -> Kernel {
@@ -127,8 +153,8 @@ impl Tile {
     }
 }
 
-/// `(left, [right; 2], steps, out, pitch, add)`, the contract being that of [`Tile::run`].
-type Kernel = unsafe fn(*const f32, [*const f32; 2], &[(u32, u32)], *mut f32, usize, bool);
+/// `(left, [right; 2], steps, base, out, pitch, add)`, the contract being what `run_to` asserts.
+type Kernel = unsafe fn(*const f32, [*const f32; 2], &[(u32, u32)], *const f32, *mut f32, usize, bool);
 
 /// One module per instruction set: the same loop over that set's vector type.
 macro_rules! kernels {
@@ -150,6 +176,7 @@ macro_rules! kernels {
                 left: *const f32,
                 right: [*const f32; 2],
                 steps: &[(u32, u32)],
+                base: *const f32,
                 out: *mut f32,
                 pitch: usize,
                 add: bool,
@@ -157,6 +184,9 @@ macro_rules! kernels {
                 // SAFETY: every pointer below stays inside what the contract of `Kernel` covers.
                 unsafe {
                     let mut sums: [[$vector; VECTORS]; ROWS] = [[$zero; VECTORS]; ROWS];
+                    for i in 0..ROWS {
+                        sums[i] = [$broadcast(*base.add(i)); VECTORS];
+                    }
                     for &(a, b) in steps {
                         let a = left.add(a as usize);
                         let mut vectors: [$vector; VECTORS] = [$zero; VECTORS];
@@ -218,28 +248,26 @@ mod tests {
             let value = |i: usize, salt: usize| ((i * 37 + salt) % 17) as f32 - 8.0;
             let left: Vec<f32> = (0..400).map(|i| value(i, 1)).collect();
             let right: Vec<f32> = (0..900).map(|i| value(i, 5)).collect();
+            let base: Vec<f32> = (0..MAX_ROWS).map(|i| i as f32).collect();
             let pairs: Vec<(usize, usize)> = (0..20).map(|k| (k * 15, (k * 53) % 700)).collect();
             let steps = Steps::new(pairs.iter().copied());
             for rows in 1..=tile.rows() {
                 for at in [&[3usize][..], &[7, 41][..]] {
-                    for add in [false, true] {
+                    for start in [Start::Base(&base), Start::Stored] {
                         let pitch = 2 * lanes + 1;
                         let mut out = vec![2.0; rows * pitch];
-                        tile.run(rows, &left, &right, at, &steps, &mut out, pitch, add);
+                        tile.run(rows, &left, &right, at, &steps, start, &mut out, pitch);
                         for i in 0..rows {
-                            for (v, start) in at.iter().enumerate() {
+                            for (v, from) in at.iter().enumerate() {
                                 for l in 0..lanes {
-                                    let sum: f32 = pairs
-                                        .iter()
-                                        .map(|(a, b)| left[a + i] * right[start + b + l])
-                                        .sum();
+                                    let sum: f32 = pairs.iter().map(|(a, b)| left[a + i] * right[from + b + l]).sum();
                                     // Small integers: exact in any order.
-                                    let expected = sum + if add { 2.0 } else { 0.0 };
-                                    assert_eq!(
-                                        out[i * pitch + v * lanes + l],
-                                        expected,
-                                        "{isa:?} {rows} {at:?}"
-                                    );
+                                    let expected = sum
+                                        + match start {
+                                            Start::Base(base) => base[i],
+                                            Start::Stored => 2.0,
+                                        };
+                                    assert_eq!(out[i * pitch + v * lanes + l], expected, "{isa:?} {rows} {at:?}");
                                 }
                             }
                         }

@@ -46,12 +46,7 @@ fn backward(y: Tensor<4>, g: &Tensor<4>) -> Gradients {
 type Convolution = (usize, usize, [usize; 2], usize, [usize; 2], ConvOptions);
 
 fn table() -> Vec<Convolution> {
-    let o = |stride, padding, dilation, groups| ConvOptions {
-        stride,
-        padding,
-        dilation,
-        groups,
-    };
+    let o = |stride, padding, dilation, groups| ConvOptions { stride, padding, dilation, groups };
     #[rustfmt::skip]
     let table = vec![
         (1, 1, [5, 5], 1, [1, 1], o([1, 1], [0, 0], [1, 1], 1)),
@@ -96,33 +91,17 @@ fn conv2d_agrees_with_burn() {
                 close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
                 let g = random(ours.0.dims());
                 let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
-                close(
-                    &format!("dX {what}"),
-                    ours.1.grad(&a).unwrap(),
-                    theirs.1.grad(&b).unwrap(),
-                );
-                close(
-                    &format!("dW {what}"),
-                    ours.2.grad(&a).unwrap(),
-                    theirs.2.grad(&b).unwrap(),
-                );
+                close(&format!("dX {what}"), ours.1.grad(&a).unwrap(), theirs.1.grad(&b).unwrap());
+                close(&format!("dW {what}"), ours.2.grad(&a).unwrap(), theirs.2.grad(&b).unwrap());
                 if let (Some(ours), Some(theirs)) = (ours.3, theirs.3) {
-                    close(
-                        &format!("db {what}"),
-                        ours.grad(&a).unwrap(),
-                        theirs.grad(&b).unwrap(),
-                    );
+                    close(&format!("db {what}"), ours.grad(&a).unwrap(), theirs.grad(&b).unwrap());
                 }
             }
             // Without autodiff, and with autodiff but nothing tracked.
             let y = conv2d(x.clone(), weight.clone(), None, o);
             let expected = module::conv2d(x.clone(), weight.clone(), None, burn_options());
             close(&what, y, expected.clone());
-            close(
-                &what,
-                conv2d(frozen(&x), frozen(&weight), None, o).inner(),
-                expected,
-            );
+            close(&what, conv2d(frozen(&x), frozen(&weight), None, o).inner(), expected);
         }
     }
 }
@@ -145,9 +124,7 @@ fn conv_transpose2d_agrees_with_burn() {
                     let y = if kiln {
                         conv_transpose2d(tx.clone(), tw.clone(), Some(tb.clone()), o, extra)
                     } else {
-                        let options = ops::ConvTransposeOptions::new(
-                            o.stride, o.padding, extra, o.dilation, o.groups,
-                        );
+                        let options = ops::ConvTransposeOptions::new(o.stride, o.padding, extra, o.dilation, o.groups);
                         module::conv_transpose2d(tx.clone(), tw.clone(), Some(tb.clone()), options)
                     };
                     (y, tx, tw, tb)
@@ -156,32 +133,15 @@ fn conv_transpose2d_agrees_with_burn() {
                 close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
                 let g = random(ours.0.dims());
                 let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
-                close(
-                    &format!("dX {what}"),
-                    ours.1.grad(&a).unwrap(),
-                    theirs.1.grad(&b).unwrap(),
-                );
-                close(
-                    &format!("dW {what}"),
-                    ours.2.grad(&a).unwrap(),
-                    theirs.2.grad(&b).unwrap(),
-                );
-                close(
-                    &format!("db {what}"),
-                    ours.3.grad(&a).unwrap(),
-                    theirs.3.grad(&b).unwrap(),
-                );
+                close(&format!("dX {what}"), ours.1.grad(&a).unwrap(), theirs.1.grad(&b).unwrap());
+                close(&format!("dW {what}"), ours.2.grad(&a).unwrap(), theirs.2.grad(&b).unwrap());
+                close(&format!("db {what}"), ours.3.grad(&a).unwrap(), theirs.3.grad(&b).unwrap());
             }
         }
     }
 }
 
-const ACTIVATIONS: [Activation; 4] = [
-    Activation::None,
-    Activation::Relu,
-    Activation::LeakyRelu(0.2),
-    Activation::Silu,
-];
+const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Relu, Activation::LeakyRelu(0.2), Activation::Silu];
 
 fn activate(z: Tensor<4>, a: Activation) -> Tensor<4> {
     match a {
@@ -193,13 +153,7 @@ fn activate(z: Tensor<4>, a: Activation) -> Tensor<4> {
 }
 
 /// Normalisation by Burn's differentiable operations.
-fn normalise(
-    x: Tensor<4>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
-    groups: Option<usize>,
-    eps: f64,
-) -> Tensor<4> {
+fn normalise(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, groups: Option<usize>, eps: f64) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     let h = match groups {
         Some(groups) => {
@@ -254,21 +208,9 @@ fn normalisations_agree_with_burn() {
                     close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
                     let g = random(dims);
                     let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
-                    close(
-                        &format!("dX {what}"),
-                        ours.1.grad(&a).unwrap(),
-                        theirs.1.grad(&b).unwrap(),
-                    );
-                    close(
-                        &format!("dgamma {what}"),
-                        ours.2.grad(&a).unwrap(),
-                        theirs.2.grad(&b).unwrap(),
-                    );
-                    close(
-                        &format!("dbeta {what}"),
-                        ours.3.grad(&a).unwrap(),
-                        theirs.3.grad(&b).unwrap(),
-                    );
+                    close(&format!("dX {what}"), ours.1.grad(&a).unwrap(), theirs.1.grad(&b).unwrap());
+                    close(&format!("dgamma {what}"), ours.2.grad(&a).unwrap(), theirs.2.grad(&b).unwrap());
+                    close(&format!("dbeta {what}"), ours.3.grad(&a).unwrap(), theirs.3.grad(&b).unwrap());
                 }
             }
         }
@@ -278,12 +220,7 @@ fn normalisations_agree_with_burn() {
 #[test]
 fn only_tracked_inputs_get_gradients() {
     let (x, w, b) = (random([2, 3, 8, 8]), random([5, 3, 3, 3]), random([5]));
-    let o = ConvOptions {
-        stride: [1, 1],
-        padding: [1, 1],
-        dilation: [1, 1],
-        groups: 1,
-    };
+    let o = ConvOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
     let g = random([2, 5, 8, 8]);
 
     // Frozen weights: the gradient reaches the input, and equals the one with all tracked.
@@ -291,28 +228,19 @@ fn only_tracked_inputs_get_gradients() {
     let all = backward(conv2d(tx.clone(), tw.clone(), Some(tb.clone()), o), &g);
     let (fx, fw, fb) = (tracked(&x), frozen(&w), frozen(&b));
     let some = backward(conv2d(fx.clone(), fw.clone(), Some(fb.clone()), o), &g);
-    assert_eq!(
-        values(fx.grad(&some).unwrap()),
-        values(tx.grad(&all).unwrap())
-    );
+    assert_eq!(values(fx.grad(&some).unwrap()), values(tx.grad(&all).unwrap()));
     assert!(fw.grad(&some).is_none() && fb.grad(&some).is_none());
 
     // Frozen input.
     let (fx, fw) = (frozen(&x), tracked(&w));
     let some = backward(conv2d(fx.clone(), fw.clone(), None, o), &g);
-    assert_eq!(
-        values(fw.grad(&some).unwrap()),
-        values(tw.grad(&all).unwrap())
-    );
+    assert_eq!(values(fw.grad(&some).unwrap()), values(tw.grad(&all).unwrap()));
     assert!(fx.grad(&some).is_none());
 
     // Only the bias, and plain (not merely untracked) constants beside it.
     let only = tracked(&b);
     let some = backward(conv2d(x.clone(), w.clone(), Some(only.clone()), o), &g);
-    assert_eq!(
-        values(only.grad(&some).unwrap()),
-        values(tb.grad(&all).unwrap())
-    );
+    assert_eq!(values(only.grad(&some).unwrap()), values(tb.grad(&all).unwrap()));
 
     // Normalisation with a frozen input, and with frozen parameters.
     let (gamma, beta) = (random([5]), random([5]));
@@ -324,35 +252,17 @@ fn only_tracked_inputs_get_gradients() {
     let all = run(ty.clone(), tg.clone(), tb.clone());
     let (fg, fb) = (tracked(&gamma), tracked(&beta));
     let some = run(frozen(&y), fg.clone(), fb.clone());
-    assert_eq!(
-        values(fg.grad(&some).unwrap()),
-        values(tg.grad(&all).unwrap())
-    );
-    assert_eq!(
-        values(fb.grad(&some).unwrap()),
-        values(tb.grad(&all).unwrap())
-    );
+    assert_eq!(values(fg.grad(&some).unwrap()), values(tg.grad(&all).unwrap()));
+    assert_eq!(values(fb.grad(&some).unwrap()), values(tb.grad(&all).unwrap()));
     let fy = tracked(&y);
     let some = run(fy.clone(), frozen(&gamma), frozen(&beta));
-    assert_eq!(
-        values(fy.grad(&some).unwrap()),
-        values(ty.grad(&all).unwrap())
-    );
+    assert_eq!(values(fy.grad(&some).unwrap()), values(ty.grad(&all).unwrap()));
 }
 
 #[test]
 fn repeats_to_the_bit() {
-    let (x, w, b) = (
-        random([5, 17, 15, 18]),
-        random([19, 17, 3, 3]),
-        random([19]),
-    );
-    let o = ConvOptions {
-        stride: [2, 1],
-        padding: [1, 1],
-        dilation: [1, 1],
-        groups: 1,
-    };
+    let (x, w, b) = (random([5, 17, 15, 18]), random([19, 17, 3, 3]), random([19]));
+    let o = ConvOptions { stride: [2, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
     let (gamma, beta) = (random([19]), random([19]));
     let run = || {
         let (x, w, b) = (tracked(&x), tracked(&w), tracked(&b));
@@ -360,15 +270,7 @@ fn repeats_to_the_bit() {
         let y = conv2d(x.clone(), w.clone(), Some(b.clone()), o);
         let y = group_norm(y, gamma.clone(), beta.clone(), 19, 1e-5, Activation::Silu);
         let (mean, var) = batch_stats(y.clone());
-        let y = batch_norm(
-            y,
-            mean,
-            var,
-            gamma.clone(),
-            beta.clone(),
-            1e-5,
-            Activation::Relu,
-        );
+        let y = batch_norm(y, mean, var, gamma.clone(), beta.clone(), 1e-5, Activation::Relu);
         let y = conv_transpose2d(y, w.clone(), None, o, [0, 0]);
         let grads = y.clone().powi_scalar(3).sum().backward();
         let mut all = values(y.inner());
@@ -390,12 +292,7 @@ fn other_element_types_take_burns_operations() {
     let x: Vec<f64> = (0..2 * 4 * 5 * 5).map(|i| (i as f64 * 0.7).sin()).collect();
     let w: Vec<f64> = (0..6 * 4 * 9).map(|i| (i as f64 * 1.3).cos()).collect();
     let v: Vec<f64> = (0..6).map(|i| 1.0 + i as f64 * 0.1).collect();
-    let o = ConvOptions {
-        stride: [1, 1],
-        padding: [1, 1],
-        dilation: [1, 1],
-        groups: 1,
-    };
+    let o = ConvOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
     let run = |double: bool| {
         let device = Device::flex().autodiff();
         let make4 = |v: &Vec<f64>, d: [usize; 4]| {
@@ -416,12 +313,7 @@ fn other_element_types_take_burns_operations() {
             };
             t.require_grad()
         };
-        let (x, w, b, g) = (
-            make4(&x, [2, 4, 5, 5]),
-            make4(&w, [6, 4, 3, 3]),
-            make1(&v),
-            make1(&v),
-        );
+        let (x, w, b, g) = (make4(&x, [2, 4, 5, 5]), make4(&w, [6, 4, 3, 3]), make1(&v), make1(&v));
         let y = conv2d(x.clone(), w.clone(), Some(b.clone()), o);
         let y = group_norm(y, g.clone(), b.clone(), 3, 1e-5, Activation::LeakyRelu(0.1));
         let (mean, var) = batch_stats(y.clone());

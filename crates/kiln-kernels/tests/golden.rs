@@ -8,28 +8,16 @@ struct Golden<'a>(SafeTensors<'a>);
 
 impl Golden<'_> {
     fn floats(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
-        let view = self
-            .0
-            .tensor(name)
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let view = self.0.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(view.dtype(), Dtype::F32);
-        let values = view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         (values.collect(), view.shape().to_vec())
     }
 
     fn integers(&self, name: &str) -> Vec<usize> {
-        let view = self
-            .0
-            .tensor(name)
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let view = self.0.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(view.dtype(), Dtype::I32);
-        view.data()
-            .chunks_exact(4)
-            .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
-            .collect()
+        view.data().chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize).collect()
     }
 
     /// A tensor on the plain device.
@@ -49,22 +37,12 @@ impl Golden<'_> {
         let got = got.into_data().try_to_vec::<f32>().unwrap();
         let scale = expected.iter().fold(0.1f32, |m, v| m.max(v.abs()));
         for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
-            assert!(
-                (g - e).abs() <= 1e-5 * scale,
-                "{name}[{i}]: {g}, PyTorch {e}"
-            );
+            assert!((g - e).abs() <= 1e-5 * scale, "{name}[{i}]: {g}, PyTorch {e}");
         }
     }
 
     /// Checks `y` and the gradients of `sum(y * g)`.
-    fn check(
-        &self,
-        case: &str,
-        y: Tensor<4>,
-        x: Tensor<4>,
-        w: Option<Tensor<4>>,
-        vectors: &[(&str, Tensor<1>)],
-    ) {
+    fn check(&self, case: &str, y: Tensor<4>, x: Tensor<4>, w: Option<Tensor<4>>, vectors: &[(&str, Tensor<1>)]) {
         self.close(&format!("{case}.y"), y.clone().inner());
         let g = Tensor::from_inner(self.plain::<4>(&format!("{case}.g")));
         let grads = (y * g).sum().backward();
@@ -82,13 +60,8 @@ impl Golden<'_> {
 fn operations_agree_with_pytorch() {
     let bytes = include_bytes!("reference/kernels.safetensors");
     let golden = Golden(SafeTensors::deserialize(bytes).unwrap());
-    let mut cases: Vec<String> = golden
-        .0
-        .names()
-        .iter()
-        .filter_map(|n| n.strip_suffix(".y"))
-        .map(String::from)
-        .collect();
+    let mut cases: Vec<String> =
+        golden.0.names().iter().filter_map(|n| n.strip_suffix(".y")).map(String::from).collect();
     cases.sort();
     assert_eq!(cases.len(), 21);
     for case in cases {
@@ -98,12 +71,8 @@ fn operations_agree_with_pytorch() {
         match kind {
             "conv" | "transposed" => {
                 let o = golden.integers(&name("options"));
-                let options = ConvOptions {
-                    stride: [o[0], o[1]],
-                    padding: [o[2], o[3]],
-                    dilation: [o[4], o[5]],
-                    groups: o[6],
-                };
+                let options =
+                    ConvOptions { stride: [o[0], o[1]], padding: [o[2], o[3]], dilation: [o[4], o[5]], groups: o[6] };
                 let w = golden.tracked::<4>(&name("w"));
                 let b = golden.tracked::<1>(&name("b"));
                 let y = if kind == "conv" {
@@ -125,27 +94,12 @@ fn operations_agree_with_pytorch() {
                 };
                 let y = if kind == "group" {
                     let groups = golden.integers(&name("groups"))[0];
-                    group_norm(
-                        x.clone(),
-                        gamma.clone(),
-                        beta.clone(),
-                        groups,
-                        1e-5,
-                        activation,
-                    )
+                    group_norm(x.clone(), gamma.clone(), beta.clone(), groups, 1e-5, activation)
                 } else {
                     let (mean, var) = batch_stats(x.clone());
                     golden.close(&name("mean"), mean.clone().inner());
                     golden.close(&name("var"), var.clone().inner());
-                    batch_norm(
-                        x.clone(),
-                        mean,
-                        var,
-                        gamma.clone(),
-                        beta.clone(),
-                        1e-5,
-                        activation,
-                    )
+                    batch_norm(x.clone(), mean, var, gamma.clone(), beta.clone(), 1e-5, activation)
                 };
                 golden.check(&case, y, x, None, &[("gamma", gamma), ("beta", beta)]);
             }

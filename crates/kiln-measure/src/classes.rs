@@ -23,10 +23,7 @@ impl Confusion {
         check_classes(classes, truth)?;
         check_classes(classes, predicted)?;
         let mut counts = vec![0; classes * classes];
-        truth
-            .iter()
-            .zip(predicted)
-            .for_each(|(t, p)| counts[t * classes + p] += 1);
+        truth.iter().zip(predicted).for_each(|(t, p)| counts[t * classes + p] += 1);
         Ok(Self { classes, counts })
     }
 
@@ -90,15 +87,8 @@ impl Histogram {
     /// Total variation distance to equal shares, ½ Σ |cᵢ/n − 1/k|: 0 when all are as frequent, 1 − 1/k
     /// when only one class is left.
     pub fn unevenness(&self) -> f64 {
-        let (n, k) = (
-            self.counts.iter().sum::<usize>() as f64,
-            self.counts.len() as f64,
-        );
-        0.5 * self
-            .counts
-            .iter()
-            .map(|&c| (c as f64 / n - 1.0 / k).abs())
-            .sum::<f64>()
+        let (n, k) = (self.counts.iter().sum::<usize>() as f64, self.counts.len() as f64);
+        0.5 * self.counts.iter().map(|&c| (c as f64 / n - 1.0 / k).abs()).sum::<f64>()
     }
 }
 
@@ -118,9 +108,7 @@ pub fn wilson(right: usize, n: usize) -> [f64; 2] {
 
 fn check_classes(classes: usize, seen: &[usize]) -> Result<()> {
     if classes == 0 || seen.is_empty() {
-        return Err(Error::new(
-            "no classes to count; give at least one class and one picture",
-        ));
+        return Err(Error::new("no classes to count; give at least one class and one picture"));
     }
     match seen.iter().position(|&c| c >= classes) {
         None => Ok(()),

@@ -17,9 +17,7 @@ impl<'a> Features<'a> {
     /// Fails when there is no row, the length is no multiple of `d`, or a value is not finite.
     pub fn new(name: &'a str, values: &'a [f32], d: usize) -> Result<Self> {
         if values.is_empty() || d == 0 {
-            return Err(Error::new(format!(
-                "{name}: no features to measure; give at least one picture"
-            )));
+            return Err(Error::new(format!("{name}: no features to measure; give at least one picture")));
         }
         if !values.len().is_multiple_of(d) {
             return Err(Error::new(format!(
@@ -87,10 +85,7 @@ mod tests {
     use super::*;
 
     fn message(values: &[f32], d: usize) -> String {
-        Features::new("the generated pictures", values, d)
-            .err()
-            .map(|e| e.to_string())
-            .unwrap_or_default()
+        Features::new("the generated pictures", values, d).err().map(|e| e.to_string()).unwrap_or_default()
     }
 
     #[test]
@@ -99,10 +94,7 @@ mod tests {
         assert!(message(&[1.0, 2.0], 0).contains("no features"));
         assert!(message(&[1.0, 2.0, 3.0], 2).contains("rows of 2"));
         let nan = message(&[1.0, 2.0, 3.0, f32::NAN], 2);
-        assert!(
-            nan.contains("the generated pictures: feature 1 of picture 1 is NaN"),
-            "{nan}"
-        );
+        assert!(nan.contains("the generated pictures: feature 1 of picture 1 is NaN"), "{nan}");
         assert!(message(&[f32::NEG_INFINITY], 1).contains("-inf"));
     }
 }

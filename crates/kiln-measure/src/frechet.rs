@@ -30,12 +30,7 @@ pub struct Gaussian {
 impl Gaussian {
     /// Of no picture yet; `name` is what errors call the set, `d` the features of a picture.
     pub fn new(name: &str, d: usize) -> Self {
-        Self {
-            name: name.into(),
-            n: 0,
-            mean: vec![0.0; d],
-            scatter: Mat::zeros(d, d),
-        }
+        Self { name: name.into(), n: 0, mean: vec![0.0; d], scatter: Mat::zeros(d, d) }
     }
 
     /// Of one whole set.
@@ -57,20 +52,8 @@ impl Gaussian {
         mean.iter_mut().for_each(|m| *m /= n as f64);
         let centred = Mat::from_fn(d, n, |k, i| f64::from(batch.row(i)[k]) - mean[k]);
         let mut scatter = Mat::zeros(d, d);
-        matmul(
-            scatter.as_mut(),
-            Accum::Replace,
-            centred.as_ref(),
-            centred.transpose(),
-            1.0,
-            Par::Seq,
-        );
-        self.merge(&Self {
-            name: batch.name().into(),
-            n,
-            mean,
-            scatter,
-        })
+        matmul(scatter.as_mut(), Accum::Replace, centred.as_ref(), centred.transpose(), 1.0, Par::Seq);
+        self.merge(&Self { name: batch.name().into(), n, mean, scatter })
     }
 
     /// Adds the pictures another worker has seen; fails when they have another number of features.
@@ -80,12 +63,7 @@ impl Gaussian {
             return Ok(());
         }
         let (a, b) = (self.n as f64, other.n as f64);
-        let delta: Vec<f64> = other
-            .mean
-            .iter()
-            .zip(&self.mean)
-            .map(|(o, m)| o - m)
-            .collect();
+        let delta: Vec<f64> = other.mean.iter().zip(&self.mean).map(|(o, m)| o - m).collect();
         for (j, &dj) in delta.iter().enumerate() {
             for (i, &di) in delta.iter().enumerate() {
                 self.scatter[(i, j)] += other.scatter[(i, j)] + di * dj * a * b / (a + b);
@@ -111,9 +89,7 @@ impl Gaussian {
     /// The unbiased covariance (divisor n − 1, as `numpy.cov`), d × d row-major; needs two pictures.
     pub fn covariance(&self) -> Result<Vec<f64>> {
         let sigma = self.sigma()?;
-        Ok((0..self.mean.len())
-            .flat_map(|i| sigma.row(i).iter().copied().collect::<Vec<_>>())
-            .collect())
+        Ok((0..self.mean.len()).flat_map(|i| sigma.row(i).iter().copied().collect::<Vec<_>>()).collect())
     }
 
     fn sigma(&self) -> Result<Mat<f64>> {
@@ -135,31 +111,16 @@ impl Gaussian {
 pub fn distance(a: &Gaussian, b: &Gaussian) -> Result<f64> {
     same_width(a, b)?;
     let (sigma_a, sigma_b) = (a.sigma()?, b.sigma()?);
-    let shift: f64 = a
-        .mean
-        .iter()
-        .zip(&b.mean)
-        .map(|(x, y)| (x - y).powi(2))
-        .sum();
-    let traces: f64 = (0..a.mean.len())
-        .map(|i| sigma_a[(i, i)] + sigma_b[(i, i)])
-        .sum();
+    let shift: f64 = a.mean.iter().zip(&b.mean).map(|(x, y)| (x - y).powi(2)).sum();
+    let traces: f64 = (0..a.mean.len()).map(|i| sigma_a[(i, i)] + sigma_b[(i, i)]).sum();
 
     // With Σ = S Sᵀ, tr (Σ₁Σ₂)^½ = tr (S₁ᵀ Σ₂ S₁)^½ is the sum of the singular values of S₁ᵀ S₂. Taken
     // from there, rather than as roots of eigenvalues, the many directions in which nothing varies
     // cost no accuracy: the root of an eigenvalue's rounding error 1e-16 would be 1e-8.
-    let (root_a, root_b) = (
-        root(sigma_a.as_ref(), &a.name)?,
-        root(sigma_b.as_ref(), &b.name)?,
-    );
+    let (root_a, root_b) = (root(sigma_a.as_ref(), &a.name)?, root(sigma_b.as_ref(), &b.name)?);
     let values = (root_a.transpose() * &root_b)
         .singular_values()
-        .map_err(|_| {
-            Error::new(format!(
-                "{} and {}: the singular values do not converge",
-                a.name, b.name
-            ))
-        })?;
+        .map_err(|_| Error::new(format!("{} and {}: the singular values do not converge", a.name, b.name)))?;
     Ok((shift + traces - 2.0 * values.iter().sum::<f64>()).max(0.0))
 }
 
@@ -167,18 +128,12 @@ pub fn distance(a: &Gaussian, b: &Gaussian) -> Result<f64> {
 fn root(sigma: MatRef<'_, f64>, name: &str) -> Result<Mat<f64>> {
     let d = sigma.nrows();
     let eigen = sigma.self_adjoint_eigen(Side::Lower).map_err(|_| {
-        Error::new(format!(
-            "{name}: the covariance's eigenvalues do not converge; are the features huge?"
-        ))
+        Error::new(format!("{name}: the covariance's eigenvalues do not converge; are the features huge?"))
     })?;
     let (vectors, values) = (eigen.U(), eigen.S().column_vector());
     let top = values.iter().copied().fold(0.0, f64::max);
-    let kept: Vec<usize> = (0..d)
-        .filter(|&j| values[j] > top * f64::EPSILON * d as f64)
-        .collect();
-    Ok(Mat::from_fn(d, kept.len(), |i, j| {
-        vectors[(i, kept[j])] * values[kept[j]].sqrt()
-    }))
+    let kept: Vec<usize> = (0..d).filter(|&j| values[j] > top * f64::EPSILON * d as f64).collect();
+    Ok(Mat::from_fn(d, kept.len(), |i, j| vectors[(i, kept[j])] * values[kept[j]].sqrt()))
 }
 
 fn same_width(a: &Gaussian, b: &Gaussian) -> Result<()> {

@@ -24,11 +24,7 @@ pub fn from_logits(logits: Features<'_>, splits: usize, shuffle: Option<Key>) ->
 
 /// The score from class probabilities, a row a picture, each row not negative and summing to 1
 /// (within 1e-3; rows are divided by their sum).
-pub fn from_probabilities(
-    probabilities: Features<'_>,
-    splits: usize,
-    shuffle: Option<Key>,
-) -> Result<Spread> {
+pub fn from_probabilities(probabilities: Features<'_>, splits: usize, shuffle: Option<Key>) -> Result<Spread> {
     let mut log_p = Vec::with_capacity(probabilities.n());
     for (i, row) in probabilities.rows().enumerate() {
         let sum: f64 = row.iter().map(|&p| f64::from(p)).sum();
@@ -43,12 +39,7 @@ pub fn from_probabilities(
     score(probabilities, log_p, splits, shuffle)
 }
 
-fn score(
-    of: Features<'_>,
-    log_p: Vec<Vec<f64>>,
-    splits: usize,
-    shuffle: Option<Key>,
-) -> Result<Spread> {
+fn score(of: Features<'_>, log_p: Vec<Vec<f64>>, splits: usize, shuffle: Option<Key>) -> Result<Spread> {
     let (n, classes) = (of.n(), of.d());
     if splits == 0 || n < splits {
         return Err(Error::new(format!(
@@ -59,24 +50,14 @@ fn score(
     let place = |i: usize| shuffle.map_or(i, |key| key.permute(i as u64, n as u64) as usize);
     let scores: Vec<f64> = (0..splits)
         .map(|s| {
-            let part: Vec<&Vec<f64>> = (s * n / splits..(s + 1) * n / splits)
-                .map(|i| &log_p[place(i)])
-                .collect();
-            let log_q: Vec<f64> = (0..classes)
-                .map(|c| (part.iter().map(|l| l[c].exp()).sum::<f64>() / part.len() as f64).ln())
-                .collect();
+            let part: Vec<&Vec<f64>> = (s * n / splits..(s + 1) * n / splits).map(|i| &log_p[place(i)]).collect();
+            let log_q: Vec<f64> =
+                (0..classes).map(|c| (part.iter().map(|l| l[c].exp()).sum::<f64>() / part.len() as f64).ln()).collect();
             // p log p tends to 0 with p, where the logarithm alone would give 0 · −∞.
             let term = |(&l, &q): (&f64, &f64)| {
-                if l == f64::NEG_INFINITY {
-                    0.0
-                } else {
-                    l.exp() * (l - q)
-                }
+                if l == f64::NEG_INFINITY { 0.0 } else { l.exp() * (l - q) }
             };
-            let kl: f64 = part
-                .iter()
-                .map(|l| l.iter().zip(&log_q).map(term).sum::<f64>())
-                .sum();
+            let kl: f64 = part.iter().map(|l| l.iter().zip(&log_q).map(term).sum::<f64>()).sum();
             (kl / part.len() as f64).exp()
         })
         .collect();

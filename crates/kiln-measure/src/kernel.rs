@@ -28,10 +28,7 @@ pub struct Subsets {
 impl Subsets {
     /// The literature's subsets, smaller when a side has fewer pictures.
     pub fn standard(a: usize, b: usize) -> Self {
-        Self {
-            count: 100,
-            size: 1000.min(a).min(b),
-        }
+        Self { count: 100, size: 1000.min(a).min(b) }
     }
 }
 
@@ -51,53 +48,31 @@ pub fn distance(a: Features<'_>, b: Features<'_>, subsets: Subsets, key: Key) ->
     }
     let draw = |name: &str, number: usize, n: usize| -> Vec<usize> {
         let key = key.purpose(name).at(number as u64);
-        (0..subsets.size as u64)
-            .map(|i| key.permute(i, n as u64) as usize)
-            .collect()
+        (0..subsets.size as u64).map(|i| key.permute(i, n as u64) as usize).collect()
     };
-    let drawn: Vec<_> = (0..subsets.count)
-        .map(|s| (draw("a", s, a.n()), draw("b", s, b.n())))
-        .collect();
+    let drawn: Vec<_> = (0..subsets.count).map(|s| (draw("a", s, a.n()), draw("b", s, b.n()))).collect();
     over_subsets(a, b, &drawn)
 }
 
 /// Mean and standard deviation of MMD² over the given subsets, each the pictures of `a` and of `b`.
-pub fn over_subsets(
-    a: Features<'_>,
-    b: Features<'_>,
-    subsets: &[(Vec<usize>, Vec<usize>)],
-) -> Result<Spread> {
+pub fn over_subsets(a: Features<'_>, b: Features<'_>, subsets: &[(Vec<usize>, Vec<usize>)]) -> Result<Spread> {
     a.same_width(&b)?;
     if subsets.is_empty() {
-        return Err(Error::usage(
-            "kernel distance over no subset; set at least 1",
-        ));
+        return Err(Error::usage("kernel distance over no subset; set at least 1"));
     }
     for (pick_a, pick_b) in subsets {
         for (side, pick) in [(a, pick_a), (b, pick_b)] {
             if pick.len() < 2 {
-                return Err(Error::new(format!(
-                    "{}: a subset needs at least 2 pictures",
-                    side.name()
-                )));
+                return Err(Error::new(format!("{}: a subset needs at least 2 pictures", side.name())));
             }
             if let Some(i) = pick.iter().find(|&&i| i >= side.n()) {
-                return Err(Error::new(format!(
-                    "{}: no picture {i} in {}",
-                    side.name(),
-                    side.n()
-                )));
+                return Err(Error::new(format!("{}: no picture {i} in {}", side.name(), side.n())));
             }
         }
     }
     let values: Vec<f64> = subsets
         .par_iter()
-        .map(|(pick_a, pick_b)| {
-            mmd2(
-                &a.columns(pick_a.iter().copied()),
-                &b.columns(pick_b.iter().copied()),
-            )
-        })
+        .map(|(pick_a, pick_b)| mmd2(&a.columns(pick_a.iter().copied()), &b.columns(pick_b.iter().copied())))
         .collect();
     Ok(Spread::of(&values))
 }
@@ -117,14 +92,7 @@ fn within(x: &Mat<f64>) -> f64 {
 /// k(xᵢ, yⱼ) for all pairs.
 fn kernel(x: &Mat<f64>, y: &Mat<f64>) -> Mat<f64> {
     let mut k = Mat::zeros(x.ncols(), y.ncols());
-    matmul(
-        k.as_mut(),
-        Accum::Replace,
-        x.transpose(),
-        y.as_ref(),
-        1.0 / x.nrows() as f64,
-        Par::Seq,
-    );
+    matmul(k.as_mut(), Accum::Replace, x.transpose(), y.as_ref(), 1.0 / x.nrows() as f64, Par::Seq);
     faer::zip!(&mut k).for_each(|faer::unzip!(k)| *k = (*k + 1.0).powi(3));
     k
 }

@@ -19,10 +19,7 @@ impl Spread {
         let n = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-        Self {
-            mean,
-            std: variance.sqrt(),
-        }
+        Self { mean, std: variance.sqrt() }
     }
 }
 
@@ -78,35 +75,22 @@ impl Measure {
 
     /// A mean with its standard deviation.
     pub fn spread(measure: &str, spread: Spread, n: usize) -> Self {
-        Self {
-            std: Some(spread.std),
-            ..Self::new(measure, spread.mean, n)
-        }
+        Self { std: Some(spread.std), ..Self::new(measure, spread.mean, n) }
     }
 
     /// With a confidence interval.
     pub fn within(self, interval: [f64; 2]) -> Self {
-        Self {
-            interval: Some(interval),
-            ..self
-        }
+        Self { interval: Some(interval), ..self }
     }
 
     /// Measured in the features of `net` (`classifier:fashion`).
     pub fn features(self, net: &str) -> Self {
-        Self {
-            features: Some(net.into()),
-            ..self
-        }
+        Self { features: Some(net.into()), ..self }
     }
 
     /// Measured against part `split` of the data set `reference`.
     pub fn against(self, reference: &str, split: &str) -> Self {
-        Self {
-            reference: Some(reference.into()),
-            split: Some(split.into()),
-            ..self
-        }
+        Self { reference: Some(reference.into()), split: Some(split.into()), ..self }
     }
 }
 
@@ -150,13 +134,8 @@ mod tests {
 
     #[test]
     fn a_measure_is_one_line_and_one_object() {
-        let fid = Measure::new("fid", 12.3, 10_000)
-            .features("classifier:fashion")
-            .against("fashion", "test");
-        assert_eq!(
-            fid.to_string(),
-            "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)"
-        );
+        let fid = Measure::new("fid", 12.3, 10_000).features("classifier:fashion").against("fashion", "test");
+        assert_eq!(fid.to_string(), "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)");
         let json = serde_json::to_string(&fid).unwrap();
         assert_eq!(
             json,
@@ -167,21 +146,10 @@ mod tests {
 
     #[test]
     fn spread_interval_and_rounding_are_shown() {
-        let is = Measure::spread(
-            "is",
-            Spread {
-                mean: 8.123_456_7,
-                std: 0.05,
-            },
-            500,
-        )
-        .features("net:w");
+        let is = Measure::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w");
         assert_eq!(is.to_string(), "is[net:w] = 8.1235 ± 0.05 (n = 500)");
         let accuracy = Measure::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
-        assert_eq!(
-            accuracy.to_string(),
-            "accuracy = 0.64 in 0.50141..0.75861 (n = 50)"
-        );
+        assert_eq!(accuracy.to_string(), "accuracy = 0.64 in 0.50141..0.75861 (n = 50)");
         assert_eq!(short(123_456_789.0), "123460000");
         assert_eq!(short(-0.000_012_345_67), "-0.000012346");
         assert_eq!(short(0.0), "0");
@@ -193,11 +161,6 @@ mod tests {
         assert_eq!(psnr.to_string(), "psnr = inf (n = 1)");
         let json = serde_json::to_string(&psnr).unwrap();
         assert!(json.contains(r#""value":null"#));
-        assert!(
-            serde_json::from_str::<Measure>(&json)
-                .unwrap()
-                .value
-                .is_nan()
-        );
+        assert!(serde_json::from_str::<Measure>(&json).unwrap().value.is_nan());
     }
 }

@@ -34,18 +34,12 @@ pub struct TwoSamples {
 /// Fails when the widths differ.
 pub fn median_distance(a: Features<'_>, b: Features<'_>) -> Result<f64> {
     let (squares, n) = (squared_distances(a, b)?, a.n() + b.n());
-    let mut distances: Vec<f64> = (0..n)
-        .flat_map(|j| (0..j).map(move |i| (i, j)))
-        .map(|at| squares[at].sqrt())
-        .collect();
+    let mut distances: Vec<f64> =
+        (0..n).flat_map(|j| (0..j).map(move |i| (i, j))).map(|at| squares[at].sqrt()).collect();
     let middle = distances.len() / 2;
     let (below, &mut upper, _) = distances.select_nth_unstable_by(middle, f64::total_cmp);
     let lower = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    Ok(if n * (n - 1) / 2 % 2 == 1 {
-        upper
-    } else {
-        (lower + upper) / 2.0
-    })
+    Ok(if n * (n - 1) / 2 % 2 == 1 { upper } else { (lower + upper) / 2.0 })
 }
 
 impl TwoSamples {
@@ -59,20 +53,13 @@ impl TwoSamples {
         }
         for side in [a, b] {
             if side.n() < 2 {
-                return Err(Error::new(format!(
-                    "{}: one point has no pair; give at least 2",
-                    side.name()
-                )));
+                return Err(Error::new(format!("{}: one point has no pair; give at least 2", side.name())));
             }
         }
         let mut kernel = squared_distances(a, b)?;
-        faer::zip!(&mut kernel).for_each(|faer::unzip!(k)| {
-            *k = widths.iter().map(|s| (-*k / (2.0 * s * s)).exp()).sum()
-        });
-        Ok(Self {
-            kernel,
-            first: a.n(),
-        })
+        faer::zip!(&mut kernel)
+            .for_each(|faer::unzip!(k)| *k = widths.iter().map(|s| (-*k / (2.0 * s * s)).exp()).sum());
+        Ok(Self { kernel, first: a.n() })
     }
 
     /// How far apart the two sets are.
@@ -98,17 +85,14 @@ impl TwoSamples {
     fn of(&self, order: &[usize]) -> Mmd {
         let (x, y) = order.split_at(self.first);
         let sum = |a: &[usize], b: &[usize]| -> f64 {
-            b.iter()
-                .map(|&j| a.iter().map(|&i| self.kernel[(i, j)]).sum::<f64>())
-                .sum()
+            b.iter().map(|&j| a.iter().map(|&i| self.kernel[(i, j)]).sum::<f64>()).sum()
         };
         let trace = |a: &[usize]| -> f64 { a.iter().map(|&i| self.kernel[(i, i)]).sum() };
         let (m, n) = (x.len() as f64, y.len() as f64);
         let (xx, yy, xy) = (sum(x, x), sum(y, y), sum(x, y) / (m * n));
         Mmd {
             biased: xx / (m * m) + yy / (n * n) - 2.0 * xy,
-            unbiased: (xx - trace(x)) / (m * (m - 1.0)) + (yy - trace(y)) / (n * (n - 1.0))
-                - 2.0 * xy,
+            unbiased: (xx - trace(x)) / (m * (m - 1.0)) + (yy - trace(y)) / (n * (n - 1.0)) - 2.0 * xy,
         }
     }
 }
@@ -118,7 +102,5 @@ fn squared_distances(a: Features<'_>, b: Features<'_>) -> Result<Mat<f64>> {
     a.same_width(&b)?;
     let rows: Vec<&[f32]> = a.rows().chain(b.rows()).collect();
     let square = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
-    Ok(Mat::from_fn(rows.len(), rows.len(), |i, j| {
-        rows[i].iter().zip(rows[j]).map(square).sum()
-    }))
+    Ok(Mat::from_fn(rows.len(), rows.len(), |i, j| rows[i].iter().zip(rows[j]).map(square).sum()))
 }

@@ -31,19 +31,11 @@ const RADIUS: usize = 5;
 /// with its constants K₁ = 0.01, K₂ = 0.03, Gaussian window σ = 1.5, population covariance: scikit-image's
 /// `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
 /// Fails for pictures smaller than the window.
-pub fn ssim(
-    a: &[f32],
-    b: &[f32],
-    [channels, height, width]: [usize; 3],
-    range: f64,
-) -> Result<f64> {
+pub fn ssim(a: &[f32], b: &[f32], [channels, height, width]: [usize; 3], range: f64) -> Result<f64> {
     check_range(range)?;
     check_values(a, b)?;
     if a.len() != channels * height * width {
-        return Err(Error::new(format!(
-            "{} values are no picture of {channels}×{height}×{width}",
-            a.len()
-        )));
+        return Err(Error::new(format!("{} values are no picture of {channels}×{height}×{width}", a.len())));
     }
     let window = 2 * RADIUS + 1;
     if height < window || width < window {
@@ -56,27 +48,15 @@ pub fn ssim(
     let mut total = 0.0;
     for (x, y) in a.chunks_exact(plane).zip(b.chunks_exact(plane)) {
         let local = |f: fn(f64, f64) -> f64| {
-            blur(
-                x.iter()
-                    .zip(y)
-                    .map(|(&x, &y)| f(f64::from(x), f64::from(y)))
-                    .collect(),
-                height,
-                width,
-            )
+            blur(x.iter().zip(y).map(|(&x, &y)| f(f64::from(x), f64::from(y))).collect(), height, width)
         };
         let (mx, my) = (local(|x, _| x), local(|_, y| y));
-        let (xx, yy, xy) = (
-            local(|x, _| x * x),
-            local(|_, y| y * y),
-            local(|x, y| x * y),
-        );
+        let (xx, yy, xy) = (local(|x, _| x * x), local(|_, y| y * y), local(|x, y| x * y));
         let similarity: f64 = (0..mx.len())
             .map(|i| {
                 let (vx, vy) = (xx[i] - mx[i] * mx[i], yy[i] - my[i] * my[i]);
                 let vxy = xy[i] - mx[i] * my[i];
-                (2.0 * mx[i] * my[i] + c1) * (2.0 * vxy + c2)
-                    / ((mx[i] * mx[i] + my[i] * my[i] + c1) * (vx + vy + c2))
+                (2.0 * mx[i] * my[i] + c1) * (2.0 * vxy + c2) / ((mx[i] * mx[i] + my[i] * my[i] + c1) * (vx + vy + c2))
             })
             .sum();
         total += similarity / mx.len() as f64;
@@ -97,29 +77,16 @@ fn blur(plane: Vec<f64>, height: usize, width: usize) -> Vec<f64> {
     let inner = width - 2 * RADIUS;
     let across: Vec<f64> = plane
         .chunks_exact(width)
-        .flat_map(|row| {
-            row.windows(weights.len())
-                .map(|part| part.iter().zip(&weights).map(|(v, w)| v * w).sum())
-        })
+        .flat_map(|row| row.windows(weights.len()).map(|part| part.iter().zip(&weights).map(|(v, w)| v * w).sum()))
         .collect();
     (0..(height - 2 * RADIUS) * inner)
-        .map(|i| {
-            weights
-                .iter()
-                .enumerate()
-                .map(|(k, w)| w * across[i + k * inner])
-                .sum()
-        })
+        .map(|i| weights.iter().enumerate().map(|(k, w)| w * across[i + k * inner]).sum())
         .collect()
 }
 
 fn mean(a: &[f32], b: &[f32], of: impl Fn(f64) -> f64) -> Result<f64> {
     check_values(a, b)?;
-    let sum: f64 = a
-        .iter()
-        .zip(b)
-        .map(|(&x, &y)| of(f64::from(x) - f64::from(y)))
-        .sum();
+    let sum: f64 = a.iter().zip(b).map(|(&x, &y)| of(f64::from(x) - f64::from(y))).sum();
     Ok(sum / a.len() as f64)
 }
 
@@ -132,9 +99,7 @@ fn check_values(a: &[f32], b: &[f32]) -> Result<()> {
         )));
     }
     if a.iter().chain(b).any(|v| !v.is_finite()) {
-        return Err(Error::new(
-            "a picture to compare holds values that are not finite; mend the network that made it",
-        ));
+        return Err(Error::new("a picture to compare holds values that are not finite; mend the network that made it"));
     }
     Ok(())
 }
@@ -143,7 +108,5 @@ fn check_range(range: f64) -> Result<()> {
     if range.is_finite() && range > 0.0 {
         return Ok(());
     }
-    Err(Error::usage(format!(
-        "the range of pixel values is {range}; give white minus black, such as 1 or 255"
-    )))
+    Err(Error::usage(format!("the range of pixel values is {range}; give white minus black, such as 1 or 255")))
 }

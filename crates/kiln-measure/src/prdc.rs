@@ -54,29 +54,20 @@ pub fn measure(real: Features<'_>, generated: Features<'_>, k: usize) -> Result<
     let generated_radii = radii(&generated_points, k);
 
     // For each real picture: is it reached (recall), is its ball hit (coverage), and by whom.
-    let rows: Vec<(bool, Vec<usize>)> =
-        squared_distances(&real_points, &generated_points, |i, row| {
-            let reached = row.iter().zip(&generated_radii).any(|(d, r)| d < r);
-            let inside = (0..row.len()).filter(|&j| row[j] < real_radii[i]).collect();
-            (reached, inside)
-        });
+    let rows: Vec<(bool, Vec<usize>)> = squared_distances(&real_points, &generated_points, |i, row| {
+        let reached = row.iter().zip(&generated_radii).any(|(d, r)| d < r);
+        let inside = (0..row.len()).filter(|&j| row[j] < real_radii[i]).collect();
+        (reached, inside)
+    });
     let mut balls = vec![0usize; generated.n()];
-    rows.iter()
-        .flat_map(|(_, inside)| inside)
-        .for_each(|&j| balls[j] += 1);
+    rows.iter().flat_map(|(_, inside)| inside).for_each(|&j| balls[j] += 1);
 
     let part = |count: usize, of: usize| count as f64 / of as f64;
     Ok(Prdc {
         precision: part(balls.iter().filter(|&&b| b > 0).count(), generated.n()),
-        recall: part(
-            rows.iter().filter(|(reached, _)| *reached).count(),
-            real.n(),
-        ),
+        recall: part(rows.iter().filter(|(reached, _)| *reached).count(), real.n()),
         density: part(balls.iter().sum(), generated.n()) / k as f64,
-        coverage: part(
-            rows.iter().filter(|(_, inside)| !inside.is_empty()).count(),
-            real.n(),
-        ),
+        coverage: part(rows.iter().filter(|(_, inside)| !inside.is_empty()).count(), real.n()),
     })
 }
 
@@ -88,31 +79,19 @@ struct Points {
 
 impl Points {
     fn of(features: Features<'_>) -> Self {
-        let squares = features
-            .rows()
-            .map(|r| r.iter().map(|&v| f64::from(v).powi(2)).sum())
-            .collect();
-        Self {
-            columns: features.columns(0..features.n()),
-            squares,
-        }
+        let squares = features.rows().map(|r| r.iter().map(|&v| f64::from(v).powi(2)).sum()).collect();
+        Self { columns: features.columns(0..features.n()), squares }
     }
 }
 
 /// The squared distance of each point to its `k`-th nearest other.
 fn radii(points: &Points, k: usize) -> Vec<f64> {
     // The point itself is among its row, the nearest: place k, counted from 0, is neighbour k.
-    squared_distances(points, points, |_, row| {
-        *row.select_nth_unstable_by(k, f64::total_cmp).1
-    })
+    squared_distances(points, points, |_, row| *row.select_nth_unstable_by(k, f64::total_cmp).1)
 }
 
 /// `each(i, row)` for every point of `a` with its squared distances to all of `b`, in order.
-fn squared_distances<T: Send>(
-    a: &Points,
-    b: &Points,
-    each: impl Fn(usize, &mut [f64]) -> T + Sync,
-) -> Vec<T> {
+fn squared_distances<T: Send>(a: &Points, b: &Points, each: impl Fn(usize, &mut [f64]) -> T + Sync) -> Vec<T> {
     let n = a.squares.len();
     (0..n.div_ceil(BLOCK))
         .into_par_iter()
@@ -121,21 +100,13 @@ fn squared_distances<T: Send>(
             let rows = BLOCK.min(n - start);
             let mut products = Mat::zeros(b.squares.len(), rows);
             let some = a.columns.subcols(start, rows);
-            matmul(
-                products.as_mut(),
-                Accum::Replace,
-                b.columns.transpose(),
-                some,
-                -2.0,
-                Par::Seq,
-            );
+            matmul(products.as_mut(), Accum::Replace, b.columns.transpose(), some, -2.0, Par::Seq);
             let each = &each;
             (0..rows).map(move |r| {
                 let i = start + r;
                 // ‖a − b‖² = ‖a‖² + ‖b‖² − 2 a·b, which rounding may take below 0.
                 let square = |(p, s): (&f64, &f64)| (p + s + a.squares[i]).max(0.0);
-                let mut row: Vec<f64> =
-                    products.col(r).iter().zip(&b.squares).map(square).collect();
+                let mut row: Vec<f64> = products.col(r).iter().zip(&b.squares).map(square).collect();
                 each(i, &mut row)
             })
         })

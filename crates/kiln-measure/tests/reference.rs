@@ -12,21 +12,14 @@ struct Fixture(Vec<u8>);
 
 impl Fixture {
     fn open() -> Self {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/reference/fixtures/measures.safetensors"
-        );
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/fixtures/measures.safetensors");
         Self(std::fs::read(path).unwrap())
     }
 
     fn numbers<const N: usize, T>(&self, name: &str, read: fn([u8; N]) -> T) -> Vec<T> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let tensor = file.tensor(name).unwrap();
-        tensor
-            .data()
-            .chunks_exact(N)
-            .map(|b| read(b.try_into().unwrap()))
-            .collect()
+        tensor.data().chunks_exact(N).map(|b| read(b.try_into().unwrap())).collect()
     }
 
     fn f32(&self, name: &str) -> Vec<f32> {
@@ -38,29 +31,17 @@ impl Fixture {
     }
 
     fn indices(&self, name: &str) -> Vec<usize> {
-        self.numbers(name, i64::from_le_bytes)
-            .into_iter()
-            .map(|i| i as usize)
-            .collect()
+        self.numbers(name, i64::from_le_bytes).into_iter().map(|i| i as usize).collect()
     }
 
     fn width(&self, name: &str) -> usize {
-        *SafeTensors::deserialize(&self.0)
-            .unwrap()
-            .tensor(name)
-            .unwrap()
-            .shape()
-            .last()
-            .unwrap()
+        *SafeTensors::deserialize(&self.0).unwrap().tensor(name).unwrap().shape().last().unwrap()
     }
 }
 
 #[track_caller]
 fn near(got: f64, want: f64, relative: f64) {
-    assert!(
-        (got - want).abs() <= relative * want.abs().max(1e-12),
-        "{got} is not {want}"
-    );
+    assert!((got - want).abs() <= relative * want.abs().max(1e-12), "{got} is not {want}");
 }
 
 #[test]
@@ -75,12 +56,7 @@ fn frechet_distance_agrees_with_scipy_and_torch_fidelity() {
         for (got, want) in a.mean().iter().zip(fixture.f64(&name("mean_a"))) {
             assert!((got - want).abs() < 1e-13, "{got} {want}");
         }
-        for (got, want) in a
-            .covariance()
-            .unwrap()
-            .iter()
-            .zip(fixture.f64(&name("cov_a")))
-        {
+        for (got, want) in a.covariance().unwrap().iter().zip(fixture.f64(&name("cov_a"))) {
             assert!((got - want).abs() < 1e-12, "{got} {want}");
         }
         let got = frechet::distance(&a, &b).unwrap();
@@ -96,14 +72,9 @@ fn frechet_distance_agrees_with_scipy_and_torch_fidelity() {
 #[test]
 fn inception_score_agrees_with_torch_fidelity() {
     let fixture = Fixture::open();
-    let (values, d) = (
-        fixture.f32("inception_score.logits"),
-        fixture.width("inception_score.logits"),
-    );
+    let (values, d) = (fixture.f32("inception_score.logits"), fixture.width("inception_score.logits"));
     let check = |values: &[f32], splits, want: &str| {
-        let got =
-            inception_score::from_logits(Features::new("logits", values, d).unwrap(), splits, None)
-                .unwrap();
+        let got = inception_score::from_logits(Features::new("logits", values, d).unwrap(), splits, None).unwrap();
         let want = fixture.f64(want);
         near(got.mean, want[0], 1e-12);
         assert!((got.std - want[1]).abs() < 1e-12);
@@ -111,10 +82,7 @@ fn inception_score_agrees_with_torch_fidelity() {
     check(&values, 1, "inception_score.one");
     check(&values, 10, "inception_score.ten");
     let order = fixture.indices("inception_score.order");
-    let shuffled: Vec<f32> = order
-        .iter()
-        .flat_map(|&i| values[i * d..][..d].to_vec())
-        .collect();
+    let shuffled: Vec<f32> = order.iter().flat_map(|&i| values[i * d..][..d].to_vec()).collect();
     check(&shuffled, 10, "inception_score.ten_shuffled");
 
     let probabilities: Vec<f32> = values
@@ -132,30 +100,16 @@ fn inception_score_agrees_with_torch_fidelity() {
 #[test]
 fn kernel_distance_agrees_with_torch_fidelity() {
     let fixture = Fixture::open();
-    let (a, b, d) = (
-        fixture.f32("kid.a"),
-        fixture.f32("kid.b"),
-        fixture.width("kid.a"),
-    );
-    let (a, b) = (
-        Features::new("a", &a, d).unwrap(),
-        Features::new("b", &b, d).unwrap(),
-    );
+    let (a, b, d) = (fixture.f32("kid.a"), fixture.f32("kid.b"), fixture.width("kid.a"));
+    let (a, b) = (Features::new("a", &a, d).unwrap(), Features::new("b", &b, d).unwrap());
     let size = fixture.width("kid.subsets");
-    let subsets: Vec<_> = fixture
-        .indices("kid.subsets")
-        .chunks(2 * size)
-        .map(|s| (s[..size].to_vec(), s[size..].to_vec()))
-        .collect();
+    let subsets: Vec<_> =
+        fixture.indices("kid.subsets").chunks(2 * size).map(|s| (s[..size].to_vec(), s[size..].to_vec())).collect();
     let got = kernel::over_subsets(a, b, &subsets).unwrap();
     let want = fixture.f64("kid.value_std");
     near(got.mean, want[0], 1e-10);
     near(got.std, want[1], 1e-10);
-    near(
-        kernel::over_subsets(a, b, &subsets[..1]).unwrap().mean,
-        fixture.f64("kid.first_subset")[0],
-        1e-10,
-    );
+    near(kernel::over_subsets(a, b, &subsets[..1]).unwrap().mean, fixture.f64("kid.first_subset")[0], 1e-10);
 }
 
 #[test]
@@ -165,16 +119,10 @@ fn prdc_agrees_with_its_authors() {
         let name = |part: &str| format!("prdc.{case}.{part}");
         let (real, generated) = (fixture.f32(&name("real")), fixture.f32(&name("generated")));
         let d = fixture.width(&name("real"));
-        let (real, generated) = (
-            Features::new("r", &real, d).unwrap(),
-            Features::new("g", &generated, d).unwrap(),
-        );
+        let (real, generated) = (Features::new("r", &real, d).unwrap(), Features::new("g", &generated, d).unwrap());
         let got = prdc::measure(real, generated, fixture.indices(&name("k"))[0]).unwrap();
         let want = fixture.f64(&name("values"));
-        for (got, want) in [got.precision, got.recall, got.density, got.coverage]
-            .into_iter()
-            .zip(want)
-        {
+        for (got, want) in [got.precision, got.recall, got.density, got.coverage].into_iter().zip(want) {
             near(got, want, 1e-12);
         }
     }
@@ -184,18 +132,11 @@ fn prdc_agrees_with_its_authors() {
 fn picture_distances_agree_with_scikit_image() {
     let fixture = Fixture::open();
     for (prefix, shape, range) in [("", [3, 15, 18], 1.0), ("bytes_", [1, 15, 18], 255.0)] {
-        let (a, b) = (
-            fixture.f32(&format!("pairs.{prefix}a")),
-            fixture.f32(&format!("pairs.{prefix}b")),
-        );
+        let (a, b) = (fixture.f32(&format!("pairs.{prefix}a")), fixture.f32(&format!("pairs.{prefix}b")));
         let want = |measure: &str| fixture.f64(&format!("pairs.{prefix}{measure}"))[0];
         near(pairs::mse(&a, &b).unwrap(), want("mse"), 1e-12);
         near(pairs::psnr(&a, &b, range).unwrap(), want("psnr"), 1e-12);
-        near(
-            pairs::ssim(&a, &b, shape, range).unwrap(),
-            want("ssim"),
-            1e-10,
-        );
+        near(pairs::ssim(&a, &b, shape, range).unwrap(), want("ssim"), 1e-10);
         near(pairs::ssim(&a, &a, shape, range).unwrap(), 1.0, 1e-12);
         assert_eq!(pairs::psnr(&a, &a, range).unwrap(), f64::INFINITY);
     }
@@ -204,18 +145,11 @@ fn picture_distances_agree_with_scikit_image() {
 #[test]
 fn classes_agree_with_scikit_learn() {
     let fixture = Fixture::open();
-    let (truth, predicted) = (
-        fixture.indices("classes.truth"),
-        fixture.indices("classes.predicted"),
-    );
+    let (truth, predicted) = (fixture.indices("classes.truth"), fixture.indices("classes.predicted"));
     let confusion = Confusion::new(6, &truth, &predicted).unwrap();
     let counts: Vec<usize> = (0..36).map(|i| confusion.count(i / 6, i % 6)).collect();
     assert_eq!(counts, fixture.indices("classes.confusion"));
-    near(
-        confusion.accuracy(),
-        fixture.f64("classes.accuracy")[0],
-        1e-15,
-    );
+    near(confusion.accuracy(), fixture.f64("classes.accuracy")[0], 1e-15);
     let interval = wilson(confusion.right(), confusion.n());
     near(interval[0], fixture.f64("classes.wilson")[0], 1e-12);
     near(interval[1], fixture.f64("classes.wilson")[1], 1e-12);
@@ -224,22 +158,11 @@ fn classes_agree_with_scikit_learn() {
 #[test]
 fn maximum_mean_discrepancy_agrees_with_scikit_learn_kernels() {
     let fixture = Fixture::open();
-    let (a, b, d) = (
-        fixture.f32("mmd.a"),
-        fixture.f32("mmd.b"),
-        fixture.width("mmd.a"),
-    );
-    let (a, b) = (
-        Features::new("a", &a, d).unwrap(),
-        Features::new("b", &b, d).unwrap(),
-    );
+    let (a, b, d) = (fixture.f32("mmd.a"), fixture.f32("mmd.b"), fixture.width("mmd.a"));
+    let (a, b) = (Features::new("a", &a, d).unwrap(), Features::new("b", &b, d).unwrap());
     let median = median_distance(a, b).unwrap();
     near(median, fixture.f64("mmd.median")[0], 1e-12);
-    let widths: Vec<f64> = fixture
-        .f64("mmd.multiples")
-        .iter()
-        .map(|m| m * median)
-        .collect();
+    let widths: Vec<f64> = fixture.f64("mmd.multiples").iter().map(|m| m * median).collect();
     let got = TwoSamples::new(a, b, &widths).unwrap().mmd();
     near(got.biased, fixture.f64("mmd.biased")[0], 1e-12);
     near(got.unbiased, fixture.f64("mmd.unbiased")[0], 1e-12);

@@ -42,12 +42,8 @@ impl FeatureAttention {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [n, c, h, w] = x.dims();
         let qkv = self.qkv.forward(self.norm.forward(x.clone(), Activation::None));
-        let part = |i: usize| {
-            qkv.clone()
-                .narrow(1, i * c, c)
-                .reshape([n, self.heads, c / self.heads, h * w])
-                .swap_dims(2, 3)
-        };
+        let part =
+            |i: usize| qkv.clone().narrow(1, i * c, c).reshape([n, self.heads, c / self.heads, h * w]).swap_dims(2, 3);
         let out = attention(part(0), part(1), part(2));
         x + self.proj.forward(out.swap_dims(2, 3).reshape([n, c, h, w]))
     }

@@ -182,12 +182,7 @@ impl ConvTranspose2dConfig {
         ConvTranspose2d {
             weight: init.weight([inputs, outputs, k, k], fan_in, self.weights),
             bias: self.bias.then(|| bias(init, outputs, fan_in, self.weights)),
-            options: ConvOptions {
-                stride: [self.stride; 2],
-                padding: [self.padding; 2],
-                dilation: [1; 2],
-                groups: 1,
-            },
+            options: ConvOptions { stride: [self.stride; 2], padding: [self.padding; 2], dilation: [1; 2], groups: 1 },
             output_padding: self.output_padding,
         }
     }
@@ -211,6 +206,23 @@ impl ConvTranspose2d {
     /// [n, in, h, w] → [n, out, (h − 1)·stride − 2·padding + k + output_padding, …]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let bias = self.bias.as_ref().map(Param::val);
+        if x.dims()[2..] == [1, 1] && self.options.padding == [0, 0] && self.output_padding == 0 {
+            return project(x, self.weight.val(), bias);
+        }
         conv_transpose2d(x, self.weight.val(), bias, self.options, [self.output_padding; 2])
+    }
+}
+
+/// A transposed convolution of one pixel, which is a matrix product: DCGAN's projection of z.
+///
+/// # Shapes
+/// [n, in, 1, 1], [in, out, k, k], [out] → [n, out, k, k]
+fn project(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+    let (n, [inputs, outputs, kh, kw]) = (x.dims()[0], weight.dims());
+    let y = x.reshape([n, inputs]).matmul(weight.reshape([inputs, outputs * kh * kw]));
+    let y = y.reshape([n, outputs, kh, kw]);
+    match bias {
+        Some(bias) => y + bias.reshape([1, outputs, 1, 1]),
+        None => y,
     }
 }

@@ -37,12 +37,7 @@ impl Init {
     }
 
     /// A weight whose elements each see `fan_in` inputs.
-    pub fn weight<const D: usize>(
-        &mut self,
-        shape: [usize; D],
-        fan_in: usize,
-        weights: Weights,
-    ) -> Param<Tensor<D>> {
+    pub fn weight<const D: usize>(&mut self, shape: [usize; D], fan_in: usize, weights: Weights) -> Param<Tensor<D>> {
         let (index, len) = (self.next(), shape.iter().product());
         let scaled = |values: Vec<f32>, by: f64| values.into_iter().map(|v| v * by as f32).collect();
         let values = match weights {

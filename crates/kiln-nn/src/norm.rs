@@ -95,12 +95,7 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// `channels` in `groups` equal groups, ε = 10⁻⁵.
     pub fn new(groups: usize, channels: usize, init: &mut Init) -> Self {
-        Self {
-            weight: init.constant([channels], 1.0),
-            bias: init.constant([channels], 0.0),
-            groups,
-            eps: 1e-5,
-        }
+        Self { weight: init.constant([channels], 1.0), bias: init.constant([channels], 0.0), groups, eps: 1e-5 }
     }
 
     /// # Shapes

@@ -35,3 +35,29 @@ pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
     let [n, c, h, w] = x.dims();
     x.reshape([n, c, h * w]).mean_dim(2).reshape([n, c])
 }
+
+/// Spreads channels over `factor`×`factor` blocks of pixels (Shi 2016, PyTorch's `PixelShuffle`).
+///
+/// # Shapes
+/// [n, c·factor², h, w] → [n, c, factor·h, factor·w]
+pub fn pixel_shuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    if factor == 1 {
+        return x;
+    }
+    let c = c / (factor * factor);
+    x.reshape([n, c, factor, factor, h, w]).permute([0, 1, 4, 2, 5, 3]).reshape([n, c, h * factor, w * factor])
+}
+
+/// Gathers `factor`×`factor` blocks of pixels into channels: the inverse of [`pixel_shuffle`].
+///
+/// # Shapes
+/// [n, c, factor·h, factor·w] → [n, c·factor², h, w]
+pub fn pixel_unshuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    if factor == 1 {
+        return x;
+    }
+    let (h, w) = (h / factor, w / factor);
+    x.reshape([n, c, h, factor, w, factor]).permute([0, 1, 3, 5, 2, 4]).reshape([n, c * factor * factor, h, w])
+}

@@ -11,9 +11,8 @@ use burn::tensor::Tensor;
 /// [n] → [n, dim]; `dim` must be even.
 pub fn sinusoidal(t: Tensor<1>, dim: usize, shift: f64) -> Tensor<2> {
     let (n, half) = (t.dims()[0], dim / 2);
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| (-(10000f64.ln()) * i as f64 / (half as f64 - shift)).exp() as f32)
-        .collect();
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| (-(10000f64.ln()) * i as f64 / (half as f64 - shift)).exp() as f32).collect();
     let frequencies = Tensor::<1>::from_floats(frequencies.as_slice(), &t.device());
     let angles = t.reshape([n, 1]) * frequencies.reshape([1, half]);
     Tensor::cat(vec![angles.clone().sin(), angles.cos()], 1)

@@ -9,7 +9,7 @@ use kiln_core::random::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::attention::FeatureAttention;
-use crate::resample::upsample_nearest;
+use crate::resample::{pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::tensor::dropout;
 use crate::time::sinusoidal;
 use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights};
@@ -17,6 +17,9 @@ use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear
 /// The shape of a [`UNet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UNetConfig {
+    /// Pixels are gathered in patch×patch blocks before the first convolution and spread again
+    /// after the last (Hoogeboom 2023, §3.3): patch² fewer positions to work on. 1 is Ho's network.
+    pub patch: usize,
     /// Channels after the first convolution (Ho: 128).
     pub base_channels: usize,
     /// Channels of each level in multiples of `base_channels`; each level halves the size.
@@ -36,6 +39,7 @@ pub struct UNetConfig {
 impl Default for UNetConfig {
     fn default() -> Self {
         Self {
+            patch: 1,
             base_channels: 64,
             channel_multipliers: vec![1, 2, 2],
             blocks: 2,
@@ -51,12 +55,23 @@ impl UNetConfig {
     /// Why this shape cannot be built for pictures of `size`, if it cannot.
     pub fn check(&self, size: usize) -> Result<(), String> {
         let levels = self.channel_multipliers.len();
-        if levels == 0 || self.blocks == 0 || self.base_channels == 0 || self.heads == 0 || self.groups == 0 {
-            return Err("base_channels, channel_multipliers, blocks, heads and groups must not be 0 or empty".into());
+        if levels == 0
+            || self.patch == 0
+            || self.blocks == 0
+            || self.base_channels == 0
+            || self.heads == 0
+            || self.groups == 0
+        {
+            return Err(
+                "patch, base_channels, channel_multipliers, blocks, heads and groups must not be 0 or empty".into()
+            );
         }
-        let halvings = 1 << (levels - 1);
-        if !size.is_multiple_of(halvings) {
-            return Err(format!("{levels} levels need a size divisible by {halvings}, not {size}"));
+        let divisor = self.patch << (levels - 1);
+        if !size.is_multiple_of(divisor) {
+            return Err(format!(
+                "patch {} and {levels} levels need a size divisible by {divisor}, not {size}",
+                self.patch
+            ));
         }
         if !self.base_channels.is_multiple_of(2) {
             return Err("base_channels must be even (time embedding)".into());
@@ -64,7 +79,10 @@ impl UNetConfig {
         for m in &self.channel_multipliers {
             let channels = m * self.base_channels;
             if !channels.is_multiple_of(self.groups) || !channels.is_multiple_of(self.heads) || channels == 0 {
-                return Err(format!("{channels} channels are not divisible by groups = {} and heads = {}", self.groups, self.heads));
+                return Err(format!(
+                    "{channels} channels are not divisible by groups = {} and heads = {}",
+                    self.groups, self.heads
+                ));
             }
         }
         if let Some(level) = self.attention_levels.iter().find(|&&l| l >= levels) {
@@ -84,7 +102,8 @@ impl UNetConfig {
         let levels = self.channel_multipliers.len();
         let mut skips = vec![base];
         let mut channels = base;
-        let conv_in = Conv2dConfig::same3(in_channels, base).init(init);
+        let area = self.patch * self.patch;
+        let conv_in = Conv2dConfig::same3(in_channels * area, base).init(init);
         let mut down = Vec::new();
         for (level, m) in self.channel_multipliers.iter().enumerate() {
             for _ in 0..self.blocks {
@@ -123,8 +142,9 @@ impl UNetConfig {
             middle,
             up,
             norm_out: GroupNorm::new(self.groups, channels, init),
-            conv_out: Conv2dConfig::same3(channels, out_channels).weights(Weights::Zero).init(init),
+            conv_out: Conv2dConfig::same3(channels, out_channels * area).weights(Weights::Zero).init(init),
             base_channels: base,
+            patch: self.patch,
         }
     }
 
@@ -231,6 +251,8 @@ pub struct UNet {
     conv_out: Conv2d,
     #[module(skip)]
     base_channels: usize,
+    #[module(skip)]
+    patch: usize,
 }
 
 impl UNet {
@@ -238,7 +260,13 @@ impl UNet {
     /// x [n, in, h, w], t [n] in steps, classes [n] → [n, out, h, w]
     ///
     /// `classes` of an unconditional network are ignored; `dropout` keys the masks while training.
-    pub fn forward(&self, x: Tensor<4>, t: Tensor<1>, classes: Option<Tensor<1, Int>>, dropout: Option<Key>) -> Tensor<4> {
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        t: Tensor<1>,
+        classes: Option<Tensor<1, Int>>,
+        dropout: Option<Key>,
+    ) -> Tensor<4> {
         let time = sinusoidal(t, self.base_channels, 1.0);
         let time = self.time2.forward(silu(self.time1.forward(time)));
         let time = match (&self.class, classes) {
@@ -252,7 +280,7 @@ impl UNet {
             site += 1;
             dropout.map(|k| k.purpose("dropout").at(site))
         };
-        let mut h = self.conv_in.forward(x);
+        let mut h = self.conv_in.forward(pixel_unshuffle(x, self.patch));
         let mut skips = vec![h.clone()];
         for stage in &self.down {
             h = stage.forward(h, &time, key());
@@ -262,12 +290,15 @@ impl UNet {
         h = self.middle.attention.forward(h);
         h = self.middle.block2.forward(h, &time, key());
         for stage in &self.up {
-            if !matches!(stage, Stage::Up(_)) && let Some(skip) = skips.pop() {
+            if !matches!(stage, Stage::Up(_))
+                && let Some(skip) = skips.pop()
+            {
                 h = Tensor::cat(vec![h, skip], 1);
             }
             h = stage.forward(h, &time, key());
         }
-        self.conv_out.forward(self.norm_out.forward(h, Activation::Silu))
+        let out = self.conv_out.forward(self.norm_out.forward(h, Activation::Silu));
+        pixel_shuffle(out, self.patch)
     }
 }
 

@@ -15,6 +15,9 @@ use kiln_train::{AnySystem, entry};
 pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
+        entry::<autoencoder::vae::Vae>(),
+        entry::<adversarial::dcgan::Dcgan>(),
+        entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),
         entry::<translation::cyclegan::CycleGan>(),
         entry::<adaptation::dann::Dann>(),

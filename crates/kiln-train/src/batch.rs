@@ -68,7 +68,11 @@ impl Batch {
     /// If the data set has none.
     pub fn labels(&self) -> Result<Tensor<1, Int>> {
         let labels = self.domains[0].labels.clone();
-        labels.ok_or_else(|| Error::usage("this system needs labels, and the data set has none; use a folder with one sub-folder a class"))
+        labels.ok_or_else(|| {
+            Error::usage(
+                "this system needs labels, and the data set has none; use a folder with one sub-folder a class",
+            )
+        })
     }
 
     /// Progress through the run, from 0 to 1.

@@ -96,11 +96,14 @@ impl Checkpoint {
             fs::rename(&partial, &whole).context(place)?;
             write_atomically(&folder.join(LATEST), name.as_bytes())
         };
-        write().inspect_err(|_| {
-            // Best effort: the error already says what failed.
-            let _ = fs::remove_dir_all(&partial);
-        })
-        .map_err(|e| Error::new(format!("{e}; the last good checkpoint is kept, free some space and `kiln resume`")))
+        write()
+            .inspect_err(|_| {
+                // Best effort: the error already says what failed.
+                let _ = fs::remove_dir_all(&partial);
+            })
+            .map_err(|e| {
+                Error::new(format!("{e}; the last good checkpoint is kept, free some space and `kiln resume`"))
+            })
     }
 
     /// Reads one checkpoint and verifies every file against its hash.
@@ -161,7 +164,10 @@ impl Checkpoint {
             }
         }
         match last {
-            Some(e) => Err(Error::new(format!("{}: no checkpoint is whole ({e}); train anew with another --out", folder.display()))),
+            Some(e) => Err(Error::new(format!(
+                "{}: no checkpoint is whole ({e}); train anew with another --out",
+                folder.display()
+            ))),
             None => Ok(None),
         }
     }
@@ -207,10 +213,8 @@ fn hash(bytes: &[u8]) -> String {
 /// # Errors
 /// If a shape does not fit its values.
 pub fn to_bytes(state: &State) -> Result<Vec<u8>> {
-    let bytes: Vec<(&String, Vec<u8>)> = state
-        .iter()
-        .map(|(name, t)| (name, t.values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-        .collect();
+    let bytes: Vec<(&String, Vec<u8>)> =
+        state.iter().map(|(name, t)| (name, t.values.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();
     let views = state
         .values()
         .zip(&bytes)
@@ -297,7 +301,9 @@ mod tests {
         assert_eq!(found, Some(10));
         assert!(said[0].contains("0000000020") && said[0].contains("damaged"), "{said:?}");
         fs::write(path(dir.path(), 10).join("state.json"), "{").unwrap();
-        assert!(Checkpoint::newest(dir.path(), &mut |_| ()).unwrap_err().to_string().contains("no checkpoint is whole"));
+        assert!(
+            Checkpoint::newest(dir.path(), &mut |_| ()).unwrap_err().to_string().contains("no checkpoint is whole")
+        );
     }
 
     #[test]

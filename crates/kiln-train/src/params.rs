@@ -140,9 +140,16 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     });
     for (path, shape) in &shapes {
         match state.get(path) {
-            None => return Err(Error::new(format!("{place}: tensor `{path}` is missing; was it written by another configuration?"))),
+            None => {
+                return Err(Error::new(format!(
+                    "{place}: tensor `{path}` is missing; was it written by another configuration?"
+                )));
+            }
             Some(saved) if saved.shape != *shape => {
-                return Err(Error::new(format!("{place}: tensor `{path}` has shape {:?}, this configuration needs {shape:?}", saved.shape)));
+                return Err(Error::new(format!(
+                    "{place}: tensor `{path}` has shape {:?}, this configuration needs {shape:?}",
+                    saved.shape
+                )));
             }
             Some(_) => {}
         }

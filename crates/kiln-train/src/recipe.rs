@@ -137,7 +137,12 @@ fn merge_at(base: &mut Table, changes: &Table, place: &str, prefix: &str) -> Res
         let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         if !base.contains_key(key) {
             let hint = nearest(key, base.keys().map(String::as_str))
-                .map(|n| format!("did you mean `{}`?", if prefix.is_empty() { n.to_string() } else { format!("{prefix}.{n}") }))
+                .map(|n| {
+                    format!(
+                        "did you mean `{}`?",
+                        if prefix.is_empty() { n.to_string() } else { format!("{prefix}.{n}") }
+                    )
+                })
                 .unwrap_or_else(|| format!("known here: {}", base.keys().cloned().collect::<Vec<_>>().join(", ")));
             return Err(Error::usage(format!("{place}: unknown key `{full}`; {hint}")));
         }

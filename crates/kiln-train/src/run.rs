@@ -44,7 +44,10 @@ impl Run {
     pub fn open(root: &Path) -> Result<Self> {
         let run = Self { root: root.to_path_buf() };
         if !run.recipe_path().is_file() {
-            return Err(Error::usage(format!("{}: not a run (no recipe.toml); `kiln train` makes one", root.display())));
+            return Err(Error::usage(format!(
+                "{}: not a run (no recipe.toml); `kiln train` makes one",
+                root.display()
+            )));
         }
         Ok(run)
     }

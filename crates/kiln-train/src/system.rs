@@ -164,6 +164,8 @@ impl Ability {
 pub struct GenerateRequest {
     /// Which samples: sample 17 is the same picture whatever else is asked for.
     pub indices: Range<u64>,
+    /// The seed behind `key`.
+    pub seed: u64,
     /// Keys all randomness.
     pub key: Key,
     /// The class, for class-conditional systems.
@@ -181,6 +183,7 @@ impl GenerateRequest {
     pub fn new(indices: Range<u64>, seed: u64, device: &Device) -> Self {
         Self {
             indices,
+            seed,
             key: Key::new(seed).purpose("sample"),
             class: None,
             sampler: SamplerSettings::default(),

@@ -66,10 +66,8 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
     let sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
     model::check_kind(S::ID, S::DATA, &sets)?;
     recipe.data.classes = sets[0].classes().to_vec();
-    let streams = sets
-        .into_iter()
-        .map(|set| Prepared::new(set, rule.clone()).map(Arc::new))
-        .collect::<Result<Vec<_>>>()?;
+    let streams =
+        sets.into_iter().map(|set| Prepared::new(set, rule.clone()).map(Arc::new)).collect::<Result<Vec<_>>>()?;
     let shape = streams[0].shape();
     if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
         return Err(Error::usage(format!(
@@ -89,7 +87,8 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
             )));
         }
     }
-    (recipe.data.channels, recipe.data.size) = (shape[0], if shape[1] == shape[2] { shape[1] } else { recipe.data.size });
+    (recipe.data.channels, recipe.data.size) =
+        (shape[0], if shape[1] == shape[2] { shape[1] } else { recipe.data.size });
     let pictures = Pictures { shape, classes: recipe.data.classes.clone() };
     Ok((streams, pictures))
 }
@@ -206,7 +205,9 @@ fn train<S: System>(
             last = values.into_iter().collect();
         }
         if let Some(p) = &mut progress {
-            p.update(images, || last.iter().map(|(k, v): (&String, &f64)| format!("{k} {v:.4}")).collect::<Vec<_>>().join(" "));
+            p.update(images, || {
+                last.iter().map(|(k, v): (&String, &f64)| format!("{k} {v:.4}")).collect::<Vec<_>>().join(" ")
+            });
         }
         if crossed(config.checkpoint_every) || done {
             live.watch_best(config, &watched.take());
@@ -224,11 +225,7 @@ fn train<S: System>(
     if let Some(p) = &progress {
         p.finish();
         if !complete {
-            eprintln!(
-                "stopped at {} images; go on with: kiln resume {}",
-                live.counters.images,
-                run.root().display()
-            );
+            eprintln!("stopped at {} images; go on with: kiln resume {}", live.counters.images, run.root().display());
         } else {
             eprintln!("{}: {} images in {}", S::ID, live.counters.images, minutes(live.counters.seconds));
         }

@@ -1,522 +1,484 @@
 //! Convolution and its transpose, both as sums over taps gathered from the other field.
 //!
-//! Every output pixel is a sum over channels and taps of weights times source pixels at fixed
-//! shifts. A strided transpose is split into the `stride x stride` classes of output pixels that
-//! see the same taps, each of them a plain convolution with fewer taps.
-//! The source is copied, a band of rows at a time, into a zero-padded buffer that stays in the
-//! second-level cache; strided sources are split there by residue, so that neighbouring output
-//! pixels always read neighbouring floats. The tile kernel then runs straight over that buffer: a
-//! step is one (channel, tap), its left side the packed weights, its right side a vector of pixels.
+//! Every output pixel is a sum over steps, a step being one (channel, tap): a weight times the
+//! source pixel at the tap's shift. A strided transpose is split into the `stride x stride` classes
+//! of output pixels that see the same taps, each of them a plain convolution with fewer taps.
+//! Source rows are copied, a band at a time, into a zero-padded buffer ([`Bands`]) that stays in
+//! the second-level cache. The tile kernel, weights on its left side, then reads its vectors of
+//! pixels straight from that buffer where rows are long. Rows much shorter than a vector would
+//! waste lanes, so there the pixels of several images are first collected into full panels.
 
-use super::Shape;
+use super::{Shape, axis::Axis, band::Bands};
 use crate::{
+    ConvOptions,
     isa::Isa,
+    lanes,
     output::{self, Output},
     tasks,
-    tile::{MAX_ROWS, MAX_WIDTH, Steps, Tile},
+    tile::{MAX_ROWS, MAX_WIDTH, Start, Steps, Tile},
 };
+use std::ops::Range;
 
-/// Floats a band's buffer should not exceed: half a typical second-level cache of 1 MiB.
-const BAND: usize = 128 << 10;
+/// Steps of a panel collected at a time: weights of one block then fit the first-level cache.
+const CHUNK: usize = 256;
+/// Steps whose pixels, two vectors each, leave half of the first-level cache.
+const FEW: usize = 192;
+/// Panels that share one reading of the weights.
+const SET: usize = 4;
 
 /// The far field `[images, far..]` from the near field: `conv2d`.
-pub(crate) fn to_far(
-    isa: Isa,
-    s: &Shape,
-    near: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+pub(crate) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let axis = |a: usize| {
-        Axis::convolution(
-            s.kernel[a],
-            s.options.stride[a],
-            s.options.padding[a],
-            s.options.dilation[a],
-            s.far[1 + a],
-        )
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
+        Axis::convolution(s.kernel[a], stride[a], padding[a], dilation[a], s.far[1 + a])
     };
-    let taps = s.taps();
-    let product = Product {
-        images: s.images,
-        groups: s.options.groups,
-        source: s.near,
-        target: s.far,
-        kernel_width: s.kernel[1],
-        passes: vec![(axis(0), axis(1))],
-        weights: w,
-        out_stride: s.near_group() * taps,
-        in_stride: taps,
-        group_stride: s.far_group() * s.near_group() * taps,
-        bias,
-        work: s.work(),
-    };
-    product.run(isa, near)
+    let strides = (s.near_group() * s.taps(), s.taps());
+    Product::new(s, s.near, s.far, w, strides, bias).run(isa, vec![(axis(0), axis(1))], near)
 }
 
 /// The near field `[images, near..]` from the far field: `conv_transpose2d`, and the gradient of
 /// `conv2d` in its input.
-pub(crate) fn to_near(
-    isa: Isa,
-    s: &Shape,
-    far: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+pub(crate) fn to_near(isa: Isa, s: &Shape, far: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let axis = |a: usize| {
-        Axis::transposed(
-            s.kernel[a],
-            s.options.stride[a],
-            s.options.padding[a],
-            s.options.dilation[a],
-            s.near[1 + a],
-        )
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
+        Axis::transposed(s.kernel[a], stride[a], padding[a], dilation[a], s.near[1 + a])
     };
     let (rows, columns) = (axis(0), axis(1));
-    let passes = rows
-        .iter()
-        .flat_map(|y| columns.iter().map(|x| (y.clone(), x.clone())))
-        .collect();
-    let taps = s.taps();
-    let product = Product {
-        images: s.images,
-        groups: s.options.groups,
-        source: s.far,
-        target: s.near,
-        kernel_width: s.kernel[1],
-        passes,
-        weights: w,
-        out_stride: taps,
-        in_stride: s.near_group() * taps,
-        group_stride: s.far_group() * s.near_group() * taps,
-        bias,
-        work: s.work(),
-    };
-    product.run(isa, far)
+    let passes = rows.iter().flat_map(|y| columns.iter().map(|x| (y.clone(), x.clone()))).collect();
+    let strides = (s.taps(), s.near_group() * s.taps());
+    Product::new(s, s.far, s.near, w, strides, bias).run(isa, passes, far)
 }
 
-/// One axis of a pass: output `first + i * stride` for `i < count` sees, through each tap
-/// `(kernel index, shift)`, the source at `i * step + shift`.
-#[derive(Clone, Debug)]
-struct Axis {
-    taps: Vec<(usize, isize)>,
-    step: usize,
-    first: usize,
-    stride: usize,
-    count: usize,
-}
-
-impl Axis {
-    fn convolution(
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-        count: usize,
-    ) -> Axis {
-        let taps = (0..kernel)
-            .map(|k| (k, (k * dilation) as isize - padding as isize))
-            .collect();
-        Axis {
-            taps,
-            step: stride,
-            first: 0,
-            stride: 1,
-            count,
-        }
-    }
-
-    /// The classes of outputs of a transposed convolution: output `o` sees source `i` through tap
-    /// `k` where `i * stride + k * dilation - padding = o`.
-    fn transposed(
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-        count: usize,
-    ) -> Vec<Axis> {
-        (0..stride.min(count))
-            .map(|first| {
-                let taps = (0..kernel)
-                    .map(|k| (k, (first + padding) as isize - (k * dilation) as isize))
-                    .filter(|(_, shift)| shift.rem_euclid(stride as isize) == 0)
-                    .map(|(k, shift)| (k, shift.div_euclid(stride as isize)))
-                    .collect();
-                Axis {
-                    taps,
-                    step: 1,
-                    first,
-                    stride,
-                    count: (count - first).div_ceil(stride),
-                }
-            })
-            .collect()
-    }
-
-    fn least_shift(&self) -> isize {
-        self.taps.iter().map(|tap| tap.1).min().unwrap_or(0)
-    }
-
-    /// Residues modulo `step` that some tap reads, in the order of the buffer's planes.
-    fn residues(&self) -> Vec<usize> {
-        let least = self.least_shift();
-        let mut residues: Vec<usize> = self
-            .taps
-            .iter()
-            .map(|tap| (tap.1 - least) as usize % self.step)
-            .collect();
-        residues.sort_unstable();
-        residues.dedup();
-        residues
-    }
-
-    /// For each tap `(kernel index, place among the residues, index within the residue)`.
-    fn places(&self) -> Vec<(usize, usize, usize)> {
-        let (least, residues) = (self.least_shift(), self.residues());
-        self.taps
-            .iter()
-            .map(|&(k, shift)| {
-                let offset = (shift - least) as usize;
-                let residue = residues
-                    .iter()
-                    .position(|r| *r == offset % self.step)
-                    .unwrap_or(0);
-                (k, residue, offset / self.step)
-            })
-            .collect()
-    }
-
-    /// How far beyond `count` the buffer must extend within a residue.
-    fn reach(&self) -> usize {
-        self.places().iter().map(|place| place.2).max().unwrap_or(0)
-    }
-}
-
-/// A convolution-like product: which field is read, which is written, and how weights lie.
+/// Which field is read, which is written, and how weights lie.
 struct Product<'a> {
     images: usize,
     groups: usize,
     /// Channels, height, width of the field read and of the field written.
     source: [usize; 3],
     target: [usize; 3],
+    /// Channels of one group on either side.
+    inputs: usize,
+    outputs: usize,
     kernel_width: usize,
-    passes: Vec<(Axis, Axis)>,
     weights: &'a [f32],
     /// Distance in `weights` between output channels, input channels and groups.
-    out_stride: usize,
-    in_stride: usize,
-    group_stride: usize,
+    strides: (usize, usize, usize),
     bias: Option<&'a [f32]>,
     work: usize,
 }
 
-/// Everything about a pass that its tasks share.
-struct Plan<'p> {
-    rows: &'p Axis,
-    columns: &'p Axis,
-    residues: [Vec<usize>; 2],
-    /// Output rows per band, and bands.
-    band: usize,
-    bands: usize,
-    /// Rows and row length of one residue's plane, and floats from one channel to the next.
-    height: usize,
-    pitch: usize,
-    plane: usize,
-    /// First pixels (as `row * pitch + column` of a band) of the vectors covering a band.
-    vectors: Vec<usize>,
-    /// `[group][block][step][block rows]`.
-    packed: Vec<f32>,
-    steps: Steps,
-    step_count: usize,
+/// One class of output pixels, and how it is computed.
+struct Pass {
+    bands: Bands,
+    /// Images computed together.
+    together: usize,
+    /// Per step, where it reads the buffer relative to the output pixel.
+    offsets: Vec<usize>,
+    /// Weights as the tile reads them: `[group][block of outputs][step][output of the block]`.
+    weights: Vec<f32>,
+    way: Way,
 }
 
-impl Product<'_> {
-    fn run(&self, isa: Isa, source: &[f32]) -> Vec<f32> {
-        let tile = Tile::new(isa);
-        let (inputs, outputs) = (self.source[0] / self.groups, self.target[0] / self.groups);
-        let block = tile.block(outputs);
-        let blocks = outputs.div_ceil(block);
-        let plans: Vec<Plan> = self
-            .passes
-            .iter()
-            .map(|(y, x)| self.plan(tile, y, x, inputs, outputs, block))
-            .collect();
+enum Way {
+    /// Vectors read from the buffer: all steps, and the tiles covering a band, each with the
+    /// places its one or two vectors start at.
+    Direct { steps: Steps, tiles: Vec<Cover<usize>> },
+    /// Pixels collected first: the steps of a full chunk and of the last one, and the panels, each
+    /// with what [`lanes::collect`] copies for it.
+    Panels { full: Steps, last: Steps, panels: Vec<Cover<(usize, usize)>> },
+}
 
-        // A task is one band of one image and pass; with few of them the output channels are
-        // divided as well. Whatever the split, every output sums its steps in the same order.
-        let bands: usize = plans.iter().map(|plan| plan.bands).sum();
-        let places: Vec<(usize, usize)> = plans
+/// Where a tile's pixels come from and where its sums go.
+struct Cover<P> {
+    from: Vec<P>,
+    runs: Vec<Run>,
+}
+
+/// Neighbouring lanes of a tile that are neighbouring output pixels.
+#[derive(Clone, Copy)]
+struct Run {
+    lane: usize,
+    len: usize,
+    /// Image among those computed together, row of the band, and first column of the pass.
+    image: usize,
+    row: usize,
+    column: usize,
+}
+
+/// What one task computes.
+#[derive(Clone, Copy)]
+struct Task {
+    pass: usize,
+    image: usize,
+    band: usize,
+    split: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(
+        s: &Shape,
+        source: [usize; 3],
+        target: [usize; 3],
+        weights: &'a [f32],
+        (out_stride, in_stride): (usize, usize),
+        bias: Option<&'a [f32]>,
+    ) -> Product<'a> {
+        let groups = s.options.groups;
+        Product {
+            images: s.images,
+            groups,
+            source,
+            target,
+            inputs: source[0] / groups,
+            outputs: target[0] / groups,
+            kernel_width: s.kernel[1],
+            weights,
+            strides: (out_stride, in_stride, s.weights_len() / groups),
+            bias,
+            work: s.work(),
+        }
+    }
+
+    fn run(&self, isa: Isa, axes: Vec<(Axis, Axis)>, source: &[f32]) -> Vec<f32> {
+        let tile = Tile::new(isa);
+        let block = tile.block(self.outputs);
+        let blocks = self.outputs.div_ceil(block);
+        let wanted = (4 * tasks::threads()).div_ceil(self.images.max(1) * axes.len());
+        let passes: Vec<Pass> =
+            axes.into_iter().map(|(rows, columns)| self.pass(tile, block, rows, columns, wanted)).collect();
+
+        // A task is one band of some images; with few of them the output channels are divided as
+        // well. However tasks are cut, every output sums its steps in the same order.
+        let places: Vec<Task> = passes
             .iter()
             .enumerate()
-            .flat_map(|(p, plan)| (0..plan.bands).map(move |band| (p, band)))
+            .flat_map(|(pass, p)| {
+                (0..self.images)
+                    .step_by(p.together)
+                    .flat_map(move |image| (0..p.bands.count).map(move |band| Task { pass, image, band, split: 0 }))
+            })
             .collect();
-        let splits = tasks::threads()
-            .div_ceil((self.images * bands).max(1))
-            .clamp(1, blocks.max(1));
+        let splits = tasks::threads().div_ceil(places.len().max(1)).clamp(1, blocks);
+        let mut tasks: Vec<Task> =
+            places.into_iter().flat_map(|task| (0..splits).map(move |split| Task { split, ..task })).collect();
+        // The passes of one image write the same lines.
+        tasks.sort_by_key(|task| task.image);
 
-        let image_in: usize = self.source.iter().product();
-        let len = self.images * self.target.iter().product::<usize>();
         let fill = |out: &Output<'_>| {
-            tasks::each(self.images * bands * splits, self.work, |task| {
-                let (image, rest) = (task / (bands * splits), task % (bands * splits));
-                let (pass, band) = places[rest / splits];
-                let split = rest % splits;
-                let range = split * blocks / splits..(split + 1) * blocks / splits;
-                let source = &source[image * image_in..][..image_in];
-                self.band(tile, &plans[pass], source, image, band, range, block, out);
+            tasks::each(tasks.len(), self.work, |i| {
+                let task = tasks[i];
+                let work = Work {
+                    product: self,
+                    pass: &passes[task.pass],
+                    task,
+                    tile,
+                    block,
+                    blocks: task.split * blocks / splits..(task.split + 1) * blocks / splits,
+                    images: passes[task.pass].together.min(self.images - task.image),
+                    rows: passes[task.pass].bands.rows_of(task.band),
+                    out,
+                };
+                work.run(source);
             });
         };
+        let len = self.images * self.target.iter().product::<usize>();
         // SAFETY: passes divide the output's pixels into classes, bands divide a pass's rows and
         // splits the channels, so together the tasks write every element exactly once.
         unsafe { output::filled(len, fill) }
     }
 
-    fn plan<'p>(
-        &self,
-        tile: Tile,
-        rows: &'p Axis,
-        columns: &'p Axis,
-        inputs: usize,
-        outputs: usize,
-        block: usize,
-    ) -> Plan<'p> {
-        let residues = [rows.residues(), columns.residues()];
-        let classes = residues[0].len() * residues[1].len();
-        let pitch = columns.count + columns.reach();
-        let per_row = inputs * classes * pitch;
-
-        let fitting = (BAND / per_row.max(1)).saturating_sub(rows.reach()).max(1);
-        let wanted = (4 * tasks::threads()).div_ceil(self.images.max(1) * self.passes.len());
-        let bands = rows
-            .count
-            .div_ceil(fitting)
-            .max(wanted.min(rows.count.div_ceil(4)))
-            .max(1);
-        let band = rows.count.div_ceil(bands).max(1);
-        let bands = rows.count.div_ceil(band);
-
-        let height = band + rows.reach();
-        // Planes a multiple of 1 KiB apart would compete for the same few cache sets.
-        let mut plane = classes * height * pitch;
-        if plane % 256 < 16 || plane % 256 > 240 {
-            plane += 32;
-        }
-
-        let lanes = tile.lanes();
-        let vectors = if columns.count % lanes == 0 {
-            (0..band)
-                .flat_map(|r| {
-                    (0..columns.count)
-                        .step_by(lanes)
-                        .map(move |q| r * pitch + q)
-                })
-                .collect()
-        } else {
-            (0..((band - 1) * pitch + columns.count))
-                .step_by(lanes)
-                .collect()
-        };
-
-        let places: Vec<(usize, usize)> = rows
-            .places()
-            .iter()
-            .flat_map(|&(ky, ry, dy)| {
-                let residues = residues[1].len();
-                columns.places().into_iter().map(move |(kx, rx, dx)| {
-                    let offset = ((ry * residues + rx) * height + dy) * pitch + dx;
-                    (ky * self.kernel_width + kx, offset)
-                })
-            })
+    fn pass(&self, tile: Tile, block: usize, rows: Axis, columns: Axis, wanted: usize) -> Pass {
+        let bands = Bands::new(rows, columns, self.inputs, wanted);
+        let taps = bands.taps(self.kernel_width);
+        let offsets: Vec<usize> = (0..self.inputs)
+            .flat_map(|c| taps.iter().map(move |(_, offset)| (c, *offset)))
+            .map(|(c, offset)| c * bands.plane + offset)
             .collect();
-        let step_count = inputs * places.len();
-        let steps = Steps::new((0..inputs).flat_map(|c| {
-            let places = &places;
-            (0..places.len())
-                .map(move |t| ((c * places.len() + t) * block, c * plane + places[t].1))
-        }));
-        let packed = self.pack(&places, inputs, outputs, block);
-        Plan {
-            rows,
-            columns,
-            residues,
-            band,
-            bands,
-            height,
-            pitch,
-            plane,
-            vectors,
-            packed,
-            steps,
-            step_count,
-        }
+        let weights = self.pack(&taps, block);
+
+        // Panels cost the collecting, about as much as 24 more outputs would; vectors in place
+        // cost the lanes they waste.
+        let (lanes, width) = (tile.lanes(), 2 * tile.lanes());
+        let pixels = bands.height * bands.columns.count;
+        let vectors = direct_vectors(&bands, lanes);
+        let together = (SET * width / pixels.max(1)).clamp(1, self.images.div_ceil(tasks::threads()).max(1));
+        let together = if bands.count == 1 { together } else { 1 };
+        let collected = (together * pixels).next_multiple_of(width) * (self.outputs + 24);
+        let direct = together * vectors.len() * lanes * self.outputs <= collected;
+        let way = if direct || offsets.is_empty() {
+            let tiles = vectors
+                .chunks(2)
+                .map(|starts| {
+                    let runs = runs(starts.len() * lanes, |lane| {
+                        let place = starts[lane / lanes] + lane % lanes;
+                        let (row, column) = (place / bands.pitch, place % bands.pitch);
+                        let valid = row < bands.height && column < bands.columns.count;
+                        valid.then_some((0, row, column))
+                    });
+                    Cover { from: starts.to_vec(), runs }
+                })
+                .collect();
+            let steps = offsets.iter().enumerate().map(|(k, offset)| (k * block, *offset));
+            Way::Direct { steps: Steps::new(steps), tiles }
+        } else {
+            let all = together * pixels;
+            let panels = (0..all)
+                .step_by(width)
+                .map(|first| {
+                    let runs = runs(width.min(all - first), |lane| {
+                        let (image, pixel) = ((first + lane) / pixels, (first + lane) % pixels);
+                        Some((image, pixel / bands.columns.count, pixel % bands.columns.count))
+                    });
+                    Cover { from: pieces(&runs, &bands, self.inputs), runs }
+                })
+                .collect();
+            let steps = |count: usize| Steps::new((0..count).map(|k| (k * block, k * width)));
+            let last = offsets.len() % CHUNK;
+            Way::Panels { full: steps(CHUNK), last: steps(last), panels }
+        };
+        let together = if matches!(way, Way::Direct { .. }) { 1 } else { together };
+        Pass { bands, together, offsets, weights, way }
     }
 
-    /// Weights as the tile reads them: for each block of output channels, step after step.
-    fn pack(
-        &self,
-        places: &[(usize, usize)],
-        inputs: usize,
-        outputs: usize,
-        block: usize,
-    ) -> Vec<f32> {
-        let blocks = outputs.div_ceil(block);
-        let size = inputs * places.len() * block;
+    /// [`Pass::weights`].
+    fn pack(&self, taps: &[(usize, usize)], block: usize) -> Vec<f32> {
+        let blocks = self.outputs.div_ceil(block);
+        let size = self.inputs * taps.len() * block;
         let mut packed = vec![0.0; self.groups * blocks * size];
         let out = Output::new(&mut packed);
+        let (out_stride, in_stride, group_stride) = self.strides;
         tasks::each(self.groups * blocks, self.groups * blocks * size, |task| {
             let (group, first) = (task / blocks, task % blocks * block);
-            let rows = block.min(outputs - first);
-            let base = group * self.group_stride + first * self.out_stride;
+            let rows = block.min(self.outputs - first);
+            let base = group * group_stride + first * out_stride;
             // SAFETY: each task has its own block of the buffer.
             let packed = unsafe { out.slice(task * size..(task + 1) * size) };
-            for i in 0..rows {
-                for c in 0..inputs {
-                    let from = &self.weights[base + i * self.out_stride + c * self.in_stride..];
-                    for (t, (tap, _)) in places.iter().enumerate() {
-                        packed[(c * places.len() + t) * block + i].write(from[*tap]);
+            for c in 0..self.inputs {
+                for i in 0..rows {
+                    let from = &self.weights[base + i * out_stride + c * in_stride..];
+                    for (t, (tap, _)) in taps.iter().enumerate() {
+                        packed[(c * taps.len() + t) * block + i].write(from[*tap]);
                     }
                 }
             }
         });
         packed
     }
+}
 
-    /// Computes one band of one image for the given blocks of output channels, in every group.
-    #[allow(clippy::too_many_arguments)]
-    fn band(
-        &self,
-        tile: Tile,
-        plan: &Plan,
-        source: &[f32],
-        image: usize,
-        band: usize,
-        blocks: std::ops::Range<usize>,
-        block: usize,
-        out: &Output<'_>,
-    ) {
-        let (inputs, outputs) = (self.source[0] / self.groups, self.target[0] / self.groups);
-        let lanes = tile.lanes();
-        let first_row = band * plan.band;
-        let band_rows = plan.band.min(plan.rows.count - first_row);
-        let end = (band_rows - 1) * plan.pitch + plan.columns.count;
-        let used = plan.vectors.partition_point(|start| *start < end);
-        let all_blocks = outputs.div_ceil(block);
-        let size = plan.step_count * block;
-        let target_plane = self.target[1] * self.target[2];
-        let source_plane = self.source[1] * self.source[2];
+/// A task being computed.
+struct Work<'w> {
+    product: &'w Product<'w>,
+    pass: &'w Pass,
+    task: Task,
+    tile: Tile,
+    /// Output channels of a block, and the blocks computed in every group.
+    block: usize,
+    blocks: Range<usize>,
+    /// Images computed.
+    images: usize,
+    /// First output row of the band, and its rows.
+    rows: (usize, usize),
+    out: &'w Output<'w>,
+}
 
-        tasks::with_scratch(inputs * plan.plane + MAX_WIDTH, |buffer| {
-            let mut sums = [0.0f32; MAX_ROWS * MAX_WIDTH];
-            for group in 0..self.groups {
-                let channels = &source[group * inputs * source_plane..][..inputs * source_plane];
-                self.copy(plan, channels, first_row, band_rows, buffer);
-                for b in blocks.clone() {
-                    let first = b * block;
-                    let rows = block.min(outputs - first);
-                    let left = &plan.packed[(group * all_blocks + b) * size..][..size];
-                    let channel = group * outputs + first;
-                    for starts in plan.vectors[..used].chunks(2) {
-                        tile.run(
-                            rows,
-                            left,
-                            buffer,
-                            starts,
-                            &plan.steps,
-                            &mut sums,
-                            MAX_WIDTH,
-                            false,
-                        );
-                        for (v, start) in starts.iter().enumerate() {
-                            let mut lane = 0;
-                            while lane < lanes {
-                                let (r, q) =
-                                    ((start + lane) / plan.pitch, (start + lane) % plan.pitch);
-                                if r >= band_rows {
-                                    break;
-                                }
-                                let run = (plan.pitch - q).min(lanes - lane);
-                                let valid = run.min(plan.columns.count.saturating_sub(q));
-                                let y = plan.rows.first + (first_row + r) * plan.rows.stride;
-                                let x = plan.columns.first + q * plan.columns.stride;
-                                for i in 0..rows {
-                                    let plane =
-                                        (image * self.target[0] + channel + i) * target_plane;
-                                    let bias = self.bias.map_or(0.0, |bias| bias[channel + i]);
-                                    let values = &sums[i * MAX_WIDTH + v * lanes + lane..][..valid];
-                                    let at = plane + y * self.target[2] + x;
-                                    // SAFETY: this band's pixels of these channels belong to this
-                                    // task alone.
-                                    unsafe { out.write(at, plan.columns.stride, values, bias) };
-                                }
-                                lane += run;
-                            }
-                        }
+/// Neighbouring output channels of one group.
+struct Block<'w> {
+    weights: &'w [f32],
+    bias: &'w [f32],
+    channels: Range<usize>,
+    /// The first of them within the group.
+    first: usize,
+}
+
+impl Work<'_> {
+    fn run(&self, source: &[f32]) {
+        let (product, bands) = (self.product, &self.pass.bands);
+        let size = [product.source[1], product.source[2]];
+        let source_len = product.inputs * size[0] * size[1];
+        let image_len = product.inputs * bands.plane;
+        let width = 2 * self.tile.lanes();
+        let buffer_len = self.pass.together * image_len + MAX_WIDTH;
+        let (panel_len, sums_len) = match self.pass.way {
+            Way::Direct { .. } => (0, 0),
+            Way::Panels { .. } => (SET * CHUNK * width + MAX_WIDTH, SET * product.outputs * width),
+        };
+        tasks::with_scratch(buffer_len + panel_len + sums_len, |scratch| {
+            let (buffer, scratch) = scratch.split_at_mut(buffer_len);
+            let (collected, sums) = scratch.split_at_mut(panel_len);
+            for group in 0..product.groups {
+                let images = buffer.chunks_exact_mut(image_len).take(self.images);
+                for (i, buffer) in images.enumerate() {
+                    let at = ((self.task.image + i) * product.groups + group) * source_len;
+                    bands.fill(&source[at..at + source_len], size, self.task.band, buffer);
+                }
+                let blocks: Vec<Block> = self.blocks.clone().map(|b| self.block(group, b)).collect();
+                match &self.pass.way {
+                    Way::Direct { steps, tiles } => self.direct(&blocks, buffer, steps, tiles),
+                    Way::Panels { full, last, panels } => {
+                        self.panels(&blocks, buffer, [full, last], panels, collected, sums);
                     }
                 }
             }
         });
     }
 
-    /// Fills the padded buffer with the source rows a band reads, split by residue.
-    fn copy(
+    fn block(&self, group: usize, index: usize) -> Block<'_> {
+        let product = self.product;
+        let weights_len = self.pass.weights.len() / product.groups;
+        let first = index * self.block;
+        let channel = group * product.outputs + first;
+        let channels = channel..channel + self.block.min(product.outputs - first);
+        Block {
+            weights: &self.pass.weights[group * weights_len + first * self.pass.offsets.len()..],
+            bias: product.bias.map_or(&[0.0; MAX_ROWS], |bias| &bias[channels.clone()]),
+            channels,
+            first,
+        }
+    }
+
+    fn direct(&self, blocks: &[Block], buffer: &[f32], steps: &Steps, tiles: &[Cover<usize>]) {
+        let tiles = &tiles[..tiles.partition_point(|tile| self.has(&tile.runs[0]))];
+        // Few steps: a tile's pixels stay in the first-level cache while all weights pass by. Many
+        // steps: a block's weights stay while pixels do.
+        if self.pass.offsets.len() <= FEW {
+            for tile in tiles {
+                blocks.iter().for_each(|block| self.direct_tile(block, buffer, steps, tile));
+            }
+        } else {
+            for block in blocks {
+                tiles.iter().for_each(|tile| self.direct_tile(block, buffer, steps, tile));
+            }
+        }
+    }
+
+    fn direct_tile(&self, block: &Block, buffer: &[f32], steps: &Steps, cover: &Cover<usize>) {
+        let (tile, rows, start) = (self.tile, block.channels.len(), Start::Base(block.bias));
+        let width = cover.from.len() * tile.lanes();
+        if cover.runs[0].len == width && self.pass.bands.columns.stride == 1 {
+            let plane = self.product.target[1] * self.product.target[2];
+            let at = self.place(&cover.runs[0]) + block.channels.start * plane;
+            let to = self.out.pointer(at, (rows - 1) * plane + width);
+            // SAFETY: every row is a whole run of output pixels of one of the block's channels,
+            // which belong to this task alone.
+            unsafe { tile.run_to(rows, block.weights, buffer, &cover.from, steps, start, to, plane) }
+        } else {
+            let mut sums = [0.0f32; MAX_ROWS * MAX_WIDTH];
+            tile.run(rows, block.weights, buffer, &cover.from, steps, start, &mut sums, MAX_WIDTH);
+            self.store(&sums, MAX_WIDTH, block, &cover.runs);
+        }
+    }
+
+    fn panels(
         &self,
-        plan: &Plan,
-        source: &[f32],
-        first_row: usize,
-        band_rows: usize,
-        buffer: &mut [f32],
+        blocks: &[Block],
+        buffer: &[f32],
+        [full, last]: [&Steps; 2],
+        panels: &[Cover<(usize, usize)>],
+        collected: &mut [f32],
+        sums: &mut [f32],
     ) {
-        let (height, width) = (self.source[1], self.source[2]);
-        let (step_y, step_x) = (plan.rows.step, plan.columns.step);
-        let top = (first_row * step_y) as isize + plan.rows.least_shift();
-        let left = plan.columns.least_shift();
-        let used = band_rows + plan.height - plan.band;
-        // The part of a buffer row that lies inside the source, for each residue.
-        let spans: Vec<(usize, usize, usize)> = plan.residues[1]
-            .iter()
-            .map(|residue| {
-                let x = left + *residue as isize;
-                let from = (-x).max(0).unsigned_abs().div_ceil(step_x).min(plan.pitch);
-                let inside = (width as isize - x).max(0).unsigned_abs();
-                let to = inside.div_ceil(step_x).clamp(from, plan.pitch);
-                (
-                    from,
-                    to,
-                    (x + (from * step_x) as isize).max(0).unsigned_abs(),
-                )
-            })
-            .collect();
-        for (c, channel) in source.chunks_exact(height * width).enumerate() {
-            for (ry, residue) in plan.residues[0].iter().enumerate() {
-                for j in 0..used {
-                    let y = top + (j * step_y + residue) as isize;
-                    let line = usize::try_from(y).ok().filter(|y| *y < height);
-                    for (rx, &(from, to, x)) in spans.iter().enumerate() {
-                        let class = ry * spans.len() + rx;
-                        let at = c * plan.plane + (class * plan.height + j) * plan.pitch;
-                        let row = &mut buffer[at..at + plan.pitch];
-                        let Some(y) = line else {
-                            row.fill(0.0);
-                            continue;
-                        };
-                        row[..from].fill(0.0);
-                        row[to..].fill(0.0);
-                        if from == to {
-                            continue;
-                        }
-                        let line = &channel[y * width + x..(y + 1) * width];
-                        if step_x == 1 {
-                            row[from..to].copy_from_slice(&line[..to - from]);
-                        } else {
-                            for (to, from) in
-                                row[from..to].iter_mut().zip(line.iter().step_by(step_x))
-                            {
-                                *to = *from;
-                            }
-                        }
+        let (tile, lanes) = (self.tile, self.tile.lanes());
+        let width = 2 * lanes;
+        // Where the panel of a set, and its sums for a block, are.
+        let panel = |i: usize| i * CHUNK * width;
+        let place = |i: usize, block: &Block| (i * self.product.outputs + block.first) * width;
+        let panels = &panels[..panels.partition_point(|panel| self.has(&panel.runs[0]))];
+        for set in panels.chunks(SET) {
+            for (chunk, offsets) in self.pass.offsets.chunks(CHUNK).enumerate() {
+                for (i, cover) in set.iter().enumerate() {
+                    let to = &mut collected[panel(i)..];
+                    lanes::collect(tile.isa(), buffer, offsets, &cover.from, width, to);
+                }
+                let steps = if offsets.len() == CHUNK { full } else { last };
+                for block in blocks {
+                    let left = &block.weights[chunk * CHUNK * self.block..];
+                    let start = if chunk == 0 { Start::Base(block.bias) } else { Start::Stored };
+                    for (i, cover) in set.iter().enumerate() {
+                        let used = cover.runs.last().map_or(0, |run| run.lane + run.len);
+                        let at = &[0, lanes][..used.div_ceil(lanes)];
+                        let (right, out) = (&collected[panel(i)..], &mut sums[place(i, block)..]);
+                        tile.run(block.channels.len(), left, right, at, steps, start, out, width);
                     }
+                }
+            }
+            for (i, cover) in set.iter().enumerate() {
+                for block in blocks {
+                    self.store(&sums[place(i, block)..], width, block, &cover.runs);
                 }
             }
         }
     }
+
+    /// Whether a run is among the rows and images of this task.
+    fn has(&self, run: &Run) -> bool {
+        run.row < self.rows.1 && run.image < self.images
+    }
+
+    /// Where a run's first pixel is in channel 0 of its image.
+    fn place(&self, run: &Run) -> usize {
+        let (rows, columns) = (&self.pass.bands.rows, &self.pass.bands.columns);
+        let y = rows.first + (self.rows.0 + run.row) * rows.stride;
+        let x = columns.first + run.column * columns.stride;
+        let [channels, height, width] = self.product.target;
+        (self.task.image + run.image) * channels * height * width + y * width + x
+    }
+
+    /// Writes the sums of a tile, rows `pitch` apart, to the pixels of `runs`.
+    fn store(&self, sums: &[f32], pitch: usize, block: &Block, runs: &[Run]) {
+        let plane = self.product.target[1] * self.product.target[2];
+        for run in runs.iter().filter(|run| self.has(run)) {
+            let at = self.place(run);
+            for (i, channel) in block.channels.clone().enumerate() {
+                let values = &sums[i * pitch + run.lane..][..run.len];
+                let stride = self.pass.bands.columns.stride;
+                // SAFETY: these pixels of these channels belong to this task alone.
+                unsafe { self.out.write(at + channel * plane, stride, values) };
+            }
+        }
+    }
+}
+
+/// Starts (`row * pitch + column`) of vectors that together cover a band: each begins at the first
+/// pixel not yet covered, and may run on into the next row.
+fn direct_vectors(bands: &Bands, lanes: usize) -> Vec<usize> {
+    let (pitch, count) = (bands.pitch, bands.columns.count);
+    let end = (bands.height - 1) * pitch + count;
+    let mut starts = Vec::new();
+    let mut place = 0;
+    while place < end {
+        starts.push(place);
+        place += lanes;
+        if place % pitch >= count {
+            place = place.next_multiple_of(pitch);
+        }
+    }
+    starts
+}
+
+/// The runs of `count` lanes, `pixel` giving each lane's image, row and column.
+fn runs(count: usize, pixel: impl Fn(usize) -> Option<(usize, usize, usize)>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for lane in 0..count {
+        let Some((image, row, column)) = pixel(lane) else {
+            continue;
+        };
+        match runs.last_mut() {
+            Some(run) if (run.image, run.row, run.column + run.len) == (image, row, column) => {
+                run.len += 1;
+            }
+            _ => runs.push(Run { lane, len: 1, image, row, column }),
+        }
+    }
+    runs
+}
+
+/// What [`lanes::collect`] copies for the pixels of `runs`: lanes and places in the buffer.
+fn pieces(runs: &[Run], bands: &Bands, inputs: usize) -> Vec<(usize, usize)> {
+    let mut pieces = Vec::new();
+    for run in runs {
+        let place = run.image * inputs * bands.plane + run.row * bands.pitch + run.column;
+        pieces.extend((0..run.len).step_by(lanes::PIECE).map(|i| (run.lane + i, place + i)));
+    }
+    pieces
 }

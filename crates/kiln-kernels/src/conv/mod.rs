@@ -5,7 +5,11 @@
 //! far from near ([`to_far`]) is the convolution, near from far ([`to_near`]) its transpose and also
 //! its gradient in the input, and [`weights`] the gradient in the weights.
 
+mod axis;
+mod band;
 mod gather;
+mod rows;
+mod transpose;
 mod weights;
 
 pub(crate) use gather::{to_far, to_near};
@@ -69,12 +73,7 @@ pub(crate) mod plain {
     pub(crate) fn visit(s: &Shape, mut visit: impl FnMut(usize, usize, usize)) {
         let ([nc, nh, nw], [fc, fh, fw], [kh, kw]) = (s.near, s.far, s.kernel);
         let (ng, fg) = (nc / s.options.groups, fc / s.options.groups);
-        let ConvOptions {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = s.options;
+        let ConvOptions { stride, padding, dilation, .. } = s.options;
         for image in 0..s.images {
             for f in 0..fc {
                 for n in 0..ng {
@@ -108,11 +107,7 @@ pub(crate) mod plain {
 
     /// `(far, near, weights)` products of the given operands.
     pub(crate) fn products(s: &Shape, near: &[f32], far: &[f32], weights: &[f32]) -> [Vec<f64>; 3] {
-        let mut out = [
-            vec![0.0; far.len()],
-            vec![0.0; near.len()],
-            vec![0.0; weights.len()],
-        ];
+        let mut out = [vec![0.0; far.len()], vec![0.0; near.len()], vec![0.0; weights.len()]];
         visit(s, |n, f, w| {
             let (vn, vf, vw) = (near[n] as f64, far[f] as f64, weights[w] as f64);
             out[0][f] += vn * vw;
@@ -144,21 +139,13 @@ mod tests {
         assert_eq!(got.len(), expected.len());
         let scale = expected.iter().fold(1.0f64, |m, v| m.max(v.abs()));
         for (i, (g, e)) in got.iter().zip(expected).enumerate() {
-            assert!(
-                (*g as f64 - e).abs() <= 1e-5 * scale,
-                "{name}[{i}]: {g} against {e}"
-            );
+            assert!((*g as f64 - e).abs() <= 1e-5 * scale, "{name}[{i}]: {g} against {e}");
         }
     }
 
     #[test]
     fn products_match_plain_loops() {
-        let o = |stride, padding, dilation, groups| ConvOptions {
-            stride,
-            padding,
-            dilation,
-            groups,
-        };
+        let o = |stride, padding, dilation, groups| ConvOptions { stride, padding, dilation, groups };
         #[rustfmt::skip]
         let table = [
             // images, near, far channels, kernel, options, extra far size to drop
@@ -167,6 +154,7 @@ mod tests {
             (1, [17, 32, 32], 19, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
             (3, [4, 8, 8], 33, [1, 1], o([1, 1], [0, 0], [1, 1], 1)),
             (2, [4, 8, 8], 6, [1, 1], o([2, 2], [0, 0], [1, 1], 1)),
+            (2, [4, 19, 28], 6, [1, 1], o([2, 2], [0, 0], [1, 1], 1)),
             (1, [2, 6, 6], 3, [1, 1], o([1, 1], [1, 2], [1, 1], 1)),
             (5, [6, 11, 14], 9, [4, 4], o([2, 2], [1, 1], [1, 1], 1)),
             (2, [5, 15, 13], 4, [7, 7], o([2, 2], [3, 3], [1, 1], 1)),
@@ -176,6 +164,7 @@ mod tests {
             (2, [6, 10, 10], 9, [3, 3], o([1, 1], [1, 1], [1, 1], 3)),
             (3, [8, 16, 16], 8, [3, 3], o([1, 1], [1, 1], [1, 1], 8)),
             (2, [4, 9, 9], 8, [3, 3], o([2, 2], [1, 1], [1, 1], 4)),
+            (2, [32, 9, 9], 8, [3, 3], o([1, 1], [1, 1], [1, 1], 4)),
             (9, [40, 4, 4], 35, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
             (1, [3, 40, 64], 64, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
             (2, [64, 20, 20], 3, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
@@ -184,61 +173,27 @@ mod tests {
         ];
         for (images, near, channels, kernel, options) in table {
             let size = |axis: usize| {
-                (near[1 + axis] + 2 * options.padding[axis]
-                    - options.dilation[axis] * (kernel[axis] - 1)
-                    - 1)
+                (near[1 + axis] + 2 * options.padding[axis] - options.dilation[axis] * (kernel[axis] - 1) - 1)
                     / options.stride[axis]
                     + 1
             };
-            let s = Shape {
-                images,
-                near,
-                far: [channels, size(0), size(1)],
-                kernel,
-                options,
-            };
+            let s = Shape { images, near, far: [channels, size(0), size(1)], kernel, options };
             let (x, g) = (noise(s.near_len(), 1), noise(s.far_len(), 2));
             let (w, b) = (noise(s.weights_len(), 3), noise(s.near[0].max(s.far[0]), 4));
             let [far, near, grad] = plain::products(&s, &x, &g, &w);
             for isa in Isa::all() {
-                close(
-                    &format!("far {isa:?} {s:?}"),
-                    &to_far(isa, &s, &x, &w, None),
-                    &far,
-                );
-                close(
-                    &format!("near {isa:?} {s:?}"),
-                    &to_near(isa, &s, &g, &w, None),
-                    &near,
-                );
-                close(
-                    &format!("weights {isa:?} {s:?}"),
-                    &weights(isa, &s, &x, &g),
-                    &grad,
-                );
+                close(&format!("far {isa:?} {s:?}"), &to_far(isa, &s, &x, &w, None), &far);
+                close(&format!("near {isa:?} {s:?}"), &to_near(isa, &s, &g, &w, None), &near);
+                close(&format!("weights {isa:?} {s:?}"), &weights(isa, &s, &x, &g), &grad);
 
                 let plane = s.far[1] * s.far[2];
-                let biased: Vec<f64> = far
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| v + b[i / plane % s.far[0]] as f64)
-                    .collect();
-                close(
-                    "far bias",
-                    &to_far(isa, &s, &x, &w, Some(&b[..s.far[0]])),
-                    &biased,
-                );
+                let biased: Vec<f64> =
+                    far.iter().enumerate().map(|(i, v)| v + b[i / plane % s.far[0]] as f64).collect();
+                close("far bias", &to_far(isa, &s, &x, &w, Some(&b[..s.far[0]])), &biased);
                 let plane = s.near[1] * s.near[2];
-                let biased: Vec<f64> = near
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| v + b[i / plane % s.near[0]] as f64)
-                    .collect();
-                close(
-                    "near bias",
-                    &to_near(isa, &s, &g, &w, Some(&b[..s.near[0]])),
-                    &biased,
-                );
+                let biased: Vec<f64> =
+                    near.iter().enumerate().map(|(i, v)| v + b[i / plane % s.near[0]] as f64).collect();
+                close("near bias", &to_near(isa, &s, &g, &w, Some(&b[..s.near[0]])), &biased);
             }
         }
     }

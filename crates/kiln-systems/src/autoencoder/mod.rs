@@ -1,1 +1,3 @@
 //! Autoencoders and explicit likelihood.
+
+pub mod vae;

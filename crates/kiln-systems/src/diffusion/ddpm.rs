@@ -120,7 +120,9 @@ impl System for Ddpm {
             return refuse(format!("model.label_dropout must be in [0, 1], not {}", config.label_dropout));
         }
         if config.class_conditional && pictures.classes.is_empty() {
-            return refuse("model.class_conditional needs a labelled set; use a folder with one sub-folder a class".into());
+            return refuse(
+                "model.class_conditional needs a labelled set; use a folder with one sub-folder a class".into(),
+            );
         }
         let variance = match config.variance.as_str() {
             "small" => Variance::Small,
@@ -240,19 +242,21 @@ impl Generate<Networks> for Ddpm {
         }
         let scale = request.sampler.guidance_scale.unwrap_or(1.0);
         let denoiser = |xt: Tensor<4>, t: usize| self.denoise(networks, xt, t, request.class, scale);
-        let noise = |t: usize| kiln_nn::tensor::normal(
-            request.key.purpose("chain").at(t as u64),
-            request.indices.clone(),
-            shape,
-            &request.device,
-        );
+        let noise = |t: usize| {
+            kiln_nn::tensor::normal(
+                request.key.purpose("chain").at(t as u64),
+                request.indices.clone(),
+                shape,
+                &request.device,
+            )
+        };
         let out = match self.sampler(&request.sampler)? {
             Sampler::Ddpm { times } => walk(xt, &times, &denoiser, |x0, xt, at| {
                 ddpm_step(&self.schedule, x0, xt, at, self.variance, || noise(at.0))
             }),
-            Sampler::Ddim { times, eta } => walk(xt, &times, &denoiser, |x0, xt, at| {
-                ddim_step(&self.schedule, x0, xt, at, eta, || noise(at.0))
-            }),
+            Sampler::Ddim { times, eta } => {
+                walk(xt, &times, &denoiser, |x0, xt, at| ddim_step(&self.schedule, x0, xt, at, eta, || noise(at.0)))
+            }
         };
         Ok(out.clamp(-1.0, 1.0))
     }

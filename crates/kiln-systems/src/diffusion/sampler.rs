@@ -41,7 +41,8 @@ pub fn ddpm_step(
     let (alpha_bar, previous) = (schedule.alpha_bar(Some(t)), schedule.alpha_bar(before));
     let alpha = alpha_bar / previous;
     let beta = 1.0 - alpha;
-    let mean = x0 * (previous.sqrt() * beta / (1.0 - alpha_bar)) + xt * (alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar));
+    let mean =
+        x0 * (previous.sqrt() * beta / (1.0 - alpha_bar)) + xt * (alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar));
     if before.is_none() {
         return mean;
     }
@@ -99,7 +100,12 @@ pub fn walk(
 
 /// DDIM run backwards: encodes a picture as the noise that `eta` = 0 sampling decodes
 /// (Song 2021, §4.3). `times` descend, as for [`walk`].
-pub fn ddim_invert(schedule: &NoiseSchedule, picture: Tensor<4>, times: &[usize], denoiser: &Denoiser<'_>) -> Tensor<4> {
+pub fn ddim_invert(
+    schedule: &NoiseSchedule,
+    picture: Tensor<4>,
+    times: &[usize],
+    denoiser: &Denoiser<'_>,
+) -> Tensor<4> {
     let mut xt = picture;
     let mut from = None;
     for &to in times.iter().rev() {

@@ -1,0 +1,216 @@
+//! Layers and losses against PyTorch: outputs and every gradient.
+
+#[path = "../../../tests/reference/fixtures.rs"]
+mod fixtures;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Gradients, Tensor};
+use fixtures::Fixtures;
+use kiln_nn::resample::{reflect_pad, upsample_nearest};
+use kiln_nn::{
+    Activation, BatchNorm2d, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d,
+    LayerNorm, LinearConfig, attention, loss, tensor, time,
+};
+
+fn init() -> Init {
+    Init::new(&Device::flex().autodiff(), 0)
+}
+
+/// Puts the reference parameters `prefix.<path>` into a layer.
+fn with_reference<M: Module>(layer: M, fixtures: &Fixtures, prefix: &str) -> M {
+    struct Load<'a>(Vec<String>, &'a Fixtures, &'a str);
+    impl ModuleMapper for Load<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let tracked = param.val().is_require_grad();
+            let (id, _, mapper) = param.consume();
+            let value = self.1.tensor::<D>(&format!("{}.{}", self.2, self.0.join("."))).autodiff();
+            Param::from_mapped_value(id, if tracked { value.require_grad() } else { value }, mapper)
+        }
+    }
+    layer.map(&mut Load(Vec::new(), fixtures, prefix))
+}
+
+/// Checks output and input gradient of `f`, and gives the gradients for the parameters.
+fn check<const D: usize, const E: usize>(
+    fixtures: &Fixtures,
+    name: &str,
+    f: impl FnOnce(Tensor<D>) -> Tensor<E>,
+) -> Gradients {
+    let x = fixtures.tensor::<D>(&format!("{name}.input")).autodiff().require_grad();
+    let y = f(x.clone());
+    fixtures.assert_close(y.clone().inner(), &format!("{name}.output"), 1e-5);
+    let upstream = fixtures.tensor::<E>(&format!("{name}.grad_output"));
+    let gradients = (y * upstream.autodiff()).sum().backward();
+    fixtures.assert_close(x.grad(&gradients).unwrap(), &format!("{name}.grad_input"), 1e-4);
+    gradients
+}
+
+fn check_param<const D: usize>(fixtures: &Fixtures, gradients: &Gradients, param: &Param<Tensor<D>>, name: &str) {
+    fixtures.assert_close(param.val().grad(gradients).unwrap(), name, 1e-4);
+}
+
+#[test]
+fn convolutions() {
+    let f = Fixtures::open("layers");
+    for (name, config) in [
+        ("conv2d", Conv2dConfig::same3(3, 4)),
+        ("conv2d_4x4_s2", Conv2dConfig::new(3, 4, 4).stride(2).padding(1)),
+        ("conv2d_3x3_s2", Conv2dConfig::same3(3, 4).stride(2)),
+    ] {
+        let layer = with_reference(config.init(&mut init()), &f, name);
+        let g = check(&f, name, |x: Tensor<4>| layer.forward(x));
+        check_param(&f, &g, &layer.weight, &format!("{name}.grad_weight"));
+        check_param(&f, &g, layer.bias.as_ref().unwrap(), &format!("{name}.grad_bias"));
+    }
+    for (name, config) in [
+        ("conv_transpose2d_4x4_s2", ConvTranspose2dConfig::new(3, 4, 4).stride(2).padding(1)),
+        ("conv_transpose2d_3x3_s2", ConvTranspose2dConfig::new(3, 4, 3).stride(2).padding(1).output_padding(1)),
+    ] {
+        let layer = with_reference(config.init(&mut init()), &f, name);
+        let g = check(&f, name, |x: Tensor<4>| layer.forward(x));
+        check_param(&f, &g, &layer.weight, &format!("{name}.grad_weight"));
+        check_param(&f, &g, layer.bias.as_ref().unwrap(), &format!("{name}.grad_bias"));
+    }
+}
+
+#[test]
+fn linear_layers() {
+    let f = Fixtures::open("layers");
+    let layer = with_reference(LinearConfig::new(5, 4).init(&mut init()), &f, "linear");
+    let g = check(&f, "linear", |x: Tensor<2>| layer.forward(x));
+    check_param(&f, &g, &layer.weight, "linear.grad_weight");
+    check_param(&f, &g, layer.bias.as_ref().unwrap(), "linear.grad_bias");
+
+    let table = with_reference(Embedding::new(7, 4, &mut init()), &f, "embedding");
+    let (_, indices) = f.values("embedding.input");
+    let indices: Vec<u32> = indices.into_iter().map(|i| i as u32).collect();
+    let y = table.forward(tensor::from_indices(&indices, &Device::flex().autodiff())).reshape([2, 3, 4]);
+    f.assert_close(y.clone().inner(), "embedding.output", 0.0);
+    let g = (y * f.tensor::<3>("embedding.grad_output").autodiff()).sum().backward();
+    check_param(&f, &g, &table.weight, "embedding.grad_weight");
+}
+
+#[test]
+fn normalisations() {
+    let f = Fixtures::open("layers");
+    let layer = with_reference(GroupNorm::new(2, 6, &mut init()), &f, "group_norm");
+    let g = check(&f, "group_norm", |x: Tensor<4>| layer.forward(x, Activation::None));
+    check_param(&f, &g, &layer.weight, "group_norm.grad_weight");
+    check_param(&f, &g, &layer.bias, "group_norm.grad_bias");
+
+    check(&f, "instance_norm2d", |x: Tensor<4>| InstanceNorm2d::default().forward(x, Activation::None));
+
+    let layer = with_reference(LayerNorm::new(6, &mut init()), &f, "layer_norm");
+    let g = check(&f, "layer_norm", |x: Tensor<3>| layer.forward(x));
+    check_param(&f, &g, &layer.weight, "layer_norm.grad_weight");
+}
+
+#[test]
+fn batch_normalisation_trains_and_infers() {
+    let f = Fixtures::open("layers");
+    let layer = with_reference(BatchNorm2d::new(3, &mut init()), &f, "batch_norm2d");
+    let g = check(&f, "batch_norm2d", |x: Tensor<4>| layer.forward(x, Activation::None));
+    check_param(&f, &g, &layer.weight, "batch_norm2d.grad_weight");
+    check_param(&f, &g, &layer.bias, "batch_norm2d.grad_bias");
+    f.assert_close(layer.running_mean.value_sync().inner(), "batch_norm2d.running_mean_after", 1e-5);
+    f.assert_close(layer.running_var.value_sync().inner(), "batch_norm2d.running_var_after", 1e-5);
+
+    let layer = with_reference(BatchNorm2d::new(3, &mut init()), &f, "batch_norm2d_eval").valid();
+    let y = layer.forward(f.tensor("batch_norm2d_eval.input"), Activation::None);
+    f.assert_close(y, "batch_norm2d_eval.output", 1e-5);
+}
+
+#[test]
+fn resampling() {
+    let f = Fixtures::open("layers");
+    check(&f, "upsample_nearest", |x: Tensor<4>| upsample_nearest(x, 2));
+    check(&f, "reflect_pad", |x: Tensor<4>| reflect_pad(x, 2));
+}
+
+#[test]
+fn time_embeddings_are_those_of_the_reference_code() {
+    let f = Fixtures::open("layers");
+    for shift in [0, 1] {
+        let e = time::sinusoidal(f.tensor("time_embedding.input"), 16, f64::from(shift));
+        // Sines of arguments near 1000 lose digits in f32.
+        f.assert_close(e, &format!("time_embedding.flip0_shift{shift}"), 1e-4);
+    }
+}
+
+#[test]
+fn scaled_dot_product_attention() {
+    let f = Fixtures::open("layers");
+    let x = f.tensor::<3>("attention.input");
+    let [n, tokens, c] = x.dims();
+    let w = f.tensor::<2>("attention.in_proj_weight");
+    let b = f.tensor::<1>("attention.in_proj_bias");
+    let qkv = x.reshape([n * tokens, c]).matmul(w.transpose()) + b.unsqueeze();
+    let part = |i: usize| qkv.clone().narrow(1, i * c, c).reshape([n, tokens, 2, c / 2]).swap_dims(1, 2);
+    let y = attention::attention(part(0), part(1), part(2)).swap_dims(1, 2).reshape([n * tokens, c]);
+    let y = y.matmul(f.tensor::<2>("attention.out_proj.weight").transpose())
+        + f.tensor::<1>("attention.out_proj.bias").unsqueeze();
+    f.assert_close(y.reshape([n, tokens, c]), "attention.output", 1e-5);
+}
+
+/// Checks the value of a loss of one differentiable input, and its gradient.
+fn check_loss<const D: usize>(f: &Fixtures, name: &str, input: &str, value: impl FnOnce(Tensor<D>) -> Tensor<1>) {
+    let x = f.tensor::<D>(&format!("{name}.{input}")).autodiff().require_grad();
+    let value = value(x.clone());
+    let (_, expected) = f.values(&format!("{name}.value"));
+    let got = f64::from(value.clone().into_scalar::<f32>());
+    assert!((got - expected[0]).abs() <= 1e-5 * expected[0].abs().max(1.0), "{name}: {got} instead of {}", expected[0]);
+    let g = value.backward();
+    f.assert_close(x.grad(&g).unwrap(), &format!("{name}.grad_{input}"), 1e-4);
+}
+
+#[test]
+fn losses() {
+    let f = &Fixtures::open("losses");
+    let constant = |name: &str| f.tensor::<2>(name).autodiff();
+    check_loss(f, "mse", "input", |x: Tensor<2>| loss::mse(x, constant("mse.target")));
+    check_loss(f, "l1", "input", |x: Tensor<2>| loss::l1(x, constant("l1.target")));
+    check_loss(f, "bce_with_logits", "input", |x: Tensor<1>| {
+        loss::binary_cross_entropy(x, f.tensor("bce_with_logits.target").autodiff()).mean()
+    });
+    check_loss(f, "cross_entropy", "input", |x: Tensor<2>| {
+        let labels: Vec<u32> = f.values("cross_entropy.target").1.into_iter().map(|v| v as u32).collect();
+        loss::cross_entropy(x, tensor::from_indices(&labels, &Device::flex().autodiff()))
+    });
+    check_loss(f, "gaussian_kl", "mu", |mu: Tensor<2>| loss::gaussian_kl(mu, constant("gaussian_kl.logvar")).mean());
+    check_loss(f, "gaussian_kl", "logvar", |v: Tensor<2>| loss::gaussian_kl(constant("gaussian_kl.mu"), v).mean());
+    check_loss(f, "bernoulli_log_likelihood", "logits", |x: Tensor<4>| {
+        let target = f.tensor::<4>("bernoulli_log_likelihood.target").autodiff();
+        loss::bernoulli_log_likelihood(target.reshape([3, 20]), x.reshape([3, 20])).mean()
+    });
+    for input in ["mean", "logvar"] {
+        check_loss(f, "gaussian_log_likelihood_learned", input, |x: Tensor<4>| {
+            let read = |name: &str| f.tensor::<4>(&format!("gaussian_log_likelihood_learned.{name}")).autodiff();
+            let (mean, log_var) = if input == "mean" { (x, read("logvar")) } else { (read("mean"), x) };
+            let flat = |t: Tensor<4>| t.reshape([3, 20]);
+            loss::gaussian_log_likelihood(flat(read("target")), flat(mean), flat(log_var)).mean()
+        });
+    }
+    for (name, target) in [("gan_softplus_d", 1.0), ("gan_label_smoothing_d", 0.9)] {
+        check_loss(f, name, "real", |x: Tensor<1>| {
+            loss::binary_cross_entropy_to(x, target)
+                + loss::binary_cross_entropy_to(f.tensor::<1>(&format!("{name}.fake")).autodiff(), 0.0)
+        });
+    }
+    check_loss(f, "gan_least_squares_g", "fake", |x: Tensor<1>| loss::squared_to(x, 1.0) * 0.5);
+}
+
+#[test]
+fn gradients_are_reversed_and_scaled() {
+    let f = Fixtures::open("losses");
+    let x = f.tensor::<2>("gradient_reversal.input").autodiff().require_grad();
+    let y = loss::reverse_gradient(x.clone(), 0.3);
+    f.assert_close(y.clone().inner(), "gradient_reversal.output", 1e-6);
+    let g = (y * f.tensor::<2>("gradient_reversal.grad_output").autodiff()).sum().backward();
+    f.assert_close(x.grad(&g).unwrap(), "gradient_reversal.grad_input", 1e-6);
+}

@@ -1,0 +1,499 @@
+//! Radford, Metz & Chintala, *Unsupervised Representation Learning with Deep Convolutional
+//! Generative Adversarial Networks*, 2016.
+//!
+//! Objective (Goodfellow 2014, equation 1): min_G max_D E log D(x) + E log(1 − D(G(z))). By default
+//! the generator maximises log D(G(z)) instead, as the paper's code does; [`Objective`] has the others.
+//!
+//! The paper's practices (§3 and §4), and where they are:
+//!
+//! | paper | here |
+//! |---|---|
+//! | strided convolutions in D, fractionally strided in G, no pooling | [`Discriminator`], [`Generator`] |
+//! | batch norm in both, not at G's output and D's input | their `norms`, one fewer than `layers` |
+//! | no fully connected hidden layers; z is projected and reshaped | `layers[0]` of G, the last of D |
+//! | ReLU in G, tanh at its output | [`Generator::forward`] |
+//! | LeakyReLU of slope 0.2 in D | [`LEAK`] |
+//! | σ at D's output | within the loss, on logits |
+//! | z: 100 numbers, U(−1, 1) | `latent_size`, `latent_distribution` |
+//! | weights N(0, 0.02²) (and BN scales N(1, 0.02²), as in the code) | [`WEIGHTS`], [`BatchNorm2d::dcgan`] |
+//! | Adam, rate 2·10⁻⁴, β₁ = 0.5 | `generator_optimizer`, `discriminator_optimizer` |
+//! | pictures in [−1, 1], no other pre-processing | every picture of Kiln |
+//!
+//! Real and fake pictures pass the discriminator as batches of their own, so that batch norm never
+//! mixes them. `d_real` and `d_fake` in the log are D's mean probabilities: both near ½ is the
+//! game's end, 1 and 0 for long means a generator that has lost.
+//!
+//! `kiln train dcgan --data fashion`, then `kiln sample RUN -n 64`, `kiln interpolate RUN`.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::{leaky_relu, tanh};
+use kiln_core::{Error, Result};
+use kiln_data::DataKind;
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights};
+use kiln_train::system::check_class;
+use kiln_train::{
+    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, System,
+    TrainConfig,
+};
+use serde::{Deserialize, Serialize};
+
+use super::latent::{Distribution, check_sampler};
+use super::objective::Objective;
+
+/// Slope of LeakyReLU below 0.
+pub const LEAK: f32 = 0.2;
+/// How every convolution is drawn.
+pub const WEIGHTS: Weights = Weights::Normal(0.02);
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Length of z.
+    pub latent_size: usize,
+    /// `uniform` (−1 to 1) or `normal`.
+    pub latent_distribution: Distribution,
+    /// Channels of G before its output; they double with every halving of the size. The paper has 128.
+    pub generator_channels: usize,
+    /// Channels of D after its first layer; they double with every halving of the size. The paper has 128.
+    pub discriminator_channels: usize,
+    /// `non-saturating`, `saturating`, `least-squares` or `hinge`.
+    pub objective: Objective,
+    /// One-sided: the real target is 1 minus this. 0 is off, 0.1 usual.
+    pub label_smoothing: f64,
+    /// Discriminator steps for each generator step.
+    pub discriminator_steps: u64,
+    /// G's optimiser.
+    pub generator_optimizer: OptimizerConfig,
+    /// D's optimiser.
+    pub discriminator_optimizer: OptimizerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let adam = OptimizerConfig::adam(2e-4).betas(0.5, 0.999);
+        Self {
+            latent_size: 100,
+            latent_distribution: Distribution::Uniform,
+            generator_channels: 64,
+            discriminator_channels: 64,
+            objective: Objective::NonSaturating,
+            label_smoothing: 0.0,
+            discriminator_steps: 1,
+            generator_optimizer: adam.clone(),
+            discriminator_optimizer: adam,
+        }
+    }
+}
+
+/// How a picture's size comes about: `base`·2^`doublings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// 4 or 7: the size z is projected to.
+    pub base: usize,
+    /// Strided layers, at least 1.
+    pub doublings: usize,
+}
+
+impl Sizes {
+    /// The sizes of square pictures of 4·2ᵏ or 7·2ᵏ pixels, k ≥ 1.
+    ///
+    /// # Errors
+    /// A usage error naming the sizes that fit.
+    pub fn of([_, height, width]: [usize; 3]) -> Result<Self> {
+        let odd = height >> height.trailing_zeros().min(usize::BITS - 1);
+        let doublings = height.trailing_zeros() as usize;
+        let sizes = match odd {
+            1 if doublings > 2 => Some(Self { base: 4, doublings: doublings - 2 }),
+            7 if doublings > 0 => Some(Self { base: 7, doublings }),
+            _ => None,
+        };
+        sizes.filter(|_| height == width).ok_or_else(|| {
+            Error::usage(format!(
+                "data.size: pictures of {height}x{width} do not fit; the networks double 4 or 7 pixels: set 8, 14, 16, 28, 32, 56, 64, 112 or 128, and data.resize"
+            ))
+        })
+    }
+}
+
+/// Both networks.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// G.
+    pub generator: Generator,
+    /// D.
+    pub discriminator: Discriminator,
+}
+
+/// z → `base`×`base` by the first layer, then doubled by each of the others; batch norm and ReLU
+/// between, tanh at the end.
+#[derive(Module, Debug)]
+pub struct Generator {
+    layers: Vec<ConvTranspose2d>,
+    norms: Vec<BatchNorm2d>,
+}
+
+impl Generator {
+    /// From `inputs` numbers to pictures of `outputs` channels, with `channels` before the last layer.
+    pub fn new(inputs: usize, channels: usize, outputs: usize, sizes: Sizes, init: &mut Init) -> Self {
+        let layer = |i, o, k: usize| ConvTranspose2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let widths: Vec<usize> = (0..sizes.doublings).rev().map(|k| channels << k).chain([outputs]).collect();
+        let mut layers = vec![layer(inputs, widths[0], sizes.base).init(init)];
+        layers.extend(widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)));
+        let norms = widths[..sizes.doublings].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect();
+        Self { layers, norms }
+    }
+
+    /// # Shapes
+    /// [n, inputs] → [n, c, base·2^doublings, …] in (−1, 1)
+    pub fn forward(&self, z: Tensor<2>) -> Tensor<4> {
+        let [n, inputs] = z.dims();
+        let mut x = z.reshape([n, inputs, 1, 1]);
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x);
+            if let Some(norm) = self.norms.get(i) {
+                x = norm.forward(x, Activation::Relu);
+            }
+        }
+        tanh(x)
+    }
+}
+
+/// Halves the picture by each layer down to `base`×`base`, which the last turns into one logit;
+/// LeakyReLU after each, batch norm before it but in the first.
+#[derive(Module, Debug)]
+pub struct Discriminator {
+    layers: Vec<Conv2d>,
+    norms: Vec<BatchNorm2d>,
+    head: Conv2d,
+}
+
+impl Discriminator {
+    /// From pictures of `inputs` channels, with `channels` after the first layer.
+    pub fn new(inputs: usize, channels: usize, sizes: Sizes, init: &mut Init) -> Self {
+        let layer = |i, o, k: usize| Conv2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let widths: Vec<usize> = [inputs].into_iter().chain((0..sizes.doublings).map(|k| channels << k)).collect();
+        Self {
+            layers: widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)).collect(),
+            norms: widths[2..].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect(),
+            head: layer(widths[sizes.doublings], 1, sizes.base).init(init),
+        }
+    }
+
+    /// # Shapes
+    /// [n, c, h, w] → [n, channels·2^(doublings − 1), base, base]
+    pub fn features(&self, images: Tensor<4>) -> Tensor<4> {
+        let mut x = images;
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x);
+            x = match i.checked_sub(1).and_then(|i| self.norms.get(i)) {
+                Some(norm) => norm.forward(x, Activation::LeakyRelu(LEAK)),
+                None => leaky_relu(x, f64::from(LEAK)),
+            };
+        }
+        x
+    }
+
+    /// The logit of [`Discriminator::features`].
+    ///
+    /// # Shapes
+    /// [n, channels·2^(doublings − 1), base, base] → [n]
+    pub fn logits(&self, features: Tensor<4>) -> Tensor<1> {
+        let n = features.dims()[0];
+        self.head.forward(features).reshape([n])
+    }
+
+    /// # Shapes
+    /// [n, c, h, w] in [−1, 1] → [n]
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<1> {
+        self.logits(self.features(images))
+    }
+}
+
+/// The two phases of a step, D's `steps` times as often as G's.
+pub fn phases(discriminator: &OptimizerConfig, generator: &OptimizerConfig, steps: u64) -> Vec<Phase> {
+    vec![
+        Phase::new("discriminator", &["discriminator"], discriminator.clone()),
+        Phase::new("generator", &["generator"], generator.clone()).every(steps),
+    ]
+}
+
+/// The system.
+pub struct Dcgan {
+    config: Config,
+    shape: [usize; 3],
+    sizes: Sizes,
+}
+
+impl System for Dcgan {
+    const ID: &'static str = "dcgan";
+    const PAPER: &'static str = "Radford, Metz & Chintala: Unsupervised Representation Learning with Deep Convolutional \
+                                 Generative Adversarial Networks, 2016";
+    const DATA: DataKind = DataKind::Images;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        (DataConfig::default(), TrainConfig { images: 300_000, ..TrainConfig::default() })
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let positive = [
+            ("latent_size", config.latent_size),
+            ("generator_channels", config.generator_channels),
+            ("discriminator_channels", config.discriminator_channels),
+            ("discriminator_steps", config.discriminator_steps as usize),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::usage(format!("model.{name} must be at least 1")));
+        }
+        config.objective.check_smoothing(config.label_smoothing)?;
+        Ok(Self { sizes: Sizes::of(pictures.shape)?, shape: pictures.shape, config })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        let (c, channels) = (&self.config, self.shape[0]);
+        Networks {
+            generator: Generator::new(c.latent_size, c.generator_channels, channels, self.sizes, init),
+            discriminator: Discriminator::new(channels, c.discriminator_channels, self.sizes, init),
+        }
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let c = &self.config;
+        phases(&c.discriminator_optimizer, &c.generator_optimizer, c.discriminator_steps)
+    }
+
+    /// Algorithm 1 of Goodfellow 2014, one step of either player on fresh z.
+    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
+        let (c, d) = (&self.config, &networks.discriminator);
+        let fake = networks.generator.forward(c.latent_distribution.train(batch, phase, c.latent_size));
+        if phase == "generator" {
+            return Ok(Loss::new("generator", c.objective.generator(d.forward(fake))));
+        }
+        let (real, fake) = (d.forward(batch.images()), d.forward(fake.detach()));
+        let loss = c.objective.discriminator(real.clone(), fake.clone(), c.label_smoothing);
+        Ok(Loss::new("discriminator", loss)
+            .report("d_real", c.objective.belief(real))
+            .report("d_fake", c.objective.belief(fake)))
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { generate: Some(self), decode: Some(self), ..Abilities::default() }
+    }
+}
+
+impl Generate<Networks> for Dcgan {
+    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+        check_class(request.class, &[])?;
+        check_sampler(Self::ID, request)?;
+        let z = self.config.latent_distribution.requested(request, self.config.latent_size)?;
+        self.decode(networks, z)
+    }
+}
+
+/// Latents are z itself: walks between them (§6.1) and sums of them (§6.3.2) are walks and sums of
+/// what the pictures show.
+impl Decode<Networks> for Dcgan {
+    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
+        self.config.latent_distribution.sample(request, self.config.latent_size)
+    }
+
+    fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
+        let (expected, got) = (self.config.latent_size, latents.dims()[1]);
+        if got != expected {
+            return Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")));
+        }
+        Ok(networks.generator.forward(latents))
+    }
+
+    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
+        self.config.latent_distribution.between(a, b, t)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kiln_core::random::Key;
+    use kiln_nn::tensor::{from_values, to_values};
+    use kiln_train::params;
+
+    use super::*;
+    use crate::adversarial::testing::{Fixtures, batch, close, overfit, state, values};
+
+    fn sizes(side: usize) -> Result<Sizes> {
+        Sizes::of([1, side, side])
+    }
+
+    fn tiny() -> Config {
+        Config { latent_size: 8, generator_channels: 4, discriminator_channels: 4, ..Config::default() }
+    }
+
+    fn system(config: Config, side: usize) -> Result<Dcgan> {
+        Dcgan::new(config, &Pictures { shape: [1, side, side], classes: Vec::new() })
+    }
+
+    #[test]
+    fn sizes_are_doublings_of_four_or_seven() {
+        for (side, base, doublings) in
+            [(8, 4, 1), (14, 7, 1), (16, 4, 2), (28, 7, 2), (32, 4, 3), (56, 7, 3), (64, 4, 4)]
+        {
+            assert_eq!(sizes(side).unwrap(), Sizes { base, doublings });
+        }
+        for side in [0, 1, 4, 7, 12, 20, 27, 30] {
+            let e = sizes(side).unwrap_err();
+            assert!(e.is_usage() && e.to_string().contains("28, 32"), "{e}");
+        }
+        assert!(Sizes::of([1, 32, 16]).is_err());
+    }
+
+    #[test]
+    fn shapes_at_every_size() {
+        let device = Device::flex();
+        for side in [8, 14, 28, 32] {
+            let s = system(tiny(), side).unwrap();
+            let n = s.networks(&mut Init::new(&device, 0));
+            let out = s.generate(&n, &GenerateRequest::new(0..3, 1, &device)).unwrap();
+            assert_eq!(out.dims(), [3, 1, side, side]);
+            assert_eq!(n.discriminator.forward(out).dims(), [3]);
+        }
+    }
+
+    /// `main.{0,3,6,9}` and `main.{0,2,5,8}` are convolutions; what follows them is batch norm.
+    fn generator_path(path: &str) -> String {
+        let (index, rest) = path.split_once('.').unwrap();
+        let index: usize = index.parse().unwrap();
+        format!("{}.{}.{rest}", if index.is_multiple_of(3) { "layers" } else { "norms" }, index / 3)
+    }
+
+    fn discriminator_path(path: &str) -> String {
+        let (index, rest) = path.split_once('.').unwrap();
+        match index.parse().unwrap() {
+            0 => format!("layers.0.{rest}"),
+            8 => format!("head.{rest}"),
+            i if i % 3 == 2 => format!("layers.{}.{rest}", i / 3 + 1),
+            i => format!("norms.{}.{rest}", i / 3 - 1),
+        }
+    }
+
+    /// Output, all gradients and the running statistics after the step, against PyTorch.
+    fn agrees<M: Module>(name: &str, network: M, rename: fn(&str) -> String, forward: fn(&M, Tensor<4>) -> Tensor<4>) {
+        let fixture = Fixtures::open("systems");
+        let device = Device::flex().autodiff();
+        let network = params::load(network, &state(&fixture, &format!("{name}.main."), rename), "fixture").unwrap();
+        let input = fixture.tensor::<4>(&format!("{name}_io.input")).autodiff().require_grad();
+        let output = forward(&network, input.clone());
+        close(&to_values(output.clone()), &values(&fixture, &format!("{name}_io.output")), 1e-5);
+        let upstream = from_values(values(&fixture, &format!("{name}_io.grad_output")), output.dims(), &device);
+        let mut gradients = (output * upstream).sum().backward();
+        close(&to_values(input.grad(&gradients).unwrap()), &values(&fixture, &format!("{name}_io.grad_input")), 1e-4);
+        let mut found = params::take_gradients(&network, &mut gradients);
+        let expected = state(&fixture, &format!("{name}_grad.main."), rename);
+        assert!(expected.len() > 5);
+        for (path, value) in expected {
+            close(&to_values(found.remove(&path).unwrap()), &value.values, 1e-4);
+        }
+        assert!(found.is_empty());
+        let own = params::state(&network);
+        let after = state(&fixture, &format!("{name}_after.main."), rename);
+        assert_eq!(after.len(), own.keys().filter(|k| k.contains("running")).count());
+        for (path, value) in after {
+            close(&own[&path].values, &value.values, 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_generator_is_pytorchs() {
+        let init = &mut Init::new(&Device::flex().autodiff(), 0);
+        let g = Generator::new(8, 4, 3, sizes(32).unwrap(), init);
+        agrees("dcgan_g", g, generator_path, |g, z| {
+            let [n, inputs, ..] = z.dims();
+            g.forward(z.reshape([n, inputs]))
+        });
+    }
+
+    #[test]
+    fn the_discriminator_is_pytorchs() {
+        let init = &mut Init::new(&Device::flex().autodiff(), 0);
+        let d = Discriminator::new(3, 4, sizes(32).unwrap(), init);
+        agrees("dcgan_d", d, discriminator_path, |d, x| {
+            let n = x.dims()[0];
+            d.forward(x).reshape([n, 1, 1, 1])
+        });
+    }
+
+    #[test]
+    fn each_player_wins_a_fixed_batch_it_plays_alone() {
+        for objective in [Objective::NonSaturating, Objective::LeastSquares, Objective::Hinge] {
+            let mut s = system(Config { objective, ..tiny() }, 16).unwrap();
+            for (player, rate) in [(0, 5e-3), (1, 5e-2)] {
+                let (first, last) = overfit(&mut s, player, rate, 40, &batch(8, [1, 16, 16], 0));
+                assert!(last < first - 0.2 * first.abs(), "{objective:?} {player}: {first} to {last}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_is_the_same_in_any_company() {
+        let device = Device::flex();
+        for latent_distribution in [Distribution::Uniform, Distribution::Normal] {
+            let s = system(Config { latent_distribution, ..tiny() }, 8).unwrap();
+            let n = s.networks(&mut Init::new(&device, 0));
+            let many = s.generate(&n, &GenerateRequest::new(0..5, 1, &device)).unwrap();
+            let one = s.generate(&n, &GenerateRequest::new(3..4, 1, &device)).unwrap();
+            close(&to_values(one.clone()), &to_values(many.narrow(0, 3, 1)), 1e-6);
+            let z = s.latents(&GenerateRequest::new(3..4, 1, &device));
+            close(&to_values(s.decode(&n, z.clone()).unwrap()), &to_values(one.clone()), 1e-6);
+            // As noise of its own, and truncated to nothing.
+            let noise = Some(z.clone().reshape([1, 8, 1, 1]));
+            let request = GenerateRequest { noise, ..GenerateRequest::new(0..1, 9, &device) };
+            close(&to_values(s.generate(&n, &request).unwrap()), &to_values(one), 1e-6);
+            let mut request = GenerateRequest::new(0..2, 1, &device);
+            request.sampler.truncation_psi = Some(0.0);
+            let mean = to_values(s.generate(&n, &request).unwrap());
+            close(&mean[..64], &mean[64..], 1e-6);
+            // A walk ends where it should.
+            let b = s.latents(&GenerateRequest::new(4..5, 1, &device));
+            close(&to_values(s.between(z, b.clone(), 1.0)), &to_values(b), 1e-5);
+        }
+    }
+
+    #[test]
+    fn uniform_latents_fill_their_range() {
+        let values = Key::new(0).purpose("latent").uniform(0..100, 100);
+        let z: Vec<f32> = values.iter().map(|u| 2.0 * u - 1.0).collect();
+        let s = system(Config { latent_size: 100, ..tiny() }, 8).unwrap();
+        let request = GenerateRequest { key: Key::new(0), ..GenerateRequest::new(0..100, 0, &Device::flex()) };
+        close(&to_values(s.latents(&request)), &z, 1e-6);
+    }
+
+    #[test]
+    fn bad_settings_and_requests_are_usage_errors() {
+        let bad = [
+            Config { latent_size: 0, ..tiny() },
+            Config { generator_channels: 0, ..tiny() },
+            Config { discriminator_channels: 0, ..tiny() },
+            Config { discriminator_steps: 0, ..tiny() },
+            Config { label_smoothing: 0.5, ..tiny() },
+            Config { label_smoothing: f64::NAN, ..tiny() },
+            Config { label_smoothing: 0.1, objective: Objective::Hinge, ..tiny() },
+        ];
+        for config in bad {
+            assert!(system(config.clone(), 8).err().is_some_and(|e| e.is_usage()), "{config:?}");
+        }
+        let device = Device::flex();
+        let s = system(tiny(), 8).unwrap();
+        let n = s.networks(&mut Init::new(&device, 0));
+        let ask = |change: fn(&mut GenerateRequest)| {
+            let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+            change(&mut request);
+            s.generate(&n, &request).err().is_some_and(|e| e.is_usage())
+        };
+        assert!(ask(|r| r.class = Some(1)));
+        assert!(ask(|r| r.sampler.steps = Some(10)));
+        assert!(ask(|r| r.sampler.truncation_psi = Some(1.5)));
+        assert!(ask(|r| r.noise = Some(Tensor::zeros([2, 7, 1, 1], &r.device))));
+        assert!(s.decode(&n, Tensor::zeros([1, 3], &device)).is_err());
+    }
+}

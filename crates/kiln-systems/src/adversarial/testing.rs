@@ -1,0 +1,66 @@
+//! What the tests of adversarial systems share: PyTorch's values, a fixed batch, a player that
+//! trains alone.
+
+use burn::tensor::Device;
+use kiln_core::random::Key;
+use kiln_data::{HostBatch, Part};
+use kiln_nn::Init;
+use kiln_train::optim::Optimizer;
+use kiln_train::{Batch, HostTensor, OptimizerConfig, State, System, params};
+
+#[path = "../../../../tests/reference/fixtures.rs"]
+mod fixtures;
+pub use fixtures::Fixtures;
+
+/// Values of a reference tensor.
+pub fn values(fixtures: &Fixtures, name: &str) -> Vec<f32> {
+    fixtures.values(name).1.into_iter().map(|v| v as f32).collect()
+}
+
+/// The tensors below `prefix`, each under what `rename` makes of the rest of its name.
+pub fn state(fixtures: &Fixtures, prefix: &str, rename: fn(&str) -> String) -> State {
+    let below = |name: String| {
+        let path = rename(name.strip_prefix(prefix)?);
+        Some((path, HostTensor { shape: fixtures.values(&name).0, values: values(fixtures, &name) }))
+    };
+    fixtures.names().into_iter().filter_map(below).collect()
+}
+
+/// Equal up to `tolerance`, relative for values above 1.
+pub fn close(got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len());
+    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+        assert!((g - e).abs() <= tolerance * e.abs().max(1.0), "element {i}: {g}, expected {e}");
+    }
+}
+
+/// `n` fixed noise pictures with labels below `classes` (none if 0).
+pub fn batch(n: usize, [c, h, w]: [usize; 3], classes: u32) -> Batch {
+    let values = Key::new(3).uniform(0..n as u64, c * h * w).iter().map(|u| 2.0 * u - 1.0).collect();
+    let part = Part {
+        shape: [n, c, h, w],
+        values,
+        labels: (classes > 0).then(|| (0..n as u32).map(|i| i % classes).collect()),
+        captions: vec![None; n],
+        indices: (0..n).collect(),
+    };
+    Batch::new(HostBatch { start: 0, parts: vec![part] }, 100, Key::new(0), &Device::flex().autodiff())
+}
+
+/// The loss of one phase before and after `steps` steps of it alone on one batch.
+pub fn overfit<S: System>(system: &mut S, phase: usize, rate: f64, steps: usize, batch: &Batch) -> (f64, f64) {
+    let phase = system.phases().swap_remove(phase);
+    let mut optimizer = Optimizer::new(OptimizerConfig { learning_rate: rate, ..phase.optimizer });
+    let mut networks = system.networks(&mut Init::new(&Device::flex().autodiff(), 0));
+    networks = params::set_trainable(networks, &phase.trains);
+    let mut losses = Vec::new();
+    for _ in 0..steps {
+        let loss = system.loss(&networks, phase.name, batch).unwrap();
+        losses.push(f64::from(loss.total.clone().into_scalar::<f32>()));
+        let mut gradients = loss.total.backward();
+        let gradients = params::take_gradients(&networks, &mut gradients);
+        assert!(gradients.keys().all(|path| phase.trains.iter().any(|t| path.starts_with(t))));
+        networks = optimizer.step(networks, gradients, 1.0);
+    }
+    (losses[0], losses[steps - 1])
+}

@@ -1,0 +1,108 @@
+//! Every registered system: 2N steps and N + resume + N steps give identical files.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use kiln_data::DataKind;
+use kiln_systems::registry;
+use kiln_train::checkpoint::list;
+use kiln_train::recipe::{assignment, merge};
+use kiln_train::{AnySystem, Options, Run};
+use toml::Table;
+
+/// Settings that make a system small enough to train in a second or two.
+fn tiny(id: &str) -> &'static [&'static str] {
+    match id {
+        "classifier" => &["model.channels=4", "model.features=16"],
+        "ddpm" => &[
+            "model.timesteps=20",
+            "model.sampling_steps=2",
+            "model.class_conditional=true",
+            "model.unet.base_channels=8",
+            "model.unet.groups=4",
+            "model.unet.channel_multipliers=[1, 2]",
+            "model.unet.blocks=1",
+            "model.unet.dropout=0.1",
+        ],
+        "dcgan" | "cgan" => {
+            &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
+        }
+        "vae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "cyclegan" => &[
+            "data.size=16",
+            "model.generator_channels=4",
+            "model.discriminator_channels=4",
+            "model.discriminator_layers=1",
+            "model.blocks=1",
+            "model.pool=3",
+        ],
+        "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=8"],
+        other => panic!("{other}: give settings that make it small"),
+    }
+}
+
+fn recipe(system: &dyn AnySystem) -> Table {
+    let set = match system.data_kind() {
+        DataKind::TwoDomains => "data.set=starter:noto,starter:twemoji",
+        DataKind::SourceTarget => "data.set=starter,starter",
+        _ => "data.set=starter",
+    };
+    let common =
+        ["train.batch=4", "train.accumulate=2", "train.images=1000", "train.preview_every=0", "train.preview_count=1"];
+    let mut recipe = system.defaults().unwrap();
+    for text in tiny(system.id()).iter().chain([&set]).chain(&common) {
+        merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
+    }
+    recipe
+}
+
+fn options(steps: u64) -> Options {
+    Options { device: Device::flex(), steps: Some(steps), quiet: true }
+}
+
+fn files(root: &Path) -> Vec<(String, Vec<u8>)> {
+    let folder = Run::open(root).unwrap().checkpoints();
+    let newest = *list(&folder).last().unwrap();
+    let mut files: Vec<_> = fs::read_dir(kiln_train::checkpoint::path(&folder, newest))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), fs::read(p).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn two_n_steps_are_n_steps_a_resume_and_n_steps() {
+    for system in registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+        system.train(recipe(&*system), &whole, &options(4)).unwrap();
+        system.train(recipe(&*system), &parts, &options(2)).unwrap();
+        let summary = system.resume(&Run::open(&parts).unwrap(), &options(4)).unwrap();
+        assert_eq!(summary.steps, 4, "{}", system.id());
+        let (a, b) = (files(&whole), files(&parts));
+        let names = |f: &[(String, Vec<u8>)]| f.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&a), names(&b), "{}", system.id());
+        for ((name, x), (_, y)) in a.iter().zip(&b) {
+            assert!(x == y, "{}: {name} differs after a resume", system.id());
+        }
+    }
+}
+
+/// Another seed must change the weights, or the test above could not fail.
+#[test]
+fn another_seed_is_another_run() {
+    let system = kiln_systems::find("classifier").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let run = |seed: i64| {
+        let root = dir.path().join(seed.to_string());
+        let mut recipe = recipe(&*system);
+        recipe.insert("seed".into(), seed.into());
+        system.train(recipe, &root, &options(2)).unwrap();
+        files(&root)
+    };
+    assert!(run(0) != run(1));
+}

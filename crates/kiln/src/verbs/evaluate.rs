@@ -1,0 +1,346 @@
+//! `kiln evaluate`.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use clap::Args;
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::{Prepared, Split};
+use kiln_measure::classes::{Confusion, Histogram, wilson};
+use kiln_measure::{Features, Measure, frechet, inception_score, kernel, pairs, prdc};
+use kiln_nn::tensor::{from_values, to_values};
+use kiln_train::model::Weights;
+use kiln_train::{Ability, GenerateRequest, Model};
+
+use crate::Common;
+use crate::judge::{Judge, Seen};
+use crate::output::Output;
+use crate::verbs::sample::{SamplerArgs, generate};
+use crate::verbs::{need, open};
+
+/// Every metric `--metrics` takes.
+pub const METRICS: [&str; 11] =
+    ["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes", "nll", "accuracy", "pairs"];
+
+#[derive(Args)]
+pub struct EvaluateArgs {
+    /// A run, or pictures: a folder, a zip, a name of `kiln data list`
+    what: String,
+    /// The reference set; a run's own data by default
+    #[arg(long)]
+    against: Option<String>,
+    /// A list of fid, is, kid, precision, recall, density, coverage, classes, nll, accuracy, pairs
+    #[arg(long, value_delimiter = ',', default_value = "fid,is")]
+    metrics: Vec<String>,
+    /// classifier:SET — the feature net; by default a classifier of the reference set
+    #[arg(long)]
+    features: Option<String>,
+    /// Pictures to generate, or at most to read
+    #[arg(short, default_value_t = 1000)]
+    n: usize,
+    /// Part of the reference: train or test
+    #[arg(long, default_value = "train")]
+    split: Split,
+    /// Keys the samples
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Importance samples for nll; 0 measures the bound
+    #[arg(long, default_value_t = 0)]
+    samples: usize,
+    /// Use the live weights instead of their average
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+}
+
+pub fn run(args: &EvaluateArgs, common: &Common, out: &Output) -> Result<()> {
+    for measure in measure(args, common)? {
+        out.say(|| measure.to_string(), &measure);
+    }
+    Ok(())
+}
+
+/// Scores a finished run against its own data: what `train --then-evaluate` prints.
+pub fn of_run(root: &Path, metrics: &str, common: &Common, out: &Output) -> Result<()> {
+    let args = EvaluateArgs::new(&root.display().to_string(), metrics, 500);
+    run(&args, common, out)
+}
+
+impl EvaluateArgs {
+    /// With every other choice left to its default.
+    pub fn new(what: &str, metrics: &str, n: usize) -> Self {
+        Self {
+            what: what.into(),
+            against: None,
+            metrics: metrics.split(',').map(str::to_string).collect(),
+            features: None,
+            n,
+            split: Split::Train,
+            seed: 0,
+            samples: 0,
+            raw: false,
+            sampler: SamplerArgs::default(),
+        }
+    }
+
+    /// With another part of the reference.
+    pub fn split(self, split: Split) -> Self {
+        Self { split, ..self }
+    }
+
+    /// With sampler settings.
+    pub fn sampler(self, sampler: SamplerArgs) -> Self {
+        Self { sampler, ..self }
+    }
+
+    /// With so many importance samples.
+    pub fn samples(self, samples: usize) -> Self {
+        Self { samples, ..self }
+    }
+}
+
+/// Everything asked for.
+///
+/// # Errors
+/// A usage error for an unknown metric or one the run cannot give.
+pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
+    for metric in &args.metrics {
+        if !METRICS.contains(&metric.as_str()) {
+            return Err(Error::usage(format!("--metrics {metric}: unknown; there are {}", METRICS.join(", "))));
+        }
+    }
+    if args.n < 2 {
+        return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
+    }
+    let root = PathBuf::from(&args.what);
+    let (model, device) = if root.join("recipe.toml").is_file() {
+        let weights = if args.raw { Weights::Raw } else { Weights::Average };
+        let (model, device) = open(&root, weights, &common.device)?;
+        (Some(model), device)
+    } else {
+        (None, kiln_train::device::by_name(&common.device)?)
+    };
+    let reference = match (&args.against, &model) {
+        (Some(name), _) => name.clone(),
+        (None, Some(model)) => model.info().data.set.clone(),
+        (None, None) => return Err(Error::usage("--against is needed for pictures: the set to compare them with")),
+    };
+    let wanted = |names: &[&str]| args.metrics.iter().any(|m| names.contains(&m.as_str()));
+    let mut out = Vec::new();
+    if wanted(&["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes"]) {
+        distribution(args, model.as_deref(), &reference, common, &device, &mut out)?;
+    }
+    let run = |metric: &str| {
+        model.as_deref().ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")))
+    };
+    if wanted(&["nll"]) {
+        out.extend(likelihood(run("nll")?, args, &reference, &device)?);
+    }
+    if wanted(&["accuracy"]) {
+        out.push(accuracy(run("accuracy")?, args, &reference, &device)?);
+    }
+    if wanted(&["pairs"]) {
+        out.extend(known_pairs(run("pairs")?, args, &reference, &device)?);
+    }
+    Ok(out)
+}
+
+/// Measures of a set of pictures through the judge's features.
+fn distribution(
+    args: &EvaluateArgs,
+    model: Option<&dyn Model>,
+    reference: &str,
+    common: &Common,
+    device: &Device,
+    out: &mut Vec<Measure>,
+) -> Result<()> {
+    let labelled = match args.features.as_deref() {
+        None => reference,
+        Some(name) => name.strip_prefix("classifier:").ok_or_else(|| {
+            Error::usage(format!("--features {name}: unknown; give classifier:SET with a labelled set"))
+        })?,
+    };
+    let judged = kiln_data::open(labelled, Split::Train, &kiln_data::PictureRule::default())?;
+    let judge = Judge::of(&*judged, common, device)?;
+    let made = match model {
+        Some(model) => {
+            need(model, Ability::Generate)?;
+            let mut request = GenerateRequest::new(0..args.n as u64, args.seed, device);
+            request.sampler = args.sampler.settings();
+            let mut seen = Seen::default();
+            generate(model, args.n, &request, common.quiet, &mut |_, images| judge.look(images, &mut seen))?;
+            seen
+        }
+        None => judge.look_at_set(&args.what, args.split, args.n)?,
+    };
+    let real = judge.look_at_set(reference, args.split, 10_000)?;
+    let features = |seen: &Seen| -> Result<Vec<f32>> { Ok(seen.features.clone()) };
+    let (a, b) = (features(&made)?, features(&real)?);
+    let (a, b) = (Features::new("the pictures", &a, made.width())?, Features::new(reference, &b, real.width())?);
+    let split = if args.split == Split::Train { "train" } else { "test" };
+    let mut push = |m: Measure| out.push(m.features(&judge.name).against(reference, split));
+    let neighbours =
+        if args.metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(&m.as_str())) {
+            // Real and made in equal number, as the measures assume.
+            let count = made.n.min(real.n);
+            let (d, k) = (real.width(), 5);
+            let (x, y) = (&real.features[..count * d], &made.features[..count * d]);
+            Some(prdc::measure(Features::new(reference, x, d)?, Features::new("the pictures", y, d)?, k)?)
+        } else {
+            None
+        };
+    for metric in &args.metrics {
+        match (metric.as_str(), &neighbours) {
+            ("fid", _) => {
+                if made.n <= made.width() {
+                    eprintln!(
+                        "kiln: fid of {} pictures with {} features is biased; use -n {} or more",
+                        made.n,
+                        made.width(),
+                        2 * made.width()
+                    );
+                }
+                push(Measure::new(
+                    "fid",
+                    frechet::distance(&frechet::Gaussian::of(a)?, &frechet::Gaussian::of(b)?)?,
+                    made.n,
+                ));
+            }
+            ("is", _) => {
+                let logits = Features::new("the logits", &made.logits, made.logits.len() / made.n)?;
+                let splits = if made.n >= 100 { 10 } else { 1 };
+                let key = Key::new(args.seed).purpose("splits");
+                push(Measure::spread("is", inception_score::from_logits(logits, splits, Some(key))?, made.n));
+            }
+            ("kid", _) => {
+                let spread = kernel::distance(
+                    a,
+                    b,
+                    kernel::Subsets::standard(made.n, real.n),
+                    Key::new(args.seed).purpose("subsets"),
+                )?;
+                push(Measure::spread("kid", spread, made.n));
+            }
+            ("precision", Some(p)) => push(Measure::new("precision", p.precision, made.n)),
+            ("recall", Some(p)) => push(Measure::new("recall", p.recall, made.n)),
+            ("density", Some(p)) => push(Measure::new("density", p.density, made.n)),
+            ("coverage", Some(p)) => push(Measure::new("coverage", p.coverage, made.n)),
+            ("classes", _) => {
+                let histogram = Histogram::new(judged.classes().len(), &made.classes())?;
+                push(Measure::new("class_coverage", histogram.coverage(), made.n));
+                push(Measure::new("class_unevenness", histogram.unevenness(), made.n));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Pictures of a set in the run's own shape, a chunk at a time.
+fn chunks(
+    model: &dyn Model,
+    spec: &str,
+    split: Split,
+    n: usize,
+    device: &Device,
+    mut each: impl FnMut(Tensor<4>, &[u32]) -> Result<()>,
+) -> Result<usize> {
+    let rule = kiln_data::PictureRule { flip: false, ..model.info().data.rule() };
+    let prepared = Prepared::new(kiln_data::open(spec, split, &rule)?, rule)?;
+    let [c, h, w] = prepared.shape();
+    let total = prepared.len().min(n);
+    for start in (0..total).step_by(100) {
+        let count = (total - start).min(100);
+        let (mut values, mut labels) = (Vec::with_capacity(count * c * h * w), Vec::new());
+        for i in start..start + count {
+            let sample = prepared.get(i)?;
+            values.extend(sample.values);
+            labels.extend(sample.label);
+        }
+        each(from_values(values, [count, c, h, w], device), &labels)?;
+    }
+    Ok(total)
+}
+
+fn likelihood(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &Device) -> Result<Vec<Measure>> {
+    need(model, Ability::Likelihood)?;
+    let mut all = Vec::new();
+    let n = chunks(model, reference, args.split, args.n, device, |images, _| {
+        let key = Key::new(args.seed).purpose("nll").at(all.len() as u64);
+        all.extend(to_values(model.nll(images, args.samples, key)?).into_iter().map(f64::from));
+        Ok(())
+    })?;
+    let mean = all.iter().sum::<f64>() / n as f64;
+    let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
+    let half = 1.96 * (variance / n as f64).sqrt();
+    let split = if args.split == Split::Train { "train" } else { "test" };
+    let name = if args.samples == 0 { "nll_bound".to_string() } else { format!("nll_{}", args.samples) };
+    let dims: usize = model.info().pictures.shape.iter().product();
+    let bits = 1.0 / (dims as f64 * std::f64::consts::LN_2);
+    Ok(vec![
+        Measure::new(&name, mean, n).within([mean - half, mean + half]).against(reference, split),
+        Measure::new("bpd", mean * bits, n)
+            .within([(mean - half) * bits, (mean + half) * bits])
+            .against(reference, split),
+    ])
+}
+
+fn accuracy(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &Device) -> Result<Measure> {
+    need(model, Ability::Classify)?;
+    // A run on source and target is judged on the target, the last set it names.
+    let set = reference.rsplit(',').next().unwrap_or(reference);
+    let (mut truth, mut predicted) = (Vec::new(), Vec::new());
+    let mut classes = 0;
+    let n = chunks(model, set, args.split, args.n, device, |images, labels| {
+        let logits = model.classify(images)?;
+        classes = logits.dims()[1];
+        let values = to_values(logits);
+        let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+        predicted.extend(values.chunks(classes).map(best));
+        truth.extend(labels.iter().map(|&l| l as usize));
+        Ok(())
+    })?;
+    if truth.len() != n {
+        return Err(Error::usage(format!("{set} has no labels to measure accuracy with")));
+    }
+    let confusion = Confusion::new(classes, &truth, &predicted)?;
+    let split = if args.split == Split::Train { "train" } else { "test" };
+    Ok(Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n)).against(set, split))
+}
+
+/// Distance of translations to the known counterparts, beside the distance of the inputs themselves.
+fn known_pairs(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &Device) -> Result<Vec<Measure>> {
+    need(model, Ability::Translate)?;
+    let rule = kiln_data::PictureRule { flip: false, ..model.info().data.rule() };
+    let sets = kiln_data::open_all(reference, args.split, &rule)?;
+    let [a, b] = &sets[..] else {
+        return Err(Error::usage(format!("--metrics pairs needs two sets of known pairs, not `{reference}`")));
+    };
+    let sides = [Prepared::new(a.clone(), rule.clone())?, Prepared::new(b.clone(), rule)?];
+    let shape = sides[0].shape();
+    let n = sides[0].len().min(sides[1].len()).min(args.n);
+    let split = if args.split == Split::Train { "train" } else { "test" };
+    let mut out = Vec::new();
+    for (direction, (from, to)) in model.directions()?.into_iter().zip([(0, 1), (1, 0)]) {
+        let mut sums = [0.0; 4];
+        for i in 0..n {
+            let (input, target) = (sides[from].get(i)?.values, sides[to].get(i)?.values);
+            let images = from_values(input.clone(), [1, shape[0], shape[1], shape[2]], device);
+            let output = to_values(model.translate(images, direction)?);
+            for (sum, value) in sums.iter_mut().zip([
+                pairs::l1(&output, &target)?,
+                pairs::l1(&input, &target)?,
+                pairs::ssim(&output, &target, shape, 2.0)?,
+                pairs::ssim(&input, &target, shape, 2.0)?,
+            ]) {
+                *sum += value / n as f64;
+            }
+        }
+        for (name, value) in ["pair_l1", "pair_l1_of_input", "pair_ssim", "pair_ssim_of_input"].into_iter().zip(sums) {
+            out.push(Measure::new(&format!("{name}_{direction}"), value, n).against(reference, split));
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,114 @@
+//! `kiln interpolate` and `kiln edit`: walks and arithmetic in a latent space.
+
+use std::path::PathBuf;
+
+use burn::tensor::Tensor;
+use clap::Args;
+use kiln_core::{Error, Result};
+use kiln_data::contact_sheet;
+use kiln_train::model::Weights;
+use kiln_train::preview::pictures;
+use kiln_train::{Ability, GenerateRequest, Model};
+use serde_json::json;
+
+use crate::Common;
+use crate::output::Output;
+use crate::verbs::{need, open};
+
+#[derive(Args)]
+pub struct InterpolateArgs {
+    /// The run folder
+    run: PathBuf,
+    /// The PNG to write: one walk a row
+    #[arg(long)]
+    out: PathBuf,
+    /// Sample indices to walk between, such as 0,1,2,3
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
+    through: Vec<u64>,
+    /// Pictures from one to the next
+    #[arg(long, default_value_t = 9)]
+    steps: usize,
+    /// Keys the samples: index 3 is picture 3 of `kiln sample` with this seed
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Args)]
+pub struct EditArgs {
+    /// The run folder
+    run: PathBuf,
+    /// The PNG to write: exemplars of each term, then the result with small variations
+    #[arg(long)]
+    out: PathBuf,
+    /// Sample indices whose mean latent is the start
+    #[arg(long, value_delimiter = ',', required = true)]
+    start: Vec<u64>,
+    /// Indices whose mean is taken away
+    #[arg(long, value_delimiter = ',', required = true)]
+    minus: Vec<u64>,
+    /// Indices whose mean is added
+    #[arg(long, value_delimiter = ',', required = true)]
+    plus: Vec<u64>,
+    /// Keys the samples
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// The latent of one sample, [1, d].
+fn latent(model: &dyn Model, index: u64, seed: u64, device: &burn::tensor::Device) -> Result<Tensor<2>> {
+    model.latents(&GenerateRequest::new(index..index + 1, seed, device))
+}
+
+pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Result<()> {
+    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    need(&*model, Ability::Decode)?;
+    if args.through.len() < 2 || args.steps < 2 {
+        return Err(Error::usage("interpolate needs at least two indices in --through and --steps 2"));
+    }
+    let mut rows = Vec::new();
+    for pair in args.through.windows(2) {
+        let (a, b) = (latent(&*model, pair[0], args.seed, &device)?, latent(&*model, pair[1], args.seed, &device)?);
+        let points = (0..args.steps)
+            .map(|i| model.between(a.clone(), b.clone(), i as f64 / (args.steps - 1) as f64))
+            .collect::<Result<Vec<_>>>()?;
+        rows.extend(pictures(model.decode(Tensor::cat(points, 0))?));
+    }
+    contact_sheet(&rows, args.steps, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
+    let object = json!({"sheet": args.out, "walks": args.through.len() - 1, "steps": args.steps});
+    out.say(|| format!("{} walks in {}", args.through.len() - 1, args.out.display()), &object);
+    Ok(())
+}
+
+/// Radford 2016, §6.3.2: mean(start) − mean(minus) + mean(plus), shown with eight neighbours made
+/// by uniform noise of ±0.25.
+pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
+    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    need(&*model, Ability::Decode)?;
+    let terms = [&args.start, &args.minus, &args.plus];
+    let mut means = Vec::new();
+    let mut rows = Vec::new();
+    let columns = terms.iter().map(|t| t.len()).max().unwrap_or(1).max(8) + 1;
+    for indices in terms {
+        let latents = indices.iter().map(|&i| latent(&*model, i, args.seed, &device)).collect::<Result<Vec<_>>>()?;
+        let latents = Tensor::cat(latents, 0);
+        let mean = latents.clone().mean_dim(0);
+        let mut row = pictures(model.decode(Tensor::cat(vec![latents, mean.clone()], 0))?);
+        let blank = row[0].clone();
+        let blank = kiln_data::Picture { pixels: vec![255; blank.pixels.len()], ..blank };
+        let mean_picture = row.pop().unwrap_or_else(|| blank.clone());
+        row.resize(columns - 1, blank);
+        row.push(mean_picture);
+        rows.extend(row);
+        means.push(mean);
+    }
+    let result = means[0].clone() - means[1].clone() + means[2].clone();
+    let dims = result.dims()[1];
+    let key = kiln_core::random::Key::new(args.seed).purpose("edit");
+    let jitter = kiln_nn::tensor::uniform(key, 0..columns as u64 - 1, [columns - 1, dims], &device) * 0.5 - 0.25;
+    let neighbours = result.clone() + jitter;
+    rows.extend(pictures(model.decode(Tensor::cat(vec![neighbours, result], 0))?));
+    contact_sheet(&rows, columns, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
+    let object = json!({"sheet": args.out});
+    out.say(|| format!("start, minus, plus (means at the right) and the result in {}", args.out.display()), &object);
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `kiln train` and `kiln resume`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use kiln_core::{Context, Error, Result};
+use kiln_systems::find;
+use kiln_train::recipe::{assignment, merge};
+use kiln_train::run::read_table;
+use kiln_train::{AnySystem, Options, Run, Summary, device};
+use toml::Table;
+
+use crate::Common;
+use crate::output::Output;
+use crate::verbs::{evaluate, sample};
+
+#[derive(Args)]
+pub struct TrainArgs {
+    /// A system of `kiln systems`, or a recipe file
+    system: String,
+    /// A name of `kiln data list`, a folder or a zip; two domains separated by a comma
+    #[arg(long)]
+    data: Option<String>,
+    /// Change a setting: --set model.unet.base_channels=32
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Stop after so many steps in all (schedules keep the length of train.images)
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Images a step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Keys all randomness
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The run folder; runs/<system> by default
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Check everything, print the resolved recipe, train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Afterwards write so many samples and a grid into the run folder
+    #[arg(long, value_name = "N")]
+    then_sample: Option<usize>,
+    /// Afterwards score the run: a list such as fid,is
+    #[arg(long, value_name = "METRICS")]
+    then_evaluate: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ResumeArgs {
+    /// The run folder
+    run: PathBuf,
+    /// Stop after so many steps in all
+    #[arg(long)]
+    steps: Option<u64>,
+}
+
+/// The system and the full recipe of a command.
+fn resolve(args: &TrainArgs) -> Result<(Box<dyn AnySystem>, Table)> {
+    let path = Path::new(&args.system);
+    let (system, mut recipe) = if args.system.ends_with(".toml") {
+        let changes = read_table(path)?;
+        let id = changes.get("system").and_then(|v| v.as_str()).ok_or_else(|| {
+            Error::usage(format!("{}: no `system`; its first line must be such as system = \"ddpm\"", path.display()))
+        })?;
+        let system = find(id)?;
+        let mut recipe = system.defaults()?;
+        merge(&mut recipe, &changes, &path.display().to_string())?;
+        (system, recipe)
+    } else {
+        let system = find(&args.system)?;
+        let recipe = system.defaults()?;
+        (system, recipe)
+    };
+    for text in &args.set {
+        merge(&mut recipe, &assignment(text)?, &format!("--set {text}"))?;
+    }
+    let mut flag = |key: &str, value: toml::Value| {
+        let parts = key.rsplit('.').fold(value, |inner, part| Table::from_iter([(part.to_string(), inner)]).into());
+        match parts {
+            toml::Value::Table(t) => merge(&mut recipe, &t, "command line"),
+            _ => Ok(()),
+        }
+    };
+    if let Some(data) = &args.data {
+        flag("data.set", data.clone().into())?;
+    }
+    if let Some(batch) = args.batch {
+        flag("train.batch", (batch as i64).into())?;
+    }
+    if let Some(seed) = args.seed {
+        flag("seed", i64::try_from(seed).context(|| format!("--seed {seed}"))?.into())?;
+    }
+    Ok((system, recipe))
+}
+
+pub fn train(args: &TrainArgs, common: &Common, out: &Output) -> Result<()> {
+    let (system, recipe) = resolve(args)?;
+    if args.steps == Some(0) {
+        return Err(Error::usage("--steps 0: nothing to do; give at least 1"));
+    }
+    if args.dry_run {
+        let recipe = system.check(recipe)?;
+        let text = toml::to_string_pretty(&recipe).context(|| "recipe")?;
+        out.say(|| text.clone(), &recipe);
+        return Ok(());
+    }
+    let root = args.out.clone().unwrap_or_else(|| Path::new("runs").join(system.id()));
+    let summary = system.train(recipe, &root, &options(common, args.steps)?)?;
+    report(&root, &summary, out);
+    if !summary.complete {
+        return Ok(());
+    }
+    if let Some(n) = args.then_sample {
+        sample::into_folder(&root, n, common, out)?;
+    }
+    if let Some(metrics) = &args.then_evaluate {
+        evaluate::of_run(&root, metrics, common, out)?;
+    }
+    Ok(())
+}
+
+pub fn resume(args: &ResumeArgs, common: &Common, out: &Output) -> Result<()> {
+    let run = Run::open(&args.run)?;
+    let recipe = run.recipe()?;
+    let id = recipe.get("system").and_then(|v| v.as_str()).unwrap_or_default();
+    let summary = find(id)?.resume(&run, &options(common, args.steps)?)?;
+    report(&args.run, &summary, out);
+    Ok(())
+}
+
+fn options(common: &Common, steps: Option<u64>) -> Result<Options> {
+    Ok(Options { device: device::by_name(&common.device)?, steps, quiet: common.quiet })
+}
+
+fn report(root: &Path, summary: &Summary, out: &Output) {
+    let line = || {
+        let losses: Vec<String> = summary.losses.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
+        format!("{}: {} images, {:.0} s, {}", root.display(), summary.images, summary.seconds, losses.join(", "))
+    };
+    out.say(line, summary);
+}
