@@ -341,3 +341,188 @@ impl Classify<Networks> for Dann {
         Ok(networks.labels.hidden(networks.extractor.forward(images)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use kiln_core::random::Key;
+    use kiln_data::{HostBatch, Part};
+    use kiln_nn::tensor::{from_values, to_values};
+    use kiln_train::optim::Optimizer;
+    use kiln_train::params;
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    fn fixture(file: &str, name: &str) -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures").join(file);
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        file.tensor(name).unwrap().data().to_vec()
+    }
+
+    /// tests/reference/systems.py.
+    #[test]
+    fn schedules_equal_the_reference() {
+        let get = |name: &str| -> Vec<f64> {
+            let bytes = fixture("systems.safetensors", &format!("dann.{name}"));
+            bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+        };
+        let config = Config::default();
+        for (i, p) in get("progress").into_iter().enumerate() {
+            let lambda = adaptation_factor(p, config.gamma);
+            assert!((lambda - get("lambda")[i]).abs() < 1e-12);
+            let factor = config.optimizer.schedule.factor((p * 1000.0) as u64, 1000, config.optimizer.warmup);
+            assert!((config.optimizer.learning_rate * factor - get("learning_rate")[i]).abs() < 1e-12);
+        }
+        assert_eq!(config.optimizer.learning_rate, get("first_learning_rate")[0]);
+    }
+
+    /// tests/reference/layers.py: the engine's pooling, which nothing else of Kiln uses.
+    #[test]
+    fn pooling_and_its_gradient_equal_pytorch() {
+        let device = Device::flex().autodiff();
+        let get = |name: &str| -> Vec<f32> {
+            let bytes = fixture("layers.safetensors", &format!("max_pool2d.{name}"));
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        };
+        let input = from_values(get("input"), [2, 3, 4, 7], &device).require_grad();
+        let output = max_pool2d(input.clone(), MaxPoolOptions::new([2, 2]));
+        assert_eq!(to_values(output.clone()), get("output"));
+        let gradients = (output * from_values(get("grad_output"), [2, 3, 2, 3], &device)).sum().backward();
+        assert_eq!(to_values(input.grad(&gradients).unwrap()), get("grad_input"));
+    }
+
+    fn tiny(mode: Mode) -> Config {
+        Config {
+            mode,
+            channels: [4, 8],
+            label_hidden: [16, 16],
+            domain_hidden: 16,
+            mean: 0.0,
+            optimizer: OptimizerConfig::sgd(0.05, 0.9),
+            ..Config::default()
+        }
+    }
+
+    fn pictures(side: usize) -> Pictures {
+        Pictures { shape: [1, side, side], classes: vec!["bright".into(), "dark".into()] }
+    }
+
+    /// Bright and dark pictures; the target's are turned around, and so its labels differ.
+    fn batch(labels: bool, device: &Device) -> Batch {
+        let shape = [8, 1, 16, 16];
+        let part = |sign: f32, labels: Option<Vec<u32>>| {
+            let noise = Key::new(3).uniform(0..8, 256);
+            let shade = |i: usize| if (i / 256).is_multiple_of(2) { sign } else { -sign };
+            let values = noise.iter().enumerate().map(|(i, v)| 0.5 * shade(i) + 0.5 * (v - 0.5)).collect();
+            Part { shape, values, labels, captions: vec![None; 8], indices: (0..8).collect() }
+        };
+        let truth: Vec<u32> = (0..8).map(|i| i % 2).collect();
+        let parts = vec![part(1.0, Some(truth.clone())), part(-1.0, labels.then_some(truth))];
+        Batch::new(HostBatch { start: 500, parts }, 1_000, Key::new(0), device)
+    }
+
+    fn fit(mode: Mode, labels: bool, steps: usize) -> Vec<Vec<(&'static str, f32)>> {
+        let device = Device::flex().autodiff();
+        let mut system = Dann::new(tiny(mode), &pictures(16)).unwrap();
+        let mut networks = system.networks(&mut Init::new(&device, 0));
+        let phase = system.phases().remove(0);
+        let mut optimizer = Optimizer::new(phase.optimizer);
+        networks = params::set_trainable(networks, &phase.trains);
+        let mut log = Vec::new();
+        for _ in 0..steps {
+            let loss = system.loss(&networks, phase.name, &batch(labels, &device)).unwrap();
+            log.push(loss.terms.into_iter().map(|(name, value)| (name, to_values(value)[0])).collect());
+            let mut gradients = loss.total.backward();
+            let gradients = params::take_gradients(&networks, &mut gradients);
+            networks = optimizer.step(networks, gradients, 1.0);
+        }
+        log
+    }
+
+    #[test]
+    fn every_mode_fits_one_batch() {
+        for (mode, labels) in [(Mode::Dann, false), (Mode::SourceOnly, false), (Mode::TargetOnly, true)] {
+            let log = fit(mode, labels, 40);
+            let (first, last) = (log[0][0], log[39][0]);
+            assert_eq!(first.0, "label_loss");
+            assert!(last.1 < 0.5 * first.1, "{mode:?}: {first:?} -> {last:?}");
+        }
+    }
+
+    #[test]
+    fn labels_of_the_target_change_nothing() {
+        for mode in [Mode::Dann, Mode::SourceOnly] {
+            assert_eq!(fit(mode, false, 3), fit(mode, true, 3));
+        }
+    }
+
+    #[test]
+    fn the_extractor_ascends_the_domain_loss() {
+        let device = Device::flex().autodiff();
+        let system = Dann::new(tiny(Mode::Dann), &pictures(16)).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0));
+        let batch = batch(false, &device);
+        let gradient = |lambda: Option<f64>| {
+            let judged = |images: &Tensor<4>| {
+                let features = networks.extractor.forward(images.clone());
+                networks.domain.forward(match lambda {
+                    Some(lambda) => reverse_gradient(features, lambda),
+                    None => features,
+                })
+            };
+            let loss = domain_loss(judged(&batch.domains[0].images), judged(&batch.domains[1].images));
+            params::take_gradients(&networks, &mut loss.backward())
+        };
+        let (plain, reversed) = (gradient(None), gradient(Some(0.3)));
+        assert!(plain.keys().any(|k| k.starts_with("domain")) && plain.keys().any(|k| k.starts_with("extractor")));
+        for (path, plain) in plain {
+            let factor = if path.starts_with("extractor") { -0.3 } else { 1.0 };
+            for (got, want) in to_values(reversed[&path].clone()).into_iter().zip(to_values(plain * factor)) {
+                assert!((got - want).abs() < 1e-6, "{path}: {got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn classifies_and_refuses_another_shape() {
+        let device = Device::flex();
+        let system = Dann::new(tiny(Mode::Dann), &pictures(16)).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0));
+        let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
+        assert_eq!(system.classify(&networks, zeros([3, 1, 16, 16])).unwrap().dims(), [3, 2]);
+        assert_eq!(system.features(&networks, zeros([3, 1, 16, 16])).unwrap().dims(), [3, 16]);
+        assert!(system.classify(&networks, zeros([3, 3, 16, 16])).unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn bad_settings_are_usage_errors() {
+        let unlabelled = Pictures { shape: [1, 16, 16], classes: Vec::new() };
+        for (config, pictures) in [
+            (tiny(Mode::Dann), unlabelled),
+            (tiny(Mode::Dann), pictures(12)),
+            (Config { channels: [4, 0], ..tiny(Mode::Dann) }, pictures(16)),
+            (Config { gamma: 0.0, ..tiny(Mode::Dann) }, pictures(16)),
+            (Config { lambda: -1.0, ..tiny(Mode::Dann) }, pictures(16)),
+        ] {
+            assert!(Dann::new(config, &pictures).err().unwrap().is_usage());
+        }
+        assert!(Dann::new(Config { padding: 2, ..tiny(Mode::Dann) }, &pictures(8)).is_ok());
+        let device = Device::flex().autodiff();
+        let mut system = Dann::new(tiny(Mode::TargetOnly), &pictures(16)).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0));
+        assert!(system.loss(&networks, "classifier", &batch(false, &device)).err().unwrap().is_usage());
+    }
+
+    #[test]
+    fn the_recipe_holds_known_settings() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/dann/mnist-mnistm.toml");
+        let changes = std::fs::read_to_string(path).unwrap().parse().unwrap();
+        let mut table = kiln_train::recipe::defaults::<Dann>().unwrap();
+        kiln_train::recipe::merge(&mut table, &changes, "recipe").unwrap();
+        kiln_train::recipe::typed::<Dann>(table, "recipe").unwrap();
+    }
+}

@@ -446,3 +446,265 @@ impl Translate<Networks> for CycleGan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use kiln_data::{HostBatch, Part};
+    use kiln_train::optim::Optimizer;
+    use kiln_train::params;
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    /// tests/reference/systems.py: PyTorch 2.15.
+    fn with_fixture<T>(read: impl FnOnce(&SafeTensors) -> T) -> T {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures/systems.safetensors");
+        let bytes = std::fs::read(path).unwrap();
+        read(&SafeTensors::deserialize(&bytes).unwrap())
+    }
+
+    fn host(file: &SafeTensors, name: &str) -> HostTensor {
+        let view = file.tensor(name).unwrap();
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        HostTensor { shape: view.shape().to_vec(), values }
+    }
+
+    fn tensor<const D: usize>(file: &SafeTensors, name: &str, device: &Device) -> Tensor<D> {
+        let host = host(file, name);
+        from_values(host.values, host.shape.try_into().unwrap(), device)
+    }
+
+    fn assert_close(what: &str, got: Vec<f32>, want: Vec<f32>, tolerance: f32) {
+        assert_eq!(got.len(), want.len(), "{what}");
+        let scale = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= tolerance * scale, "{what}: differs by {worst}, scale {scale}");
+    }
+
+    /// Loads `prefix`'s state by a map from our names to PyTorch's, then compares the output, the
+    /// gradient of the input and the gradients of the parameters that the fixture has.
+    fn compare<M: Module>(
+        prefix: &str,
+        network: impl FnOnce(&mut Init) -> M,
+        forward: impl FnOnce(&M, Tensor<4>) -> Tensor<4>,
+        names: &[(&str, &str)],
+    ) {
+        let device = Device::flex().autodiff();
+        with_fixture(|file| {
+            let pairs = || {
+                names.iter().flat_map(|(ours, theirs)| {
+                    ["weight", "bias"].map(|p| (format!("{ours}.{p}"), format!("model.{theirs}.{p}")))
+                })
+            };
+            let state = pairs().map(|(o, t)| (o, host(file, &format!("{prefix}.{t}")))).collect();
+            let network = params::load(network(&mut Init::new(&device, 0)), &state, prefix).unwrap();
+            let input = tensor::<4>(file, &format!("{prefix}_io.input"), &device).require_grad();
+            let output = forward(&network, input.clone());
+            let want = host(file, &format!("{prefix}_io.output"));
+            assert_eq!(output.dims().to_vec(), want.shape);
+            assert_close("output", to_values(output.clone()), want.values, 1e-5);
+
+            let upstream = tensor::<4>(file, &format!("{prefix}_io.grad_output"), &device);
+            let mut gradients = (output * upstream).sum().backward();
+            let got = to_values(input.grad(&gradients).unwrap());
+            assert_close("input", got, host(file, &format!("{prefix}_io.grad_input")).values, 1e-4);
+            let got = params::take_gradients(&network, &mut gradients);
+            let mut compared = 0;
+            for (ours, theirs) in pairs() {
+                let name = format!("{prefix}_grad.{theirs}");
+                if file.names().contains(&name.as_str()) {
+                    assert_close(&ours, to_values(got[&ours].clone()), host(file, &name).values, 1e-4);
+                    compared += 1;
+                }
+            }
+            assert_eq!(compared, 4);
+        });
+    }
+
+    #[test]
+    fn generator_equals_pytorch() {
+        compare(
+            "cyclegan_g",
+            |init| Generator::new(3, 4, 2, init),
+            Generator::forward,
+            &[
+                ("first", "1"),
+                ("down.0", "4"),
+                ("down.1", "7"),
+                ("blocks.0.conv1", "10.conv_block.1"),
+                ("blocks.0.conv2", "10.conv_block.5"),
+                ("blocks.1.conv1", "11.conv_block.1"),
+                ("blocks.1.conv2", "11.conv_block.5"),
+                ("up.0", "12"),
+                ("up.1", "15"),
+                ("last", "19"),
+            ],
+        );
+    }
+
+    #[test]
+    fn discriminator_equals_pytorch() {
+        compare(
+            "cyclegan_d",
+            |init| PatchDiscriminator::new(3, 4, 3, init),
+            PatchDiscriminator::forward,
+            &[("first", "0"), ("middle.0", "2"), ("middle.1", "5"), ("middle.2", "8"), ("last", "11")],
+        );
+    }
+
+    #[test]
+    fn losses_equal_pytorch() {
+        let device = Device::flex();
+        with_fixture(|file| {
+            let get = |name: &str| tensor::<4>(file, &format!("cyclegan.{name}"), &device);
+            let both = |kind: &str| ["a", "b"].map(|side| get(&format!("{kind}_{side}")));
+            let cycle = consistency_loss(both("rec"), both("real"));
+            let identity = consistency_loss(both("same"), both("real"));
+            let adversarial = adversarial_loss(get("d_a_fake")) + adversarial_loss(get("d_b_fake"));
+            let Config { cycle_weight, identity_weight, adversarial_weight, .. } = Config::default();
+            let all = adversarial.clone() * adversarial_weight
+                + cycle.clone() * cycle_weight
+                + identity.clone() * (cycle_weight * identity_weight);
+            for (name, got) in [
+                ("cycle", cycle),
+                ("identity", identity),
+                ("adversarial", adversarial),
+                ("generator_loss", all),
+                ("d_a_loss", discriminator_loss(get("d_a_real"), get("d_a_fake"))),
+                ("d_b_loss", discriminator_loss(get("d_b_real"), get("d_b_fake"))),
+            ] {
+                assert_close(name, to_values(got), host(file, &format!("cyclegan.{name}")).values, 1e-6);
+            }
+        });
+    }
+
+    #[test]
+    fn pool_keeps_what_it_has_shown_whatever_the_batch() {
+        let device = Device::flex();
+        let run = |batch: u64| {
+            let (mut pool, key, mut seen) = (ImagePool::default(), Key::new(1), Vec::new());
+            for start in (0..40).step_by(batch as usize) {
+                let values = (start..start + batch).map(|i| i as f32).collect();
+                let fakes = from_values(values, [batch as usize, 1, 1, 1], &device);
+                seen.extend(to_values(pool.exchange(fakes, 5, key, start..start + batch)));
+            }
+            (seen, pool.state().unwrap())
+        };
+        let (seen, state) = run(1);
+        assert_eq!(seen[..5], [0.0, 1.0, 2.0, 3.0, 4.0]);
+        let old = seen.iter().enumerate().filter(|(i, v)| **v < *i as f32).count();
+        assert!((8..30).contains(&old), "{old} of 40 from the pool");
+        assert_eq!(run(8), (seen, state.clone()));
+        let mut again = ImagePool::default();
+        again.restore(Some(state.clone()));
+        assert_eq!(again.state(), Some(state));
+    }
+
+    fn tiny() -> Config {
+        let optimizer = OptimizerConfig::adam(2e-3).betas(0.5, 0.999);
+        Config {
+            generator_channels: 4,
+            blocks: 1,
+            discriminator_channels: 4,
+            discriminator_layers: 1,
+            pool: 4,
+            optimizer,
+            ..Config::default()
+        }
+    }
+
+    /// Light pictures on the one side, the same turned dark on the other.
+    fn batch(start: u64, device: &Device) -> Batch {
+        let shape = [2, 3, 8, 8];
+        let a = Key::new(5).uniform(0..2, 3 * 8 * 8);
+        let b = a.iter().map(|v| -v).collect();
+        let part = |values| Part { shape, values, labels: None, captions: vec![None; 2], indices: vec![0, 1] };
+        Batch::new(HostBatch { start, parts: vec![part(a), part(b)] }, 1_000, Key::new(0), device)
+    }
+
+    /// Trains a tiny system; the losses' terms of every step.
+    fn fit(config: Config, steps: u64) -> Vec<Vec<(String, f32)>> {
+        let device = Device::flex().autodiff();
+        let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
+        let mut system = CycleGan::new(config, &pictures).unwrap();
+        let mut networks = system.networks(&mut Init::new(&device, 0));
+        let mut phases: Vec<_> =
+            system.phases().into_iter().map(|p| (p.name, p.trains, Optimizer::new(p.optimizer))).collect();
+        let mut log = Vec::new();
+        for step in 0..steps {
+            let batch = batch(2 * step, &device);
+            let mut terms = Vec::new();
+            for (name, trains, optimizer) in &mut phases {
+                networks = params::set_trainable(networks, trains);
+                let loss = system.loss(&networks, name, &batch).unwrap();
+                terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
+                let mut gradients = loss.total.backward();
+                let gradients = params::take_gradients(&networks, &mut gradients);
+                networks = optimizer.step(networks, gradients, 1.0);
+            }
+            log.push(terms);
+        }
+        assert!(system.fakes.is_empty());
+        log
+    }
+
+    #[test]
+    fn fits_one_batch() {
+        let log = fit(tiny(), 60);
+        let cycle = |terms: &Vec<(String, f32)>| terms.iter().find(|(name, _)| name == "cycle").unwrap().1;
+        let (first, last) = (cycle(&log[0]), cycle(&log[59]));
+        assert!(last < 0.5 * first, "cycle loss {first} -> {last}");
+    }
+
+    #[test]
+    fn weights_switch_terms_and_phases_off() {
+        let names = |config| -> Vec<String> { fit(config, 1)[0].iter().map(|(name, _)| name.clone()).collect() };
+        assert_eq!(names(tiny()), ["adversarial", "cycle", "identity", "d_a", "d_b"]);
+        assert_eq!(names(Config { cycle_weight: 0.0, ..tiny() }), ["adversarial", "d_a", "d_b"]);
+        assert_eq!(names(Config { adversarial_weight: 0.0, ..tiny() }), ["cycle", "identity"]);
+    }
+
+    #[test]
+    fn translates_other_sizes_and_refuses_what_does_not_fit() {
+        let device = Device::flex();
+        let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
+        let system = CycleGan::new(tiny(), &pictures).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0));
+        let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
+        let out = system.translate(&networks, zeros([1, 3, 12, 20]), "b2a").unwrap();
+        assert_eq!(out.dims(), [1, 3, 12, 20]);
+        for (shape, direction) in [([1, 3, 10, 8], "a2b"), ([1, 1, 8, 8], "a2b"), ([1, 3, 8, 8], "c2d")] {
+            assert!(system.translate(&networks, zeros(shape), direction).unwrap_err().is_usage());
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_usage_errors() {
+        let pictures = |side| Pictures { shape: [3, side, side], classes: Vec::new() };
+        for (config, side) in [
+            (Config { generator_channels: 0, ..tiny() }, 8),
+            (Config { discriminator_layers: 0, ..tiny() }, 8),
+            (Config { discriminator_layers: 2, ..tiny() }, 8),
+            (Config { cycle_weight: -1.0, ..tiny() }, 8),
+            (Config { cycle_weight: 0.0, adversarial_weight: 0.0, ..tiny() }, 8),
+            (tiny(), 10),
+        ] {
+            let e = CycleGan::new(config, &pictures(side)).err().unwrap();
+            assert!(e.is_usage(), "{e}");
+        }
+    }
+
+    #[test]
+    fn recipes_hold_known_settings() {
+        for name in ["starter", "emoji"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../recipes/cyclegan/{name}.toml"));
+            let changes = std::fs::read_to_string(path).unwrap().parse().unwrap();
+            let mut table = kiln_train::recipe::defaults::<CycleGan>().unwrap();
+            kiln_train::recipe::merge(&mut table, &changes, name).unwrap();
+            kiln_train::recipe::typed::<CycleGan>(table, name).unwrap();
+        }
+    }
+}
