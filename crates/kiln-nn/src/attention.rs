@@ -8,7 +8,7 @@ use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights};
 /// Scaled dot-product attention, softmax(q·kᵀ / √d)·v (Vaswani 2017, equation 1).
 ///
 /// # Shapes
-/// [n, heads, queries, d], [n, heads, keys, d], [n, heads, keys, e] → [n, heads, queries, e]
+/// `[n, heads, queries, d]`, `[n, heads, keys, d]`, `[n, heads, keys, e]` → `[n, heads, queries, e]`
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     let scale = 1.0 / (q.dims()[3] as f64).sqrt();
     softmax((q * scale).matmul(k.swap_dims(2, 3)), 3).matmul(v)
@@ -38,7 +38,7 @@ impl FeatureAttention {
     }
 
     /// # Shapes
-    /// [n, channels, h, w] → the same
+    /// `[n, channels, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [n, c, h, w] = x.dims();
         let qkv = self.qkv.forward(self.norm.forward(x.clone(), Activation::None));

@@ -98,12 +98,12 @@ pub(crate) fn bias(init: &mut Init, len: usize, fan_in: usize, weights: Weights)
     init.weight([len], fan_in, if weights == Weights::FanIn { Weights::FanIn } else { Weights::Zero })
 }
 
-/// Convolution over [n, channels, height, width].
+/// Convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct Conv2d {
-    /// [out, in / groups, k, k].
+    /// `[out, in / groups, k, k]`.
     pub weight: Param<Tensor<4>>,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     options: ConvOptions,
@@ -111,7 +111,7 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// # Shapes
-    /// [n, in, h, w] → [n, out, (h + 2·padding − dilation·(k − 1) − 1) / stride + 1, …]
+    /// `[n, in, h, w]` → `[n, out, (h + 2·padding − dilation·(k − 1) − 1) / stride + 1, …]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.options)
     }
@@ -188,12 +188,12 @@ impl ConvTranspose2dConfig {
     }
 }
 
-/// Transposed convolution over [n, channels, height, width].
+/// Transposed convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d {
-    /// [in, out, k, k].
+    /// `[in, out, k, k]`.
     pub weight: Param<Tensor<4>>,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     options: ConvOptions,
@@ -203,7 +203,7 @@ pub struct ConvTranspose2d {
 
 impl ConvTranspose2d {
     /// # Shapes
-    /// [n, in, h, w] → [n, out, (h − 1)·stride − 2·padding + k + output_padding, …]
+    /// `[n, in, h, w]` → `[n, out, (h − 1)·stride − 2·padding + k + output_padding, …]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let bias = self.bias.as_ref().map(Param::val);
         if x.dims()[2..] == [1, 1] && self.options.padding == [0, 0] && self.output_padding == 0 {
@@ -216,7 +216,7 @@ impl ConvTranspose2d {
 /// A transposed convolution of one pixel, which is a matrix product: DCGAN's projection of z.
 ///
 /// # Shapes
-/// [n, in, 1, 1], [in, out, k, k], [out] → [n, out, k, k]
+/// `[n, in, 1, 1]`, `[in, out, k, k]`, `[out]` → `[n, out, k, k]`
 fn project(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let (n, [inputs, outputs, kh, kw]) = (x.dims()[0], weight.dims());
     let y = x.reshape([n, inputs]).matmul(weight.reshape([inputs, outputs * kh * kw]));

@@ -2,7 +2,7 @@
 //!
 //! Every convolution, linear, normalisation and attention layer of Kiln comes from here, so that
 //! kernels can change beneath without touching a system. Parameters carry PyTorch's names and
-//! layouts (`weight` of a linear layer is [out, in]), so a state dict is a state dict.
+//! layouts (`weight` of a linear layer is `[out, in]`), so a state dict is a state dict.
 //!
 //! Layers are made eagerly by an [`Init`], which draws each parameter from its own keyed stream.
 //! A network on an autodiff device is in training mode; on a plain device it is in inference mode

@@ -45,15 +45,15 @@ impl LinearConfig {
 /// y = x·Wᵀ + b over the last dimension.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// [out, in].
+    /// `[out, in]`.
     pub weight: Param<Tensor<2>>,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl Linear {
     /// # Shapes
-    /// […, in] → […, out]
+    /// `[…, in]` → `[…, out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let shape = x.dims();
         let features = shape[D - 1];
@@ -72,7 +72,7 @@ impl Linear {
 /// A table of vectors, one for each class or token.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    /// [entries, features].
+    /// `[entries, features]`.
     pub weight: Param<Tensor<2>>,
 }
 
@@ -83,7 +83,7 @@ impl Embedding {
     }
 
     /// # Shapes
-    /// [n] → [n, features]. Indices must be below `entries`.
+    /// `[n]` → `[n, features]`. Indices must be below `entries`.
     pub fn forward(&self, indices: Tensor<1, Int>) -> Tensor<2> {
         self.weight.val().select(0, indices)
     }

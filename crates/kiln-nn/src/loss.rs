@@ -34,10 +34,10 @@ pub fn squared_to<const D: usize>(x: Tensor<D>, target: f64) -> Tensor<1> {
     (x - target).square().mean()
 }
 
-/// Mean cross-entropy −log softmax(logits)[label].
+/// Mean cross-entropy −log softmax(logits)`[label]`.
 ///
 /// # Shapes
-/// [n, classes], [n] → [1]
+/// `[n, classes]`, `[n]` → `[1]`
 pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let n = labels.dims()[0];
     let log_p = activation::log_softmax(logits, 1);
@@ -48,7 +48,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
 /// (Kingma & Welling 2014, appendix B).
 ///
 /// # Shapes
-/// [n, d], [n, d] → [n]
+/// `[n, d]`, `[n, d]` → `[n]`
 pub fn gaussian_kl(mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<1> {
     let n = mean.dims()[0];
     let terms = log_var.clone() + 1.0 - mean.square() - log_var.exp();
@@ -59,7 +59,7 @@ pub fn gaussian_kl(mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<1> {
 /// −½ Σ (log 2π + log σ² + (x − μ)² / σ²).
 ///
 /// # Shapes
-/// [n, d] three times → [n]
+/// `[n, d]` three times → `[n]`
 pub fn gaussian_log_likelihood(x: Tensor<2>, mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<1> {
     let n = x.dims()[0];
     let log_2pi = (2.0 * std::f64::consts::PI).ln();
@@ -70,7 +70,7 @@ pub fn gaussian_log_likelihood(x: Tensor<2>, mean: Tensor<2>, log_var: Tensor<2>
 /// log Bernoulli(x; σ(logits)) summed over everything but the first dimension.
 ///
 /// # Shapes
-/// [n, d], [n, d] → [n]
+/// `[n, d]`, `[n, d]` → `[n]`
 pub fn bernoulli_log_likelihood(x: Tensor<2>, logits: Tensor<2>) -> Tensor<1> {
     let n = x.dims()[0];
     (-binary_cross_entropy(logits, x)).sum_dim(1).reshape([n])

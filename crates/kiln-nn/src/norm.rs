@@ -6,16 +6,16 @@ use kiln_kernels::{Activation, batch_norm, batch_stats, group_norm};
 
 use crate::Init;
 
-/// Batch normalisation over [n, channels, h, w] (Ioffe & Szegedy 2015), PyTorch's `BatchNorm2d`.
+/// Batch normalisation over `[n, channels, h, w]` (Ioffe & Szegedy 2015), PyTorch's `BatchNorm2d`.
 #[derive(Module, Debug)]
 pub struct BatchNorm2d {
-    /// Scale γ, [channels].
+    /// Scale γ, `[channels]`.
     pub weight: Param<Tensor<1>>,
-    /// Shift β, [channels].
+    /// Shift β, `[channels]`.
     pub bias: Param<Tensor<1>>,
-    /// Mean for inference, [channels].
+    /// Mean for inference, `[channels]`.
     pub running_mean: RunningState<Tensor<1>>,
-    /// Unbiased variance for inference, [channels].
+    /// Unbiased variance for inference, `[channels]`.
     pub running_var: RunningState<Tensor<1>>,
     #[module(skip)]
     momentum: f64,
@@ -51,7 +51,7 @@ impl BatchNorm2d {
     /// and updates the running ones; inference mode uses the running ones.
     ///
     /// # Shapes
-    /// [n, channels, h, w] → the same
+    /// `[n, channels, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         if !weight.is_autodiff() {
@@ -82,9 +82,9 @@ impl BatchNorm2d {
 /// Group normalisation (Wu & He 2018), PyTorch's `GroupNorm`.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
-    /// Scale γ, [channels].
+    /// Scale γ, `[channels]`.
     pub weight: Param<Tensor<1>>,
-    /// Shift β, [channels].
+    /// Shift β, `[channels]`.
     pub bias: Param<Tensor<1>>,
     #[module(skip)]
     groups: usize,
@@ -99,7 +99,7 @@ impl GroupNorm {
     }
 
     /// # Shapes
-    /// [n, channels, h, w] → the same
+    /// `[n, channels, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         group_norm(x, self.weight.val(), self.bias.val(), self.groups, self.eps, activation)
     }
@@ -119,7 +119,7 @@ impl Default for InstanceNorm2d {
 
 impl InstanceNorm2d {
     /// # Shapes
-    /// [n, channels, h, w] → the same
+    /// `[n, channels, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let channels = x.dims()[1];
         let device = x.device().without_autodiff();
@@ -132,9 +132,9 @@ impl InstanceNorm2d {
 /// Layer normalisation over the last dimension (Ba 2016), PyTorch's `LayerNorm`.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
-    /// Scale γ, [features].
+    /// Scale γ, `[features]`.
     pub weight: Param<Tensor<1>>,
-    /// Shift β, [features].
+    /// Shift β, `[features]`.
     pub bias: Param<Tensor<1>>,
     #[module(skip)]
     eps: f64,
@@ -147,7 +147,7 @@ impl LayerNorm {
     }
 
     /// # Shapes
-    /// […, features] → the same
+    /// `[…, features]` → the same
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         burn::tensor::module::layer_norm(x, weight, Some(bias), self.eps)

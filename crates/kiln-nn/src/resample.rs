@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 /// Each pixel becomes a `factor`×`factor` block.
 ///
 /// # Shapes
-/// [n, c, h, w] → [n, c, factor·h, factor·w]
+/// `[n, c, h, w]` → `[n, c, factor·h, factor·w]`
 pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     x.reshape([n, c, h, 1, w, 1]).repeat_dim(3, factor).repeat_dim(5, factor).reshape([n, c, factor * h, factor * w])
@@ -15,7 +15,7 @@ pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
 /// (PyTorch's `ReflectionPad2d`). `pad` must be smaller than height and width.
 ///
 /// # Shapes
-/// [n, c, h, w] → [n, c, h + 2·pad, w + 2·pad]
+/// `[n, c, h, w]` → `[n, c, h + 2·pad, w + 2·pad]`
 pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
     if pad == 0 {
         return x;
@@ -30,7 +30,7 @@ pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
     mirror(mirror(x, 2), 3)
 }
 
-/// Mean over height and width: [n, c, h, w] → [n, c].
+/// Mean over height and width: `[n, c, h, w]` → `[n, c]`.
 pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
     let [n, c, h, w] = x.dims();
     x.reshape([n, c, h * w]).mean_dim(2).reshape([n, c])
@@ -39,7 +39,7 @@ pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
 /// Spreads channels over `factor`×`factor` blocks of pixels (Shi 2016, PyTorch's `PixelShuffle`).
 ///
 /// # Shapes
-/// [n, c·factor², h, w] → [n, c, factor·h, factor·w]
+/// `[n, c·factor², h, w]` → `[n, c, factor·h, factor·w]`
 pub fn pixel_shuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     if factor == 1 {
@@ -52,7 +52,7 @@ pub fn pixel_shuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
 /// Gathers `factor`×`factor` blocks of pixels into channels: the inverse of [`pixel_shuffle`].
 ///
 /// # Shapes
-/// [n, c, factor·h, factor·w] → [n, c·factor², h, w]
+/// `[n, c, factor·h, factor·w]` → `[n, c·factor², h, w]`
 pub fn pixel_unshuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     if factor == 1 {

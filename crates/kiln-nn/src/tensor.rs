@@ -21,7 +21,7 @@ pub fn to_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.try_into_vec_as::<f32>().unwrap_or_default()
 }
 
-/// Standard normal samples `indices`, each of `shape`: [indices.len(), shape…].
+/// Standard normal samples `indices`, each of `shape`: `[indices.len(), shape…]`.
 /// Sample i is the same whatever other indices are drawn with it.
 pub fn normal<const D: usize>(
     key: Key,
@@ -51,7 +51,7 @@ pub fn dropout<const D: usize>(x: Tensor<D>, rate: f64, key: Option<Key>) -> Ten
     x * kept.float() / (1.0 - rate)
 }
 
-/// [n] values as [n, 1, 1, 1], to multiply pictures.
+/// `[n]` values as `[n, 1, 1, 1]`, to multiply pictures.
 pub fn per_sample(x: Tensor<1>) -> Tensor<4> {
     let n = x.dims()[0];
     x.reshape([n, 1, 1, 1])

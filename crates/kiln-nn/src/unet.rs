@@ -189,7 +189,7 @@ impl ResidualBlock {
     }
 
     /// # Shapes
-    /// [n, in, h, w] and the activated time embedding [n, 4·base] → [n, out, h, w]
+    /// `[n, in, h, w]` and the activated time embedding `[n, 4·base]` → `[n, out, h, w]`
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
         let h = self.conv1.forward(self.norm1.forward(x.clone(), Activation::Silu));
         let t = self.time.forward(time.clone());
@@ -257,7 +257,7 @@ pub struct UNet {
 
 impl UNet {
     /// # Shapes
-    /// x [n, in, h, w], t [n] in steps, classes [n] → [n, out, h, w]
+    /// x `[n, in, h, w]`, t `[n]` in steps, classes `[n]` → `[n, out, h, w]`
     ///
     /// `classes` of an unconditional network are ignored; `dropout` keys the masks while training.
     pub fn forward(

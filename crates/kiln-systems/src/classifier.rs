@@ -55,7 +55,7 @@ pub struct Net {
 
 impl Net {
     /// # Shapes
-    /// [n, c, h, w] → [n, features]
+    /// `[n, c, h, w]` → `[n, features]`
     fn features(&self, images: Tensor<4>) -> Tensor<2> {
         let x = self
             .convs

@@ -9,9 +9,9 @@ use kiln_nn::tensor::{from_indices, from_values};
 /// Pictures of one domain.
 #[derive(Clone)]
 pub struct Domain {
-    /// [n, channels, height, width] in [−1, 1].
+    /// `[n, channels, height, width]` in [−1, 1].
     pub images: Tensor<4>,
-    /// [n], where the set is labelled.
+    /// `[n]`, where the set is labelled.
     pub labels: Option<Tensor<1, Int>>,
     /// The same labels on the host.
     pub host_labels: Option<Vec<u32>>,
@@ -95,7 +95,7 @@ impl Batch {
         self.start..self.start + self.len() as u64
     }
 
-    /// Standard normal numbers [n, shape[1], …], `shape[0]` being the batch's length. The same
+    /// Standard normal numbers [n, shape`[1]`, …], `shape[0]` being the batch's length. The same
     /// `purpose` in the same batch gives the same numbers.
     pub fn normal<const D: usize>(&self, purpose: &str, shape: [usize; D]) -> Tensor<D> {
         kiln_nn::tensor::normal(self.key(purpose), self.samples(), shape, &self.device)

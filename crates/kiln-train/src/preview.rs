@@ -7,7 +7,7 @@ use kiln_nn::tensor::to_values;
 
 use crate::system::{Abilities, GenerateRequest};
 
-/// [n, c, h, w] in [−1, 1] as pictures.
+/// `[n, c, h, w]` in [−1, 1] as pictures.
 pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
     let [_, c, h, w] = images.dims();
     to_values(images).chunks(c * h * w).map(|values| Picture::from_unit(values, c, h, w)).collect()

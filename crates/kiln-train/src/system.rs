@@ -172,7 +172,7 @@ pub struct GenerateRequest {
     pub class: Option<u32>,
     /// Settings of the sampler.
     pub sampler: SamplerSettings,
-    /// Initial noise [n, c, h, w] or latents, in place of keyed noise.
+    /// Initial noise `[n, c, h, w]` or latents, in place of keyed noise.
     pub noise: Option<Tensor<4>>,
     /// Where to compute; not an autodiff device.
     pub device: Device,
@@ -225,7 +225,7 @@ pub struct SamplerSettings {
 
 /// Makes pictures from nothing but randomness (and perhaps a class).
 pub trait Generate<N>: Sync {
-    /// Pictures [n, c, h, w] in [−1, 1].
+    /// Pictures `[n, c, h, w]` in [−1, 1].
     ///
     /// # Errors
     /// If the request asks for what the system does not have (a class, a sampler).
@@ -234,7 +234,7 @@ pub trait Generate<N>: Sync {
 
 /// Encodes pictures and decodes them again.
 pub trait Reconstruct<N>: Sync {
-    /// [n, c, h, w] in [−1, 1] → the same.
+    /// `[n, c, h, w]` in [−1, 1] → the same.
     ///
     /// # Errors
     /// If the pictures do not fit the network.
@@ -243,7 +243,7 @@ pub trait Reconstruct<N>: Sync {
 
 /// Maps pictures to latents.
 pub trait Encode<N>: Sync {
-    /// [n, c, h, w] in [−1, 1] → [n, d].
+    /// `[n, c, h, w]` in [−1, 1] → `[n, d]`.
     ///
     /// # Errors
     /// If the pictures do not fit the network.
@@ -255,13 +255,13 @@ pub trait Decode<N>: Sync {
     /// Latents of samples: the ones [`Generate`] would use.
     fn latents(&self, request: &GenerateRequest) -> Tensor<2>;
 
-    /// [n, d] → [n, c, h, w] in [−1, 1].
+    /// `[n, d]` → `[n, c, h, w]` in [−1, 1].
     ///
     /// # Errors
     /// If the latents do not fit the network.
     fn decode(&self, networks: &N, latents: Tensor<2>) -> Result<Tensor<4>>;
 
-    /// The point a fraction `t` of the way from `a` to `b`, [1, d] each. By default on the great
+    /// The point a fraction `t` of the way from `a` to `b`, `[1, d]` each. By default on the great
     /// circle, which keeps a Gaussian latent's norm (White 2016).
     fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
         slerp(a, b, t)
@@ -284,7 +284,7 @@ pub trait Translate<N>: Sync {
     /// Names of the directions, the default first (`a2b`, `b2a`).
     fn directions(&self) -> Vec<&'static str>;
 
-    /// [n, c, h, w] in [−1, 1] → the same, along a direction from [`Translate::directions`].
+    /// `[n, c, h, w]` in [−1, 1] → the same, along a direction from [`Translate::directions`].
     ///
     /// # Errors
     /// If the pictures do not fit the network.
@@ -293,13 +293,13 @@ pub trait Translate<N>: Sync {
 
 /// Says which class a picture shows.
 pub trait Classify<N>: Sync {
-    /// [n, c, h, w] in [−1, 1] → logits [n, classes].
+    /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes]`.
     ///
     /// # Errors
     /// If the pictures do not fit the network.
     fn classify(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
 
-    /// [n, c, h, w] in [−1, 1] → features [n, d] of the last hidden layer.
+    /// `[n, c, h, w]` in [−1, 1] → features `[n, d]` of the last hidden layer.
     ///
     /// # Errors
     /// If the pictures do not fit the network.

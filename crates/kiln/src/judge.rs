@@ -17,9 +17,9 @@ use crate::Common;
 /// What the judge saw of some pictures, row by row.
 #[derive(Default)]
 pub struct Seen {
-    /// [n, d] features.
+    /// `[n, d]` features.
     pub features: Vec<f32>,
-    /// [n, classes] logits.
+    /// `[n, classes]` logits.
     pub logits: Vec<f32>,
     /// How many pictures.
     pub n: usize,
@@ -84,7 +84,7 @@ impl Judge {
         PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() }
     }
 
-    /// Looks at pictures [n, c, h, w] in [−1, 1] of any shape.
+    /// Looks at pictures `[n, c, h, w]` in [−1, 1] of any shape.
     ///
     /// # Errors
     /// If the network fails.

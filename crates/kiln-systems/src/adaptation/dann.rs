@@ -118,7 +118,7 @@ pub struct Extractor {
 
 impl Extractor {
     /// # Shapes
-    /// [n, c, h, w] → [n, features]
+    /// `[n, c, h, w]` → `[n, features]`
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let pool = |x| max_pool2d(x, MaxPoolOptions::new([2, 2]));
         let x = pool(relu(self.conv1.forward(images - self.mean)));
@@ -138,13 +138,13 @@ pub struct LabelHead {
 
 impl LabelHead {
     /// # Shapes
-    /// [n, features] → [n, label_hidden[1]]
+    /// `[n, features]` → [n, label_hidden`[1]`]
     pub fn hidden(&self, features: Tensor<2>) -> Tensor<2> {
         relu(self.fc2.forward(relu(self.fc1.forward(features))))
     }
 
     /// # Shapes
-    /// [n, features] → [n, classes]
+    /// `[n, features]` → `[n, classes]`
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         self.logits.forward(self.hidden(features))
     }
@@ -159,7 +159,7 @@ pub struct DomainHead {
 
 impl DomainHead {
     /// # Shapes
-    /// [n, features] → [n, 1]
+    /// `[n, features]` → `[n, 1]`
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         self.logit.forward(relu(self.fc.forward(features)))
     }
@@ -168,7 +168,7 @@ impl DomainHead {
 /// L_d, binary cross-entropy over both halves: −½ E_source log(1 − σ(G_d)) − ½ E_target log σ(G_d).
 ///
 /// # Shapes
-/// logits [n, 1], [m, 1] → [1]
+/// logits `[n, 1]`, `[m, 1]` → `[1]`
 pub fn domain_loss(source: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
     (binary_cross_entropy_to(source, 0.0) + binary_cross_entropy_to(target, 1.0)) * 0.5
 }

@@ -1,5 +1,5 @@
 //! Mirza & Osindero, *Conditional Generative Adversarial Nets*, 2014, with the networks of
-//! [`dcgan`](super::dcgan).
+//! [`super::dcgan`].
 //!
 //! Objective (equation 2): min_G max_D E log D(x|y) + E log(1 − D(G(z|y)|y)); by default the
 //! generator maximises log D(G(z|y)|y) instead.
@@ -80,7 +80,7 @@ impl ConditionalGenerator {
     /// `y` is one-hot, or a blend of classes.
     ///
     /// # Shapes
-    /// [n, latent_size], [n, classes] → [n, c, h, w] in (−1, 1)
+    /// `[n, latent_size]`, `[n, classes]` → `[n, c, h, w]` in (−1, 1)
     pub fn forward(&self, z: Tensor<2>, y: Tensor<2>) -> Tensor<4> {
         let embedded = y.matmul(self.embedding.weight.val());
         self.net.forward(Tensor::cat(vec![z, embedded], 1))
@@ -98,7 +98,7 @@ pub struct ConditionalDiscriminator {
 
 impl ConditionalDiscriminator {
     /// # Shapes
-    /// [n, c, h, w] in [−1, 1], [n, classes] → [n]
+    /// `[n, c, h, w]` in [−1, 1], `[n, classes]` → `[n]`
     pub fn forward(&self, images: Tensor<4>, y: Tensor<2>) -> Tensor<1> {
         let [n, _, h, w] = images.dims();
         let embedded = y.matmul(self.embedding.weight.val());
@@ -114,7 +114,7 @@ impl ConditionalDiscriminator {
 /// Labels as rows of the unit matrix.
 ///
 /// # Shapes
-/// [n] → [n, classes]
+/// `[n]` → `[n, classes]`
 pub fn one_hot(labels: &[u32], classes: usize, device: &burn::tensor::Device) -> Tensor<2> {
     let row = |&label: &u32| (0..classes).map(move |c| if c == label as usize { 1.0 } else { 0.0 });
     from_values(labels.iter().flat_map(row).collect(), [labels.len(), classes], device)

@@ -145,7 +145,7 @@ impl Generator {
     }
 
     /// # Shapes
-    /// [n, inputs] → [n, c, base·2^doublings, …] in (−1, 1)
+    /// `[n, inputs]` → `[n, c, base·2^doublings, …]` in (−1, 1)
     pub fn forward(&self, z: Tensor<2>) -> Tensor<4> {
         let [n, inputs] = z.dims();
         let mut x = z.reshape([n, inputs, 1, 1]);
@@ -181,7 +181,7 @@ impl Discriminator {
     }
 
     /// # Shapes
-    /// [n, c, h, w] → [n, channels·2^(doublings − 1), base, base]
+    /// `[n, c, h, w]` → `[n, channels·2^(doublings − 1), base, base]`
     pub fn features(&self, images: Tensor<4>) -> Tensor<4> {
         let mut x = images;
         for (i, layer) in self.layers.iter().enumerate() {
@@ -197,14 +197,14 @@ impl Discriminator {
     /// The logit of [`Discriminator::features`].
     ///
     /// # Shapes
-    /// [n, channels·2^(doublings − 1), base, base] → [n]
+    /// `[n, channels·2^(doublings − 1), base, base]` → `[n]`
     pub fn logits(&self, features: Tensor<4>) -> Tensor<1> {
         let n = features.dims()[0];
         self.head.forward(features).reshape([n])
     }
 
     /// # Shapes
-    /// [n, c, h, w] in [−1, 1] → [n]
+    /// `[n, c, h, w]` in [−1, 1] → `[n]`
     pub fn forward(&self, images: Tensor<4>) -> Tensor<1> {
         self.logits(self.features(images))
     }

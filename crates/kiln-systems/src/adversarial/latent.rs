@@ -27,12 +27,12 @@ impl Distribution {
         }
     }
 
-    /// Latents to train on, [n, size]; each `purpose` has its own.
+    /// Latents to train on, `[n, size]`; each `purpose` has its own.
     pub fn train(self, batch: &Batch, purpose: &str, size: usize) -> Tensor<2> {
         self.draw(batch.key(purpose), batch.samples(), size, batch.device())
     }
 
-    /// Latents to sample from, [n, size], before truncation.
+    /// Latents to sample from, `[n, size]`, before truncation.
     pub fn sample(self, request: &GenerateRequest, size: usize) -> Tensor<2> {
         self.draw(request.key.purpose("latent"), request.indices.clone(), size, &request.device)
     }
@@ -41,10 +41,10 @@ impl Distribution {
     /// mean 0 by the factor ψ (`--truncation-psi`: less variety, fewer failures).
     ///
     /// # Shapes
-    /// [n, size]
+    /// `[n, size]`
     ///
     /// # Errors
-    /// If the noise is not [n, size, 1, 1], or ψ is not in [0, 1].
+    /// If the noise is not `[n, size, 1, 1]`, or ψ is not in `[0, 1]`.
     pub fn requested(self, request: &GenerateRequest, size: usize) -> Result<Tensor<2>> {
         let n = request.len();
         let z = match &request.noise {
@@ -69,7 +69,7 @@ impl Distribution {
     /// uniform latents, on the great circle for normal ones, which keeps their norm.
     ///
     /// # Shapes
-    /// [1, size], [1, size] → [1, size]
+    /// `[1, size]`, `[1, size]` → `[1, size]`
     pub fn between(self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
         match self {
             Self::Uniform => a * (1.0 - t) + b * t,

@@ -31,7 +31,7 @@ impl Objective {
     /// - `hinge`: max(0, 1 − D(x)) + max(0, 1 + D(G(z)))
     ///
     /// # Shapes
-    /// [n], [m] → [1]
+    /// `[n]`, `[m]` → `[1]`
     pub fn discriminator(self, real: Tensor<1>, fake: Tensor<1>, smoothing: f64) -> Tensor<1> {
         let target = 1.0 - smoothing;
         match self {
@@ -51,7 +51,7 @@ impl Objective {
     /// - `hinge`: −D(G(z))
     ///
     /// # Shapes
-    /// [n] → [1]
+    /// `[n]` → `[1]`
     pub fn generator(self, fake: Tensor<1>) -> Tensor<1> {
         match self {
             Self::NonSaturating => binary_cross_entropy_to(fake, 1.0),
@@ -65,7 +65,7 @@ impl Objective {
     /// cross-entropy; D itself under `least-squares` (0 fake, 1 real) and `hinge` (−1, 1).
     ///
     /// # Shapes
-    /// [n] → [1]
+    /// `[n]` → `[1]`
     pub fn belief(self, output: Tensor<1>) -> Tensor<1> {
         match self {
             Self::NonSaturating | Self::Saturating => sigmoid(output).mean(),

@@ -85,7 +85,7 @@ impl Nonlinearity {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Likelihoods {
-    /// Independent pixels that are 1 with probability σ(logit), of pictures mapped to [0, 1].
+    /// Independent pixels that are 1 with probability σ(logit), of pictures mapped to `[0, 1]`.
     #[default]
     Bernoulli,
     /// N(mean, `sigma`²) over pixels in [−1, 1].
@@ -200,7 +200,7 @@ impl Encoder {
     /// μ and log σ² of q(z|x).
     ///
     /// # Shapes
-    /// [n, c·h·w] → [n, latent] twice
+    /// `[n, c·h·w]` → `[n, latent]` twice
     pub fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let (n, [c, h, w]) = (x.dims()[0], self.shape);
         let act = self.nonlinearity;
@@ -217,7 +217,7 @@ pub struct Decoder {
     hidden: Vec<Linear>,
     out: Linear,
     convs: Vec<ConvTranspose2d>,
-    /// log σ² of the learned scalar variance, [1].
+    /// log σ² of the learned scalar variance, `[1]`.
     log_var: Option<Param<Tensor<1>>>,
     #[module(skip)]
     start: [usize; 3],
@@ -229,7 +229,7 @@ impl Decoder {
     /// Logits or means, with log σ² after them along the second dimension if it is a pixel's own.
     ///
     /// # Shapes
-    /// [n, latent] → [n, c·h·w] or [n, 2·c·h·w]
+    /// `[n, latent]` → `[n, c·h·w]` or `[n, 2·c·h·w]`
     pub fn forward(&self, z: Tensor<2>) -> Tensor<2> {
         let (n, [c, h, w]) = (z.dims()[0], self.start);
         let act = self.nonlinearity;
@@ -247,7 +247,7 @@ impl Decoder {
 /// z = μ + σ ⊙ ε (§2.4), given log σ².
 ///
 /// # Shapes
-/// [n, d] three times → [n, d]
+/// `[n, d]` three times → `[n, d]`
 pub fn reparameterise(mean: Tensor<2>, log_var: Tensor<2>, noise: Tensor<2>) -> Tensor<2> {
     mean + (log_var * 0.5).exp() * noise
 }
@@ -256,7 +256,7 @@ pub fn reparameterise(mean: Tensor<2>, log_var: Tensor<2>, noise: Tensor<2>) -> 
 /// ½ Σⱼ (εⱼ² + log σⱼ² − zⱼ²).
 ///
 /// # Shapes
-/// [n], [n, d] three times → [n]
+/// `[n]`, `[n, d]` three times → `[n]`
 pub fn log_weights(log_likelihood: Tensor<1>, z: Tensor<2>, noise: Tensor<2>, log_var: Tensor<2>) -> Tensor<1> {
     let n = z.dims()[0];
     let terms = noise.square() + log_var - z.square();
@@ -266,7 +266,7 @@ pub fn log_weights(log_likelihood: Tensor<1>, z: Tensor<2>, noise: Tensor<2>, lo
 /// log (1/K) Σₖ exp xₖ over the first dimension, without overflow.
 ///
 /// # Shapes
-/// [K, n] → [n]
+/// `[K, n]` → `[n]`
 pub fn log_mean_exp(x: Tensor<2>) -> Tensor<1> {
     let n = x.dims()[1];
     let largest = x.clone().max_dim(0).detach();
@@ -452,11 +452,11 @@ impl Vae {
         self.shape.iter().product()
     }
 
-    /// x as the decoder's distribution has it: [0, 1] for Bernoulli, else [−1, 1]. `draw` keys
+    /// x as the decoder's distribution has it: `[0, 1]` for Bernoulli, else [−1, 1]. `draw` keys
     /// dynamic binarisation; without it, the static one stands in.
     ///
     /// # Shapes
-    /// [n, c, h, w] → [n, c·h·w]
+    /// `[n, c, h, w]` → `[n, c·h·w]`
     fn pixels(&self, images: Tensor<4>, draw: Option<(Key, Vec<u64>)>) -> Tensor<2> {
         let (n, size, device) = (images.dims()[0], self.size(), images.device());
         let flat = |images: Tensor<4>| images.reshape([n, size]);
@@ -476,7 +476,7 @@ impl Vae {
     /// log p(x|z) of each picture.
     ///
     /// # Shapes
-    /// [n, c·h·w], [n, latent] → [n]
+    /// `[n, c·h·w]`, `[n, latent]` → `[n]`
     fn log_likelihood(&self, decoder: &Decoder, x: Tensor<2>, z: Tensor<2>) -> Tensor<1> {
         let (size, min) = (self.size(), self.config.min_log_variance);
         let out = decoder.forward(z);

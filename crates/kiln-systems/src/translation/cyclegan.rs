@@ -130,7 +130,7 @@ impl Generator {
     }
 
     /// # Shapes
-    /// [n, channels, h, w] → the same; h and w must be divisible by 4 and at least 8.
+    /// `[n, channels, h, w]` → the same; h and w must be divisible by 4 and at least 8.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = norm(self.first.forward(reflect_pad(x, 3)), Activation::Relu);
         let x = self.down.iter().fold(x, |x, conv| norm(conv.forward(x), Activation::Relu));
@@ -154,7 +154,7 @@ impl ResidualBlock {
     }
 
     /// # Shapes
-    /// [n, channels, h, w] → the same
+    /// `[n, channels, h, w]` → the same
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let h = norm(self.conv1.forward(reflect_pad(x.clone(), 1)), Activation::Relu);
         x + norm(self.conv2.forward(reflect_pad(h, 1)), Activation::None)
@@ -190,7 +190,7 @@ impl PatchDiscriminator {
     }
 
     /// # Shapes
-    /// [n, channels, h, w] → [n, 1, h / 2^layers − 2, w / 2^layers − 2]
+    /// `[n, channels, h, w]` → `[n, 1, h / 2^layers − 2, w / 2^layers − 2]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let leaky = Activation::LeakyRelu(0.2);
         let x = activate(self.first.forward(x), leaky);
@@ -228,7 +228,7 @@ impl ImagePool {
     /// choice for a sample depends on `key` and its index.
     ///
     /// # Shapes
-    /// [n, c, h, w] → the same
+    /// `[n, c, h, w]` → the same
     pub fn exchange(&mut self, fakes: Tensor<4>, size: usize, key: Key, samples: std::ops::Range<u64>) -> Tensor<4> {
         if size == 0 {
             return fakes;
@@ -248,7 +248,7 @@ impl ImagePool {
         from_values(shown, shape, &device)
     }
 
-    /// The pictures as one tensor [pictures, values], if there are any.
+    /// The pictures as one tensor `[pictures, values]`, if there are any.
     fn state(&self) -> Option<HostTensor> {
         let len = self.images.first()?.len();
         Some(HostTensor { shape: vec![self.images.len(), len], values: self.images.concat() })

@@ -54,7 +54,7 @@ pub struct EditArgs {
     seed: u64,
 }
 
-/// The latent of one sample, [1, d].
+/// The latent of one sample, `[1, d]`.
 fn latent(model: &dyn Model, index: u64, seed: u64, device: &burn::tensor::Device) -> Result<Tensor<2>> {
     model.latents(&GenerateRequest::new(index..index + 1, seed, device))
 }

@@ -36,7 +36,7 @@ pub struct SampleArgs {
     /// Only this class
     #[arg(long)]
     class: Option<u32>,
-    /// Initial noise: safetensors with a tensor `noise` [n, c, h, w]
+    /// Initial noise: safetensors with a tensor `noise` `[n, c, h, w]`
     #[arg(long)]
     noise: Option<PathBuf>,
     /// Use the live weights instead of their average

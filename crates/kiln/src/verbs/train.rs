@@ -33,7 +33,7 @@ pub struct TrainArgs {
     /// Keys all randomness
     #[arg(long)]
     seed: Option<u64>,
-    /// The run folder; runs/<system> by default
+    /// The run folder; `runs/SYSTEM` by default
     #[arg(long)]
     out: Option<PathBuf>,
     /// Check everything, print the resolved recipe, train nothing
