@@ -1,7 +1,7 @@
 //! The training loop and everything around it: phases, optimisers, weight averages, schedules,
 //! recipes, runs, checkpoints, logs, previews, and the seam to the systems.
 //!
-//! A [`System`](system::System) says what its networks, phases, losses and abilities are; this
+//! A [`System`] says what its networks, phases, losses and abilities are; this
 //! crate trains it, saves it, resumes it bit for bit, and offers its abilities to the verbs.
 
 pub mod batch;

@@ -308,7 +308,7 @@ pub trait Classify<N>: Sync {
 
 /// Knows (a bound on) the probability of a picture.
 pub trait Likelihood<N>: Sync {
-    /// Negative log-likelihood in nats of each picture, [n]: the evidence bound if `samples` is 0,
+    /// Negative log-likelihood in nats of each picture, `[n]`: the evidence bound if `samples` is 0,
     /// else the importance-sampled estimate with that many samples.
     ///
     /// # Errors
