@@ -20,8 +20,13 @@ fn init() -> Init {
 
 /// Puts the reference parameters `prefix.<path>` into a layer.
 fn with_reference<M: Module>(layer: M, fixtures: &Fixtures, prefix: &str) -> M {
-    struct Load<'a>(Vec<String>, &'a Fixtures, &'a str);
-    impl ModuleMapper for Load<'_> {
+    with_renamed(layer, fixtures, prefix, |path| path)
+}
+
+/// The same where torch's names differ.
+fn with_renamed<M: Module>(layer: M, fixtures: &Fixtures, prefix: &str, name: impl Fn(String) -> String) -> M {
+    struct Load<'a, N>(Vec<String>, &'a Fixtures, &'a str, N);
+    impl<N: Fn(String) -> String> ModuleMapper for Load<'_, N> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.0.push(name.into());
         }
@@ -31,11 +36,11 @@ fn with_reference<M: Module>(layer: M, fixtures: &Fixtures, prefix: &str) -> M {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let tracked = param.val().is_require_grad();
             let (id, _, mapper) = param.consume();
-            let value = self.1.tensor::<D>(&format!("{}.{}", self.2, self.0.join("."))).autodiff();
+            let value = self.1.tensor::<D>(&format!("{}.{}", self.2, (self.3)(self.0.join(".")))).autodiff();
             Param::from_mapped_value(id, if tracked { value.require_grad() } else { value }, mapper)
         }
     }
-    layer.map(&mut Load(Vec::new(), fixtures, prefix))
+    layer.map(&mut Load(Vec::new(), fixtures, prefix, name))
 }
 
 /// Checks output and input gradient of `f`, and gives the gradients for the parameters.
@@ -158,6 +163,19 @@ fn scaled_dot_product_attention() {
     let y = y.matmul(f.tensor::<2>("attention.out_proj.weight").transpose())
         + f.tensor::<1>("attention.out_proj.bias").unsqueeze();
     f.assert_close(y.reshape([n, tokens, c]), "attention.output", 1e-5);
+}
+
+/// The attention block of a U-Net; torch calls its layers n, qkv and p.
+#[test]
+fn attention_over_a_feature_map() {
+    let f = Fixtures::open("diffusion");
+    let block = attention::FeatureAttention::new(16, 8, 1, &mut init());
+    let block = with_renamed(block, &f, "attn", |path| path.replace("norm.", "n.").replace("proj.", "p."));
+    let x = f.tensor::<4>("attn_io.input").autodiff().require_grad();
+    let y = block.forward(x.clone());
+    f.assert_close(y.clone().inner(), "attn_io.output", 1e-5);
+    let g = (y * f.tensor::<4>("attn_io.grad_output").autodiff()).sum().backward();
+    f.assert_close(x.grad(&g).unwrap(), "attn_io.grad_input", 1e-4);
 }
 
 /// Checks the value of a loss of one differentiable input, and its gradient.

@@ -30,16 +30,11 @@ fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tenso
         each: F,
     }
     impl<F: FnMut(String, bool, Vec<usize>, Tensor<1>)> ModuleVisitor for Walk<F> {
-        fn enter_module(&mut self, name: &str, kind: &str) {
-            // Enum variants say nothing a reader of the path needs.
-            if !kind.starts_with("Enum") || !name.is_empty() {
-                self.path.push(name.to_string());
-            }
+        fn enter_module(&mut self, name: &str, _kind: &str) {
+            self.path.push(name.to_string());
         }
-        fn exit_module(&mut self, name: &str, kind: &str) {
-            if !kind.starts_with("Enum") || !name.is_empty() {
-                self.path.pop();
-            }
+        fn exit_module(&mut self, _name: &str, _kind: &str) {
+            self.path.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let value = param.val();
@@ -113,7 +108,7 @@ pub fn flat<M: Module>(module: &M) -> Flat {
     out
 }
 
-/// Paths of the parameters (not buffers) of the networks named, and how many numbers they hold.
+/// How many numbers the parameters and buffers hold.
 pub fn count<M: Module>(module: &M) -> usize {
     let mut total = 0;
     visit(module, |_, _, shape, _| total += shape.iter().product::<usize>());

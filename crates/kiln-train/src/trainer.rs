@@ -104,7 +104,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
     let run = Run::create(root)?;
     let _lock = run.lock()?;
     run.write_recipe(&recipe)?;
-    train(system, &recipe, &pictures, streams, &run, None, options)
+    train(system, &recipe, streams, &run, None, options)
 }
 
 /// Goes on with a run from its newest whole checkpoint.
@@ -120,7 +120,7 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
         run.write_recipe(&recipe)?;
     }
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
-    train(system, &recipe, &pictures, streams, run, saved, options)
+    train(system, &recipe, streams, run, saved, options)
 }
 
 fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {
@@ -145,7 +145,6 @@ struct Live<S: System> {
 fn train<S: System>(
     system: S,
     recipe: &Recipe<S::Config>,
-    pictures: &Pictures,
     streams: Vec<Arc<Prepared>>,
     run: &Run,
     saved: Option<Checkpoint>,
@@ -240,7 +239,6 @@ fn train<S: System>(
         losses: last,
     };
     run.write_json("report.json", &summary)?;
-    let _ = pictures;
     Ok(summary)
 }
 

@@ -1,0 +1,117 @@
+//! The diffusion model and the classifier learn a fixed batch by heart, and a sample does not depend on its batch.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_core::random::Key;
+use kiln_data::{HostBatch, Part};
+use kiln_nn::Init;
+use kiln_nn::tensor::to_values;
+use kiln_nn::unet::UNetConfig;
+use kiln_systems::classifier::{self, Classifier};
+use kiln_systems::diffusion::ddpm::{self, Ddpm};
+use kiln_systems::diffusion::parameterisation::Prediction;
+use kiln_train::optim::Optimizer;
+use kiln_train::params::take_gradients;
+use kiln_train::{Batch, Generate, GenerateRequest, OptimizerConfig, Pictures, SamplerSettings, System};
+
+fn pictures() -> Pictures {
+    Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] }
+}
+
+/// Four pictures of 8×8, bright at the top or at the bottom.
+fn batch() -> Batch {
+    let label = |i: usize| (i % 2) as u32;
+    let value = |i: usize, p: usize| if (p < 32) == i.is_multiple_of(2) { 0.8 } else { -0.6 };
+    let part = Part {
+        shape: [4, 1, 8, 8],
+        values: (0..4).flat_map(|i| (0..64).map(move |p| value(i, p))).collect(),
+        labels: Some((0..4).map(label).collect()),
+        captions: vec![None; 4],
+        indices: (0..4).collect(),
+    };
+    Batch::new(HostBatch { start: 0, parts: vec![part] }, 1000, Key::new(0), &Device::flex().autodiff())
+}
+
+/// First and last loss of `steps` steps on the one batch.
+fn learn<S: System>(system: &mut S, steps: usize) -> (f32, f32) {
+    let mut networks = system.networks(&mut Init::new(&Device::flex().autodiff(), 0));
+    let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-2));
+    let mut losses = Vec::new();
+    for _ in 0..steps {
+        let loss = system.loss(&networks, "", &batch()).unwrap();
+        losses.push(loss.total.clone().into_scalar::<f32>());
+        let gradients = take_gradients(&networks, &mut loss.total.backward());
+        networks = optimizer.step(networks, gradients, 1.0);
+    }
+    (losses[0], losses[steps - 1])
+}
+
+fn small() -> ddpm::Config {
+    let unet = UNetConfig {
+        base_channels: 16,
+        channel_multipliers: vec![1, 2],
+        blocks: 1,
+        attention_levels: vec![1],
+        groups: 4,
+        ..UNetConfig::default()
+    };
+    ddpm::Config { timesteps: 50, sampling_steps: 5, unet, ..ddpm::Config::default() }
+}
+
+#[test]
+fn a_denoiser_learns_a_batch_by_heart_in_every_parameterisation() {
+    for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::V] {
+        let mut system = Ddpm::new(ddpm::Config { prediction, ..small() }, &pictures()).unwrap();
+        let (first, last) = learn(&mut system, 60);
+        assert!(last < 0.3 * first, "{prediction:?}: {first} to {last}");
+    }
+}
+
+#[test]
+fn a_classifier_learns_a_batch_by_heart() {
+    let config = classifier::Config { channels: 4, features: 16, dropout: 0.0, ..classifier::Config::default() };
+    let (first, last) = learn(&mut Classifier::new(config, &pictures()).unwrap(), 30);
+    assert!(last < 0.1 * first, "{first} to {last}");
+}
+
+#[test]
+fn a_sample_does_not_depend_on_its_batch() {
+    let system = Ddpm::new(small(), &pictures()).unwrap();
+    // Fresh networks end in zeros; noise on every weight makes them say something.
+    let device = Device::flex();
+    let networks = system.networks(&mut Init::new(&device, 0));
+    let networks = kiln_train::params::map_flat(networks, |path, value| {
+        let len = value.dims()[0];
+        Some(value + kiln_nn::tensor::normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.05)
+    });
+    for sampler in ["ddpm", "ddim"] {
+        let request = |indices| GenerateRequest {
+            sampler: SamplerSettings { sampler: Some(sampler.into()), eta: Some(0.5), ..SamplerSettings::default() },
+            ..GenerateRequest::new(indices, 7, &device)
+        };
+        let all = system.generate(&networks.valid(), &request(0..6)).unwrap();
+        let one = system.generate(&networks.valid(), &request(4..5)).unwrap();
+        let (all, one) = (to_values(all.narrow(0, 4, 1)), to_values(one));
+        for (a, b) in all.iter().zip(&one) {
+            assert!((a - b).abs() < 2.0 / 127.5, "{sampler}: {a} and {b}");
+        }
+        assert!(one.iter().any(|v| v.abs() < 0.99), "{sampler}: nothing to compare");
+    }
+}
+
+#[test]
+fn settings_that_do_not_fit_are_usage_errors() {
+    let refused = |config: ddpm::Config| Ddpm::new(config, &pictures()).err().unwrap();
+    let wrong = [
+        ddpm::Config { unet: UNetConfig { groups: 7, ..small().unet }, ..small() },
+        ddpm::Config { unet: UNetConfig { channel_multipliers: vec![1; 5], ..small().unet }, ..small() },
+        ddpm::Config { sampler: "magic".into(), ..small() },
+        ddpm::Config { sampling_steps: 51, ..small() },
+        ddpm::Config { variance: "medium".into(), ..small() },
+    ];
+    for config in wrong {
+        assert!(refused(config).is_usage());
+    }
+}
