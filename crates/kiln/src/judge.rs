@@ -14,6 +14,11 @@ use serde_json::Value;
 
 use crate::Common;
 
+/// The place of the largest value; 0 of none.
+pub fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0)
+}
+
 /// What the judge saw of some pictures, row by row.
 #[derive(Default)]
 pub struct Seen {
@@ -34,8 +39,7 @@ impl Seen {
     /// The class of each picture.
     pub fn classes(&self) -> Vec<usize> {
         let classes = self.logits.len() / self.n.max(1);
-        let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-        self.logits.chunks(classes.max(1)).map(best).collect()
+        self.logits.chunks(classes.max(1)).map(argmax).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use kiln_train::model::Weights;
 use kiln_train::{Ability, GenerateRequest, Model};
 
 use crate::Common;
-use crate::judge::{Judge, Seen};
+use crate::judge::{Judge, Seen, argmax};
 use crate::output::Output;
 use crate::verbs::sample::{SamplerArgs, generate};
 use crate::verbs::{need, open};
@@ -176,11 +176,10 @@ fn distribution(
         None => judge.look_at_set(&args.what, args.split, args.n)?,
     };
     let real = judge.look_at_set(reference, args.split, 10_000)?;
-    let features = |seen: &Seen| -> Result<Vec<f32>> { Ok(seen.features.clone()) };
-    let (a, b) = (features(&made)?, features(&real)?);
-    let (a, b) = (Features::new("the pictures", &a, made.width())?, Features::new(reference, &b, real.width())?);
-    let split = if args.split == Split::Train { "train" } else { "test" };
-    let mut push = |m: Measure| out.push(m.features(&judge.name).against(reference, split));
+    let a = Features::new("the pictures", &made.features, made.width())?;
+    let b = Features::new(reference, &real.features, real.width())?;
+    let split = args.split.to_string();
+    let mut push = |m: Measure| out.push(m.features(&judge.name).against(reference, &split));
     let neighbours =
         if args.metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(&m.as_str())) {
             // Real and made in equal number, as the measures assume.
@@ -275,15 +274,15 @@ fn likelihood(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &
     let mean = all.iter().sum::<f64>() / n as f64;
     let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
     let half = 1.96 * (variance / n as f64).sqrt();
-    let split = if args.split == Split::Train { "train" } else { "test" };
+    let split = args.split.to_string();
     let name = if args.samples == 0 { "nll_bound".to_string() } else { format!("nll_{}", args.samples) };
     let dims: usize = model.info().pictures.shape.iter().product();
     let bits = 1.0 / (dims as f64 * std::f64::consts::LN_2);
     Ok(vec![
-        Measure::new(&name, mean, n).within([mean - half, mean + half]).against(reference, split),
+        Measure::new(&name, mean, n).within([mean - half, mean + half]).against(reference, &split),
         Measure::new("bpd", mean * bits, n)
             .within([(mean - half) * bits, (mean + half) * bits])
-            .against(reference, split),
+            .against(reference, &split),
     ])
 }
 
@@ -297,8 +296,7 @@ fn accuracy(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &De
         let logits = model.classify(images)?;
         classes = logits.dims()[1];
         let values = to_values(logits);
-        let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-        predicted.extend(values.chunks(classes).map(best));
+        predicted.extend(values.chunks(classes).map(argmax));
         truth.extend(labels.iter().map(|&l| l as usize));
         Ok(())
     })?;
@@ -306,8 +304,8 @@ fn accuracy(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &De
         return Err(Error::usage(format!("{set} has no labels to measure accuracy with")));
     }
     let confusion = Confusion::new(classes, &truth, &predicted)?;
-    let split = if args.split == Split::Train { "train" } else { "test" };
-    Ok(Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n)).against(set, split))
+    let split = args.split.to_string();
+    Ok(Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n)).against(set, &split))
 }
 
 /// Distance of translations to the known counterparts, beside the distance of the inputs themselves.
@@ -321,7 +319,7 @@ fn known_pairs(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: 
     let sides = [Prepared::new(a.clone(), rule.clone())?, Prepared::new(b.clone(), rule)?];
     let shape = sides[0].shape();
     let n = sides[0].len().min(sides[1].len()).min(args.n);
-    let split = if args.split == Split::Train { "train" } else { "test" };
+    let split = args.split.to_string();
     let mut out = Vec::new();
     for (direction, (from, to)) in model.directions()?.into_iter().zip([(0, 1), (1, 0)]) {
         let mut sums = [0.0; 4];
@@ -339,7 +337,7 @@ fn known_pairs(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: 
             }
         }
         for (name, value) in ["pair_l1", "pair_l1_of_input", "pair_ssim", "pair_ssim_of_input"].into_iter().zip(sums) {
-            out.push(Measure::new(&format!("{name}_{direction}"), value, n).against(reference, split));
+            out.push(Measure::new(&format!("{name}_{direction}"), value, n).against(reference, &split));
         }
     }
     Ok(out)

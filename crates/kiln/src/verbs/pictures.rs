@@ -13,6 +13,7 @@ use kiln_train::{Ability, Progress};
 use serde_json::json;
 
 use crate::Common;
+use crate::judge::argmax;
 use crate::output::Output;
 use crate::verbs::{need, open};
 
@@ -169,7 +170,7 @@ pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()
         let classes = logits.dims()[1];
         let probabilities = to_values(burn::tensor::activation::softmax(logits, 1));
         for (sample, p) in chunk.iter().zip(probabilities.chunks(classes)) {
-            let best = (0..classes).max_by(|&a, &b| p[a].total_cmp(&p[b])).unwrap_or(0);
+            let best = argmax(p);
             let class = info.pictures.classes.get(best).cloned().unwrap_or_else(|| best.to_string());
             let object = json!({"name": sample.name, "class": class, "index": best, "probability": p[best]});
             out.say(|| format!("{}: {class} ({:.1} %)", sample.name, 100.0 * p[best]), &object);
