@@ -5,10 +5,11 @@
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use fixtures::Fixtures;
+use kiln_systems::diffusion::bound::{discretized_log_likelihood, gaussian_kl, prior, term};
 use kiln_systems::diffusion::parameterisation::Prediction;
-use kiln_systems::diffusion::sampler::{Variance, ddim_step, ddpm_step, timesteps};
+use kiln_systems::diffusion::sampler::{Denoised, Variance, ddim_step, ddpm_step, timesteps};
 use kiln_systems::diffusion::schedule::{BetaSchedule, NoiseSchedule};
 
 const KINDS: [(&str, BetaSchedule); 2] = [("linear", BetaSchedule::Linear), ("cosine", BetaSchedule::Cosine)];
@@ -41,18 +42,25 @@ fn ancestral_steps() {
         let schedule = NoiseSchedule::new(kind, 1000);
         for (p, prediction) in PREDICTIONS {
             for clip in ["noclip", "clip"] {
-                for (v, variance) in [("fixed_small", Variance::Small), ("fixed_large", Variance::Large)] {
+                for (v, variance) in [
+                    ("fixed_small", Variance::Small),
+                    ("fixed_large", Variance::Large),
+                    ("learned_range", Variance::Learned),
+                ] {
                     let mut samples = Vec::new();
                     for (i, &t) in times.iter().enumerate() {
                         let xt = row(f.tensor("ddpm.xt"), i);
                         let x0 = prediction.to_x0(
                             row(f.tensor("ddpm.model_output"), i),
                             xt.clone(),
-                            schedule.alpha_bar(Some(t)),
+                            &schedule.level(&[t], &Device::flex()),
                         );
                         let x0 = if clip == "clip" { x0.clamp(-1.0, 1.0) } else { x0 };
                         let at = (t, t.checked_sub(1));
-                        samples.push(ddpm_step(&schedule, x0, xt, at, variance, || row(f.tensor("ddpm.noise"), i)));
+                        let learned = Some(row(f.tensor("ddpm.variance_output"), i));
+                        let denoised = Denoised { x0, variance: learned };
+                        samples
+                            .push(ddpm_step(&schedule, denoised, xt, at, variance, || row(f.tensor("ddpm.noise"), i)));
                     }
                     f.assert_close(Tensor::cat(samples, 0), &format!("ddpm.{name}.{p}.{clip}.{v}.sample"), 1e-5);
                 }
@@ -80,7 +88,7 @@ fn implicit_steps() {
                     let mut all = Vec::new();
                     for (k, &t) in times.iter().enumerate() {
                         let output = row(f.tensor("ddim.model_outputs"), k);
-                        let x0 = prediction.to_x0(output, x.clone(), schedule.alpha_bar(Some(t)));
+                        let x0 = prediction.to_x0(output, x.clone(), &schedule.level(&[t], &Device::flex()));
                         let x0 = if clip == "noclip" { x0 } else { x0.clamp(-1.0, 1.0) };
                         let at = (t, times.get(k + 1).copied());
                         x = ddim_step(&schedule, x0, x, at, eta, || row(f.tensor("ddim.noises"), k));
@@ -101,4 +109,40 @@ fn implicit_steps() {
 fn a_schedule_has_no_more_steps_than_it_has() {
     let schedule = NoiseSchedule::new(BetaSchedule::Cosine, 20);
     assert!(timesteps(&schedule, 21).unwrap_err().is_usage() && timesteps(&schedule, 0).is_err());
+}
+
+#[test]
+fn terms_of_the_bound() {
+    let f = Fixtures::open("diffusion");
+    let read = |name: &str| f.tensor::<2>(&format!("bound.{name}")).unsqueeze::<4>();
+    let kl = gaussian_kl(read("mean1"), read("logvar1"), read("mean2"), read("logvar2"));
+    f.assert_close(kl.reshape([2, 6]), "bound.kl", 1e-5);
+    let levels = f.tensor::<1>("bound.levels") / 127.5 - 1.0;
+    let x = levels.reshape([1, 1, 1, 6]).expand([1, 1, 2, 6]);
+    let log = discretized_log_likelihood(x, read("mean"), read("logvar"));
+    f.assert_close(log.reshape([2, 6]), "bound.discretized_log_likelihood", 1e-4);
+}
+
+/// If x̂₀ is x₀ and the variance β̃, the chain runs backwards exactly: every KL is 0.
+#[test]
+fn the_bound_of_a_perfect_denoiser_is_its_decoder_alone() {
+    let device = Device::flex();
+    let schedule = NoiseSchedule::new(BetaSchedule::Cosine, 100);
+    let x0 = Tensor::<4>::full([3, 1, 4, 4], 1.0 / 255.0, &device);
+    let xt = Tensor::<4>::full([3, 1, 4, 4], 0.3, &device);
+    let perfect = Denoised { x0: x0.clone(), variance: None };
+    let nats = term(&schedule, Variance::Small, &[0, 40, 99], x0.clone(), xt.clone(), perfect.clone());
+    let nats = nats.try_into_vec_as::<f32>().unwrap();
+    assert!(nats[0] > 0.0 && nats[1].abs() < 1e-3 && nats[2].abs() < 1e-3, "{nats:?}");
+    // With β in its place each pixel pays ½ (β̃/β − 1 − log β̃/β).
+    let large = term(&schedule, Variance::Large, &[0, 40, 99], x0.clone(), xt, perfect);
+    let large = large.try_into_vec_as::<f32>().unwrap();
+    let p = schedule.posterior(40, Some(39));
+    let ratio = p.beta_tilde / p.beta;
+    let expected = 16.0 * 0.5 * (ratio - 1.0 - ratio.ln());
+    assert!((f64::from(large[1]) - expected).abs() < 1e-3, "{} instead of {expected}", large[1]);
+    assert_eq!(large[0], nats[0]);
+    // Nothing is left of the picture at T.
+    let prior = prior(&schedule, x0).try_into_vec_as::<f32>().unwrap();
+    assert!(prior.iter().all(|p| p.abs() < 1e-3), "{prior:?}");
 }

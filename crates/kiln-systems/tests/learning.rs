@@ -7,14 +7,15 @@ use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_data::{HostBatch, Part};
 use kiln_nn::Init;
-use kiln_nn::tensor::to_values;
+use kiln_nn::tensor::{normal, to_values};
 use kiln_nn::unet::UNetConfig;
 use kiln_systems::classifier::{self, Classifier};
-use kiln_systems::diffusion::ddpm::{self, Ddpm};
+use kiln_systems::diffusion::ddpm::{self, Ddpm, Objective};
 use kiln_systems::diffusion::parameterisation::Prediction;
+use kiln_systems::diffusion::sampler::Variance;
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
-use kiln_train::{Batch, Generate, GenerateRequest, OptimizerConfig, Pictures, SamplerSettings, System};
+use kiln_train::{Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, System};
 
 fn pictures() -> Pictures {
     Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] }
@@ -70,6 +71,36 @@ fn a_denoiser_learns_a_batch_by_heart_in_every_parameterisation() {
 }
 
 #[test]
+fn a_denoiser_learns_the_bound_and_a_variance() {
+    for (objective, variance) in [
+        (Objective::Bound, Variance::Large),
+        (Objective::Bound, Variance::Learned),
+        (Objective::Hybrid, Variance::Learned),
+    ] {
+        let config = ddpm::Config { prediction: Prediction::V, objective, variance, ..small() };
+        let mut system = Ddpm::new(config, &pictures()).unwrap();
+        let (first, last) = learn(&mut system, 60);
+        assert!(last < 0.5 * first, "{objective:?}: {first} to {last}");
+    }
+}
+
+/// The mean over many draws of a few terms is the sum of all, and the figure does not depend on the batch.
+#[test]
+fn a_bound_by_few_terms_is_the_bound() {
+    let device = Device::flex();
+    let system = Ddpm::new(ddpm::Config { prediction: Prediction::V, ..small() }, &pictures()).unwrap();
+    let networks = system.networks(&mut Init::new(&device, 0)).valid();
+    let images = normal(Key::new(3), 0..4, [4, 1, 8, 8], &device).clamp(-1.0, 1.0);
+    let nll = |samples, seed: u64| to_values(system.nll(&networks, images.clone(), samples, Key::new(seed)).unwrap());
+    let mean = |v: Vec<f32>| v.iter().sum::<f32>() / v.len() as f32;
+    let all = mean(nll(0, 0));
+    let few = (0..40).map(|seed| mean(nll(10, seed))).sum::<f32>() / 40.0;
+    assert!((all - few).abs() < 0.03 * all, "{few} instead of {all}");
+    let one = to_values(system.nll(&networks, images.clone().narrow(0, 0, 1), 10, Key::new(5)).unwrap());
+    assert!((one[0] - nll(10, 5)[0]).abs() < 1e-3 * one[0].abs());
+}
+
+#[test]
 fn a_classifier_learns_a_batch_by_heart() {
     let config = classifier::Config { channels: 4, features: 16, dropout: 0.0, ..classifier::Config::default() };
     let (first, last) = learn(&mut Classifier::new(config, &pictures()).unwrap(), 30);
@@ -109,7 +140,9 @@ fn settings_that_do_not_fit_are_usage_errors() {
         ddpm::Config { unet: UNetConfig { channel_multipliers: vec![1; 5], ..small().unet }, ..small() },
         ddpm::Config { sampler: "magic".into(), ..small() },
         ddpm::Config { sampling_steps: 51, ..small() },
-        ddpm::Config { variance: "medium".into(), ..small() },
+        ddpm::Config { variance: Variance::Learned, ..small() },
+        ddpm::Config { objective: Objective::Hybrid, ..small() },
+        ddpm::Config { bound_weight: f64::NAN, ..small() },
     ];
     for config in wrong {
         assert!(refused(config).is_usage());

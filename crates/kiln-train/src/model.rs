@@ -261,6 +261,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+    /// See [`crate::Likelihood::name`].
+    ///
+    /// # Errors
+    /// As above.
+    fn nll_name(&self, samples: usize) -> Result<String>;
 }
 
 struct Loaded<S: System> {
@@ -335,5 +340,10 @@ impl<S: System> Model for Loaded<S> {
     fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
         let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
         able.nll(&self.networks, images, samples, key)
+    }
+
+    fn nll_name(&self, samples: usize) -> Result<String> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        Ok(able.name(samples))
     }
 }

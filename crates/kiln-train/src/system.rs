@@ -314,6 +314,11 @@ pub trait Likelihood<N>: Sync {
     /// # Errors
     /// If the pictures do not fit the network.
     fn nll(&self, networks: &N, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+
+    /// What a figure with so many samples is called.
+    fn name(&self, samples: usize) -> String {
+        if samples == 0 { "nll_bound".into() } else { format!("nll_{samples}") }
+    }
 }
 
 /// The abilities of a system, as far as it has them.

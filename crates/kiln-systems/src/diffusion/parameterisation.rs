@@ -5,6 +5,8 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::schedule::Level;
+
 /// The network's target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -19,18 +21,18 @@ pub enum Prediction {
 }
 
 impl Prediction {
-    /// The target for pictures `x0` and noise, given √ᾱ and √(1 − ᾱ) that broadcast over them.
-    pub fn target(self, x0: Tensor<4>, noise: Tensor<4>, signal: Tensor<4>, sigma: Tensor<4>) -> Tensor<4> {
+    /// The target for pictures `x0` with `noise` at a level.
+    pub fn target(self, x0: Tensor<4>, noise: Tensor<4>, level: &Level) -> Tensor<4> {
         match self {
             Self::Epsilon => noise,
             Self::Sample => x0,
-            Self::V => noise * signal - x0 * sigma,
+            Self::V => noise * level.signal.clone() - x0 * level.sigma.clone(),
         }
     }
 
-    /// x₀ from the network's output at one ᾱ.
-    pub fn to_x0(self, output: Tensor<4>, xt: Tensor<4>, alpha_bar: f64) -> Tensor<4> {
-        let (signal, sigma) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
+    /// x₀ from the network's output for `xt` at a level.
+    pub fn to_x0(self, output: Tensor<4>, xt: Tensor<4>, level: &Level) -> Tensor<4> {
+        let (signal, sigma) = (level.signal.clone(), level.sigma.clone());
         match self {
             Self::Epsilon => (xt - output * sigma) / signal,
             Self::Sample => output,

@@ -9,49 +9,71 @@
 
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use super::parameterisation::to_epsilon;
 use super::schedule::NoiseSchedule;
 
-/// Predicts x₀ from xₜ and t.
-pub type Denoiser<'a> = dyn Fn(Tensor<4>, usize) -> Tensor<4> + 'a;
+/// What the network says of xₜ.
+#[derive(Clone, Debug)]
+pub struct Denoised {
+    /// x̂₀.
+    pub x0: Tensor<4>,
+    /// Where log σ² lies between log β̃ (−1) and log β (1), if the network learned it.
+    pub variance: Option<Tensor<4>>,
+}
 
-/// Standard normal noise of the picture's shape for the step at t.
-pub type NoiseSource<'a> = dyn Fn(usize) -> Tensor<4> + 'a;
+/// Asks the network about xₜ at t.
+pub type Denoiser<'a> = dyn Fn(Tensor<4>, usize) -> Denoised + 'a;
 
-/// Which variance the ancestral step adds (Ho 2020, §3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which variance the ancestral step adds (Ho 2020, §3.2; Nichol & Dhariwal 2021, §3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Variance {
     /// σ² = β̃, right for a single picture (`fixed_small`).
     Small,
     /// σ² = β, right for Gaussian data (`fixed_large`).
+    #[default]
     Large,
+    /// Between them, where the network says for each pixel (`learned_range`).
+    Learned,
+}
+
+impl Variance {
+    /// log σ² of a step whose β̃ and β are given, to broadcast over pictures: exp(v log β + (1 − v) log β̃)
+    /// with v from 0 to 1 (Nichol & Dhariwal 2021, equation 15).
+    pub fn log(self, beta_tilde: Tensor<4>, beta: Tensor<4>, learned: Option<Tensor<4>>) -> Tensor<4> {
+        match (self, learned) {
+            (Self::Learned, Some(fraction)) => {
+                let v = (fraction + 1.0) * 0.5;
+                beta.log() * v.clone() + beta_tilde.log() * (-v + 1.0)
+            }
+            (Self::Small, _) => beta_tilde.log(),
+            _ => beta.log(),
+        }
+    }
 }
 
 /// One ancestral step (DDPM algorithm 2, line 4): the mean of q(xₜ₋₁ | xₜ, x̂₀), equation 7, plus
 /// noise unless it is the last step. `before` is the time stepped to, `None` for the picture.
 pub fn ddpm_step(
     schedule: &NoiseSchedule,
-    x0: Tensor<4>,
+    denoised: Denoised,
     xt: Tensor<4>,
     (t, before): (usize, Option<usize>),
     variance: Variance,
     noise: impl FnOnce() -> Tensor<4>,
 ) -> Tensor<4> {
-    let (alpha_bar, previous) = (schedule.alpha_bar(Some(t)), schedule.alpha_bar(before));
-    let alpha = alpha_bar / previous;
-    let beta = 1.0 - alpha;
-    let mean =
-        x0 * (previous.sqrt() * beta / (1.0 - alpha_bar)) + xt * (alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar));
+    let posterior = schedule.posterior(t, before);
+    let device = xt.device();
+    let mean = denoised.x0 * posterior.x0 + xt * posterior.xt;
     if before.is_none() {
         return mean;
     }
-    let variance = match variance {
-        // Never 0 by rounding: diffusers clamps likewise.
-        Variance::Small => (beta * (1.0 - previous) / (1.0 - alpha_bar)).max(1e-20),
-        Variance::Large => beta,
-    };
-    mean + noise() * variance.sqrt()
+    let all = |value: f64| Tensor::full([1, 1, 1, 1], value, &device);
+    // Never 0 by rounding: diffusers clamps likewise.
+    let log = variance.log(all(posterior.beta_tilde.max(1e-20)), all(posterior.beta), denoised.variance);
+    mean + noise() * (log * 0.5).exp()
 }
 
 /// One DDIM step (Song 2021, equation 12) with σ = η·√β̃ (equation 16).
@@ -84,16 +106,16 @@ pub fn timesteps(schedule: &NoiseSchedule, steps: usize) -> Result<Vec<usize>> {
     Ok((0..steps).rev().map(|i| i * (total / steps)).collect())
 }
 
-/// Walks `xt` along descending `times`, taking `step` with (x̂₀, xₜ, (t, before)).
+/// Walks `xt` along descending `times`, taking `step` with (what the network says, xₜ, (t, before)).
 pub fn walk(
     mut xt: Tensor<4>,
     times: &[usize],
     denoiser: &Denoiser<'_>,
-    step: impl Fn(Tensor<4>, Tensor<4>, (usize, Option<usize>)) -> Tensor<4>,
+    step: impl Fn(Denoised, Tensor<4>, (usize, Option<usize>)) -> Tensor<4>,
 ) -> Tensor<4> {
     for (i, &t) in times.iter().enumerate() {
-        let x0 = denoiser(xt.clone(), t);
-        xt = step(x0, xt, (t, times.get(i + 1).copied()));
+        let denoised = denoiser(xt.clone(), t);
+        xt = step(denoised, xt, (t, times.get(i + 1).copied()));
     }
     xt
 }
@@ -111,7 +133,7 @@ pub fn ddim_invert(
     for &to in times.iter().rev() {
         // The network is asked at the time stepped from; at the picture itself, at the first time.
         let t = from.unwrap_or(to);
-        let x0 = denoiser(xt.clone(), t);
+        let x0 = denoiser(xt.clone(), t).x0;
         let epsilon = to_epsilon(x0.clone(), xt, schedule.alpha_bar(Some(t)));
         let next = schedule.alpha_bar(Some(to));
         xt = x0 * next.sqrt() + epsilon * (1.0 - next).sqrt();

@@ -45,7 +45,7 @@ pub struct EvaluateArgs {
     /// Keys the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Importance samples for nll; 0 measures the bound
+    /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all)
     #[arg(long, default_value_t = 0)]
     samples: usize,
     /// Use the live weights instead of their average
@@ -275,7 +275,7 @@ fn likelihood(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &
     let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
     let half = 1.96 * (variance / n as f64).sqrt();
     let split = args.split.to_string();
-    let name = if args.samples == 0 { "nll_bound".to_string() } else { format!("nll_{}", args.samples) };
+    let name = model.nll_name(args.samples)?;
     let dims: usize = model.info().pictures.shape.iter().product();
     let bits = 1.0 / (dims as f64 * std::f64::consts::LN_2);
     Ok(vec![
