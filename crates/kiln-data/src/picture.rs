@@ -105,12 +105,25 @@ impl Picture {
     }
 
     /// The rectangle of the given size whose top left pixel is (`x`, `y`); it must lie inside.
-    pub(crate) fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
+    ///
+    /// # Panics
+    /// If it does not: a mistake of the caller, never of input.
+    pub fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
         let row = |r: usize| {
             let from = (r * self.width + x) * self.channels;
             &self.pixels[from..from + width * self.channels]
         };
         let pixels = (y..y + height).flat_map(|r| row(r).iter().copied()).collect();
+        Self { width, height, channels: self.channels, pixels }
+    }
+
+    /// The picture with its last column and row repeated up to a size not below its own.
+    pub fn extend(&self, width: usize, height: usize) -> Self {
+        let pixel = |x: usize, y: usize| {
+            let at = (y.min(self.height - 1) * self.width + x.min(self.width - 1)) * self.channels;
+            &self.pixels[at..at + self.channels]
+        };
+        let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y).iter().copied())).collect();
         Self { width, height, channels: self.channels, pixels }
     }
 

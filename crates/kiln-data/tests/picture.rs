@@ -117,3 +117,13 @@ fn a_contact_sheet_is_a_grid() {
     let wide = Picture::new(3, 2, 1, vec![0; 6]).unwrap();
     assert!(contact_sheet(&[one(1), wide], 2, 1).is_err());
 }
+
+#[test]
+fn a_picture_is_extended_by_its_edges_and_cut_back() {
+    let picture = Picture::new(2, 2, 1, vec![1, 2, 3, 4]).unwrap();
+    let larger = picture.extend(4, 3);
+    assert_eq!((larger.width, larger.height), (4, 3));
+    assert_eq!(larger.pixels, [1, 2, 2, 2, 3, 4, 4, 4, 3, 4, 4, 4]);
+    assert_eq!(larger.crop(0, 0, 2, 2), picture);
+    assert_eq!(picture.extend(2, 2), picture);
+}

@@ -13,6 +13,7 @@
 //! | does a classifier see distinct and varied things (IS)? | [`inception_score`] |
 //! | how near is each picture to the one it should be? | [`pairs`] |
 //! | which classes are there, and are they right? | [`classes`] |
+//! | can a plane tell classes apart in a network's features? | [`svm`] |
 
 pub mod classes;
 pub mod features;
@@ -23,6 +24,7 @@ pub mod measure;
 pub mod mmd;
 pub mod pairs;
 pub mod prdc;
+pub mod svm;
 
 pub use features::Features;
 pub use measure::{Measure, Spread};

@@ -5,6 +5,7 @@
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::frechet::{self, Gaussian};
 use kiln_measure::mmd::{TwoSamples, median_distance};
+use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, inception_score, kernel, pairs, prdc};
 use safetensors::SafeTensors;
 
@@ -12,8 +13,12 @@ struct Fixture(Vec<u8>);
 
 impl Fixture {
     fn open() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/fixtures/measures.safetensors");
-        Self(std::fs::read(path).unwrap())
+        Self::of("measures")
+    }
+
+    fn of(topic: &str) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/fixtures");
+        Self(std::fs::read(format!("{folder}/{topic}.safetensors")).unwrap())
     }
 
     fn numbers<const N: usize, T>(&self, name: &str, read: fn([u8; N]) -> T) -> Vec<T> {
@@ -166,4 +171,30 @@ fn maximum_mean_discrepancy_agrees_with_scikit_learn_kernels() {
     let got = TwoSamples::new(a, b, &widths).unwrap().mmd();
     near(got.biased, fixture.f64("mmd.biased")[0], 1e-12);
     near(got.unbiased, fixture.f64("mmd.unbiased")[0], 1e-12);
+}
+
+#[test]
+fn linear_svm_agrees_with_scikit_learn() {
+    let fixture = Fixture::of("svm");
+    let (train, test, labels) = (fixture.f32("train"), fixture.f32("test"), fixture.indices("labels"));
+    let train = Features::new("train", &train, 6).unwrap();
+    let test = Features::new("test", &test, 6).unwrap();
+    for c in ["0.01", "1.0"] {
+        let svm = LinearSvm::fit(train, &labels, 3, c.parse().unwrap(), 1e-10).unwrap();
+        let got = svm.decision(test).unwrap().concat();
+        for (got, want) in got.into_iter().zip(fixture.f64(&format!("c{c}.decision"))) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        assert_eq!(svm.predict(test).unwrap(), fixture.indices(&format!("c{c}.predicted")));
+    }
+    assert!(LinearSvm::fit(train, &labels[1..], 3, 1.0, 0.1).is_err());
+    assert!(LinearSvm::fit(train, &labels, 2, 1.0, 0.1).is_err());
+    assert!(LinearSvm::fit(train, &[0; 90], 2, 1.0, 0.1).is_err());
+    assert!(LinearSvm::fit(train, &labels, 3, 0.0, 0.1).is_err());
+    assert!(
+        LinearSvm::fit(train, &labels, 3, 1.0, 0.1)
+            .unwrap()
+            .predict(Features::new("x", &[0.0; 4], 4).unwrap())
+            .is_err()
+    );
 }

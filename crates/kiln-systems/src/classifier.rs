@@ -13,7 +13,8 @@ use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::dropout;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, Weights};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -132,16 +133,19 @@ impl System for Classifier {
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { classify: Some(self), ..Abilities::default() }
+        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
     }
 }
 
 impl Classify<Networks> for Classifier {
     fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        Ok(networks.classifier.logits.forward(self.features(networks, images)?))
+        Ok(networks.classifier.logits.forward(self.represent(networks, images)?))
     }
+}
 
-    fn features(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+/// The last hidden layer.
+impl Represent<Networks> for Classifier {
+    fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
         Ok(networks.classifier.features(images))
     }
 }

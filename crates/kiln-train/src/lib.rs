@@ -30,6 +30,6 @@ pub use run::Run;
 pub use schedule::Schedule;
 pub use system::{
     Abilities, Ability, Classify, Decode, Encode, Generate, GenerateRequest, Likelihood, Loss, Phase, Pictures,
-    Reconstruct, SamplerSettings, System, Translate,
+    Reconstruct, Represent, SamplerSettings, System, Translate,
 };
 pub use trainer::{Options, Summary};

@@ -241,6 +241,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn directions(&self) -> Result<Vec<&'static str>>;
+    /// See [`crate::Translate::any_multiple_of`].
+    ///
+    /// # Errors
+    /// As above.
+    fn any_multiple_of(&self) -> Result<Option<usize>>;
     /// See [`crate::Translate::translate`].
     ///
     /// # Errors
@@ -251,11 +256,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>>;
-    /// See [`crate::Classify::features`].
+    /// See [`crate::Represent::represent`].
     ///
     /// # Errors
     /// As above.
-    fn features(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    fn represent(&self, images: Tensor<4>) -> Result<Tensor<2>>;
     /// See [`crate::Likelihood::nll`].
     ///
     /// # Errors
@@ -322,6 +327,11 @@ impl<S: System> Model for Loaded<S> {
         Ok(able.directions())
     }
 
+    fn any_multiple_of(&self) -> Result<Option<usize>> {
+        let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
+        Ok(able.any_multiple_of())
+    }
+
     fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
         let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
         able.translate(&self.networks, images, direction)
@@ -332,9 +342,9 @@ impl<S: System> Model for Loaded<S> {
         able.classify(&self.networks, images)
     }
 
-    fn features(&self, images: Tensor<4>) -> Result<Tensor<2>> {
-        let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
-        able.features(&self.networks, images)
+    fn represent(&self, images: Tensor<4>) -> Result<Tensor<2>> {
+        let able = self.system.abilities().represent.ok_or_else(|| lacks::<S>(Ability::Represent))?;
+        able.represent(&self.networks, images)
     }
 
     fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {

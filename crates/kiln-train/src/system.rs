@@ -140,6 +140,8 @@ pub enum Ability {
     Translate,
     /// `classify`
     Classify,
+    /// `evaluate --metrics svm`, and the features other runs are judged by
+    Represent,
     /// `evaluate --metrics nll,bpd`
     Likelihood,
 }
@@ -154,6 +156,7 @@ impl Ability {
             Self::Decode => "interpolate",
             Self::Translate => "translate",
             Self::Classify => "classify",
+            Self::Represent => "evaluate --metrics svm",
             Self::Likelihood => "evaluate --metrics nll",
         }
     }
@@ -284,6 +287,11 @@ pub trait Translate<N>: Sync {
     /// Names of the directions, the default first (`a2b`, `b2a`).
     fn directions(&self) -> Vec<&'static str>;
 
+    /// For a network that takes pictures of any size: what both sides must be multiples of.
+    fn any_multiple_of(&self) -> Option<usize> {
+        None
+    }
+
     /// `[n, c, h, w]` in [−1, 1] → the same, along a direction from [`Translate::directions`].
     ///
     /// # Errors
@@ -298,12 +306,15 @@ pub trait Classify<N>: Sync {
     /// # Errors
     /// If the pictures do not fit the network.
     fn classify(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+}
 
-    /// `[n, c, h, w]` in [−1, 1] → features `[n, d]` of the last hidden layer.
+/// Sees more in a picture than its pixels: features learned for another end.
+pub trait Represent<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → features `[n, d]`.
     ///
     /// # Errors
     /// If the pictures do not fit the network.
-    fn features(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+    fn represent(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
 }
 
 /// Knows (a bound on) the probability of a picture.
@@ -335,6 +346,8 @@ pub struct Abilities<'a, N> {
     pub translate: Option<&'a dyn Translate<N>>,
     /// `classify`
     pub classify: Option<&'a dyn Classify<N>>,
+    /// `evaluate --metrics svm`
+    pub represent: Option<&'a dyn Represent<N>>,
     /// `evaluate --metrics nll`
     pub likelihood: Option<&'a dyn Likelihood<N>>,
 }
@@ -348,6 +361,7 @@ impl<N> Default for Abilities<'_, N> {
             decode: None,
             translate: None,
             classify: None,
+            represent: None,
             likelihood: None,
         }
     }
@@ -363,6 +377,7 @@ impl<N> Abilities<'_, N> {
             (self.decode.is_some(), Ability::Decode),
             (self.translate.is_some(), Ability::Translate),
             (self.classify.is_some(), Ability::Classify),
+            (self.represent.is_some(), Ability::Represent),
             (self.likelihood.is_some(), Ability::Likelihood),
         ];
         all.into_iter().filter_map(|(has, ability)| has.then_some(ability)).collect()

@@ -102,7 +102,7 @@ impl Judge {
             let values = pictures(images).into_iter().flat_map(fit).collect();
             from_values(values, [n, channels, height, width], &self.device)
         };
-        seen.features.extend(to_values(self.model.features(images.clone())?));
+        seen.features.extend(to_values(self.model.represent(images.clone())?));
         seen.logits.extend(to_values(self.model.classify(images)?));
         seen.n += n;
         Ok(())

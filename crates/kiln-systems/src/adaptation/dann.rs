@@ -33,7 +33,8 @@ use kiln_data::DataKind;
 use kiln_nn::loss::{binary_cross_entropy_to, cross_entropy, reverse_gradient};
 use kiln_nn::{Conv2d, Conv2dConfig, Init, Linear, LinearConfig};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -302,7 +303,7 @@ impl System for Dann {
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { classify: Some(self), ..Abilities::default() }
+        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
     }
 }
 
@@ -335,8 +336,11 @@ impl Classify<Networks> for Dann {
         self.check(&images)?;
         Ok(networks.labels.forward(networks.extractor.forward(images)))
     }
+}
 
-    fn features(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+/// The last hidden layer.
+impl Represent<Networks> for Dann {
+    fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
         self.check(&images)?;
         Ok(networks.labels.hidden(networks.extractor.forward(images)))
     }
@@ -494,7 +498,7 @@ mod tests {
         let networks = system.networks(&mut Init::new(&device, 0));
         let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
         assert_eq!(system.classify(&networks, zeros([3, 1, 16, 16])).unwrap().dims(), [3, 2]);
-        assert_eq!(system.features(&networks, zeros([3, 1, 16, 16])).unwrap().dims(), [3, 16]);
+        assert_eq!(system.represent(&networks, zeros([3, 1, 16, 16])).unwrap().dims(), [3, 16]);
         assert!(system.classify(&networks, zeros([3, 3, 16, 16])).unwrap_err().is_usage());
     }
 

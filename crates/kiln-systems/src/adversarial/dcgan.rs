@@ -33,8 +33,8 @@ use kiln_data::DataKind;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights};
 use kiln_train::system::check_class;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, System,
-    TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, Represent,
+    System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -180,18 +180,34 @@ impl Discriminator {
         }
     }
 
+    /// What every layer but the head makes of the picture, in order.
+    fn maps(&self, images: Tensor<4>) -> Vec<Tensor<4>> {
+        let mut maps: Vec<Tensor<4>> = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let x = layer.forward(maps.last().unwrap_or(&images).clone());
+            maps.push(match i.checked_sub(1).and_then(|i| self.norms.get(i)) {
+                Some(norm) => norm.forward(x, Activation::LeakyRelu(LEAK)),
+                None => leaky_relu(x, f64::from(LEAK)),
+            });
+        }
+        maps
+    }
+
     /// # Shapes
     /// `[n, c, h, w]` → `[n, channels·2^(doublings − 1), base, base]`
     pub fn features(&self, images: Tensor<4>) -> Tensor<4> {
-        let mut x = images;
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x);
-            x = match i.checked_sub(1).and_then(|i| self.norms.get(i)) {
-                Some(norm) => norm.forward(x, Activation::LeakyRelu(LEAK)),
-                None => leaky_relu(x, f64::from(LEAK)),
-            };
-        }
-        x
+        // At least one layer: `Sizes` has at least one doubling.
+        self.maps(images.clone()).pop().unwrap_or(images)
+    }
+
+    /// Every layer's maps, pooled to 4×4 by their maxima and laid out in a row: what Radford 2016,
+    /// §5.1, gives to a linear SVM.
+    ///
+    /// # Shapes
+    /// `[n, c, h, w]` → `[n, 16·(sum of the layers' channels)]`
+    pub fn representation(&self, images: Tensor<4>) -> Tensor<2> {
+        let maps = self.maps(images).into_iter().map(|x| adaptive_max_pool(x, 4));
+        Tensor::cat(maps.map(|x| x.flatten::<2>(1, 3)).collect(), 1)
     }
 
     /// The logit of [`Discriminator::features`].
@@ -216,6 +232,19 @@ pub fn phases(discriminator: &OptimizerConfig, generator: &OptimizerConfig, step
         Phase::new("discriminator", &["discriminator"], discriminator.clone()),
         Phase::new("generator", &["generator"], generator.clone()).every(steps),
     ]
+}
+
+/// Each map as `side`×`side` maxima of windows that cover it: window i is ⌊i·h/side⌋ to ⌈(i + 1)·h/side⌉.
+fn adaptive_max_pool(x: Tensor<4>, side: usize) -> Tensor<4> {
+    let pool = |x: Tensor<4>, dim: usize| {
+        let size = x.dims()[dim];
+        let window = |i: usize| {
+            let (from, to) = (i * size / side, ((i + 1) * size).div_ceil(side));
+            x.clone().narrow(dim, from, to - from).max_dim(dim)
+        };
+        Tensor::cat((0..side).map(window).collect(), dim)
+    };
+    pool(pool(x, 2), 3)
 }
 
 /// The system.
@@ -279,7 +308,7 @@ impl System for Dcgan {
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { generate: Some(self), decode: Some(self), ..Abilities::default() }
+        Abilities { generate: Some(self), decode: Some(self), represent: Some(self), ..Abilities::default() }
     }
 }
 
@@ -309,6 +338,16 @@ impl Decode<Networks> for Dcgan {
 
     fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
         self.config.latent_distribution.between(a, b, t)
+    }
+}
+
+impl Represent<Networks> for Dcgan {
+    fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        let [_, c, h, w] = images.dims();
+        if [c, h, w] != self.shape {
+            return Err(Error::usage(format!("dcgan was trained on pictures {:?}, not {:?}", self.shape, [c, h, w])));
+        }
+        Ok(networks.discriminator.representation(images))
     }
 }
 
@@ -457,6 +496,20 @@ mod tests {
             let b = s.latents(&GenerateRequest::new(4..5, 1, &device));
             close(&to_values(s.between(z, b.clone(), 1.0)), &to_values(b), 1e-5);
         }
+    }
+
+    #[test]
+    fn a_representation_is_the_largest_of_each_window() {
+        let device = Device::flex();
+        let x = from_values((0..49).map(|v| v as f32).collect(), [1, 1, 7, 7], &device);
+        // torch.nn.functional.adaptive_max_pool2d(torch.arange(49.).view(1, 1, 7, 7), 4)
+        let expected = [8., 10., 12., 13., 22., 24., 26., 27., 36., 38., 40., 41., 43., 45., 47., 48.];
+        assert_eq!(to_values(adaptive_max_pool(x, 4)), expected);
+        let s = system(tiny(), 28).unwrap();
+        let n = s.networks(&mut Init::new(&device, 0));
+        let images = || Tensor::zeros([3, 1, 28, 28], &device);
+        assert_eq!(s.represent(&n, images()).unwrap().dims(), [3, 16 * (4 + 8)]);
+        assert!(s.represent(&n, Tensor::zeros([3, 1, 14, 14], &device)).unwrap_err().is_usage());
     }
 
     #[test]

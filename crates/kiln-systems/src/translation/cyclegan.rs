@@ -431,6 +431,10 @@ impl Translate<Networks> for CycleGan {
         vec!["a2b", "b2a"]
     }
 
+    fn any_multiple_of(&self) -> Option<usize> {
+        Some(4)
+    }
+
     fn translate(&self, networks: &Networks, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
         let [_, channels, height, width] = images.dims();
         if channels != self.channels {

@@ -8,6 +8,7 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{Prepared, Split};
 use kiln_measure::classes::{Confusion, Histogram, wilson};
+use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, Measure, frechet, inception_score, kernel, pairs, prdc};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Weights;
@@ -20,8 +21,11 @@ use crate::verbs::sample::{SamplerArgs, generate};
 use crate::verbs::{need, open};
 
 /// Every metric `--metrics` takes.
-pub const METRICS: [&str; 11] =
-    ["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes", "nll", "accuracy", "pairs"];
+pub const METRICS: [&str; 12] =
+    ["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes", "nll", "accuracy", "pairs", "svm"];
+
+/// C of the linear SVM. Small, since there may be as many features as pictures.
+const SVM_C: f64 = 1e-3;
 
 #[derive(Args)]
 pub struct EvaluateArgs {
@@ -30,7 +34,7 @@ pub struct EvaluateArgs {
     /// The reference set; a run's own data by default
     #[arg(long)]
     against: Option<String>,
-    /// A list of fid, is, kid, precision, recall, density, coverage, classes, nll, accuracy, pairs
+    /// A list of fid, is, kid, precision, recall, density, coverage, classes, nll, accuracy, pairs, svm
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// classifier:SET — the feature net; by default a classifier of the reference set
@@ -48,6 +52,9 @@ pub struct EvaluateArgs {
     /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all)
     #[arg(long, default_value_t = 0)]
     samples: usize,
+    /// Labelled pictures of each class that svm learns from
+    #[arg(long, default_value_t = 400)]
+    labels_per_class: usize,
     /// Use the live weights instead of their average
     #[arg(long)]
     raw: bool,
@@ -80,6 +87,7 @@ impl EvaluateArgs {
             split: Split::Train,
             seed: 0,
             samples: 0,
+            labels_per_class: 400,
             raw: false,
             sampler: SamplerArgs::default(),
         }
@@ -143,6 +151,9 @@ pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
     }
     if wanted(&["pairs"]) {
         out.extend(known_pairs(run("pairs")?, args, &reference, &device)?);
+    }
+    if wanted(&["svm"]) {
+        out.extend(linear_probe(run("svm")?, args, &reference, &device)?);
     }
     Ok(out)
 }
@@ -306,6 +317,60 @@ fn accuracy(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &De
     let confusion = Confusion::new(classes, &truth, &predicted)?;
     let split = args.split.to_string();
     Ok(Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n)).against(set, &split))
+}
+
+/// Accuracy on the test part of a linear SVM that learned a few labels on the run's features
+/// (Radford 2016, §5.1), beside one that learned on the pixels.
+fn linear_probe(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: &Device) -> Result<Vec<Measure>> {
+    need(model, Ability::Represent)?;
+    let classes = kiln_data::open(reference, Split::Train, &model.info().data.rule())?.classes().len();
+    if classes < 2 {
+        return Err(Error::usage(format!("--metrics svm needs labels, and {reference} has none")));
+    }
+    /// Features and pixels of labelled pictures.
+    #[derive(Default)]
+    struct Seen {
+        tables: [Vec<f32>; 2],
+        labels: Vec<usize>,
+    }
+    let look = |split: Split, n: usize, per_class: usize| -> Result<Seen> {
+        let (mut seen, mut left) = (Seen::default(), vec![per_class; classes]);
+        chunks(model, reference, split, n, device, |images, labels| {
+            let wanted: Vec<u32> = (0..labels.len())
+                .filter(|&i| {
+                    let left = &mut left[labels[i] as usize];
+                    let take = *left > 0;
+                    *left -= usize::from(take);
+                    take
+                })
+                .map(|i| i as u32)
+                .collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let images = images.select(0, kiln_nn::tensor::from_indices(&wanted, device));
+            seen.labels.extend(wanted.iter().map(|&i| labels[i as usize] as usize));
+            seen.tables[0].extend(to_values(model.represent(images.clone())?));
+            seen.tables[1].extend(to_values(images));
+            Ok(())
+        })?;
+        Ok(seen)
+    };
+    let train = look(Split::Train, usize::MAX, args.labels_per_class)?;
+    let test = look(Split::Test, args.n, usize::MAX)?;
+    let mut out = Vec::new();
+    for (name, train_on, test_on) in [
+        ("svm_accuracy", &train.tables[0], &test.tables[0]),
+        ("svm_accuracy_of_pixels", &train.tables[1], &test.tables[1]),
+    ] {
+        let width = train_on.len() / train.labels.len().max(1);
+        let svm = LinearSvm::fit(Features::new(reference, train_on, width)?, &train.labels, classes, SVM_C, 1e-3)?;
+        let predicted = svm.predict(Features::new(reference, test_on, width)?)?;
+        let confusion = Confusion::new(classes, &test.labels, &predicted)?;
+        let (right, n) = (confusion.right(), confusion.n());
+        out.push(Measure::new(name, confusion.accuracy(), n).within(wilson(right, n)).against(reference, "test"));
+    }
+    Ok(out)
 }
 
 /// Distance of translations to the known counterparts, beside the distance of the inputs themselves.

@@ -49,6 +49,10 @@ pub struct EditArgs {
     /// Indices whose mean is added
     #[arg(long, value_delimiter = ',', required = true)]
     plus: Vec<u64>,
+    /// Turn instead of add: a row for each start, that many pictures from start − turn to start + turn,
+    /// where turn is half of mean(plus) − mean(minus)
+    #[arg(long)]
+    turn: Option<usize>,
     /// Keys the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -79,18 +83,47 @@ pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Res
     Ok(())
 }
 
+/// The latents of samples, `[n, d]`.
+fn latents(model: &dyn Model, indices: &[u64], seed: u64, device: &burn::tensor::Device) -> Result<Tensor<2>> {
+    let each = indices.iter().map(|&i| latent(model, i, seed, device)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(each, 0))
+}
+
+/// Radford 2016, §6.3.2 and figure 8: an axis between the means of two poses, walked along from
+/// samples that had no part in it.
+fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tensor::Device, out: &Output) -> Result<()> {
+    if columns < 2 {
+        return Err(Error::usage(format!("--turn {columns}: at least 2 pictures a row")));
+    }
+    let mean = |indices: &[u64]| Ok::<_, Error>(latents(model, indices, args.seed, device)?.mean_dim(0));
+    let half = (mean(&args.plus)? - mean(&args.minus)?) * 0.5;
+    let mut rows = Vec::new();
+    for &start in &args.start {
+        let start = latent(model, start, args.seed, device)?;
+        let at = |i: usize| 2.0 * i as f64 / (columns - 1) as f64 - 1.0;
+        let points = (0..columns).map(|i| start.clone() + half.clone() * at(i)).collect();
+        rows.extend(pictures(model.decode(Tensor::cat(points, 0))?));
+    }
+    contact_sheet(&rows, columns, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
+    let object = json!({"sheet": args.out, "rows": args.start.len(), "columns": columns});
+    out.say(|| format!("{} samples turned in {}", args.start.len(), args.out.display()), &object);
+    Ok(())
+}
+
 /// Radford 2016, §6.3.2: mean(start) − mean(minus) + mean(plus), shown with eight neighbours made
 /// by uniform noise of ±0.25.
 pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
     let (model, device) = open(&args.run, Weights::Average, &common.device)?;
     need(&*model, Ability::Decode)?;
+    if let Some(columns) = args.turn {
+        return turn(args, columns, &*model, &device, out);
+    }
     let terms = [&args.start, &args.minus, &args.plus];
     let mut means = Vec::new();
     let mut rows = Vec::new();
     let columns = terms.iter().map(|t| t.len()).max().unwrap_or(1).max(8) + 1;
     for indices in terms {
-        let latents = indices.iter().map(|&i| latent(&*model, i, args.seed, &device)).collect::<Result<Vec<_>>>()?;
-        let latents = Tensor::cat(latents, 0);
+        let latents = latents(&*model, indices, args.seed, &device)?;
         let mean = latents.clone().mean_dim(0);
         let mut row = pictures(model.decode(Tensor::cat(vec![latents, mean.clone()], 0))?);
         let blank = row[0].clone();

@@ -1,15 +1,16 @@
 //! `kiln translate`, `reconstruct` and `classify`: verbs that take a picture or a folder.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{PictureRule, Prepared, PreparedSample, Resize, Split};
+use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::{Info, Weights};
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Progress};
+use kiln_train::{Ability, Model, Progress};
 use serde_json::json;
 
 use crate::Common;
@@ -28,6 +29,9 @@ pub struct TranslateArgs {
     /// a2b or b2a
     #[arg(long)]
     direction: Option<String>,
+    /// Keep each picture's own size instead of the size the run was trained at
+    #[arg(long)]
+    native: bool,
 }
 
 #[derive(Args)]
@@ -48,11 +52,30 @@ pub struct ClassifyArgs {
     input: PathBuf,
 }
 
-/// A user's pictures as the run's network wants them.
-fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+/// Every picture of a file, folder or zip under a rule: `take` gets each part of it in turn. A
+/// folder is split for training; here all of it counts.
+fn read_parts(path: &Path, rule: &PictureRule, mut take: impl FnMut(Arc<dyn DataSet>) -> Result<()>) -> Result<()> {
     if !path.exists() {
         return Err(Error::usage(format!("{}: no such file or folder", path.display())));
     }
+    let text = path.display().to_string();
+    take(kiln_data::open(&text, Split::Train, rule)?)?;
+    match kiln_data::open(&text, Split::Test, rule) {
+        Ok(set) => take(set),
+        // Too few pictures to have a test part.
+        Err(_) => Ok(()),
+    }
+}
+
+/// The pictures in the order of their names, each once.
+fn in_order(mut samples: Vec<PreparedSample>) -> Vec<PreparedSample> {
+    samples.sort_by(|a, b| a.name.cmp(&b.name));
+    samples.dedup_by(|a, b| a.name == b.name);
+    samples
+}
+
+/// A user's pictures as the run's network wants them.
+fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
     let rule = PictureRule {
@@ -62,26 +85,30 @@ fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
         background: info.data.background,
         flip: false,
     };
-    let text = path.display().to_string();
     let mut samples = Vec::new();
-    // A folder's pictures are split for training; here all of them count.
-    for split in [Split::Train, Split::Test] {
-        let Ok(set) = kiln_data::open(&text, split, &rule) else {
-            if split == Split::Train {
-                kiln_data::open(&text, split, &rule)?;
-            }
-            continue;
-        };
+    read_parts(path, &rule, |set| {
         let prepared = Prepared::new(set, rule.clone())?;
         for i in 0..prepared.len() {
-            let sample = prepared.get(i)?;
-            if !samples.iter().any(|s: &PreparedSample| s.name == sample.name) {
-                samples.push(sample);
-            }
+            samples.push(prepared.get(i)?);
         }
-    }
-    samples.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(samples)
+        Ok(())
+    })?;
+    Ok(in_order(samples))
+}
+
+/// A user's pictures at their own sizes.
+fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+    let rule = PictureRule { size: 0, resize: Resize::None, flip: false, ..info.data.rule() };
+    let mut samples = Vec::new();
+    read_parts(path, &rule, |set| {
+        for i in 0..set.len() {
+            let Sample { picture, label, caption, name } = set.get(i)?;
+            let picture = picture.with_channels(info.pictures.shape[0], rule.background);
+            samples.push(PreparedSample { values: picture.to_unit(), label, caption, name, picture });
+        }
+        Ok(())
+    })?;
+    Ok(in_order(samples))
 }
 
 /// Applies `f` to pictures a few at a time.
@@ -109,7 +136,41 @@ fn in_chunks(
     Ok(())
 }
 
-/// Writes what `f` makes of the input: one file for a file, a folder of the same names for a folder.
+/// Where the results of an input go: one file for a file, a folder of the same names for a folder.
+struct Results<'a> {
+    output: &'a Path,
+    single: bool,
+    info: &'a Info,
+    written: usize,
+}
+
+impl<'a> Results<'a> {
+    fn of(input: &Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Self {
+        Self { output, single: input.is_file() && samples.len() == 1, info, written: 0 }
+    }
+
+    fn write(&mut self, sample: &PreparedSample, picture: &Picture) -> Result<()> {
+        let path = if self.single {
+            self.output.to_path_buf()
+        } else {
+            self.output.join(Path::new(&sample.name).with_extension("png"))
+        };
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;
+        }
+        let text = [("system", self.info.system), ("run", self.info.run.as_str()), ("input", sample.name.as_str())];
+        picture.write_png(&path, &text)?;
+        self.written += 1;
+        Ok(())
+    }
+
+    fn say(&self, out: &Output) {
+        let object = json!({"n": self.written, "output": self.output});
+        out.say(|| format!("{} pictures in {}", self.written, self.output.display()), &object);
+    }
+}
+
+/// Writes what `f` makes of the input at the run's size.
 fn map_pictures(
     input: &Path,
     output: &Path,
@@ -120,26 +181,49 @@ fn map_pictures(
     mut f: impl FnMut(Tensor<4>) -> Result<Tensor<4>>,
 ) -> Result<()> {
     let samples = read(input, info)?;
-    let single = input.is_file() && samples.len() == 1;
-    let mut written = Vec::new();
+    let mut results = Results::of(input, output, &samples, info);
     in_chunks(&samples, info.pictures.shape, device, common.quiet, |chunk, images| {
         for (sample, picture) in chunk.iter().zip(pictures(f(images)?)) {
-            let path = if single {
-                output.to_path_buf()
-            } else {
-                let name = Path::new(&sample.name).with_extension("png");
-                output.join(name)
-            };
-            if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                std::fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;
-            }
-            picture.write_png(&path, &[("system", info.system), ("run", &info.run), ("input", &sample.name)])?;
-            written.push(path);
+            results.write(sample, &picture)?;
         }
         Ok(())
     })?;
-    let object = json!({"n": written.len(), "output": output});
-    out.say(|| format!("{} pictures in {}", written.len(), output.display()), &object);
+    results.say(out);
+    Ok(())
+}
+
+/// Translates each picture at its own size: its edges repeated up to a size the network takes, and
+/// cut off again.
+fn translate_native(
+    args: &TranslateArgs,
+    direction: &str,
+    multiple: usize,
+    model: &dyn Model,
+    device: &Device,
+    common: &Common,
+    out: &Output,
+) -> Result<()> {
+    let samples = read_native(&args.input, model.info())?;
+    let mut results = Results::of(&args.input, &args.output, &samples, model.info());
+    let mut progress = (!common.quiet).then(|| Progress::new("pictures", "pictures", 0, samples.len() as u64));
+    for (i, sample) in samples.iter().enumerate() {
+        let Picture { width, height, .. } = sample.picture;
+        // Two multiples at least: a reflection needs something to reflect.
+        let fit = |side: usize| side.next_multiple_of(multiple).max(2 * multiple);
+        let padded = sample.picture.extend(fit(width), fit(height));
+        let shape = [1, padded.channels, padded.height, padded.width];
+        let made = model.translate(from_values(padded.to_unit(), shape, device), direction)?;
+        for picture in pictures(made) {
+            results.write(sample, &picture.crop(0, 0, width, height))?;
+        }
+        if let Some(p) = &mut progress {
+            p.update(i as u64 + 1, String::new);
+        }
+    }
+    if let Some(p) = &progress {
+        p.finish();
+    }
+    results.say(out);
     Ok(())
 }
 
@@ -150,6 +234,12 @@ pub fn translate(args: &TranslateArgs, common: &Common, out: &Output) -> Result<
     let direction = args.direction.as_deref().unwrap_or(directions[0]);
     if !directions.contains(&direction) {
         return Err(Error::usage(format!("--direction {direction}: this run has {}", directions.join(", "))));
+    }
+    if args.native {
+        let multiple = model.any_multiple_of()?.ok_or_else(|| {
+            Error::usage(format!("--native: {} takes pictures of the size it was trained at only", model.info().system))
+        })?;
+        return translate_native(args, direction, multiple, &*model, &device, common, out);
     }
     map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x| model.translate(x, direction))
 }
