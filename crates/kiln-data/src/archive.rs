@@ -18,7 +18,7 @@ pub(crate) fn unpack(file: &Path, package: &Package, out: &Path) -> Result<()> {
         let inside = path.strip_prefix("./").unwrap_or(path).strip_prefix(package.root);
         let wanted = inside.filter(|p| match package.files {
             Files::List(list) => list.contains(p),
-            Files::Ending(end) => p.ends_with(end),
+            Files::Like(pairs) => pairs.iter().any(|(begin, end)| p.starts_with(begin) && p.ends_with(end)),
         });
         let Some(wanted) = wanted.map(Path::new) else {
             return Ok(());
@@ -35,7 +35,7 @@ pub(crate) fn unpack(file: &Path, package: &Package, out: &Path) -> Result<()> {
     })?;
     let expected = match package.files {
         Files::List(list) => list.len(),
-        Files::Ending(_) => written.max(1),
+        Files::Like(_) => written.max(1),
     };
     if written != expected {
         return Err(Error::new(format!("{}: {written} of {expected} needed files are in it", file.display())));

@@ -22,7 +22,7 @@ pub(crate) fn package_folder(data: &Path, package: &Package) -> Option<PathBuf> 
     let folder = data.join(package.folder());
     let complete = match package.files {
         Files::List(files) => files.iter().all(|f| folder.join(f).is_file()),
-        Files::Ending(_) => folder.is_dir(),
+        Files::Like(_) => folder.is_dir(),
     };
     complete.then_some(folder)
 }

@@ -44,6 +44,8 @@ pub(crate) enum Reader {
     Photos,
     Mnistm,
     Icons,
+    /// Of the folder of this name in OpenMoji's own package.
+    OpenMoji(&'static str),
 }
 
 /// One line of the catalogue.
@@ -156,6 +158,20 @@ static LISTED: &[Listed] = &[
         packages: &[&packages::OPENMOJI],
     },
     Listed {
+        name: "emoji:openmoji-color",
+        about: "OpenMoji's own edition in colour, any size, captioned, paired with emoji:openmoji-black",
+        licence: "CC-BY-SA 4.0, OpenMoji",
+        reader: Reader::OpenMoji("color"),
+        packages: &[&packages::OPENMOJI_PAIRS],
+    },
+    Listed {
+        name: "emoji:openmoji-black",
+        about: "the black outlines of emoji:openmoji-color, any size, captioned",
+        licence: "CC-BY-SA 4.0, OpenMoji",
+        reader: Reader::OpenMoji("black"),
+        packages: &[&packages::OPENMOJI_PAIRS],
+    },
+    Listed {
         name: "emoji:fluent",
         about: "icons of Fluent Emoji, the flat ones, any size, captioned",
         licence: "MIT, Microsoft",
@@ -196,7 +212,7 @@ impl Listed {
 
     fn kinds(&self) -> Vec<DataKind> {
         match self.reader {
-            Reader::StarterIcons(_) | Reader::Icons => {
+            Reader::StarterIcons(_) | Reader::Icons | Reader::OpenMoji(_) => {
                 let mut kinds = picture_kinds(false, true);
                 kinds.push(DataKind::Paired);
                 kinds

@@ -5,6 +5,7 @@
 //! in two sets is a known pair.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use kiln_core::{Context, Error, Result};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
@@ -32,8 +33,12 @@ fn sixteen() -> f32 {
     16.0
 }
 
+/// The grid OpenMoji is drawn on.
+const OPENMOJI_SIDE: f32 = 72.0;
+
 #[derive(Deserialize, Clone)]
 struct Icon {
+    /// What is inside the `svg` element, or one of its own.
     body: String,
     width: Option<f32>,
     height: Option<f32>,
@@ -50,6 +55,33 @@ impl IconFile {
     /// Parses the JSON; an error names `name`.
     pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Self> {
         serde_json::from_slice(bytes).context(|| format!("{name}: not an Iconify icon set"))
+    }
+
+    /// An edition, `color` or `black`, of OpenMoji's own package: a file an icon, named by
+    /// `data/openmoji.json`. Skin tones are left out; of several icons with one name the first is kept.
+    pub(crate) fn of_openmoji(folder: &Path, edition: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Entry {
+            hexcode: String,
+            annotation: String,
+            /// "", or the number of a tone.
+            skintone: serde_json::Value,
+        }
+        let list = folder.join("data/openmoji.json");
+        let place = || format!("reading {}", list.display());
+        let text = std::fs::read(&list).context(place)?;
+        let entries: Vec<Entry> = serde_json::from_slice(&text).context(place)?;
+        let mut icons = BTreeMap::new();
+        for entry in entries.iter().filter(|e| e.skintone == "") {
+            let name = entry.annotation.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "-");
+            if icons.contains_key(&name) {
+                continue;
+            }
+            let file = folder.join(edition).join("svg").join(&entry.hexcode).with_extension("svg");
+            let body = std::fs::read_to_string(&file).context(|| format!("reading {}", file.display()))?;
+            icons.insert(name, Icon { body, width: None, height: None, left: 0.0, top: 0.0, hidden: false });
+        }
+        Ok(Self { icons, width: OPENMOJI_SIDE, height: OPENMOJI_SIDE })
     }
 
     /// The names that make pictures of their own: neither hidden nor a skin tone of another.

@@ -89,6 +89,7 @@ fn find_listed(listed: &Listed, split: Split) -> Result<Found> {
             let bytes = std::fs::read(&file).context(|| format!("reading {place}"))?;
             return Ok(Found::Icons(IconFile::parse(&bytes, &place)?));
         }
+        Reader::OpenMoji(edition) => return Ok(Found::Icons(IconFile::of_openmoji(folder, edition)?)),
         Reader::Mnist => Arc::new(idx::open(name, folder, split, None)?),
         Reader::Fashion => Arc::new(idx::open(name, folder, split, Some(&starter::FASHION))?),
         Reader::Digits8 => Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split)),

