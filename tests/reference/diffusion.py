@@ -1,4 +1,4 @@
-"""Diffusion: schedules, sampler steps, and the small U-Net with its blocks.
+"""Diffusion: schedules, sampler steps, terms of the bound, and attention over a feature map.
 
 Made with torch==2.15.0, diffusers==0.42.1, numpy==2.4.6. The schedulers of diffusers are run with their
 tables in f64, so that a fixture's f32 is the formula's value and not a sum of roundings.
@@ -10,7 +10,6 @@ import diffusers.schedulers.scheduling_ddpm as ddpm_module
 import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import distributions as dist
 
@@ -151,20 +150,6 @@ out |= {"bound.levels": levels, "bound.mean": single(mean), "bound.logvar": sing
 out["bound.discretized_log_likelihood"] = single((upper - lower).clamp(min=1e-12).log())
 
 
-class Res(nn.Module):
-    def __init__(self, ci, co, t):
-        super().__init__()
-        self.n1, self.c1 = nn.GroupNorm(8, ci), nn.Conv2d(ci, co, 3, padding=1)
-        self.t = nn.Linear(t, co)
-        self.n2, self.c2 = nn.GroupNorm(8, co), nn.Conv2d(co, co, 3, padding=1)
-        self.s = nn.Conv2d(ci, co, 1) if ci != co else None
-
-    def forward(self, x, t):
-        h = self.c1(F.silu(self.n1(x))) + self.t(F.silu(t))[:, :, None, None]
-        h = self.c2(F.silu(self.n2(h)))
-        return h + (self.s(x) if self.s is not None else x)
-
-
 class Attn(nn.Module):
     def __init__(self, c):
         super().__init__()
@@ -177,57 +162,6 @@ class Attn(nn.Module):
         return x + self.p((v @ a.transpose(1, 2)).reshape(b, c, h, w))
 
 
-class UNet(nn.Module):
-    """Two residual blocks a level each way, attention in the middle only."""
-
-    def __init__(self, ch, mult):
-        super().__init__()
-        td, self.ch, levels = 4 * ch, ch, list(enumerate(mult))
-        self.l1, self.l2, self.ci = nn.Linear(ch, td), nn.Linear(td, td), nn.Conv2d(1, ch, 3, padding=1)
-        self.down, self.ds, c, skips = nn.ModuleList(), nn.ModuleList(), ch, []
-        for i, m in levels:
-            for _ in range(2):
-                self.down.append(Res(c, ch * m, td))
-                c = ch * m
-                skips.append(c)
-            if i < len(mult) - 1:
-                self.ds.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
-        self.m1, self.at, self.m2 = Res(c, c, td), Attn(c), Res(c, c, td)
-        self.up, self.us = nn.ModuleList(), nn.ModuleList()
-        for i, m in reversed(levels):
-            for _ in range(2):
-                self.up.append(Res(c + skips.pop(), ch * m, td))
-                c = ch * m
-            if i > 0:
-                self.us.append(nn.Conv2d(c, c, 3, padding=1))
-        self.no, self.co = nn.GroupNorm(8, c), nn.Conv2d(c, 1, 3, padding=1)
-
-    def forward(self, x, t):
-        half = self.ch // 2
-        f = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000) / half))
-        e = t[:, None] * f[None]
-        t = self.l2(F.silu(self.l1(torch.cat([e.sin(), e.cos()], 1))))
-        h, skips, levels = self.ci(x), [], len(self.us) + 1
-        for i in range(levels):
-            for j in range(2):
-                h = self.down[2 * i + j](h, t)
-                skips.append(h)
-            if i < levels - 1:
-                h = self.ds[i](h)
-        h = self.m2(self.at(self.m1(h, t)), t)
-        for i in range(levels):
-            for j in range(2):
-                h = self.up[2 * i + j](torch.cat([h, skips.pop()], 1), t)
-            if i < levels - 1:
-                h = self.us[i](F.interpolate(h, scale_factor=2, mode="nearest"))
-        return self.co(F.silu(self.no(h)))
-
-
-record_model(out, "res", spread(Res(16, 24, 12)), ("input", torch.randn(2, 16, 4, 6)), ("time", torch.randn(2, 12)))
 record_model(out, "attn", spread(Attn(16)), ("input", torch.randn(2, 16, 3, 4)))
-some = {"ci.weight", "l1.weight", "down.2.s.weight", "ds.0.weight", "at.qkv.weight", "up.3.n1.weight", "co.weight"}
-times = torch.tensor([3, 700])  # integer, so that no gradient is asked of it
-unet = spread(UNet(16, (1, 2)), 0.2)
-record_model(out, "unet", unet, ("input", torch.randn(2, 1, 8, 12)), ("time", times), grads=some.__contains__)
 
 save("diffusion", out, versions)

@@ -55,8 +55,10 @@ impl LinearSvm {
             let apart = row.iter().zip(&mean).map(|(v, m)| f64::from(*v) - m);
             variance.iter_mut().zip(apart).for_each(|(s, a)| *s += a * a / n as f64);
         }
-        // A constant feature says nothing, whatever its scale.
-        let scale: Vec<f64> = variance.iter().map(|v| if *v > 0.0 { v.sqrt().recip() } else { 1.0 }).collect();
+        // A constant feature says nothing, whatever its scale; its variance is a rounding error at most.
+        let rounding = |m: f64| (n as f64 * m * f64::EPSILON).powi(2);
+        let scale: Vec<f64> =
+            variance.iter().zip(&mean).map(|(v, m)| if *v > rounding(*m) { v.sqrt().recip() } else { 1.0 }).collect();
         let mut svm = Self { mean, scale, planes: Vec::new() };
         let rows: Vec<Vec<f64>> = features.rows().map(|row| svm.standardised(row)).collect();
         svm.planes = (0..classes).into_par_iter().map(|class| plane(&rows, labels, class, c, tolerance)).collect();

@@ -5,10 +5,11 @@
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
 use kiln_nn::resample::{reflect_pad, upsample_nearest};
+use kiln_nn::unet::UNetConfig;
 use kiln_nn::{
     Activation, BatchNorm2d, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d,
     LayerNorm, LinearConfig, attention, loss, tensor, time,
@@ -233,4 +234,42 @@ fn gradients_are_reversed_and_scaled() {
     f.assert_close(y.clone().inner(), "gradient_reversal.output", 1e-6);
     let g = (y * f.tensor::<2>("gradient_reversal.grad_output").autodiff()).sum().backward();
     f.assert_close(x.grad(&g).unwrap(), "gradient_reversal.grad_input", 1e-6);
+}
+
+/// Output and every gradient of the whole U-Net, attention at one level, two output channels.
+#[test]
+fn the_unet_is_diffusers() {
+    let f = Fixtures::open("unet");
+    let config = UNetConfig {
+        base_channels: 8,
+        channel_multipliers: vec![1, 2],
+        blocks: 1,
+        attention_levels: vec![1],
+        groups: 4,
+        ..UNetConfig::default()
+    };
+    let net = with_reference(config.init(1, 2, 0, &mut init()), &f, "net");
+    let times = f.tensor::<1>("times").autodiff();
+    let x = f.tensor::<4>("input").autodiff().require_grad();
+    let y = net.forward(x.clone(), times, None, None);
+    f.assert_close(y.clone().inner(), "output", 1e-5);
+    let gradients = (y * f.tensor::<4>("grad_output").autodiff()).sum().backward();
+    f.assert_close(x.grad(&gradients).unwrap(), "grad_input", 1e-4);
+
+    struct Checked<'a>(Vec<String>, &'a Fixtures, &'a Gradients, usize);
+    impl ModuleVisitor for Checked<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            check_param(self.1, self.2, param, &format!("grad.{}", self.0.join(".")));
+            self.3 += 1;
+        }
+    }
+    let mut seen = Checked(Vec::new(), &f, &gradients, 0);
+    net.visit(&mut seen);
+    assert_eq!(seen.3, f.names().iter().filter(|n| n.starts_with("grad.")).count());
 }

@@ -137,7 +137,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 Variant { name: "GAN only", set: &[OPENMOJI, "model.cycle_weight=0.0"] },
                 Variant { name: "cycle only", set: &[OPENMOJI, "model.adversarial_weight=0.0"] },
             ],
-            images: 10_000,
+            images: 6_000,
             measurements: &[Measurement {
                 label: "known pairs",
                 metrics: "pairs",
