@@ -83,6 +83,22 @@ impl Measure {
         Self { interval: Some(interval), ..self }
     }
 
+    /// Whether more of it is better: of distances, errors and nats, less is.
+    pub fn larger_is_better(&self) -> bool {
+        const LARGER: [&str; 9] =
+            ["is", "precision", "recall", "density", "coverage", "class_coverage", "accuracy", "psnr", "ssim"];
+        let name = self.measure.as_str();
+        LARGER.contains(&name) || name.starts_with("svm_accuracy") || name.starts_with("pair_ssim")
+    }
+
+    /// Its name with that of its network, as in `fid[classifier:fashion]`.
+    pub fn full_name(&self) -> String {
+        match &self.features {
+            Some(net) => format!("{}[{net}]", self.measure),
+            None => self.measure.clone(),
+        }
+    }
+
     /// Measured in the features of `net` (`classifier:fashion`).
     pub fn features(self, net: &str) -> Self {
         Self { features: Some(net.into()), ..self }
@@ -97,11 +113,7 @@ impl Measure {
 /// `fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)`
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.measure)?;
-        if let Some(net) = &self.features {
-            write!(f, "[{net}]")?;
-        }
-        write!(f, " = {}", short(self.value))?;
+        write!(f, "{} = {}", self.full_name(), short(self.value))?;
         if let Some(std) = self.std {
             write!(f, " ± {}", short(std))?;
         }

@@ -4,13 +4,16 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
+use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{AnySystem, Options, Run};
+use kiln_train::{AnySystem, Figure, GenerateRequest, Model, Options, Run, Watch, Watcher};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -60,7 +63,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
 }
 
 fn options(steps: u64) -> Options {
-    Options { device: Device::flex(), steps: Some(steps), quiet: true }
+    Options { device: Device::flex(), steps: Some(steps), quiet: true, watcher: None }
 }
 
 fn files(root: &Path) -> Vec<(String, Vec<u8>)> {
@@ -107,4 +110,40 @@ fn another_seed_is_another_run() {
         files(&root)
     };
     assert!(run(0) != run(1));
+}
+
+/// Draws samples, as a measure would, and finds the second of three figures the best.
+struct Sampling(AtomicUsize);
+
+impl Watch for Sampling {
+    fn check(&self, _metrics: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
+        model.generate(&GenerateRequest::new(0..3, 0, &model.info().device))?;
+        let value = [3.0, 1.0, 2.0][self.0.fetch_add(1, Ordering::Relaxed)];
+        Ok(vec![Figure { name: "fid[net]".into(), value, larger_is_better: false }])
+    }
+}
+
+#[test]
+fn measuring_changes_no_byte_and_keeps_the_best() {
+    for id in ["ddpm", "dcgan"] {
+        let system = kiln_systems::find(id).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, watched) = (dir.path().join("plain"), dir.path().join("watched"));
+        let mut recipe = recipe(&*system);
+        for text in ["train.evaluate_every=8", "train.best=fid", "train.keep=1"] {
+            merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
+        }
+        system.train(recipe.clone(), &plain, &options(7)).unwrap();
+        let watcher = Some(Watcher(Arc::new(Sampling(AtomicUsize::new(0)))));
+        system.train(recipe, &watched, &Options { watcher, ..options(7) }).unwrap();
+        assert!(files(&plain) == files(&watched), "{id}: measuring left a trace");
+        // Measured at 8, 16 and 24 images, best at 16; 28 is the newest.
+        assert_eq!(list(&Run::open(&watched).unwrap().checkpoints()), [16, 28]);
+        let log = fs::read_to_string(watched.join("log.jsonl")).unwrap();
+        assert_eq!(log.matches("measure.fid[net]").count(), 3, "{log}");
+    }
 }

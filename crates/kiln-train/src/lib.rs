@@ -19,6 +19,7 @@ pub mod run;
 pub mod schedule;
 pub mod system;
 pub mod trainer;
+pub mod watch;
 
 pub use batch::{Batch, Domain};
 pub use model::{AnySystem, Model, entry};
@@ -33,3 +34,4 @@ pub use system::{
     Reconstruct, Represent, SamplerSettings, System, Translate,
 };
 pub use trainer::{Options, Summary};
+pub use watch::{Figure, Watch, Watcher};

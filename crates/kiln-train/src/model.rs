@@ -273,10 +273,11 @@ pub trait Model {
     fn nll_name(&self, samples: usize) -> Result<String>;
 }
 
-struct Loaded<S: System> {
-    system: S,
-    networks: S::Networks,
-    info: Info,
+/// A system with its trained networks.
+pub(crate) struct Loaded<S: System> {
+    pub(crate) system: S,
+    pub(crate) networks: S::Networks,
+    pub(crate) info: Info,
 }
 
 fn lacks<S: System>(ability: Ability) -> Error {

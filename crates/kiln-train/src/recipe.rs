@@ -90,8 +90,14 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Newest checkpoints kept (the best one is kept besides).
     pub keep: usize,
-    /// The logged loss term whose smallest value marks the best checkpoint; empty for none.
+    /// The logged loss term or measure whose best value marks the best checkpoint; empty for none.
     pub best: String,
+    /// Images between measurements of the averaged networks; 0 for none.
+    pub evaluate_every: u64,
+    /// What is measured then: a list such as fid,is.
+    pub metrics: String,
+    /// On how many samples.
+    pub evaluate_count: usize,
     /// Images between previews; 0 for none but the last.
     pub preview_every: u64,
     /// Pictures in a preview.
@@ -111,6 +117,9 @@ impl Default for TrainConfig {
             checkpoint_every: 20_000,
             keep: 2,
             best: String::new(),
+            evaluate_every: 0,
+            metrics: "fid,is".into(),
+            evaluate_count: 1_000,
             preview_every: 20_000,
             preview_count: 16,
         }

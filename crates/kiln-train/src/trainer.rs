@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
@@ -17,6 +18,7 @@ use serde::Serialize;
 use crate::batch::Batch;
 use crate::checkpoint::{self, Best, Checkpoint, Counters};
 use crate::log::Log;
+use crate::model::{Info, Loaded};
 use crate::optim::{self, Optimizer};
 use crate::params::{self, Flat};
 use crate::preview;
@@ -24,6 +26,7 @@ use crate::progress::{Progress, minutes};
 use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::system::{Phase, Pictures, System};
+use crate::watch::{Figure, Watch, Watcher};
 use crate::{ema, model};
 
 /// How a training process runs, beside what the recipe says.
@@ -35,6 +38,8 @@ pub struct Options {
     pub steps: Option<u64>,
     /// No progress.
     pub quiet: bool,
+    /// Measures the run every `train.evaluate_every` images.
+    pub watcher: Option<Watcher>,
 }
 
 /// What a training process reached: also the run's `report.json`.
@@ -150,6 +155,9 @@ fn train<S: System>(
     saved: Option<Checkpoint>,
     options: &Options,
 ) -> Result<Summary> {
+    if let (Some(Watcher(watch)), true) = (&options.watcher, recipe.train.evaluate_every > 0) {
+        watch.check(&recipe.train.metrics)?;
+    }
     let stop = interrupt()?;
     let plain = &options.device;
     let training = plain.clone().autodiff();
@@ -167,6 +175,8 @@ fn train<S: System>(
     let end = if config.stop_after > 0 { config.stop_after } else { config.images };
     let examples = examples(&streams, config.preview_count.min(8), plain)?;
     let begun = Instant::now();
+    // Measuring is not training.
+    let mut measuring = Duration::ZERO;
     let seconds_before = live.counters.seconds;
     let mut log = Log::open(run.root(), live.counters.images)?;
     let mut loader = Loader::new(streams, config.batch, Key::new(recipe.seed), live.counters.images)?;
@@ -186,7 +196,7 @@ fn train<S: System>(
             Err(e) => {
                 // Not updated by the failed step: still finite.
                 if before > saved_at {
-                    live.counters.seconds = seconds_before + begun.elapsed().as_secs_f64();
+                    live.counters.seconds = seconds_before + (begun.elapsed() - measuring).as_secs_f64();
                     live.save(run, config.keep)?;
                 }
                 return Err(e);
@@ -195,7 +205,7 @@ fn train<S: System>(
         means.add(&terms);
         watched.add(&terms);
         let images = live.counters.images;
-        live.counters.seconds = seconds_before + begun.elapsed().as_secs_f64();
+        live.counters.seconds = seconds_before + (begun.elapsed() - measuring).as_secs_f64();
         let done = images >= end;
         let crossed = |every: u64| every > 0 && (before / every != images / every);
         if crossed(config.log_every) || done {
@@ -208,8 +218,21 @@ fn train<S: System>(
                 last.iter().map(|(k, v): (&String, &f64)| format!("{k} {v:.4}")).collect::<Vec<_>>().join(" ")
             });
         }
-        if crossed(config.checkpoint_every) || done {
-            live.watch_best(config, &watched.take());
+        let mut is_best = false;
+        if let (Some(Watcher(watch)), true) = (&options.watcher, crossed(config.evaluate_every)) {
+            let from = Instant::now();
+            let figures = live.measure(&**watch, recipe, run, plain);
+            let values: Terms = figures.iter().map(|f| (format!("measure.{}", f.name), f.value)).collect();
+            log.record(images, live.counters.steps, live.counters.seconds, &values)?;
+            for figure in figures.iter().filter(|f| f.is(&config.best)) {
+                is_best = live.watch_best(figure.value, figure.larger_is_better);
+            }
+            measuring += from.elapsed();
+        }
+        if crossed(config.checkpoint_every) || done || is_best {
+            if let Some((_, value)) = watched.take().into_iter().find(|(name, _)| *name == config.best) {
+                live.watch_best(value, false);
+            }
             live.save(run, config.keep)?;
             saved_at = images;
         }
@@ -321,25 +344,49 @@ impl<S: System> Live<S> {
         checkpoint::prune(&run.checkpoints(), keep, self.counters.best.as_ref().map(|b| b.images))
     }
 
-    fn watch_best(&mut self, config: &crate::TrainConfig, means: &[(String, f64)]) {
-        let Some((_, value)) = means.iter().find(|(name, _)| *name == config.best) else { return };
-        if self.counters.best.as_ref().is_none_or(|b| *value < b.value) {
-            self.counters.best = Some(Best { images: self.counters.images, value: *value });
+    /// Whether `value` is the best so far, which it then is recorded as.
+    fn watch_best(&mut self, value: f64, larger_is_better: bool) -> bool {
+        let beats = |old: f64| if larger_is_better { value > old } else { value < old };
+        let is_best = self.counters.best.as_ref().is_none_or(|b| beats(b.value));
+        if is_best {
+            self.counters.best = Some(Best { images: self.counters.images, value });
         }
+        is_best
+    }
+
+    /// The networks a run is judged by: the average, or the live ones if it keeps none.
+    fn judged(&self) -> S::Networks {
+        self.average.clone().unwrap_or_else(|| self.networks.valid())
+    }
+
+    /// What the watch sees now. A figure that cannot be had costs a line, not the run.
+    fn measure(&self, watch: &dyn Watch, recipe: &Recipe<S::Config>, run: &Run, device: &Device) -> Vec<Figure> {
+        let size = recipe.data.size;
+        let pictures = Pictures { shape: [recipe.data.channels, size, size], classes: recipe.data.classes.clone() };
+        let figures = S::new(recipe.model.clone(), &pictures).and_then(|mut system| {
+            system.restore(self.system.state());
+            let info = Info {
+                system: S::ID,
+                run: run.root().display().to_string(),
+                images: self.counters.images,
+                seconds: self.counters.seconds,
+                seed: recipe.seed,
+                pictures,
+                data: recipe.data.clone(),
+                train: recipe.train.clone(),
+                device: device.clone(),
+            };
+            watch.measure(&Loaded { system, networks: self.judged(), info })
+        });
+        figures.unwrap_or_else(|e| {
+            eprintln!("not measured at {} images: {e}", self.counters.images);
+            Vec::new()
+        })
     }
 
     fn preview(&self, run: &Run, recipe: &Recipe<S::Config>, examples: &[Tensor<4>], device: &Device) -> Result<()> {
-        use burn::module::Module;
         let (abilities, count) = (self.system.abilities(), recipe.train.preview_count);
-        let live;
-        let networks = match &self.average {
-            Some(average) => average,
-            None => {
-                live = self.networks.valid();
-                &live
-            }
-        };
-        let Some(sheet) = preview::preview(&abilities, networks, examples, count, recipe.seed, device)? else {
+        let Some(sheet) = preview::preview(&abilities, &self.judged(), examples, count, recipe.seed, device)? else {
             return Ok(());
         };
         let folder = run.previews();

@@ -67,7 +67,7 @@ impl Judge {
         let folder: String = set.name().chars().map(safe).collect();
         let root = cache_dir()?.join("classifiers").join(format!("{folder}-{}", set.fingerprint()));
         let system = find("classifier")?;
-        let options = Options { device: device.clone(), steps: None, quiet: common.quiet };
+        let options = Options { device: device.clone(), steps: None, quiet: common.quiet, watcher: None };
         if !finished(&root) {
             eprintln!("training the judge once: a classifier of {} (kept in {})", set.name(), root.display());
             if root.join("recipe.toml").exists() {

@@ -273,7 +273,7 @@ fn train(
     root: &Path,
     common: &Common,
 ) -> Result<()> {
-    let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet };
+    let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet, watcher: None };
     let summary = if root.join("recipe.toml").exists() {
         system.resume(&Run::open(root)?, &options)?
     } else {

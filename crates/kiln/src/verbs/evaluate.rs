@@ -1,6 +1,7 @@
 //! `kiln evaluate`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
@@ -12,7 +13,7 @@ use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, Measure, frechet, inception_score, kernel, pairs, prdc};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Weights;
-use kiln_train::{Ability, GenerateRequest, Model};
+use kiln_train::{Ability, Figure, GenerateRequest, Model, Watch, Watcher};
 
 use crate::Common;
 use crate::judge::{Judge, Seen, argmax};
@@ -114,23 +115,61 @@ impl EvaluateArgs {
 /// # Errors
 /// A usage error for an unknown metric or one the run cannot give.
 pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
-    for metric in &args.metrics {
-        if !METRICS.contains(&metric.as_str()) {
-            return Err(Error::usage(format!("--metrics {metric}: unknown; there are {}", METRICS.join(", "))));
-        }
+    let root = PathBuf::from(&args.what);
+    if root.join("recipe.toml").is_file() {
+        let weights = if args.raw { Weights::Raw } else { Weights::Average };
+        let (model, device) = open(&root, weights, &common.device)?;
+        return measure_on(Some(&*model), &device, args, common);
     }
+    measure_on(None, &kiln_train::device::by_name(&common.device)?, args, common)
+}
+
+fn check_metrics<'a>(metrics: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    match metrics.into_iter().find(|m| !METRICS.contains(m)) {
+        Some(metric) => Err(Error::usage(format!("--metrics {metric}: unknown; there are {}", METRICS.join(", ")))),
+        None => Ok(()),
+    }
+}
+
+/// Measures a run while it trains.
+pub struct DuringTraining {
+    common: Common,
+}
+
+impl DuringTraining {
+    /// As a watcher of the loop, which has the progress bar to itself.
+    pub fn watcher(common: &Common) -> Watcher {
+        Watcher(Arc::new(Self { common: Common { quiet: true, ..common.clone() } }))
+    }
+}
+
+impl Watch for DuringTraining {
+    fn check(&self, metrics: &str) -> Result<()> {
+        check_metrics(metrics.split(','))
+    }
+
+    fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
+        let (info, train) = (model.info(), &model.info().train);
+        let args = EvaluateArgs::new(&info.run, &train.metrics, train.evaluate_count);
+        let measures = measure_on(Some(model), &info.device, &args, &self.common)?;
+        let figure =
+            |m: Measure| Figure { name: m.full_name(), value: m.value, larger_is_better: m.larger_is_better() };
+        Ok(measures.into_iter().map(figure).collect())
+    }
+}
+
+/// Everything asked for, of a run or of pictures.
+fn measure_on(
+    model: Option<&dyn Model>,
+    device: &Device,
+    args: &EvaluateArgs,
+    common: &Common,
+) -> Result<Vec<Measure>> {
+    check_metrics(args.metrics.iter().map(String::as_str))?;
     if args.n < 2 {
         return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
     }
-    let root = PathBuf::from(&args.what);
-    let (model, device) = if root.join("recipe.toml").is_file() {
-        let weights = if args.raw { Weights::Raw } else { Weights::Average };
-        let (model, device) = open(&root, weights, &common.device)?;
-        (Some(model), device)
-    } else {
-        (None, kiln_train::device::by_name(&common.device)?)
-    };
-    let reference = match (&args.against, &model) {
+    let reference = match (&args.against, model) {
         (Some(name), _) => name.clone(),
         (None, Some(model)) => model.info().data.set.clone(),
         (None, None) => return Err(Error::usage("--against is needed for pictures: the set to compare them with")),
@@ -138,22 +177,20 @@ pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
     let wanted = |names: &[&str]| args.metrics.iter().any(|m| names.contains(&m.as_str()));
     let mut out = Vec::new();
     if wanted(&["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes"]) {
-        distribution(args, model.as_deref(), &reference, common, &device, &mut out)?;
+        distribution(args, model, &reference, common, device, &mut out)?;
     }
-    let run = |metric: &str| {
-        model.as_deref().ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")))
-    };
+    let run = |metric: &str| model.ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")));
     if wanted(&["nll"]) {
-        out.extend(likelihood(run("nll")?, args, &reference, &device)?);
+        out.extend(likelihood(run("nll")?, args, &reference, device)?);
     }
     if wanted(&["accuracy"]) {
-        out.push(accuracy(run("accuracy")?, args, &reference, &device)?);
+        out.push(accuracy(run("accuracy")?, args, &reference, device)?);
     }
     if wanted(&["pairs"]) {
-        out.extend(known_pairs(run("pairs")?, args, &reference, &device)?);
+        out.extend(known_pairs(run("pairs")?, args, &reference, device)?);
     }
     if wanted(&["svm"]) {
-        out.extend(linear_probe(run("svm")?, args, &reference, &device)?);
+        out.extend(linear_probe(run("svm")?, args, &reference, device)?);
     }
     Ok(out)
 }

@@ -33,6 +33,12 @@ pub struct TrainArgs {
     /// Keys all randomness
     #[arg(long)]
     seed: Option<u64>,
+    /// Measure the averaged networks every so many images (train.evaluate_every)
+    #[arg(long, value_name = "IMAGES")]
+    evaluate_every: Option<u64>,
+    /// What to measure then: a list such as fid,is (train.metrics)
+    #[arg(long, requires = "evaluate_every")]
+    metrics: Option<String>,
     /// The run folder; `runs/SYSTEM` by default
     #[arg(long)]
     out: Option<PathBuf>,
@@ -89,6 +95,12 @@ fn resolve(args: &TrainArgs) -> Result<(Box<dyn AnySystem>, Table)> {
     if let Some(batch) = args.batch {
         flag("train.batch", (batch as i64).into())?;
     }
+    if let Some(every) = args.evaluate_every {
+        flag("train.evaluate_every", i64::try_from(every).context(|| format!("--evaluate-every {every}"))?.into())?;
+    }
+    if let Some(metrics) = &args.metrics {
+        flag("train.metrics", metrics.clone().into())?;
+    }
     if let Some(seed) = args.seed {
         flag("seed", i64::try_from(seed).context(|| format!("--seed {seed}"))?.into())?;
     }
@@ -131,7 +143,8 @@ pub fn resume(args: &ResumeArgs, common: &Common, out: &Output) -> Result<()> {
 }
 
 fn options(common: &Common, steps: Option<u64>) -> Result<Options> {
-    Ok(Options { device: device::by_name(&common.device)?, steps, quiet: common.quiet })
+    let watcher = Some(evaluate::DuringTraining::watcher(common));
+    Ok(Options { device: device::by_name(&common.device)?, steps, quiet: common.quiet, watcher })
 }
 
 fn report(root: &Path, summary: &Summary, out: &Output) {
