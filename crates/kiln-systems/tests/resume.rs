@@ -12,6 +12,7 @@ use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
+use kiln_train::model::Weights;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{AnySystem, Figure, GenerateRequest, Model, Options, Run, Watch, Watcher};
 use toml::Table;
@@ -95,6 +96,23 @@ fn two_n_steps_are_n_steps_a_resume_and_n_steps() {
             assert!(x == y, "{}: {name} differs after a resume", system.id());
         }
     }
+}
+
+/// A run of an older version lacks the settings that came later.
+#[test]
+fn a_recipe_with_fewer_settings_is_still_a_run() {
+    let system = kiln_systems::find("classifier").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("run");
+    system.train(recipe(&*system), &root, &options(1)).unwrap();
+    let path = root.join("recipe.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let older: String = text.lines().filter(|l| !l.starts_with("evaluate_every")).map(|l| format!("{l}\n")).collect();
+    assert!(older.len() < text.len());
+    fs::write(&path, older).unwrap();
+    let run = Run::open(&root).unwrap();
+    assert_eq!(system.resume(&run, &options(2)).unwrap().steps, 2);
+    system.open(&run, Weights::Average, &Device::flex()).unwrap();
 }
 
 /// Another seed must change the weights, or the test above could not fail.

@@ -112,12 +112,12 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn resume(&self, run: &Run, options: &Options) -> Result<Summary> {
         let place = run.root().join("recipe.toml").display().to_string();
-        trainer::resume::<S>(recipe::typed::<S>(run.recipe()?, &place)?, run, options)
+        trainer::resume::<S>(recipe::of_run::<S>(&run.recipe()?, &place)?, run, options)
     }
 
     fn open(&self, run: &Run, weights: Weights, device: &Device) -> Result<Box<dyn Model>> {
         let place = run.root().join("recipe.toml").display().to_string();
-        let recipe = recipe::typed::<S>(run.recipe()?, &place)?;
+        let recipe = recipe::of_run::<S>(&run.recipe()?, &place)?;
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
             Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
         })?;

@@ -222,6 +222,16 @@ pub fn typed<S: System>(table: Table, place: &str) -> Result<Recipe<S::Config>> 
     Ok(recipe)
 }
 
+/// The recipe that a run was started with. What its version of Kiln had no setting for is at its default.
+///
+/// # Errors
+/// As [`merge`] and [`typed`].
+pub fn of_run<S: System>(saved: &Table, place: &str) -> Result<Recipe<S::Config>> {
+    let mut table = defaults::<S>()?;
+    merge(&mut table, saved, place)?;
+    typed::<S>(table, place)
+}
+
 fn check(train: &TrainConfig, place: &str) -> Result<()> {
     let refuse = |what: &str| Err(Error::usage(format!("{place}: {what}")));
     if train.batch == 0 {

@@ -9,45 +9,19 @@ use kiln_systems::find;
 use kiln_train::model::Weights;
 use kiln_train::preview::pictures;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Model, Options, Run};
+use kiln_train::{Model, Options, Run, checkpoint};
 use serde_json::Value;
 
 use crate::Common;
-
-/// The place of the largest value; 0 of none.
-pub fn argmax(row: &[f32]) -> usize {
-    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0)
-}
-
-/// What the judge saw of some pictures, row by row.
-#[derive(Default)]
-pub struct Seen {
-    /// `[n, d]` features.
-    pub features: Vec<f32>,
-    /// `[n, classes]` logits.
-    pub logits: Vec<f32>,
-    /// How many pictures.
-    pub n: usize,
-}
-
-impl Seen {
-    /// Numbers in a feature.
-    pub fn width(&self) -> usize {
-        self.features.len() / self.n.max(1)
-    }
-
-    /// The class of each picture.
-    pub fn classes(&self) -> Vec<usize> {
-        let classes = self.logits.len() / self.n.max(1);
-        self.logits.chunks(classes.max(1)).map(argmax).collect()
-    }
-}
+use crate::seen::{self, Seen};
 
 /// A trained classifier with its name for figures.
 pub struct Judge {
     model: Box<dyn Model>,
     /// `classifier:SET`.
     pub name: String,
+    /// A hash of its weights.
+    identity: String,
     device: Device,
 }
 
@@ -78,8 +52,12 @@ impl Judge {
                 system.train(recipe, &root, &options)?;
             }
         }
-        let model = system.open(&Run::open(&root)?, Weights::Average, device)?;
-        Ok(Self { model, name: format!("classifier:{}", set.name()), device: device.clone() })
+        let run = Run::open(&root)?;
+        let model = system.open(&run, Weights::Average, device)?;
+        // Holds the hash of every file of weights.
+        let state = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
+        let identity = seen::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);
+        Ok(Self { model, name: format!("classifier:{}", set.name()), identity, device: device.clone() })
     }
 
     /// The rule that makes a set's pictures fit the judge.
@@ -108,7 +86,8 @@ impl Judge {
         Ok(())
     }
 
-    /// Looks at the first `n` pictures of a set in a keyed order (all of them if there are fewer).
+    /// Looks at the first `n` pictures of a set in a keyed order (all of them if there are fewer),
+    /// unless the cache holds what this network saw of just these pictures.
     ///
     /// # Errors
     /// If a picture cannot be read.
@@ -119,6 +98,14 @@ impl Judge {
         let total = prepared.len() as u64;
         let key = kiln_core::random::Key::new(0).purpose("evaluation order");
         let order: Vec<u64> = (0..total.min(n as u64)).map(|i| key.permute(i, total)).collect();
+        let mut content = seen::Content::of(&self.identity, [c, h, w]);
+        for &i in &order {
+            content.add(&prepared.get(i as usize)?.picture.pixels);
+        }
+        let place = content.place()?;
+        if let Some(seen) = Seen::load(&place) {
+            return Ok(seen);
+        }
         let mut seen = Seen::default();
         for chunk in order.chunks(250) {
             let mut values = Vec::with_capacity(chunk.len() * c * h * w);
@@ -127,6 +114,7 @@ impl Judge {
             }
             self.look(from_values(values, [chunk.len(), c, h, w], &self.device), &mut seen)?;
         }
+        seen.save(&place)?;
         Ok(seen)
     }
 }

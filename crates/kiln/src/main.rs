@@ -2,6 +2,7 @@
 
 mod judge;
 mod output;
+mod seen;
 mod verbs;
 
 use std::process::ExitCode;

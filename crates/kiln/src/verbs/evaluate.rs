@@ -16,8 +16,9 @@ use kiln_train::model::Weights;
 use kiln_train::{Ability, Figure, GenerateRequest, Model, Watch, Watcher};
 
 use crate::Common;
-use crate::judge::{Judge, Seen, argmax};
+use crate::judge::Judge;
 use crate::output::Output;
+use crate::seen::{Seen, argmax};
 use crate::verbs::sample::{SamplerArgs, generate};
 use crate::verbs::{need, open};
 

@@ -14,8 +14,8 @@ use kiln_train::{Ability, Model, Progress};
 use serde_json::json;
 
 use crate::Common;
-use crate::judge::argmax;
 use crate::output::Output;
+use crate::seen::argmax;
 use crate::verbs::{need, open};
 
 #[derive(Args)]
