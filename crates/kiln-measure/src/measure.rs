@@ -26,7 +26,7 @@ impl Spread {
 /// One result: what was measured, by which network, on how many pictures, against what.
 ///
 /// As JSON, absent parts are left out: `{"measure":"fid","value":12.3,"features":"classifier:fashion",
-/// "n":10000,"reference":"fashion","split":"test"}`. A value that is not finite (the PSNR of equal
+/// "n":10000,"reference":"fashion","split":"test","resize":"stretch to 28x28","kiln":"0.1.0"}`. A value that is not finite (the PSNR of equal
 /// pictures) is `null` there, and reads back as NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
@@ -52,6 +52,16 @@ pub struct Measure {
     /// The part of the reference: `train`, `test` …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
+    /// How pictures were brought to the network's size: figures move by points with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<String>,
+    /// The version of Kiln that measured.
+    #[serde(default = "version")]
+    pub kiln: String,
+}
+
+fn version() -> String {
+    env!("CARGO_PKG_VERSION").into()
 }
 
 fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
@@ -70,6 +80,8 @@ impl Measure {
             n,
             reference: None,
             split: None,
+            resize: None,
+            kiln: version(),
         }
     }
 
@@ -99,9 +111,9 @@ impl Measure {
         }
     }
 
-    /// Measured in the features of `net` (`classifier:fashion`).
-    pub fn features(self, net: &str) -> Self {
-        Self { features: Some(net.into()), ..self }
+    /// Measured in the features of `net` (`classifier:fashion`), to whose size pictures came by `resize`.
+    pub fn features(self, net: &str, resize: &str) -> Self {
+        Self { features: Some(net.into()), resize: Some(resize.into()), ..self }
     }
 
     /// Measured against part `split` of the data set `reference`.
@@ -146,19 +158,22 @@ mod tests {
 
     #[test]
     fn a_measure_is_one_line_and_one_object() {
-        let fid = Measure::new("fid", 12.3, 10_000).features("classifier:fashion").against("fashion", "test");
+        let fid = Measure::new("fid", 12.3, 10_000).features("classifier:fashion", "none").against("fashion", "test");
         assert_eq!(fid.to_string(), "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)");
         let json = serde_json::to_string(&fid).unwrap();
         assert_eq!(
             json,
-            r#"{"measure":"fid","value":12.3,"features":"classifier:fashion","n":10000,"reference":"fashion","split":"test"}"#
+            format!(
+                r#"{{"measure":"fid","value":12.3,"features":"classifier:fashion","n":10000,"reference":"fashion","split":"test","resize":"none","kiln":"{}"}}"#,
+                env!("CARGO_PKG_VERSION")
+            )
         );
         assert_eq!(serde_json::from_str::<Measure>(&json).unwrap(), fid);
     }
 
     #[test]
     fn spread_interval_and_rounding_are_shown() {
-        let is = Measure::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w");
+        let is = Measure::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w", "none");
         assert_eq!(is.to_string(), "is[net:w] = 8.1235 ± 0.05 (n = 500)");
         let accuracy = Measure::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
         assert_eq!(accuracy.to_string(), "accuracy = 0.64 in 0.50141..0.75861 (n = 50)");

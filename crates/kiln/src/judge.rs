@@ -60,6 +60,12 @@ impl Judge {
         Ok(Self { model, name: format!("classifier:{}", set.name()), identity, device: device.clone() })
     }
 
+    /// How pictures come to the network's size, in words.
+    pub fn resize(&self) -> String {
+        let [_, height, width] = self.model.info().pictures.shape;
+        format!("stretch to {width}x{height}")
+    }
+
     /// The rule that makes a set's pictures fit the judge.
     pub fn rule(&self) -> PictureRule {
         let [channels, height, _] = self.model.info().pictures.shape;

@@ -82,7 +82,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
     let scored = Claim {
         variants: &[FASHION],
         seeds: &[0],
-        images: 240_000,
+        images: 100_000,
         measurements: &[SCORE],
         reference: "all ten classes",
     };
@@ -100,7 +100,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 SCORE,
             ],
             reference: "none on this set",
-            images: 1_000_000,
+            images: 500_000,
             ..scored
         },
         "ddpm" => Claim {
@@ -124,8 +124,8 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
             }],
             measurements: &[
                 Measurement { label: "DDIM 50", sampler: Some(("ddim", 50)), ..SCORE },
-                Measurement { label: "full chain", sampler: Some(("ddpm", 1000)), n: 500, ..SCORE },
-                Measurement { label: "DDIM 50, n as the full chain", sampler: Some(("ddim", 50)), n: 500, ..SCORE },
+                Measurement { label: "full chain", sampler: Some(("ddpm", 1000)), n: 300, ..SCORE },
+                Measurement { label: "DDIM 50, n as the full chain", sampler: Some(("ddim", 50)), n: 300, ..SCORE },
             ],
             reference: "better than vae; DDIM 50 within 10 % of the full chain",
             images: 200_000,
@@ -137,7 +137,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 Variant { name: "GAN only", set: &[OPENMOJI, "model.cycle_weight=0.0"] },
                 Variant { name: "cycle only", set: &[OPENMOJI, "model.adversarial_weight=0.0"] },
             ],
-            images: 6_000,
+            images: 4_000,
             measurements: &[Measurement {
                 label: "known pairs",
                 metrics: "pairs",

@@ -228,7 +228,7 @@ fn distribution(
     let a = Features::new("the pictures", &made.features, made.width())?;
     let b = Features::new(reference, &real.features, real.width())?;
     let split = args.split.to_string();
-    let mut push = |m: Measure| out.push(m.features(&judge.name).against(reference, &split));
+    let mut push = |m: Measure| out.push(m.features(&judge.name, &judge.resize()).against(reference, &split));
     let neighbours =
         if args.metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(&m.as_str())) {
             // Real and made in equal number, as the measures assume.
