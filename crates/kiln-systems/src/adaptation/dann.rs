@@ -31,7 +31,7 @@ use burn::tensor::{Int, Tensor};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::loss::{binary_cross_entropy_to, cross_entropy, reverse_gradient};
-use kiln_nn::{Conv2d, Conv2dConfig, Init, Linear, LinearConfig};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
     TrainConfig,
@@ -63,6 +63,8 @@ pub struct Config {
     pub channels: [usize; 2],
     /// Zeros around the input of each convolution.
     pub padding: usize,
+    /// Batch norm after each convolution, of source and target apart while training; not in the paper.
+    pub batch_norm: bool,
     /// Widths of the label head's two hidden layers.
     pub label_hidden: [usize; 2],
     /// Width of the domain head's hidden layer.
@@ -81,6 +83,7 @@ impl Default for Config {
             lambda: 1.0,
             channels: [32, 48],
             padding: 0,
+            batch_norm: false,
             label_hidden: [100, 100],
             domain_hidden: 100,
             mean: -0.4,
@@ -113,6 +116,8 @@ pub struct Networks {
 pub struct Extractor {
     conv1: Conv2d,
     conv2: Conv2d,
+    norm1: Option<BatchNorm2d>,
+    norm2: Option<BatchNorm2d>,
     #[module(skip)]
     mean: f64,
 }
@@ -121,9 +126,16 @@ impl Extractor {
     /// # Shapes
     /// `[n, c, h, w]` → `[n, features]`
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let pool = |x| max_pool2d(x, MaxPoolOptions::new([2, 2]));
-        let x = pool(relu(self.conv1.forward(images - self.mean)));
-        let x = pool(relu(self.conv2.forward(x)));
+        let stage = |conv: &Conv2d, norm: &Option<BatchNorm2d>, x: Tensor<4>| {
+            let x = conv.forward(x);
+            let x = match norm {
+                Some(norm) => norm.forward(x, Activation::Relu),
+                None => relu(x),
+            };
+            max_pool2d(x, MaxPoolOptions::new([2, 2]))
+        };
+        let x = stage(&self.conv1, &self.norm1, images - self.mean);
+        let x = stage(&self.conv2, &self.norm2, x);
         let [n, c, h, w] = x.dims();
         x.reshape([n, c * h * w])
     }
@@ -166,12 +178,13 @@ impl DomainHead {
     }
 }
 
-/// L_d, binary cross-entropy over both halves: −½ E_source log(1 − σ(G_d)) − ½ E_target log σ(G_d).
+/// L_d, the binary cross-entropies of both halves: −E_source log(1 − σ(G_d)) − E_target log σ(G_d), each
+/// half a mean of its own (2016, equation 9).
 ///
 /// # Shapes
 /// logits `[n, 1]`, `[m, 1]` → `[1]`
 pub fn domain_loss(source: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
-    (binary_cross_entropy_to(source, 0.0) + binary_cross_entropy_to(target, 1.0)) * 0.5
+    binary_cross_entropy_to(source, 0.0) + binary_cross_entropy_to(target, 1.0)
 }
 
 /// The share of both halves whose domain is recognised; ½ when the features do not show it.
@@ -241,6 +254,8 @@ impl System for Dann {
             extractor: Extractor {
                 conv1: conv(channels, first, init),
                 conv2: conv(first, second, init),
+                norm1: self.config.batch_norm.then(|| BatchNorm2d::new(first, init)),
+                norm2: self.config.batch_norm.then(|| BatchNorm2d::new(second, init)),
                 mean: self.config.mean,
             },
             labels: LabelHead {
@@ -288,8 +303,13 @@ impl System for Dann {
             }
             Mode::Dann => {
                 let [n, m] = [source.images.dims()[0], target.images.dims()[0]];
-                let images = Tensor::cat(vec![source.images.clone(), target.images.clone()], 0);
-                let features = networks.extractor.forward(images);
+                let extractor = &networks.extractor;
+                let features = if self.config.batch_norm {
+                    let apart = [source, target].map(|domain| extractor.forward(domain.images.clone()));
+                    Tensor::cat(apart.to_vec(), 0)
+                } else {
+                    extractor.forward(Tensor::cat(vec![source.images.clone(), target.images.clone()], 0))
+                };
                 let logits = networks.labels.forward(features.clone().narrow(0, 0, n));
 
                 let lambda = self.config.lambda * adaptation_factor(batch.progress(), self.config.gamma);
