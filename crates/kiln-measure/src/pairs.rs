@@ -64,7 +64,8 @@ const SCALES: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 /// five scales, each half as large as the one before (2 × 2 means; an odd edge is repeated), of contrast
 /// times structure, with luminance at the coarsest, each a mean over the picture to the power of its weight. A
 /// negative mean counts as 0, as its power is no number; the other settings are those of [`ssim`].
-/// `pytorch-msssim` and `torchmetrics` have the same where the sides are multiples of 16.
+/// `pytorch-msssim` has the same where the sides are multiples of 16 (elsewhere it pads with black);
+/// `torchmetrics` mirrors the coarsest scale beyond its edges and has another value.
 /// Fails where the window does not fit the coarsest scale: a side of 160 or fewer pixels.
 pub fn ms_ssim(a: &[f32], b: &[f32], shape: [usize; 3], range: f64) -> Result<f64> {
     check_range(range)?;
