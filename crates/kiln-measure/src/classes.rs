@@ -13,6 +13,21 @@ impl Confusion {
     /// Counts pairs of true and predicted class, all below `classes`; fails otherwise, or when there
     /// are none or the lengths differ.
     pub fn new(classes: usize, truth: &[usize], predicted: &[usize]) -> Result<Self> {
+        let mut confusion = Self { classes, counts: vec![0; classes * classes] };
+        confusion.add(truth, predicted)?;
+        Ok(confusion)
+    }
+
+    /// Of nothing yet; fails when there is no class.
+    pub(crate) fn empty(classes: usize) -> Result<Self> {
+        if classes == 0 {
+            return Err(Error::new("no classes to count; give at least one"));
+        }
+        Ok(Self { classes, counts: vec![0; classes * classes] })
+    }
+
+    /// Counts more pairs, under the same conditions.
+    pub fn add(&mut self, truth: &[usize], predicted: &[usize]) -> Result<()> {
         if truth.len() != predicted.len() {
             return Err(Error::new(format!(
                 "{} pictures have a true class and {} a predicted one; give both for each picture",
@@ -20,11 +35,10 @@ impl Confusion {
                 predicted.len()
             )));
         }
-        check_classes(classes, truth)?;
-        check_classes(classes, predicted)?;
-        let mut counts = vec![0; classes * classes];
-        truth.iter().zip(predicted).for_each(|(t, p)| counts[t * classes + p] += 1);
-        Ok(Self { classes, counts })
+        check_classes(self.classes, truth)?;
+        check_classes(self.classes, predicted)?;
+        truth.iter().zip(predicted).for_each(|(t, p)| self.counts[t * self.classes + p] += 1);
+        Ok(())
     }
 
     /// Pictures of class `truth` that were taken for `predicted`.

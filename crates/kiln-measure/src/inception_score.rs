@@ -6,6 +6,9 @@
 //!
 //! The arithmetic is torch-fidelity's: p(y) is taken within each of `splits` consecutive parts, and the
 //! score is the mean over the parts with its standard deviation.
+//!
+//! Does not see the real pictures at all, nor whether a class holds more than one picture; noise may score
+//! well. Wants 50,000 pictures in 10 parts: fewer bias it downwards in 1,000 classes.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};

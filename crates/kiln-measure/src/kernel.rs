@@ -7,6 +7,9 @@
 //!
 //! averaged over random subsets. Unlike the Fréchet distance it is unbiased at any number of
 //! pictures; for equal distributions it scatters about 0 and may be slightly negative.
+//!
+//! Does not see moments beyond the third. Wants 1,000 pictures a side at the least; the scatter over subsets is
+//! not that of the figure on other pictures (for which see [`bootstrap`](crate::bootstrap)).
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};

@@ -10,13 +10,15 @@
 //! - coverage: the part of the real balls that hold a generated picture.
 //!
 //! A point on a ball's surface is outside, as in the authors' `prdc` package.
+//!
+//! Does not see what the features do not show, nor how pictures are distributed inside a ball; one outlier
+//! swells a ball and with it precision and recall (density and coverage are less touched). Wants as many
+//! pictures on each side, 10,000 in the papers; figures of different n or k do not compare.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, Par};
 use kiln_core::{Error, Result};
-use rayon::prelude::*;
 
 use crate::Features;
+use crate::distances::{Points, squared_distances};
 
 /// The four measures, each at least 0; all but density at most 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,9 +32,6 @@ pub struct Prdc {
     /// Part of the real pictures with a generated one near by.
     pub coverage: f64,
 }
-
-/// Rows of the distance table held at a time: bounds memory at `BLOCK` × n numbers a thread.
-const BLOCK: usize = 64;
 
 /// Measures `generated` against `real` with balls to the `k`-th neighbour (5 in the paper).
 ///
@@ -71,44 +70,8 @@ pub fn measure(real: Features<'_>, generated: Features<'_>, k: usize) -> Result<
     })
 }
 
-/// A set with a column for each picture, and the squared length of each.
-struct Points {
-    columns: Mat<f64>,
-    squares: Vec<f64>,
-}
-
-impl Points {
-    fn of(features: Features<'_>) -> Self {
-        let squares = features.rows().map(|r| r.iter().map(|&v| f64::from(v).powi(2)).sum()).collect();
-        Self { columns: features.columns(0..features.n()), squares }
-    }
-}
-
 /// The squared distance of each point to its `k`-th nearest other.
 fn radii(points: &Points, k: usize) -> Vec<f64> {
     // The point itself is among its row, the nearest: place k, counted from 0, is neighbour k.
     squared_distances(points, points, |_, row| *row.select_nth_unstable_by(k, f64::total_cmp).1)
-}
-
-/// `each(i, row)` for every point of `a` with its squared distances to all of `b`, in order.
-fn squared_distances<T: Send>(a: &Points, b: &Points, each: impl Fn(usize, &mut [f64]) -> T + Sync) -> Vec<T> {
-    let n = a.squares.len();
-    (0..n.div_ceil(BLOCK))
-        .into_par_iter()
-        .flat_map_iter(|block| {
-            let start = block * BLOCK;
-            let rows = BLOCK.min(n - start);
-            let mut products = Mat::zeros(b.squares.len(), rows);
-            let some = a.columns.subcols(start, rows);
-            matmul(products.as_mut(), Accum::Replace, b.columns.transpose(), some, -2.0, Par::Seq);
-            let each = &each;
-            (0..rows).map(move |r| {
-                let i = start + r;
-                // ‖a − b‖² = ‖a‖² + ‖b‖² − 2 a·b, which rounding may take below 0.
-                let square = |(p, s): (&f64, &f64)| (p + s + a.squares[i]).max(0.0);
-                let mut row: Vec<f64> = products.col(r).iter().zip(&b.squares).map(square).collect();
-                each(i, &mut row)
-            })
-        })
-        .collect()
 }

@@ -1,12 +1,17 @@
-//! The measures against the packages they are defined by: `tests/reference/measures.py` made the
-//! values with torch-fidelity, SciPy, scikit-image, scikit-learn and prdc.
+//! The measures against the packages they are defined by: `tests/reference/measures.py`, `measures2.py` and
+//! `svm.py` made the values with torch-fidelity, SciPy, scikit-image, scikit-learn, prdc and others.
 #![allow(clippy::unwrap_used)]
 
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::frechet::{self, Gaussian};
+use kiln_measure::kmeans::KMeans;
 use kiln_measure::mmd::{TwoSamples, median_distance};
+use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
-use kiln_measure::{Features, inception_score, kernel, pairs, prdc};
+use kiln_measure::{
+    Features, adaptation, bootstrap, diversity, inception_score, kernel, mig, ndb, neighbours, pairs, path_length,
+    prdc, separability,
+};
 use safetensors::SafeTensors;
 
 struct Fixture(Vec<u8>);
@@ -33,6 +38,11 @@ impl Fixture {
 
     fn f64(&self, name: &str) -> Vec<f64> {
         self.numbers(name, f64::from_le_bytes)
+    }
+
+    /// Bytes as the values of a picture.
+    fn bytes(&self, name: &str) -> Vec<f32> {
+        self.numbers(name, u8::from_le_bytes).into_iter().map(f32::from).collect()
     }
 
     fn indices(&self, name: &str) -> Vec<usize> {
@@ -197,4 +207,132 @@ fn linear_svm_agrees_with_scikit_learn() {
             .predict(Features::new("x", &[0.0; 4], 4).unwrap())
             .is_err()
     );
+}
+
+#[test]
+fn frechet_distance_is_exact_whatever_the_number_of_pictures() {
+    let fixture = Fixture::of("measures2");
+    for case in ["few", "one_side_few", "dead"] {
+        let name = |part: &str| format!("frechet.{case}.{part}");
+        let (a, b) = (fixture.f32(&name("a")), fixture.f32(&name("b")));
+        let d = fixture.width(&name("a"));
+        let (a, b) = (Features::new("a", &a, d).unwrap(), Features::new("b", &b, d).unwrap());
+        let (whole_a, whole_b) = (Gaussian::of(a).unwrap(), Gaussian::of(b).unwrap());
+        let want = fixture.f64(&name("nuclear"))[0];
+        // torch-fidelity takes roots of eigenvalues that are 0 but for rounding.
+        near(want, fixture.f64(&name("torch_fidelity"))[0], 1e-6);
+        near(frechet::between(a, b).unwrap(), want, 1e-10);
+        near(frechet::between(b, a).unwrap(), want, 1e-10);
+        near(frechet::to_reference(a, &whole_b).unwrap(), want, 1e-10);
+        // A covariance keeps only what is above its own rounding.
+        near(frechet::distance(&whole_a, &whole_b).unwrap(), want, 1e-8);
+        assert!(frechet::between(a, a).unwrap() < 1e-10);
+    }
+}
+
+#[test]
+fn pairs_agree_with_pytorch_msssim_and_numpy() {
+    let fixture = Fixture::of("measures2");
+    let (a, b) = (fixture.bytes("ms_ssim.a"), fixture.bytes("ms_ssim.b"));
+    let got = pairs::ms_ssim(&a, &b, [1, 176, 192], 255.0).unwrap();
+    near(got, fixture.f64("ms_ssim.value")[0], 1e-12);
+
+    let (a, b, shape) = (fixture.f32("pairs.a"), fixture.f32("pairs.b"), [2, 5, 7]);
+    near(pairs::gradient_l1(&a, &b, shape).unwrap(), fixture.f64("pairs.gradient_l1")[0], 1e-13);
+    near(pairs::gradient_difference(&a, &b, shape).unwrap(), fixture.f64("pairs.gradient_difference")[0], 1e-13);
+    near(pairs::rmse(&a, &b).unwrap(), fixture.f64("pairs.rmse")[0], 1e-13);
+}
+
+#[test]
+fn bins_agree_with_scipy_and_scikit_learn() {
+    let fixture = Fixture::of("measures2");
+    let (training, generated) = (fixture.indices("ndb.training"), fixture.indices("ndb.generated"));
+    let got = ndb::compare(&training, &generated, ndb::FIVE_PERCENT).unwrap();
+    assert_eq!((got.different, got.bins), (fixture.indices("ndb.different")[0], 12));
+    assert!(got.different > 0 && got.different < 12);
+    near(got.jsd, fixture.f64("ndb.jsd")[0], 1e-12);
+
+    let x = fixture.f32("kmeans.x");
+    let table = Features::new("x", &x, 4).unwrap();
+    let kinds = KMeans::from_centres(table, x[..20].iter().map(|&v| f64::from(v)).collect()).unwrap();
+    assert_eq!(kinds.assign(table).unwrap(), fixture.indices("kmeans.labels"));
+    kinds.centres().iter().zip(fixture.f64("kmeans.centres")).for_each(|(got, want)| near(*got, want, 1e-12));
+}
+
+#[test]
+fn neighbours_and_diversity_agree_with_scikit_learn_and_scipy() {
+    let fixture = Fixture::of("measures2");
+    let (training, samples) = (fixture.f32("neighbours.training"), fixture.f32("neighbours.samples"));
+    let (training, samples) = (Features::new("t", &training, 6).unwrap(), Features::new("s", &samples, 6).unwrap());
+    let found = neighbours::nearest(samples, training).unwrap();
+    let others = neighbours::nearest_other(training).unwrap();
+    for (got, name) in [(&found, ""), (&others, "other_")] {
+        let (distance, index) = (format!("neighbours.{name}distance"), format!("neighbours.{name}index"));
+        assert_eq!(got.iter().map(|n| n.index).collect::<Vec<_>>(), fixture.indices(&index));
+        got.iter().zip(fixture.f64(&distance)).for_each(|(got, want)| near(got.distance, want, 1e-12));
+    }
+    let summary = neighbours::memorisation(&found, &others).unwrap();
+    near(summary.nearer, fixture.f64("neighbours.nearer")[0], 1e-12);
+    near(summary.copies, 2.0 / 30.0, 1e-12);
+
+    let all = diversity::mean_pairwise(training, 50 * 49 / 2, kiln_core::random::Key::new(0)).unwrap();
+    let want = fixture.f64("diversity.all_pairs");
+    near(all.mean, want[0], 1e-12);
+    near(all.std, want[1], 1e-12);
+}
+
+#[test]
+fn latent_measures_agree_with_scikit_learn_and_numpy() {
+    let fixture = Fixture::of("measures2");
+    let latents = fixture.f32("mig.latents");
+    let values = fixture.indices("mig.factors");
+    let factors: Vec<Vec<usize>> = (0..3).map(|k| values.iter().skip(k).step_by(3).copied().collect()).collect();
+    let got = mig::measure(Features::new("latents", &latents, 5).unwrap(), &factors, mig::BINS).unwrap();
+    let information = got.information.concat();
+    for (got, want) in information.iter().zip(fixture.f64("mig.information")) {
+        assert!((got - want).abs() < 1e-12, "{got} {want}");
+    }
+    got.gaps.iter().zip(fixture.f64("mig.gaps")).for_each(|(got, want)| near(*got, want, 1e-10));
+    near(got.score, fixture.f64("mig.score")[0], 1e-10);
+
+    let (latents, logits) = (fixture.f32("separability.latents"), fixture.f32("separability.logits"));
+    let (latents, logits) = (Features::new("w", &latents, 5).unwrap(), Features::new("logits", &logits, 3).unwrap());
+    let got = separability::measure(latents, logits, 1.0).unwrap();
+    got.entropies.iter().zip(fixture.f64("separability.entropies")).for_each(|(got, want)| {
+        assert!((got - want).abs() < 1e-12, "{got} {want}");
+    });
+    near(got.score, fixture.f64("separability.score")[0], 1e-12);
+
+    let distances: Vec<f64> = fixture.f32("path_length.distances").into_iter().map(f64::from).collect();
+    near(path_length::mean(&distances, 1e-4).unwrap(), fixture.f64("path_length.mean")[0], 1e-12);
+}
+
+#[test]
+fn segmentation_and_domains_agree_with_scikit_learn() {
+    let fixture = Fixture::of("measures2");
+    let (truth, predicted) = (fixture.indices("segmentation.truth"), fixture.indices("segmentation.predicted"));
+    let mut maps = Segmentation::new(5, Some(255)).unwrap();
+    truth.chunks(60).zip(predicted.chunks(60)).for_each(|(t, p)| maps.push(t, p).unwrap());
+    let iou = maps.iou();
+    assert_eq!(iou[4], None);
+    iou.iter().flatten().zip(fixture.f64("segmentation.iou")).for_each(|(got, want)| near(*got, want, 1e-14));
+    near(maps.mean_iou().unwrap(), fixture.f64("segmentation.mean_iou")[0], 1e-14);
+    near(maps.pixel_accuracy().unwrap(), fixture.f64("segmentation.pixel_accuracy")[0], 1e-14);
+
+    let values = ["train_source", "train_target", "test_source", "test_target"]
+        .map(|part| fixture.f32(&format!("adaptation.{part}")));
+    let part = |i: usize| Features::new("part", &values[i], 4).unwrap();
+    let got = adaptation::between([part(0), part(1)], [part(2), part(3)], 1.0).unwrap();
+    near(got.error, fixture.f64("adaptation.error")[0], 1e-14);
+    near(got.distance, fixture.f64("adaptation.distance")[0], 1e-12);
+}
+
+#[test]
+fn bootstrap_quantiles_agree_with_numpy() {
+    let fixture = Fixture::of("measures2");
+    let mut values = fixture.f64("bootstrap.values").into_iter();
+    let key = kiln_core::random::Key::new(0);
+    let resampled = bootstrap::resample(&[1], 37, key, |_| Ok(values.next().unwrap())).unwrap();
+    let got = resampled.percentile(0.95).unwrap();
+    got.iter().zip(fixture.f64("bootstrap.interval")).for_each(|(got, want)| near(*got, want, 1e-14));
 }
