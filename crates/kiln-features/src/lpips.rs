@@ -23,7 +23,7 @@ const EPS: f64 = 1e-10;
 #[derive(Debug)]
 enum Backbone {
     Vgg16(Vgg),
-    Alex(AlexNet),
+    Alex(Box<AlexNet>),
     MobileNet(Box<MobileNetV2>),
 }
 
@@ -51,7 +51,7 @@ impl Lpips {
     /// Names the first tensor that is missing or of another shape.
     pub fn alex(network: &WeightsFile, heads: &WeightsFile, device: &Device) -> Result<Self> {
         let heads = load_heads(heads, "lpips-alex", [64, 192, 384, 256, 256], device)?;
-        Ok(Self { backbone: Backbone::Alex(AlexNet::load(network, device)?), heads })
+        Ok(Self { backbone: Backbone::Alex(Box::new(AlexNet::load(network, device)?)), heads })
     }
 
     /// The same distance over the stages of MobileNetV2 with all weights 1: not LPIPS, but like it.

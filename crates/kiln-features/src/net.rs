@@ -14,15 +14,15 @@ use crate::vgg::{Depth, VggFc2};
 /// A network with its own way of preparing pictures.
 #[derive(Debug)]
 pub struct FeatureNet {
-    net: Net,
+    net: Network,
     weights: String,
 }
 
 #[derive(Debug)]
-enum Net {
+enum Network {
     Inception(Box<Inception>),
-    MobileNet(Box<MobileNetV2>),
-    Vgg(VggFc2),
+    MobileNetV2(Box<MobileNetV2>),
+    VggFc2(Box<VggFc2>),
 }
 
 /// What a network says about pictures.
@@ -54,10 +54,10 @@ impl FeatureNet {
     /// An unknown name, or a file of another network.
     pub fn load(name: &str, file: &WeightsFile, device: &Device) -> Result<Self> {
         let net = match Self::known(name)? {
-            "inception-v3-fid" => Net::Inception(Box::new(Inception::load(file, device)?)),
-            "mobilenetv2-imagenet" => Net::MobileNet(Box::new(MobileNetV2::load(file, device)?)),
-            "vgg16-fc2" => Net::Vgg(VggFc2::load(file, Depth::Vgg16, device)?),
-            _ => Net::Vgg(VggFc2::load(file, Depth::Vgg19, device)?),
+            "inception-v3-fid" => Network::Inception(Box::new(Inception::load(file, device)?)),
+            "mobilenetv2-imagenet" => Network::MobileNetV2(Box::new(MobileNetV2::load(file, device)?)),
+            "vgg16-fc2" => Network::VggFc2(Box::new(VggFc2::load(file, Depth::Vgg16, device)?)),
+            _ => Network::VggFc2(Box::new(VggFc2::load(file, Depth::Vgg19, device)?)),
         };
         Ok(Self { net, weights: file.sha256().to_string() })
     }
@@ -71,9 +71,9 @@ impl FeatureNet {
     /// What figures call the network.
     pub fn name(&self) -> &'static str {
         match &self.net {
-            Net::Inception(_) => "inception-v3-fid",
-            Net::MobileNet(_) => "mobilenetv2-imagenet",
-            Net::Vgg(net) => match net.depth() {
+            Network::Inception(_) => "inception-v3-fid",
+            Network::MobileNetV2(_) => "mobilenetv2-imagenet",
+            Network::VggFc2(net) => match net.depth() {
                 Depth::Vgg16 => "vgg16-fc2",
                 Depth::Vgg19 => "vgg19-fc2",
             },
@@ -88,18 +88,18 @@ impl FeatureNet {
     /// How pictures are brought to the network's size, in words.
     pub fn resize(&self) -> &'static str {
         match self.net {
-            Net::Inception(_) => "8-bit, bilinear as in TensorFlow 1 to 299×299",
-            Net::MobileNet(_) => "8-bit, bilinear with antialiasing to 224×224",
-            Net::Vgg(_) => "8-bit, bilinear as in TensorFlow 1 to 224×224",
+            Network::Inception(_) => "8-bit, bilinear as in TensorFlow 1 to 299×299",
+            Network::MobileNetV2(_) => "8-bit, bilinear with antialiasing to 224×224",
+            Network::VggFc2(_) => "8-bit, bilinear as in TensorFlow 1 to 224×224",
         }
     }
 
     /// Features a picture.
     pub fn width(&self) -> usize {
         match self.net {
-            Net::Inception(_) => 2048,
-            Net::MobileNet(_) => 1280,
-            Net::Vgg(_) => 4096,
+            Network::Inception(_) => 2048,
+            Network::MobileNetV2(_) => 1280,
+            Network::VggFc2(_) => 4096,
         }
     }
 
@@ -115,15 +115,15 @@ impl FeatureNet {
         let levels = levels(images)?;
         let scaled = |levels: Tensor<4>| imagenet(levels / 127.5 - 1.0);
         Ok(match &self.net {
-            Net::Inception(net) => {
+            Network::Inception(net) => {
                 let features = net.features(levels);
                 Seen { logits: Some(net.logits_unbiased(features.clone())), features }
             }
-            Net::MobileNet(net) => {
+            Network::MobileNetV2(net) => {
                 let features = net.features(scaled(resize_antialiased(levels, [224; 2])));
                 Seen { logits: Some(net.logits(features.clone())), features }
             }
-            Net::Vgg(net) => {
+            Network::VggFc2(net) => {
                 let resized = resize_tensorflow1(levels, [VggFc2::SIZE; 2]);
                 Seen { features: net.features(scaled(resized)), logits: None }
             }

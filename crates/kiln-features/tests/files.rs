@@ -83,7 +83,7 @@ fn a_damaged_byte_never_panics() {
     for file in ["zip.pth", "legacy.pth", "plain.safetensors", "python2.pth"] {
         let whole = std::fs::read(path(file)).unwrap();
         for at in 0..whole.len() {
-            for flip in [0x01, 0x80, 0xff] {
+            for flip in [0x01, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[at] ^= flip;
                 let Ok(weights) = WeightsFile::from_bytes(file, bytes) else { continue };

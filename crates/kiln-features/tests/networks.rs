@@ -11,7 +11,7 @@ use fixtures::Fixtures;
 use kiln_features::inception::Inception;
 use kiln_features::pixels::{imagenet, levels, resize_antialiased, resize_tensorflow1};
 use kiln_features::vgg::{Depth, Vgg};
-use kiln_features::{FeatureNet, Lpips};
+use kiln_features::{FeatureNet, Lpips, WeightsFile};
 use kiln_nn::resample::global_mean;
 
 fn device() -> Device {
@@ -53,19 +53,14 @@ fn levels_are_those_of_a_png() {
 #[test]
 fn inception() {
     let f = Fixtures::open("features");
-    let net = net("inception-v3-fid", "inception");
+    let file = hashed::network("inception");
+    let net = FeatureNet::load("inception-v3-fid", &file, &device()).unwrap();
     let seen = net.see(pictures(&f, "pictures")).unwrap();
     f.assert_close(seen.features.clone(), "inception.features", 1e-4);
     f.assert_close(seen.logits.unwrap(), "inception.logits_unbiased", 1e-4);
     assert_eq!(seen.features.dims()[1], net.width());
-}
-
-#[test]
-fn inception_in_levels_and_its_biased_logits() {
-    let f = Fixtures::open("features");
-    let net = Inception::load(&hashed::network("inception"), &device()).unwrap();
-    let features = net.features(f.tensor::<4>("pictures"));
-    f.assert_close(net.logits(features), "inception.logits", 1e-4);
+    let net = Inception::load(&file, &device()).unwrap();
+    f.assert_close(net.logits(seen.features), "inception.logits", 1e-4);
 }
 
 #[test]
@@ -98,7 +93,7 @@ fn vgg_activations() {
     ] {
         let mut shapes = hashed::shapes(layout);
         shapes.retain(|name, _| name.starts_with("features."));
-        let file = kiln_features::WeightsFile::from_bytes(layout, hashed::safetensors(&shapes)).unwrap();
+        let file = WeightsFile::from_bytes(layout, hashed::safetensors(&shapes)).unwrap();
         let net = Vgg::load(&file, depth, &device()).unwrap();
         let activations = net.activations(x.clone(), names).unwrap();
         for (name, activation) in names.iter().zip(&activations) {
@@ -131,7 +126,7 @@ fn lpips() {
     let (a, b) = (pictures(&f, "pictures"), pictures(&f, "others"));
     let mut vgg16 = hashed::shapes("vgg16");
     vgg16.retain(|name, _| name.starts_with("features."));
-    let vgg16 = kiln_features::WeightsFile::from_bytes("vgg16", hashed::safetensors(&vgg16)).unwrap();
+    let vgg16 = WeightsFile::from_bytes("vgg16", hashed::safetensors(&vgg16)).unwrap();
     let heads = |name: &str| hashed::network(&format!("{name}.heads"));
     for metric in [
         Lpips::vgg16(&vgg16, &heads("lpips-vgg16"), &device()).unwrap(),
@@ -155,18 +150,17 @@ fn lpips() {
 
 #[test]
 fn files_of_other_networks_and_other_pictures_are_refused() {
-    let load =
-        |name: &str, layout: &str| FeatureNet::load(name, &hashed::network(layout), &device()).unwrap_err().to_string();
-    let said = load("inception-v3-fid", "mobilenetv2");
-    assert!(said.contains("inception-v3-fid: mobilenetv2 has no tensor `Conv2d_1a_3x3.conv.weight`"), "{said}");
-    let said = load("vgg19-fc2", "vgg19");
-    assert!(said.contains("classifier.0"), "{said}");
-    // torchvision's Inception has another number of classes.
-    let mut shapes = hashed::shapes("inception");
-    shapes.insert("fc.weight".to_string(), vec![1000, 2048]);
-    let file = kiln_features::WeightsFile::from_bytes("a file", hashed::safetensors(&shapes)).unwrap();
-    let said = FeatureNet::load("inception-v3-fid", &file, &device()).unwrap_err().to_string();
-    assert!(said.contains("`fc.weight` has shape [1000, 2048], needed is [1008, 2048]"), "{said}");
+    let only = |name: &str, shape: &[usize]| {
+        let shapes = [(name.to_string(), shape.to_vec())].into();
+        WeightsFile::from_bytes("a file", hashed::safetensors(&shapes)).unwrap()
+    };
+    let load = |name: &str, file: &WeightsFile| FeatureNet::load(name, file, &device()).unwrap_err().to_string();
+    let file = only("features.0.0.weight", &[32, 3, 3, 3]);
+    let said = load("inception-v3-fid", &file);
+    assert!(said.contains("inception-v3-fid: a file has no tensor `Conv2d_1a_3x3.conv.weight`"), "{said}");
+    // A VGG with another number of hidden features.
+    let said = load("vgg19-fc2", &only("classifier.0.weight", &[8, 25088]));
+    assert!(said.contains("`classifier.0.weight` has shape [8, 25088], needed is [4096, 25088]"), "{said}");
     let said = FeatureNet::load("resnet", &file, &device()).unwrap_err();
     assert!(said.is_usage() && said.to_string().contains("inception-v3-fid, mobilenetv2-imagenet"), "{said}");
 

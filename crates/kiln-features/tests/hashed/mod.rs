@@ -6,7 +6,7 @@ use std::path::Path;
 use kiln_features::WeightsFile;
 use serde_json::{Map, Value, json};
 
-fn uniform(name: &str, count: usize) -> impl Iterator<Item = f64> {
+fn uniform(name: &str, count: usize) -> impl Iterator<Item = f64> + use<> {
     let fnv = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
     (1..=count as u64).map(move |i| {
@@ -17,15 +17,18 @@ fn uniform(name: &str, count: usize) -> impl Iterator<Item = f64> {
     })
 }
 
-fn value(name: &str, shape: &[usize], u: f64) -> f64 {
+/// What a tensor makes of uniform numbers.
+fn values(name: &str, shape: &[usize]) -> Box<dyn Iterator<Item = f64>> {
+    let u = uniform(name, shape.iter().product());
     if name.starts_with("lin") {
-        u
+        Box::new(u)
     } else if shape.len() > 1 {
-        (2.0 * u - 1.0) * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
+        let bound = (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt();
+        Box::new(u.map(move |u| (2.0 * u - 1.0) * bound))
     } else if name.ends_with("running_var") || name.ends_with("weight") {
-        0.5 + u
+        Box::new(u.map(|u| 0.5 + u))
     } else {
-        0.2 * u - 0.1
+        Box::new(u.map(|u| 0.2 * u - 0.1))
     }
 }
 
@@ -55,9 +58,7 @@ pub fn safetensors(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<u8> {
     bytes.reserve(header.len() + end);
     bytes.extend(header.bytes());
     for (name, shape) in shapes {
-        for u in uniform(name, shape.iter().product()) {
-            bytes.extend((value(name, shape, u) as f32).to_le_bytes());
-        }
+        values(name, shape).for_each(|v| bytes.extend((v as f32).to_le_bytes()));
     }
     bytes
 }
