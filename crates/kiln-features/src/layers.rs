@@ -113,8 +113,9 @@ impl Loader<'_> {
 
     /// `path.weight` and `path.bias`.
     pub(crate) fn linear(&self, path: &str, channels: [usize; 2]) -> Result<Linear> {
+        let weight = self.linear_alone(path, channels)?;
         let bias = Param::initialized(ParamId::new(), self.bias(path, channels[1])?);
-        Ok(Linear { bias: Some(bias), ..self.linear_alone(path, channels)? })
+        Ok(Linear { bias: Some(bias), ..weight })
     }
 }
 
