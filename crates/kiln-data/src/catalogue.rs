@@ -8,6 +8,7 @@ use crate::DataKind;
 use crate::cache::{cache_dir, package_folder};
 use crate::packages::{self, Package};
 use crate::set::picture_kinds;
+use crate::trained;
 
 /// A data set known by name.
 #[derive(Clone, Debug, PartialEq)]
@@ -239,8 +240,9 @@ impl Listed {
 
 /// The error for a name that is nothing: with the nearest known name, if one is near.
 pub(crate) fn unknown(name: &str) -> Error {
-    let near = |l: &'static Listed| (strsim::damerau_levenshtein(l.name, name), l.name);
-    let nearest = LISTED.iter().map(near).min().filter(|(d, n)| *d <= 1.max(n.len() / 3));
+    let names = LISTED.iter().map(|l| l.name).chain(trained::LISTED.iter().map(|l| l.name));
+    let near = |known: &'static str| (strsim::damerau_levenshtein(known, name), known);
+    let nearest = names.map(near).min().filter(|(d, n)| *d <= 1.max(n.len() / 3));
     let hint = nearest.map_or(String::new(), |(_, n)| format!("did you mean `{n}`? "));
     Error::usage(format!("{name}: no data set of this name, and no folder or zip; {hint}`kiln data list` shows all"))
 }

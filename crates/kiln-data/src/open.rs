@@ -12,6 +12,7 @@ use crate::icons::{IconFile, IconSet};
 use crate::listing::{FileSet, is_picture};
 use crate::mnistm::Blended;
 use crate::packages::Files;
+use crate::trained;
 use crate::{DataSet, PictureRule, Split, digits, idx, starter};
 
 /// A set before the split: icon sets opened together first agree on their names.
@@ -58,6 +59,11 @@ fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Ve
 fn find(spec: &str, split: Split) -> Result<Found> {
     if let Some(listed) = Listed::find(spec) {
         return find_listed(listed, split);
+    }
+    if trained::Listed::find(spec).is_some() {
+        return Err(Error::usage(format!(
+            "{spec} is a trained network, not a data set; `kiln data list` shows the sets"
+        )));
     }
     let path = Path::new(spec);
     let set: Arc<dyn DataSet> = if path.is_dir() && idx::is_idx(path) {

