@@ -1,9 +1,14 @@
-//! The judge: a classifier that Kiln trains on a labelled set once and keeps in the cache. Its
-//! hidden layer gives the features of `fid[classifier:SET]`, its logits the inception-style score.
+//! The judge: the network in whose features pictures are compared. Either a classifier that Kiln
+//! trains on a labelled set once and keeps in the cache (`fid[classifier:SET]`), or a published
+//! network from its file (`fid[inception-v3-fid]`).
+
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{DataSet, PictureRule, Prepared, Resize, Split, cache_dir};
+use kiln_data::{DataSet, Picture, PictureRule, Resize, Split, cache_dir};
+use kiln_features::FeatureNet;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_systems::find;
 use kiln_train::model::Weights;
@@ -15,25 +20,81 @@ use serde_json::Value;
 use crate::Common;
 use crate::seen::{self, Seen};
 
-/// A trained classifier with its name for figures.
+/// Pictures a network looks at in one go.
+const CHUNK: usize = 50;
+
+/// A network with its name for figures.
 pub struct Judge {
-    model: Box<dyn Model>,
-    /// `classifier:SET`.
+    network: Network,
+    /// `classifier:SET`, or the name of a published network.
     pub name: String,
     /// A hash of its weights.
     identity: String,
+    /// How its pictures are opened.
+    rule: PictureRule,
     device: Device,
 }
 
+enum Network {
+    /// With the number of its classes.
+    Classifier(Box<dyn Model>, usize),
+    Published(Box<FeatureNet>),
+}
+
 impl Judge {
-    /// The classifier of a labelled set, trained now if the cache has none.
+    /// The network of `--features`, for pictures opened by `rule`:
+    ///
+    /// * `classifier:SET`, the default with SET the reference: trained now if the cache has none;
+    /// * `mobilenetv2-imagenet`: from `kiln data fetch weights:mobilenetv2`;
+    /// * `NAME:FILE`: any of [`FeatureNet::NAMES`] from its published file.
     ///
     /// # Errors
-    /// If the set is not labelled or the training fails.
-    pub fn of(set: &dyn DataSet, common: &Common, device: &Device) -> Result<Self> {
-        if set.classes().len() < 2 {
+    /// If there is no such network, its file is not there, or SET has no labels.
+    pub fn of(
+        features: Option<&str>,
+        reference: &str,
+        rule: &PictureRule,
+        common: &Common,
+        device: &Device,
+    ) -> Result<Self> {
+        let set = match features {
+            None => reference,
+            Some(name) => match name.strip_prefix("classifier:") {
+                Some(set) => set,
+                None => return Self::published(name, rule, device),
+            },
+        };
+        let set = kiln_data::open(set, Split::Train, &PictureRule::default())?;
+        Self::classifier(&*set, common, device)
+    }
+
+    fn published(spec: &str, rule: &PictureRule, device: &Device) -> Result<Self> {
+        let net = match spec.split_once(':') {
+            Some((name, file)) => FeatureNet::open(name, Path::new(file), device)?,
+            None if spec == "mobilenetv2-imagenet" => {
+                FeatureNet::open(spec, &kiln_data::trained_file("weights:mobilenetv2")?, device)?
+            }
+            None => {
+                return Err(Error::usage(format!(
+                    "--features {spec}: give classifier:SET with a labelled set, mobilenetv2-imagenet, or NAME:FILE with NAME one of {}",
+                    FeatureNet::NAMES.join(", ")
+                )));
+            }
+        };
+        Ok(Self {
+            name: net.name().into(),
+            identity: net.weights().into(),
+            network: Network::Published(Box::new(net)),
+            rule: PictureRule { channels: 3, flip: false, ..rule.clone() },
+            device: device.clone(),
+        })
+    }
+
+    fn classifier(set: &dyn DataSet, common: &Common, device: &Device) -> Result<Self> {
+        let classes = set.classes().len();
+        if classes < 2 {
             return Err(Error::usage(format!(
-                "features of a classifier need a labelled set, and {} has no labels; name one with --features classifier:starter",
+                "features of a classifier need a labelled set, and {} has no labels; name one with --features classifier:starter, or a published network such as --features mobilenetv2-imagenet",
                 set.name()
             )));
         }
@@ -57,19 +118,33 @@ impl Judge {
         // Holds the hash of every file of weights.
         let state = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
         let identity = seen::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);
-        Ok(Self { model, name: format!("classifier:{}", set.name()), identity, device: device.clone() })
+        let [channels, height, _] = model.info().pictures.shape;
+        Ok(Self {
+            name: format!("classifier:{}", set.name()),
+            identity,
+            rule: PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() },
+            network: Network::Classifier(model, classes),
+            device: device.clone(),
+        })
     }
 
     /// How pictures come to the network's size, in words.
     pub fn resize(&self) -> String {
-        let [_, height, width] = self.model.info().pictures.shape;
-        format!("stretch to {width}x{height}")
+        match &self.network {
+            Network::Classifier(model, _) => {
+                let [_, height, width] = model.info().pictures.shape;
+                format!("stretch to {width}x{height}")
+            }
+            Network::Published(net) => net.resize().into(),
+        }
     }
 
-    /// The rule that makes a set's pictures fit the judge.
-    pub fn rule(&self) -> PictureRule {
-        let [channels, height, _] = self.model.info().pictures.shape;
-        PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() }
+    /// The number of classes of the reference that the network knows; `None` if its classes are others.
+    pub fn classes(&self) -> Option<usize> {
+        match &self.network {
+            Network::Classifier(_, classes) => Some(*classes),
+            Network::Published(_) => None,
+        }
     }
 
     /// Looks at pictures `[n, c, h, w]` in [−1, 1] of any shape.
@@ -78,16 +153,27 @@ impl Judge {
     /// If the network fails.
     pub fn look(&self, images: Tensor<4>, seen: &mut Seen) -> Result<()> {
         let [n, c, h, w] = images.dims();
-        let [channels, height, width] = self.model.info().pictures.shape;
-        let images = if [c, h, w] == [channels, height, width] {
-            images
-        } else {
-            let fit = |p: kiln_data::Picture| p.with_channels(channels, [255; 3]).resize(width, height).to_unit();
-            let values = pictures(images).into_iter().flat_map(fit).collect();
-            from_values(values, [n, channels, height, width], &self.device)
-        };
-        seen.features.extend(to_values(self.model.represent(images.clone())?));
-        seen.logits.extend(to_values(self.model.classify(images)?));
+        match &self.network {
+            Network::Classifier(model, _) => {
+                let [channels, height, width] = model.info().pictures.shape;
+                let images = if [c, h, w] == [channels, height, width] {
+                    images
+                } else {
+                    let fit = |p: Picture| p.with_channels(channels, [255; 3]).resize(width, height).to_unit();
+                    let values = pictures(images).into_iter().flat_map(fit).collect();
+                    from_values(values, [n, channels, height, width], &self.device)
+                };
+                seen.features.extend(to_values(model.represent(images.clone())?));
+                seen.logits.extend(to_values(model.classify(images)?));
+            }
+            Network::Published(net) => {
+                for start in (0..n).step_by(CHUNK) {
+                    let part = net.see(images.clone().narrow(0, start, CHUNK.min(n - start)))?;
+                    seen.features.extend(to_values(part.features));
+                    seen.logits.extend(part.logits.map(to_values).unwrap_or_default());
+                }
+            }
+        }
         seen.n += n;
         Ok(())
     }
@@ -98,34 +184,52 @@ impl Judge {
     /// # Errors
     /// If a picture cannot be read.
     pub fn look_at_set(&self, spec: &str, split: Split, n: usize) -> Result<Seen> {
-        let set = kiln_data::open(spec, split, &self.rule())?;
-        let prepared = Prepared::new(set, self.rule())?;
-        let [c, h, w] = prepared.shape();
-        let total = prepared.len() as u64;
-        let key = kiln_core::random::Key::new(0).purpose("evaluation order");
-        let order: Vec<u64> = (0..total.min(n as u64)).map(|i| key.permute(i, total)).collect();
-        let mut content = seen::Content::of(&self.identity, [c, h, w]);
+        let set = kiln_data::open(spec, split, &self.rule)?;
+        let total = set.len() as u64;
+        let key = Key::new(0).purpose("evaluation order");
+        let order: Vec<usize> = (0..total.min(n as u64)).map(|i| key.permute(i, total) as usize).collect();
+        let picture = |i: usize| -> Result<Picture> {
+            let picture = set.get(i)?.picture.with_channels(self.rule.channels, self.rule.background);
+            Ok(match &self.network {
+                Network::Classifier(..) => picture.resize(self.rule.size, self.rule.size),
+                Network::Published(_) => picture,
+            })
+        };
+        let mut content = seen::Content::of(&self.identity);
         for &i in &order {
-            content.add(&prepared.get(i as usize)?.picture.pixels);
+            let p = picture(i)?;
+            content.add([p.channels, p.height, p.width], &p.pixels);
         }
         let place = content.place()?;
         if let Some(seen) = Seen::load(&place) {
             return Ok(seen);
         }
         let mut seen = Seen::default();
-        for chunk in order.chunks(250) {
-            let mut values = Vec::with_capacity(chunk.len() * c * h * w);
-            for &i in chunk {
-                values.extend(prepared.get(i as usize)?.values);
+        let mut alike: Vec<Picture> = Vec::new();
+        let shape = |p: &Picture| [p.channels, p.height, p.width];
+        for &i in &order {
+            let next = picture(i)?;
+            // Pictures of one size are looked at together.
+            if alike.len() == CHUNK || alike.first().is_some_and(|p| shape(p) != shape(&next)) {
+                self.look_at(&std::mem::take(&mut alike), &mut seen)?;
             }
-            self.look(from_values(values, [chunk.len(), c, h, w], &self.device), &mut seen)?;
+            alike.push(next);
         }
+        self.look_at(&alike, &mut seen)?;
         seen.save(&place)?;
         Ok(seen)
     }
+
+    /// Looks at pictures of one size.
+    fn look_at(&self, alike: &[Picture], seen: &mut Seen) -> Result<()> {
+        let Some(first) = alike.first() else { return Ok(()) };
+        let shape = [alike.len(), first.channels, first.height, first.width];
+        let values = alike.iter().flat_map(Picture::to_unit).collect();
+        self.look(from_values(values, shape, &self.device), seen)
+    }
 }
 
-fn finished(root: &std::path::Path) -> bool {
+fn finished(root: &Path) -> bool {
     let text = std::fs::read(root.join("report.json")).context(|| root.display()).ok();
     let report: Option<Value> = text.and_then(|t| serde_json::from_slice(&t).ok());
     report.is_some_and(|r| r["complete"] == Value::Bool(true))

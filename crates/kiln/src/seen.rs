@@ -80,13 +80,14 @@ fn hex(hash: Sha256) -> String {
 pub struct Content(Sha256);
 
 impl Content {
-    /// Of a network and pictures of one shape.
-    pub fn of(network: &str, shape: [usize; 3]) -> Self {
-        Self(Sha256::new_with_prefix(format!("{network} {shape:?}")))
+    /// Of a network.
+    pub fn of(network: &str) -> Self {
+        Self(Sha256::new_with_prefix(network))
     }
 
     /// The next picture.
-    pub fn add(&mut self, pixels: &[u8]) {
+    pub fn add(&mut self, shape: [usize; 3], pixels: &[u8]) {
+        self.0.update(format!("{shape:?}"));
         self.0.update(pixels);
     }
 
@@ -121,8 +122,8 @@ mod tests {
     #[test]
     fn another_network_picture_or_order_is_another_entry() {
         let name = |network: &str, pictures: &[&[u8]]| {
-            let mut content = Content::of(network, [1, 1, 2]);
-            pictures.iter().for_each(|p| content.add(p));
+            let mut content = Content::of(network);
+            pictures.iter().for_each(|p| content.add([1, 1, p.len()], p));
             hex(content.0)
         };
         let all = [

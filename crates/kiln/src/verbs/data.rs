@@ -55,7 +55,15 @@ pub fn run(args: &DataArgs, out: &Output) -> Result<()> {
                     "licence": entry.licence, "cached": entry.cached,
                 });
                 let mark = if entry.cached { "here" } else { "fetch" };
-                out.say(|| format!("{:16} {:6} {}", entry.name, mark, entry.about), &object);
+                out.say(|| format!("{:22} {:6} {}", entry.name, mark, entry.about), &object);
+            }
+            for net in kiln_data::trained() {
+                let object = json!({
+                    "name": net.name, "about": net.about, "kinds": ["weights"], "package": net.package,
+                    "licence": net.licence, "cached": net.cached,
+                });
+                let mark = if net.cached { "here" } else { "fetch" };
+                out.say(|| format!("{:22} {:6} {}", net.name, mark, net.about), &object);
             }
             Ok(())
         }
