@@ -3,14 +3,16 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, activation::softmax};
 
-use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights};
+use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, cost};
 
 /// Scaled dot-product attention, softmax(q·kᵀ / √d)·v (Vaswani 2017, equation 1).
 ///
 /// # Shapes
 /// `[n, heads, queries, d]`, `[n, heads, keys, d]`, `[n, heads, keys, e]` → `[n, heads, queries, e]`
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
+    let ([n, heads, queries, d], [_, _, keys, e]) = (q.dims(), v.dims());
+    cost::count(&[n, heads, queries, keys, d + e]);
+    let scale = 1.0 / (d as f64).sqrt();
     softmax((q * scale).matmul(k.swap_dims(2, 3)), 3).matmul(v)
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use kiln_kernels::{ConvOptions, conv_transpose2d, conv2d};
 
-use crate::{Init, Weights};
+use crate::{Init, Weights, cost};
 
 /// Settings of a [`Conv2d`]: square kernel, PyTorch's defaults (stride 1, padding 0, bias).
 #[derive(Clone, Debug)]
@@ -113,7 +113,10 @@ impl Conv2d {
     /// # Shapes
     /// `[n, in, h, w]` → `[n, out, (h + 2·padding − dilation·(k − 1) − 1) / stride + 1, …]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.options)
+        let y = conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.options);
+        let ([n, outputs, height, width], [_, inputs, kh, kw]) = (y.dims(), self.weight.dims());
+        cost::count(&[n, outputs, height, width, inputs, kh, kw]);
+        y
     }
 }
 
@@ -206,6 +209,8 @@ impl ConvTranspose2d {
     /// `[n, in, h, w]` → `[n, out, (h − 1)·stride − 2·padding + k + output_padding, …]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let bias = self.bias.as_ref().map(Param::val);
+        let ([n, inputs, height, width], [_, outputs, kh, kw]) = (x.dims(), self.weight.dims());
+        cost::count(&[n, inputs, height, width, outputs, kh, kw]);
         if x.dims()[2..] == [1, 1] && self.options.padding == [0, 0] && self.output_padding == 0 {
             return project(x, self.weight.val(), bias);
         }

@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod conv;
+pub mod cost;
 pub mod init;
 pub mod linear;
 pub mod loss;

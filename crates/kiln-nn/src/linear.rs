@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 
 use crate::conv::bias;
-use crate::{Init, Weights};
+use crate::{Init, Weights, cost};
 
 /// Settings of a [`Linear`].
 #[derive(Clone, Debug)]
@@ -58,6 +58,7 @@ impl Linear {
         let shape = x.dims();
         let features = shape[D - 1];
         let rows: usize = shape[..D - 1].iter().product();
+        cost::count(&[rows, self.weight.dims()[0], features]);
         let y = x.reshape([rows, features]).matmul(self.weight.val().transpose());
         let y = match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),

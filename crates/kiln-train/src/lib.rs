@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod device;
 pub mod ema;
 pub mod log;
+pub mod memory;
 pub mod model;
 pub mod optim;
 pub mod params;

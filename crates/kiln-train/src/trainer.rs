@@ -11,8 +11,8 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{HostBatch, Loader, Part, Prepared, Split};
-use kiln_nn::Init;
 use kiln_nn::tensor::from_values;
+use kiln_nn::{Init, cost};
 use serde::Serialize;
 
 use crate::batch::Batch;
@@ -27,7 +27,7 @@ use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::system::{Phase, Pictures, System};
 use crate::watch::{Figure, Watch, Watcher};
-use crate::{ema, model};
+use crate::{ema, memory, model};
 
 /// How a training process runs, beside what the recipe says.
 #[derive(Clone, Debug)]
@@ -57,6 +57,12 @@ pub struct Summary {
     pub complete: bool,
     /// Numbers in all networks.
     pub parameters: usize,
+    /// Multiply–adds of the forward passes of a step, on average over this process's; see [`kiln_nn::cost`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multiply_adds: Option<u64>,
+    /// Most memory this process ever held, in bytes, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
     /// Means of the last log record.
     pub losses: BTreeMap<String, f64>,
 }
@@ -177,7 +183,8 @@ fn train<S: System>(
     let begun = Instant::now();
     // Measuring is not training.
     let mut measuring = Duration::ZERO;
-    let seconds_before = live.counters.seconds;
+    let (seconds_before, steps_before) = (live.counters.seconds, live.counters.steps);
+    let mut multiply_adds: u64 = 0;
     let mut log = Log::open(run.root(), live.counters.images)?;
     let mut loader = Loader::new(streams, config.batch, Key::new(recipe.seed), live.counters.images)?;
     let mut means = Means::default();
@@ -189,7 +196,9 @@ fn train<S: System>(
     while live.counters.images < end && !stop.load(Ordering::Relaxed) {
         let host = loader.next()?;
         let before = live.counters.images;
+        let counted = cost::multiply_adds();
         let (next, outcome) = live.step(host, recipe, &training);
+        multiply_adds += cost::multiply_adds() - counted;
         live = next;
         let terms = match outcome {
             Ok(terms) => terms,
@@ -259,6 +268,8 @@ fn train<S: System>(
         seconds: live.counters.seconds,
         complete,
         parameters: params::count(&live.networks),
+        multiply_adds: multiply_adds.checked_div(live.counters.steps - steps_before),
+        peak_memory: memory::peak(),
         losses: last,
     };
     run.write_json("report.json", &summary)?;

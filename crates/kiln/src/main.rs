@@ -1,7 +1,9 @@
 //! `kiln`: train, sample, edit, translate and score deep generative vision models.
 
+mod hardware;
 mod judge;
 mod output;
+mod report;
 mod seen;
 mod verbs;
 
@@ -72,6 +74,8 @@ enum Verb {
     Classify(verbs::pictures::ClassifyArgs),
     /// Score a run or pictures
     Evaluate(verbs::evaluate::EvaluateArgs),
+    /// Put runs side by side on one page
+    Compare(verbs::compare::CompareArgs),
     /// Reproduce a paper's claim and write its row of docs/results.md
     Claim(verbs::claim::ClaimArgs),
 }
@@ -118,6 +122,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Edit(args) => verbs::latents::edit(args, common, &out),
         Verb::Classify(args) => verbs::pictures::classify(args, common, &out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, &out),
+        Verb::Compare(args) => verbs::compare::run(args, common, &out),
         Verb::Claim(args) => verbs::claim::run(args, common, &out),
     }
 }

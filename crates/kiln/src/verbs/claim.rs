@@ -18,11 +18,11 @@ use kiln_train::{Ability, AnySystem, Options, Run, device};
 use serde::Serialize;
 use toml::Table;
 
-use crate::Common;
 use crate::output::Output;
 use crate::verbs::evaluate::{EvaluateArgs, measure};
 use crate::verbs::open;
 use crate::verbs::sample::SamplerArgs;
+use crate::{Common, hardware};
 
 #[derive(Args)]
 pub struct ClaimArgs {
@@ -299,14 +299,6 @@ FID of the literature, which needs the Inception network.\n\n\
 | system | variant | measurement | figure | reference | seeds | images | training a run | hardware | command |\n\
 |---|---|---|---|---|---|---|---|---|---|\n";
 
-/// Threads and, where the system tells, the processor.
-fn hardware() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.trim().to_string()));
-    format!("{} threads, {}", rayon::current_num_threads(), model.unwrap_or_else(|| std::env::consts::ARCH.into()))
-}
-
 /// Puts a row into the page in place of the one of the same system, variant and measurement.
 fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
     let place = || page.display().to_string();
@@ -319,7 +311,7 @@ fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
         row.reference,
         row.images,
         minutes(row.seconds),
-        hardware(),
+        hardware::describe(),
         row.command
     );
     let mut lines: Vec<&str> = text.lines().collect();

@@ -1,6 +1,7 @@
 //! The verbs, one file each or one for a few alike.
 
 pub mod claim;
+pub mod compare;
 pub mod data;
 pub mod evaluate;
 pub mod latents;
