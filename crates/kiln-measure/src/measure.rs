@@ -97,8 +97,18 @@ impl Measure {
 
     /// Whether more of it is better: of distances, errors and nats, less is.
     pub fn larger_is_better(&self) -> bool {
-        const LARGER: [&str; 9] =
-            ["is", "precision", "recall", "density", "coverage", "class_coverage", "accuracy", "psnr", "ssim"];
+        const LARGER: [&str; 10] = [
+            "is",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "class_coverage",
+            "diversity",
+            "accuracy",
+            "psnr",
+            "ssim",
+        ];
         let name = self.measure.as_str();
         LARGER.contains(&name) || name.starts_with("svm_accuracy") || name.starts_with("pair_ssim")
     }

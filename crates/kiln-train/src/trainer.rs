@@ -190,7 +190,8 @@ fn train<S: System>(
     let mut means = Means::default();
     let mut watched = Means::default();
     let mut last = BTreeMap::new();
-    let mut saved_at = live.counters.images;
+    let images_before = live.counters.images;
+    let mut saved_at = images_before;
     let mut progress = (!options.quiet).then(|| Progress::new(S::ID, "images", live.counters.images, end));
 
     while live.counters.images < end && !stop.load(Ordering::Relaxed) {
@@ -272,7 +273,10 @@ fn train<S: System>(
         peak_memory: memory::peak(),
         losses: last,
     };
-    run.write_json("report.json", &summary)?;
+    // A run that was complete already has said more of itself.
+    if live.counters.images > images_before || !run.root().join("report.json").exists() {
+        run.write_json("report.json", &summary)?;
+    }
     Ok(summary)
 }
 

@@ -32,7 +32,7 @@ const ODD: &str = "a<b>&\"c\" 'd'";
 
 /// Every text of the elements with this name.
 fn texts(document: &Document, name: &str) -> Vec<String> {
-    let text = |n: Node| n.descendants().filter_map(|d| d.is_text().then(|| d.text().unwrap())).collect::<String>();
+    let text = |n: Node| n.descendants().filter(Node::is_text).map(|d| d.text().unwrap()).collect::<String>();
     document.descendants().filter(|n| n.has_tag_name(name)).map(text).collect()
 }
 

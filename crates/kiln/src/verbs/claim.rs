@@ -142,7 +142,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 Variant { name: "GAN only", set: &[OPENMOJI, "model.cycle_weight=0.0"] },
                 Variant { name: "cycle only", set: &[OPENMOJI, "model.adversarial_weight=0.0"] },
             ],
-            images: 4_000,
+            images: 3_000,
             measurements: &[Measurement {
                 label: "known pairs",
                 metrics: "pairs",

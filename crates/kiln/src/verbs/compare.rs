@@ -627,10 +627,9 @@ mod tests {
             ("class_coverage", " ↑"),
             ("pair_l1_of_input_a2b", ""),
             ("svm_accuracy", " ↑"),
-            ("island", ""),
         ];
         for (name, arrow) in wanted {
-            assert_eq!(better(name), arrow, "{name}");
+            assert_eq!(better(&Measure::new(name, 0.0, 2)), arrow, "{name}");
         }
     }
 
@@ -643,7 +642,7 @@ mod tests {
     /// Figures that do not compare are not put into one row.
     #[test]
     fn a_row_has_one_sample_count_and_feature_net() {
-        let a = Measure::new("fid", 12.0, 100).features("classifier:x").against("x", "train");
+        let a = Measure::new("fid", 12.0, 100).features("classifier:x", "none").against("x", "train");
         assert_eq!(note(&a), "classifier:x · n = 100 · x/train");
         let row = measure_row("fid", note(&a), &[Some(&a), None]);
         assert_eq!((row.cells[0].value.as_str(), row.cells[1].value.as_str()), ("12.00", ""));

@@ -10,7 +10,9 @@ use kiln_core::{Error, Result};
 use kiln_data::{Prepared, Split};
 use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::svm::LinearSvm;
-use kiln_measure::{Features, Measure, bootstrap, frechet, inception_score, kernel, pairs, prdc};
+use kiln_measure::{
+    Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, pairs, prdc,
+};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Weights;
 use kiln_train::{Ability, Figure, GenerateRequest, Model, Watch, Watcher};
@@ -23,8 +25,33 @@ use crate::verbs::sample::{SamplerArgs, generate};
 use crate::verbs::{need, open};
 
 /// Every metric `--metrics` takes.
-pub const METRICS: [&str; 12] =
-    ["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes", "nll", "accuracy", "pairs", "svm"];
+pub const METRICS: [&str; 15] = [
+    "fid",
+    "is",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "classes",
+    "ndb",
+    "diversity",
+    "memorisation",
+    "nll",
+    "accuracy",
+    "pairs",
+    "svm",
+];
+
+/// Those of pictures as a whole, in a network's features.
+const OF_DISTRIBUTIONS: [&str; 11] =
+    ["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes", "ndb", "diversity", "memorisation"];
+
+/// Bins of ndb (Richardson & Weiss 2018), if there are pictures enough for them.
+const NDB_BINS: usize = 100;
+
+/// Pairs of pictures behind diversity.
+const DIVERSITY_PAIRS: usize = 2_000;
 
 /// C of the linear SVM. Small, since there may be as many features as pictures.
 const SVM_C: f64 = 1e-3;
@@ -36,7 +63,8 @@ pub struct EvaluateArgs {
     /// The reference set; a run's own data by default
     #[arg(long)]
     against: Option<String>,
-    /// A list of fid, is, kid, precision, recall, density, coverage, classes, nll, accuracy, pairs, svm
+    /// A list of fid, is, kid, precision, recall, density, coverage, classes, ndb, diversity, memorisation, nll,
+    /// accuracy, pairs, svm
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -182,7 +210,7 @@ fn measure_on(
     };
     let wanted = |names: &[&str]| args.metrics.iter().any(|m| names.contains(&m.as_str()));
     let mut out = Vec::new();
-    if wanted(&["fid", "is", "kid", "precision", "recall", "density", "coverage", "classes"]) {
+    if wanted(&OF_DISTRIBUTIONS) {
         distribution(args, model, &reference, common, device, &mut out)?;
     }
     let run = |metric: &str| model.ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")));
@@ -274,6 +302,24 @@ fn distribution(
             ("recall", Some(p)) => push(Measure::new("recall", p.recall, made.n)),
             ("density", Some(p)) => push(Measure::new("density", p.density, made.n)),
             ("coverage", Some(p)) => push(Measure::new("coverage", p.coverage, made.n)),
+            ("ndb", _) => {
+                // A bin of fewer than ten pictures says nothing.
+                let bins = NDB_BINS.min(made.n.min(real.n) / 10).max(2);
+                let found = ndb::measure(b, a, bins, Key::new(args.seed).purpose("ndb"))?;
+                push(Measure::new("ndb_share", found.share(), made.n));
+                push(Measure::new("ndb_jsd", found.jsd, made.n));
+            }
+            ("diversity", _) => {
+                let key = Key::new(args.seed).purpose("diversity");
+                push(Measure::spread("diversity", diversity::mean_pairwise(a, DIVERSITY_PAIRS, key)?, made.n));
+                push(Measure::spread("diversity_of_real", diversity::mean_pairwise(b, DIVERSITY_PAIRS, key)?, real.n));
+            }
+            ("memorisation", _) => {
+                let (near, among) = (neighbours::nearest(a, b)?, neighbours::nearest_other(b)?);
+                let found = neighbours::memorisation(&near, &among)?;
+                push(Measure::new("memorisation", found.nearer, made.n));
+                push(Measure::new("copies", found.copies, made.n));
+            }
             ("classes", _) => {
                 let classes = judge.classes().ok_or_else(|| {
                     Error::usage(format!(
@@ -453,7 +499,7 @@ fn known_pairs(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: 
     let split = args.split.to_string();
     let mut out = Vec::new();
     for (direction, (from, to)) in model.directions()?.into_iter().zip([(0, 1), (1, 0)]) {
-        let mut sums = [0.0; 4];
+        let mut sums = [0.0; 6];
         for i in 0..n {
             let (input, target) = (sides[from].get(i)?.values, sides[to].get(i)?.values);
             let images = from_values(input.clone(), [1, shape[0], shape[1], shape[2]], device);
@@ -463,11 +509,21 @@ fn known_pairs(model: &dyn Model, args: &EvaluateArgs, reference: &str, device: 
                 pairs::l1(&input, &target)?,
                 pairs::ssim(&output, &target, shape, 2.0)?,
                 pairs::ssim(&input, &target, shape, 2.0)?,
+                pairs::gradient_l1(&output, &target, shape)?,
+                pairs::gradient_l1(&input, &target, shape)?,
             ]) {
                 *sum += value / n as f64;
             }
         }
-        for (name, value) in ["pair_l1", "pair_l1_of_input", "pair_ssim", "pair_ssim_of_input"].into_iter().zip(sums) {
+        const NAMES: [&str; 6] = [
+            "pair_l1",
+            "pair_l1_of_input",
+            "pair_ssim",
+            "pair_ssim_of_input",
+            "pair_gradient",
+            "pair_gradient_of_input",
+        ];
+        for (name, value) in NAMES.into_iter().zip(sums) {
             out.push(Measure::new(&format!("{name}_{direction}"), value, n).against(reference, &split));
         }
     }
