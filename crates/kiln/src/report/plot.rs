@@ -263,7 +263,7 @@ mod tests {
         let plot = |last: f64| Plot {
             title: "loss".into(),
             along: "images".into(),
-            lines: vec![Line { name: "a".into(), colour: [1, 2, 3], points: vec![(0.0, 100.0), (1.0, last)] }],
+            lines: vec![Line { name: "a".into(), colour: [1, 2, 3], points: vec![(0.0, 100.0), (500.0, last)] }],
         };
         // Decades are marked only on the logarithmic one.
         let labels = |svg: String| ["0.01\n", "0.1\n", "1\n", "10\n"].iter().filter(|l| svg.contains(**l)).count();
