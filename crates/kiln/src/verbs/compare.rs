@@ -367,7 +367,15 @@ fn pictures_section(
             above(sets[0], "reconstruction", &|x| model.reconstruct(x))?;
         }
     }
-    let content = [samples, outputs].into_iter().filter(|f| !f.is_empty()).map(Content::Figures).collect();
+    // What shows the same thing of several runs stands in one line.
+    let mut rows = vec![samples];
+    while let Some(first) = outputs.first() {
+        let caption = first.caption.clone();
+        let (same, others) = outputs.into_iter().partition(|f: &Figure| f.caption == caption);
+        rows.push(same);
+        outputs = others;
+    }
+    let content = rows.into_iter().filter(|f| !f.is_empty()).map(Content::Figures).collect();
     Ok(section("Pictures", "Every run on the same seeds, with the average of its weights if it keeps one.", content))
 }
 
