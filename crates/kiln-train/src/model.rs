@@ -11,9 +11,9 @@ use kiln_data::{DataKind, DataSet};
 use kiln_nn::Init;
 use toml::Table;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::params;
-use crate::recipe::{self, DataConfig, TrainConfig};
+use crate::recipe::{self, DataConfig, Recipe, TrainConfig};
 use crate::run::Run;
 use crate::system::{Ability, GenerateRequest, Pictures, System};
 use crate::trainer::{self, Options, Summary};
@@ -121,10 +121,8 @@ impl<S: System> AnySystem for Entry<S> {
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
             Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
         })?;
-        // Pictures need not be square, and only the networks know their shape from the recipe.
-        let side = recipe.data.size;
-        let pictures = Pictures { shape: [recipe.data.channels, side, side], classes: recipe.data.classes.clone() };
-        let mut system = S::new(recipe.model.clone(), &pictures)?;
+        let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
+        let mut system = S::new(recipe.model.clone(), &info.pictures)?;
         let (state, file) = if weights == Weights::Average && !saved.ema.is_empty() {
             (&saved.ema, "ema.safetensors")
         } else {
@@ -134,17 +132,6 @@ impl<S: System> AnySystem for Entry<S> {
         let folder = checkpoint::path(&run.checkpoints(), saved.counters.images);
         let networks = params::load(fresh, state, &folder.join(file).display().to_string())?;
         system.restore(saved.system);
-        let info = Info {
-            system: S::ID,
-            run: run.root().display().to_string(),
-            images: saved.counters.images,
-            seconds: saved.counters.seconds,
-            seed: recipe.seed,
-            pictures,
-            data: recipe.data,
-            train: recipe.train,
-            device: device.clone(),
-        };
         Ok(Box::new(Loaded { system, networks, info }))
     }
 }
@@ -197,6 +184,25 @@ pub struct Info {
     pub train: TrainConfig,
     /// Where it computes.
     pub device: Device,
+}
+
+impl Info {
+    /// Of a run at one moment.
+    pub(crate) fn of<S: System>(recipe: &Recipe<S::Config>, root: &Path, at: &Counters, device: &Device) -> Self {
+        // Pictures need not be square, and only the networks know their shape from the recipe.
+        let side = recipe.data.size;
+        Self {
+            system: S::ID,
+            run: root.display().to_string(),
+            images: at.images,
+            seconds: at.seconds,
+            seed: recipe.seed,
+            pictures: Pictures { shape: [recipe.data.channels, side, side], classes: recipe.data.classes.clone() },
+            data: recipe.data.clone(),
+            train: recipe.train.clone(),
+            device: device.clone(),
+        }
+    }
 }
 
 /// A trained run, whatever its system. Every ability is a method; one the system lacks is a usage

@@ -376,21 +376,9 @@ impl<S: System> Live<S> {
 
     /// What the watch sees now. A figure that cannot be had costs a line, not the run.
     fn measure(&self, watch: &dyn Watch, recipe: &Recipe<S::Config>, run: &Run, device: &Device) -> Vec<Figure> {
-        let size = recipe.data.size;
-        let pictures = Pictures { shape: [recipe.data.channels, size, size], classes: recipe.data.classes.clone() };
-        let figures = S::new(recipe.model.clone(), &pictures).and_then(|mut system| {
+        let info = Info::of::<S>(recipe, run.root(), &self.counters, device);
+        let figures = S::new(recipe.model.clone(), &info.pictures).and_then(|mut system| {
             system.restore(self.system.state());
-            let info = Info {
-                system: S::ID,
-                run: run.root().display().to_string(),
-                images: self.counters.images,
-                seconds: self.counters.seconds,
-                seed: recipe.seed,
-                pictures,
-                data: recipe.data.clone(),
-                train: recipe.train.clone(),
-                device: device.clone(),
-            };
             watch.measure(&Loaded { system, networks: self.judged(), info })
         });
         figures.unwrap_or_else(|e| {

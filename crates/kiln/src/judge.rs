@@ -189,11 +189,7 @@ impl Judge {
         let key = Key::new(0).purpose("evaluation order");
         let order: Vec<usize> = (0..total.min(n as u64)).map(|i| key.permute(i, total) as usize).collect();
         let picture = |i: usize| -> Result<Picture> {
-            let picture = set.get(i)?.picture.with_channels(self.rule.channels, self.rule.background);
-            Ok(match &self.network {
-                Network::Classifier(..) => picture.resize(self.rule.size, self.rule.size),
-                Network::Published(_) => picture,
-            })
+            Ok(set.get(i)?.picture.with_channels(self.rule.channels, self.rule.background))
         };
         let mut content = seen::Content::of(&self.identity);
         for &i in &order {
