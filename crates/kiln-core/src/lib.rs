@@ -2,6 +2,8 @@
 //! function of (seed, purpose, index) instead of a state.
 
 mod error;
+mod lock;
 pub mod random;
 
 pub use error::{Context, Error, Result};
+pub use lock::Lock;

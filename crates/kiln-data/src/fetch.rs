@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Lock, Result};
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
@@ -42,11 +42,14 @@ fn fetch_into(data: &Path, packages: &[&Package], from: Option<&Path>, say: &mut
     let place = || format!("making the cache {}", data.display());
     std::fs::create_dir_all(data).context(place)?;
     // One fetch at a time: whatever is unfinished while we hold the lock was interrupted.
-    let lock = File::create(data.join(".lock")).context(place)?;
-    if lock.try_lock().is_err() {
-        say("waiting for another fetch to end");
-        lock.lock().context(place)?;
-    }
+    let lock = data.join(".lock");
+    let _held = match Lock::attempt(&lock)? {
+        Some(held) => held,
+        None => {
+            say("waiting for another fetch to end");
+            Lock::wait(&lock)?
+        }
+    };
     clean(data).context(place)?;
     if let Some(file) = from {
         let sum = sha256(file)?;

@@ -78,9 +78,14 @@ fn file(folder: &Path, split: Split, kind: &str) -> Option<PathBuf> {
     ["", ".gz"].map(|end| folder.join(format!("{part}-{kind}-ubyte{end}"))).into_iter().find(|p| p.is_file())
 }
 
+/// Which parts of a split a folder holds.
+pub(crate) fn parts(folder: &Path, split: Split) -> Vec<Split> {
+    split.parts().filter(|&s| file(folder, s, "images-idx3").is_some()).collect()
+}
+
 /// Whether a folder holds IDX files under MNIST's names.
 pub(crate) fn is_idx(folder: &Path) -> bool {
-    [Split::Train, Split::Test].into_iter().any(|s| file(folder, s, "images-idx3").is_some())
+    !parts(folder, Split::All).is_empty()
 }
 
 /// A folder with `train-` or `t10k-images-idx3-ubyte` and `-labels-idx1-ubyte`, raw or `.gz`. Without

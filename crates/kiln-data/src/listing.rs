@@ -108,8 +108,8 @@ impl FileSet {
         };
         let classes = classes(&place, entries.iter().map(|e| inner(&e.path)))?;
         let kept = if parted {
-            let part = format!("{split}/");
-            entries.retain(|e| e.path[root..].starts_with(&part));
+            let parts: Vec<String> = split.parts().map(|p| format!("{p}/")).collect();
+            entries.retain(|e| parts.iter().any(|p| e.path[root..].starts_with(p)));
             entries
         } else {
             split.keep(entries, |e| e.path[root..].to_string())

@@ -9,11 +9,17 @@ use kiln_core::{Context, Error, Result};
 use crate::cache::cache_dir;
 use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
 use crate::icons::{IconFile, IconSet};
+use crate::joined::Joined;
 use crate::listing::{FileSet, is_picture};
 use crate::mnistm::Blended;
 use crate::packages::Files;
 use crate::trained;
 use crate::{DataSet, PictureRule, Split, digits, idx, starter};
+
+/// Whether a name is that of a data set rather than a path.
+pub fn is_named(spec: &str) -> bool {
+    Listed::find(spec).is_some()
+}
 
 /// A set before the split: icon sets opened together first agree on their names.
 enum Found {
@@ -67,7 +73,7 @@ fn find(spec: &str, split: Split) -> Result<Found> {
     }
     let path = Path::new(spec);
     let set: Arc<dyn DataSet> = if path.is_dir() && idx::is_idx(path) {
-        Arc::new(idx::open(spec, path, split, None)?)
+        idx_parts(path, split, |part| Ok(Arc::new(idx::open(spec, path, part, None)?)))?
     } else if path.is_dir() {
         Arc::new(FileSet::folder(spec, path, split)?)
     } else if path.is_file() && is_picture(spec) {
@@ -96,18 +102,32 @@ fn find_listed(listed: &Listed, split: Split) -> Result<Found> {
             return Ok(Found::Icons(IconFile::parse(&bytes, &place)?));
         }
         Reader::OpenMoji(edition) => return Ok(Found::Icons(IconFile::of_openmoji(folder, edition)?)),
-        Reader::Mnist => Arc::new(idx::open(name, folder, split, None)?),
-        Reader::Fashion => Arc::new(idx::open(name, folder, split, Some(&starter::FASHION))?),
+        Reader::Mnist => idx_parts(folder, split, |part| Ok(Arc::new(idx::open(name, folder, part, None)?)))?,
+        Reader::Fashion => {
+            idx_parts(folder, split, |part| Ok(Arc::new(idx::open(name, folder, part, Some(&starter::FASHION))?)))?
+        }
         Reader::Digits8 => Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split)),
         Reader::Digits20 => Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split)),
         Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
         Reader::Photos => Arc::new(photos(name, split)?),
-        Reader::Mnistm => {
-            let digits = Arc::new(idx::open(name, folder, split, None)?);
-            Arc::new(Blended::new(name, digits, &photos("photos", split)?, split)?)
-        }
+        Reader::Mnistm => idx_parts(folder, split, |part| {
+            let digits = Arc::new(idx::open(name, folder, part, None)?);
+            Ok(Arc::new(Blended::new(name, digits, &photos("photos", part)?, part)?))
+        })?,
     };
     Ok(Found::Set(set))
+}
+
+/// One part of a set in IDX files, or both on end; `open` opens one.
+fn idx_parts(
+    folder: &Path,
+    split: Split,
+    open: impl Fn(Split) -> Result<Arc<dyn DataSet>>,
+) -> Result<Arc<dyn DataSet>> {
+    match split {
+        Split::All => Joined::of(idx::parts(folder, split).into_iter().map(open).collect::<Result<_>>()?),
+        part => open(part),
+    }
 }
 
 /// The photographs of all their packages.

@@ -34,7 +34,7 @@ pub enum DataKind {
     Voxels,
 }
 
-/// The part to learn from, or the part kept aside.
+/// The part to learn from, the part kept aside, or both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
@@ -42,6 +42,8 @@ pub enum Split {
     Train,
     /// The part kept aside.
     Test,
+    /// Both.
+    All,
 }
 
 impl fmt::Display for Split {
@@ -49,6 +51,7 @@ impl fmt::Display for Split {
         f.write_str(match self {
             Self::Train => "train",
             Self::Test => "test",
+            Self::All => "all",
         })
     }
 }
@@ -60,24 +63,30 @@ impl FromStr for Split {
         match text {
             "train" => Ok(Self::Train),
             "test" => Ok(Self::Test),
-            _ => Err(Error::usage(format!("`{text}` is no split: use train or test"))),
+            "all" => Ok(Self::All),
+            _ => Err(Error::usage(format!("`{text}` is no split: use train, test or all"))),
         }
     }
 }
 
 impl Split {
+    /// Itself, or the two parts of all.
+    pub(crate) fn parts(self) -> impl Iterator<Item = Self> {
+        [Self::Train, Self::Test].into_iter().filter(move |&part| self == Self::All || self == part)
+    }
+
     /// Whether the thing of this name belongs to the split: one name in five, chosen by a keyed hash,
     /// is test. A name never changes sides when others come or go, and falls on the same side in
     /// every set.
     pub(crate) fn holds(self, name: &str) -> bool {
-        let test = Key::new(0).purpose("split").purpose(name).below([0], 5)[0] == 0;
-        test == (self == Self::Test)
+        let test = || Key::new(0).purpose("split").purpose(name).below([0], 5)[0] == 0;
+        self == Self::All || test() == (self == Self::Test)
     }
 
     /// Keeps the items of the split. Sets of fewer than five have no test part: all is train.
     pub(crate) fn keep<T>(self, items: Vec<T>, name: impl Fn(&T) -> String) -> Vec<T> {
         match (items.len() < 5, self) {
-            (true, Self::Train) => items,
+            (_, Self::All) | (true, Self::Train) => items,
             (true, Self::Test) => Vec::new(),
             (false, _) => items.into_iter().filter(|i| self.holds(&name(i))).collect(),
         }

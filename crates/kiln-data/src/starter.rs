@@ -26,6 +26,7 @@ pub(crate) fn pictures(split: Split) -> Result<MemorySet> {
     Ok(match split {
         Split::Train => set.range(0..len - test),
         Split::Test => set.range(len - test..len),
+        Split::All => set,
     })
 }
 

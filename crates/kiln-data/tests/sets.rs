@@ -53,6 +53,7 @@ fn sub_folders_are_classes() {
     all.extend(names(test.as_ref()));
     all.sort();
     all.dedup();
+    assert_eq!(names(open_here(root, Split::All).unwrap().as_ref()), all);
     assert_eq!(all.len(), 20);
     for i in 0..train.len() {
         let sample = train.get(i).unwrap();
@@ -222,6 +223,13 @@ fn idx_files_raw_and_gzipped() {
     assert_eq!((sample.picture.pixels, sample.label), (vec![4, 5, 6, 7], Some(0)));
     assert_eq!(set.classes(), ["0", "1", "2"]);
     assert!(open_here(root, Split::Test).is_err());
+    assert_eq!(open_here(root, Split::All).unwrap().fingerprint(), set.fingerprint());
+    std::fs::write(root.join("t10k-images-idx3-ubyte"), idx(&[1, 2, 2], &[9, 8, 7, 6])).unwrap();
+    let both = open_here(root, Split::All).unwrap();
+    assert_eq!((both.len(), both.uniform()), (4, Some([1, 2, 2])));
+    assert_eq!(both.get(3).unwrap().picture.pixels, [9, 8, 7, 6]);
+    assert_eq!(both.get(1).unwrap(), set.get(1).unwrap());
+    assert!(both.get(4).is_err());
 
     std::fs::write(&labels, gz(&idx(&[2], &[2, 0]))).unwrap();
     let error = message(open_here(root, Split::Train));

@@ -97,7 +97,7 @@ impl Measure {
 
     /// Whether more of it is better: of distances, errors and nats, less is.
     pub fn larger_is_better(&self) -> bool {
-        const LARGER: [&str; 10] = [
+        const LARGER: [&str; 12] = [
             "is",
             "precision",
             "recall",
@@ -108,6 +108,8 @@ impl Measure {
             "accuracy",
             "psnr",
             "ssim",
+            "pair_psnr",
+            "pair_ms_ssim",
         ];
         let name = self.measure.as_str();
         LARGER.contains(&name) || name.starts_with("svm_accuracy") || name.starts_with("pair_ssim")

@@ -9,12 +9,15 @@ use burn::tensor::{Device, Tensor};
 use fixtures::Fixtures;
 use kiln_systems::diffusion::bound::{discretized_log_likelihood, gaussian_kl, prior, term};
 use kiln_systems::diffusion::parameterisation::Prediction;
-use kiln_systems::diffusion::sampler::{Denoised, Variance, ddim_step, ddpm_step, timesteps};
+use kiln_systems::diffusion::sampler::{Denoised, Spacing, Variance, ddim_step, ddpm_step, timesteps};
 use kiln_systems::diffusion::schedule::{BetaSchedule, NoiseSchedule};
 
 const KINDS: [(&str, BetaSchedule); 2] = [("linear", BetaSchedule::Linear), ("cosine", BetaSchedule::Cosine)];
 const PREDICTIONS: [(&str, Prediction); 3] =
     [("epsilon", Prediction::Epsilon), ("x0", Prediction::Sample), ("v", Prediction::V)];
+
+/// Those that the reference made.
+const SPACINGS: [(&str, Spacing); 2] = [("leading", Spacing::Leading), ("trailing", Spacing::Trailing)];
 
 #[test]
 fn schedules() {
@@ -73,10 +76,10 @@ fn ancestral_steps() {
 fn implicit_steps() {
     let f = Fixtures::open("diffusion");
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000);
-    for steps in [10, 50] {
-        let times = timesteps(&schedule, steps).unwrap();
+    for (steps, name, spacing) in [10, 50].into_iter().flat_map(|steps| SPACINGS.map(|(n, s)| (steps, n, s))) {
+        let times = timesteps(&schedule, steps, spacing).unwrap();
         let expected: Vec<usize> =
-            f.values(&format!("ddim.leading.{steps}.timesteps")).1.into_iter().map(|t| t as usize).collect();
+            f.values(&format!("ddim.{name}.{steps}.timesteps")).1.into_iter().map(|t| t as usize).collect();
         assert_eq!(times, expected);
         for (p, prediction) in PREDICTIONS {
             for clip in ["noclip", "clip_rederive"] {
@@ -94,11 +97,7 @@ fn implicit_steps() {
                         x = ddim_step(&schedule, x0, x, at, eta, || row(f.tensor("ddim.noises"), k));
                         all.push(x.clone());
                     }
-                    f.assert_close(
-                        Tensor::cat(all, 0),
-                        &format!("ddim.leading.{steps}.{p}.{clip}.eta{eta_name}"),
-                        2e-5,
-                    );
+                    f.assert_close(Tensor::cat(all, 0), &format!("ddim.{name}.{steps}.{p}.{clip}.eta{eta_name}"), 2e-5);
                 }
             }
         }
@@ -106,9 +105,23 @@ fn implicit_steps() {
 }
 
 #[test]
+fn times_of_the_other_spacings() {
+    let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1000);
+    let times = |spacing| timesteps(&schedule, 10, spacing).unwrap();
+    // numpy.linspace(0, 999, 10).round()[::-1], as diffusers.
+    assert_eq!(times(Spacing::Linspace), [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]);
+    // numpy.linspace(0, sqrt(0.8 * 1000), 10) ** 2, as DDIM's code.
+    assert_eq!(times(Spacing::Quadratic), [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]);
+}
+
+#[test]
 fn a_schedule_has_no_more_steps_than_it_has() {
     let schedule = NoiseSchedule::new(BetaSchedule::Cosine, 20);
-    assert!(timesteps(&schedule, 21).unwrap_err().is_usage() && timesteps(&schedule, 0).is_err());
+    for steps in [0, 21] {
+        assert!(timesteps(&schedule, steps, Spacing::Leading).unwrap_err().is_usage());
+    }
+    // Near 0 the square moves by less than a time.
+    assert!(timesteps(&schedule, 15, Spacing::Quadratic).unwrap_err().is_usage());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A run folder and its lock.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Lock, Result};
 use toml::Table;
 
 use crate::checkpoint::write_atomically;
@@ -12,11 +12,6 @@ use crate::checkpoint::write_atomically;
 #[derive(Clone, Debug)]
 pub struct Run {
     root: PathBuf,
-}
-
-/// Held while a process writes to the run; released when dropped.
-pub struct Lock {
-    _file: File,
 }
 
 impl Run {
@@ -52,21 +47,15 @@ impl Run {
         Ok(run)
     }
 
-    /// Keeps other processes from training in this folder.
+    /// Keeps other processes from training in this folder, as long as it lives.
     ///
     /// # Errors
     /// If another process does.
     pub fn lock(&self) -> Result<Lock> {
-        let path = self.root.join("lock");
-        let file = File::create(&path).context(|| path.display())?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Error::new(format!(
-                "{}: another process is training in this folder; wait for it or stop it",
-                self.root.display()
-            ))),
-            Err(TryLockError::Error(e)) => Err(Error::new(format!("{}: {e}", path.display()))),
-        }
+        Lock::attempt(&self.root.join("lock"))?.ok_or_else(|| {
+            let root = self.root.display();
+            Error::new(format!("{root}: another process is training in this folder; wait for it or stop it"))
+        })
     }
 
     /// The folder.

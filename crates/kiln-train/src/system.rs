@@ -218,6 +218,8 @@ pub struct SamplerSettings {
     pub sampler: Option<String>,
     /// Number of denoising steps.
     pub steps: Option<usize>,
+    /// Which of the schedule's times a shorter walk visits: `leading`, `trailing`, …
+    pub timestep_spacing: Option<String>,
     /// DDIM's η: 0 deterministic, 1 as random as DDPM.
     pub eta: Option<f64>,
     /// Classifier-free guidance scale w.
@@ -400,5 +402,26 @@ pub fn check_class(class: Option<u32>, classes: &[String]) -> Result<()> {
             classes.join(", ")
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Refuses the settings of samplers that a network of one pass does not have.
+///
+/// # Errors
+/// A usage error naming the flag.
+pub fn check_one_pass(system: &str, request: &GenerateRequest) -> Result<()> {
+    let s = &request.sampler;
+    let given = [
+        ("--sampler", s.sampler.is_some()),
+        ("--steps", s.steps.is_some()),
+        ("--timestep-spacing", s.timestep_spacing.is_some()),
+        ("--eta", s.eta.is_some()),
+        ("--guidance-scale", s.guidance_scale.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            Err(Error::usage(format!("{flag}: {system} samples in one pass of its network; leave it out")))
+        }
+        None => Ok(()),
     }
 }

@@ -3,22 +3,26 @@
 //! network from its file (`fid[inception-v3-fid]`).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataSet, Picture, PictureRule, Resize, Split, cache_dir};
 use kiln_features::FeatureNet;
+use kiln_measure::Features;
+use kiln_measure::frechet::Gaussian;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_systems::find;
 use kiln_train::model::Weights;
 use kiln_train::preview::pictures;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Model, Options, Run, checkpoint};
+use kiln_train::{Model, Options, Progress, Run, checkpoint};
 use serde_json::Value;
 
 use crate::Common;
 use crate::seen::{self, Seen};
+use crate::stats::{About, Side, Stats, is_stats};
 
 /// Pictures a network looks at in one go.
 const CHUNK: usize = 50;
@@ -33,6 +37,7 @@ pub struct Judge {
     /// How its pictures are opened.
     rule: PictureRule,
     device: Device,
+    quiet: bool,
 }
 
 enum Network {
@@ -61,14 +66,14 @@ impl Judge {
             None => reference,
             Some(name) => match name.strip_prefix("classifier:") {
                 Some(set) => set,
-                None => return Self::published(name, rule, device),
+                None => return Self::published(name, rule, common, device),
             },
         };
         let set = kiln_data::open(set, Split::Train, &PictureRule::default())?;
         Self::classifier(&*set, common, device)
     }
 
-    fn published(spec: &str, rule: &PictureRule, device: &Device) -> Result<Self> {
+    fn published(spec: &str, rule: &PictureRule, common: &Common, device: &Device) -> Result<Self> {
         let net = match spec.split_once(':') {
             Some((name, file)) => FeatureNet::open(name, Path::new(file), device)?,
             None if spec == "mobilenetv2-imagenet" => {
@@ -87,6 +92,7 @@ impl Judge {
             network: Network::Published(Box::new(net)),
             rule: PictureRule { channels: 3, flip: false, ..rule.clone() },
             device: device.clone(),
+            quiet: common.quiet,
         })
     }
 
@@ -110,6 +116,10 @@ impl Judge {
             } else {
                 let mut recipe = system.defaults()?;
                 merge(&mut recipe, &assignment(&format!("data.set={}", set.name()))?, "judge")?;
+                let batch = recipe.get("train").and_then(|t| t.get("batch")).and_then(toml::Value::as_integer);
+                if batch.is_some_and(|batch| batch > set.len() as i64) {
+                    merge(&mut recipe, &assignment(&format!("train.batch={}", set.len()))?, "judge")?;
+                }
                 system.train(recipe, &root, &options)?;
             }
         }
@@ -125,6 +135,7 @@ impl Judge {
             rule: PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() },
             network: Network::Classifier(model, classes),
             device: device.clone(),
+            quiet: common.quiet,
         })
     }
 
@@ -184,16 +195,10 @@ impl Judge {
     /// # Errors
     /// If a picture cannot be read.
     pub fn look_at_set(&self, spec: &str, split: Split, n: usize) -> Result<Seen> {
-        let set = kiln_data::open(spec, split, &self.rule)?;
-        let total = set.len() as u64;
-        let key = Key::new(0).purpose("evaluation order");
-        let order: Vec<usize> = (0..total.min(n as u64)).map(|i| key.permute(i, total) as usize).collect();
-        let picture = |i: usize| -> Result<Picture> {
-            Ok(set.get(i)?.picture.with_channels(self.rule.channels, self.rule.background))
-        };
+        let set = self.set(spec, split, n)?;
         let mut content = seen::Content::of(&self.identity);
-        for &i in &order {
-            let p = picture(i)?;
+        for i in 0..set.n {
+            let p = set.picture(i)?;
             content.add([p.channels, p.height, p.width], &p.pixels);
         }
         let place = content.place()?;
@@ -201,27 +206,127 @@ impl Judge {
             return Ok(seen);
         }
         let mut seen = Seen::default();
-        let mut alike: Vec<Picture> = Vec::new();
-        let shape = |p: &Picture| [p.channels, p.height, p.width];
-        for &i in &order {
-            let next = picture(i)?;
-            // Pictures of one size are looked at together.
-            if alike.len() == CHUNK || alike.first().is_some_and(|p| shape(p) != shape(&next)) {
-                self.look_at(&std::mem::take(&mut alike), &mut seen)?;
-            }
-            alike.push(next);
-        }
-        self.look_at(&alike, &mut seen)?;
+        self.look_at_all(&set, |part| {
+            seen.append(part);
+            Ok(())
+        })?;
         seen.save(&place)?;
         Ok(seen)
     }
 
-    /// Looks at pictures of one size.
-    fn look_at(&self, alike: &[Picture], seen: &mut Seen) -> Result<()> {
-        let Some(first) = alike.first() else { return Ok(()) };
-        let shape = [alike.len(), first.channels, first.height, first.width];
-        let values = alike.iter().flat_map(Picture::to_unit).collect();
-        self.look(from_values(values, shape, &self.device), seen)
+    /// The statistics of a whole set, with what was seen of its first `keep` pictures.
+    ///
+    /// # Errors
+    /// If a picture cannot be read, or there are fewer than two.
+    pub fn stats(&self, spec: &str, split: Split, keep: usize) -> Result<Stats> {
+        let set = self.set(spec, split, usize::MAX)?;
+        let mut seen = Seen::default();
+        let mut gaussian: Option<Gaussian> = None;
+        self.look_at_all(&set, |part| {
+            let features = Features::new(spec, &part.features, part.width())?;
+            gaussian.get_or_insert_with(|| Gaussian::new(spec, features.d())).push(features)?;
+            if seen.n < keep {
+                seen.append(part);
+            }
+            Ok(())
+        })?;
+        let about = About {
+            set: spec.into(),
+            split: split.to_string(),
+            features: self.name.clone(),
+            identity: self.identity.clone(),
+            resize: self.resize(),
+            classes: self.classes().unwrap_or(0),
+        };
+        let too_few = || Error::new(format!("{spec}: one picture has no statistics; give at least 2"));
+        let gaussian = gaussian.filter(|g| g.n() > 1).ok_or_else(too_few)?;
+        Ok(Stats { about, gaussian, seen })
+    }
+
+    /// What is known of a set by this network: stored statistics, or its first `n` pictures.
+    ///
+    /// # Errors
+    /// If a picture cannot be read, or the statistics are of another network.
+    pub fn side(&self, spec: &str, split: Split, n: usize) -> Result<Side> {
+        if !is_stats(spec) {
+            return Ok(Side::seen(spec, &split.to_string(), self.look_at_set(spec, split, n)?));
+        }
+        let stats = Stats::open(Path::new(spec))?;
+        if stats.about.identity != self.identity {
+            return Err(Error::usage(format!(
+                "{spec} holds what {} saw, with other weights than --features {} has; make it again with `kiln data stats`",
+                stats.about.features, self.name
+            )));
+        }
+        Ok(Side::stored(stats))
+    }
+
+    /// The first `n` pictures of a set in a keyed order.
+    fn set(&self, spec: &str, split: Split, n: usize) -> Result<Ordered<'_>> {
+        let set = kiln_data::open(spec, split, &self.rule)?;
+        let n = set.len().min(n);
+        Ok(Ordered { key: Key::new(0).purpose("evaluation order"), n, set, rule: &self.rule })
+    }
+
+    /// Looks at a set; `take` gets what was seen of some pictures in a row.
+    fn look_at_all(&self, set: &Ordered<'_>, mut take: impl FnMut(Seen) -> Result<()>) -> Result<()> {
+        let about = format!("looking at {}", set.set.name());
+        let mut progress = (!self.quiet).then(|| Progress::new(&about, "pictures", 0, set.n as u64));
+        let mut alike: Vec<Picture> = Vec::new();
+        let shape = |p: &Picture| [p.channels, p.height, p.width];
+        for i in 0..set.n {
+            let next = set.picture(i)?;
+            // Pictures of one size are looked at together.
+            if alike.len() == CHUNK || alike.first().is_some_and(|p| shape(p) != shape(&next)) {
+                take(self.look_at(&std::mem::take(&mut alike))?)?;
+                if let Some(p) = &mut progress {
+                    p.update(i as u64, String::new);
+                }
+            }
+            alike.push(next);
+        }
+        if !alike.is_empty() {
+            take(self.look_at(&alike)?)?;
+        }
+        if let Some(p) = &progress {
+            p.finish();
+        }
+        Ok(())
+    }
+
+    /// Looks at pictures of one size, at least one.
+    fn look_at(&self, alike: &[Picture]) -> Result<Seen> {
+        let mut seen = Seen::default();
+        if let Some(first) = alike.first() {
+            let shape = [alike.len(), first.channels, first.height, first.width];
+            let values = alike.iter().flat_map(Picture::to_unit).collect();
+            self.look(from_values(values, shape, &self.device), &mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    /// Some pictures of a set by their places in the order in which [`Judge::look_at_set`] looks at it.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn pictures(&self, spec: &str, split: Split, places: &[usize]) -> Result<Vec<Picture>> {
+        let set = self.set(spec, split, usize::MAX)?;
+        places.iter().map(|&i| set.picture(i)).collect()
+    }
+}
+
+/// Some pictures of a set, in a keyed order that does not depend on how many.
+struct Ordered<'a> {
+    set: Arc<dyn DataSet>,
+    key: Key,
+    n: usize,
+    rule: &'a PictureRule,
+}
+
+impl Ordered<'_> {
+    fn picture(&self, i: usize) -> Result<Picture> {
+        let at = self.key.permute(i as u64, self.set.len() as u64) as usize;
+        Ok(self.set.get(at)?.picture.with_channels(self.rule.channels, self.rule.background))
     }
 }
 

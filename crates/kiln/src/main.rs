@@ -5,6 +5,7 @@ mod judge;
 mod output;
 mod report;
 mod seen;
+mod stats;
 mod verbs;
 
 use std::process::ExitCode;
@@ -54,7 +55,7 @@ pub struct Common {
 enum Verb {
     /// What there is, what each can do, on which kind of data
     Systems,
-    /// Data sets: list, fetch, show
+    /// Data sets: list, fetch, show, stats
     Data(verbs::data::DataArgs),
     /// Train a system or a recipe
     Train(verbs::train::TrainArgs),
@@ -112,7 +113,7 @@ fn run(cli: &Cli) -> Result<()> {
     let out = Output::new(common.json);
     match &cli.verb {
         Verb::Systems => verbs::systems::run(&out),
-        Verb::Data(args) => verbs::data::run(args, &out),
+        Verb::Data(args) => verbs::data::run(args, common, &out),
         Verb::Train(args) => verbs::train::train(args, common, &out),
         Verb::Resume(args) => verbs::train::resume(args, common, &out),
         Verb::Sample(args) => verbs::sample::run(args, common, &out),

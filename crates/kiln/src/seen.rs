@@ -33,6 +33,13 @@ impl Seen {
         self.features.len() / self.n.max(1)
     }
 
+    /// Adds what was seen of more pictures.
+    pub fn append(&mut self, more: Self) {
+        self.features.extend(more.features);
+        self.logits.extend(more.logits);
+        self.n += more.n;
+    }
+
     /// The class of each picture.
     pub fn classes(&self) -> Vec<usize> {
         let classes = self.logits.len() / self.n.max(1);

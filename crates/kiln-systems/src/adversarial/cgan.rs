@@ -23,14 +23,13 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::tensor::from_values;
 use kiln_nn::{Embedding, Init};
-use kiln_train::system::check_class;
+use kiln_train::system::{check_class, check_one_pass};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, Phase, Pictures, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
 use super::dcgan::{self, Discriminator, Generator, Sizes};
-use super::latent::check_sampler;
 
 /// How D is told the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,7 +222,7 @@ impl Cgan {
 impl Generate<Networks> for Cgan {
     fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
         check_class(request.class, &self.pictures.classes)?;
-        check_sampler(Self::ID, request)?;
+        check_one_pass(Self::ID, request)?;
         let c = &self.config.dcgan;
         let z = c.latent_distribution.requested(request, c.latent_size)?;
         Ok(networks.generator.forward(z, self.classes(request)))

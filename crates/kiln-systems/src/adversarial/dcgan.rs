@@ -31,14 +31,14 @@ use burn::tensor::activation::{leaky_relu, tanh};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights};
-use kiln_train::system::check_class;
+use kiln_train::system::{check_class, check_one_pass};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, Represent,
     System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
-use super::latent::{Distribution, check_sampler};
+use super::latent::Distribution;
 use super::objective::Objective;
 
 /// Slope of LeakyReLU below 0.
@@ -315,7 +315,7 @@ impl System for Dcgan {
 impl Generate<Networks> for Dcgan {
     fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
         check_class(request.class, &[])?;
-        check_sampler(Self::ID, request)?;
+        check_one_pass(Self::ID, request)?;
         let z = self.config.latent_distribution.requested(request, self.config.latent_size)?;
         self.decode(networks, z)
     }

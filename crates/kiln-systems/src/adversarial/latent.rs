@@ -77,23 +77,3 @@ impl Distribution {
         }
     }
 }
-
-/// Refuses the settings of samplers that a network of one pass does not have.
-///
-/// # Errors
-/// A usage error naming the flag.
-pub fn check_sampler(system: &str, request: &GenerateRequest) -> Result<()> {
-    let s = &request.sampler;
-    let given = [
-        ("--sampler", s.sampler.is_some()),
-        ("--steps", s.steps.is_some()),
-        ("--eta", s.eta.is_some()),
-        ("--guidance-scale", s.guidance_scale.is_some()),
-    ];
-    match given.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => {
-            Err(Error::usage(format!("{flag}: {system} samples in one pass of its generator; leave it out")))
-        }
-        None => Ok(()),
-    }
-}

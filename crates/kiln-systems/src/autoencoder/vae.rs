@@ -34,10 +34,10 @@ use kiln_data::DataKind;
 use kiln_nn::loss::{bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood, softplus};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights};
-use kiln_train::system::check_class;
+use kiln_train::system::{check_class, check_one_pass};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, GenerateRequest, Likelihood, Loss, OptimizerConfig, Phase,
-    Pictures, Reconstruct, SamplerSettings, Schedule, System, TrainConfig,
+    Pictures, Reconstruct, Schedule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -531,12 +531,7 @@ impl Generate<Networks> for Vae {
     /// The mean of p(x|z) at z ~ N(0, ψ²I).
     fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
         check_class(request.class, &[])?;
-        let SamplerSettings { sampler, steps, eta, guidance_scale, truncation_psi: _ } = &request.sampler;
-        if sampler.is_some() || steps.is_some() || eta.is_some() || guidance_scale.is_some() {
-            return Err(Error::usage(
-                "--sampler, --steps, --eta, --guidance-scale: vae samples in one pass; it has only --truncation-psi",
-            ));
-        }
+        check_one_pass(Self::ID, request)?;
         let z = match &request.noise {
             None => self.latents(request),
             Some(noise) if noise.dims() == [request.len(), self.config.latent, 1, 1] => {

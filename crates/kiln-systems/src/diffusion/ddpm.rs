@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bound;
 use super::parameterisation::Prediction;
-use super::sampler::{Denoised, Variance, ddim_step, ddpm_step, timesteps, walk};
+use super::sampler::{Denoised, Spacing, Variance, ddim_step, ddpm_step, timesteps, walk};
 use super::schedule::{BetaSchedule, NoiseSchedule};
 
 /// What training minimises.
@@ -77,6 +77,8 @@ pub struct Config {
     pub sampler: String,
     /// Its number of steps when none is asked for; 0 is T.
     pub sampling_steps: usize,
+    /// Which times they visit: `leading`, `trailing`, `linspace` or `quadratic`.
+    pub timestep_spacing: Spacing,
     /// The network.
     pub unet: UNetConfig,
     /// Its optimiser.
@@ -97,6 +99,7 @@ impl Default for Config {
             label_dropout: 0.1,
             sampler: "ddim".into(),
             sampling_steps: 50,
+            timestep_spacing: Spacing::default(),
             unet: UNetConfig::default(),
             optimizer: OptimizerConfig { warmup: 5_000, clip_norm: 1.0, ..OptimizerConfig::adam(2e-4) },
         }
@@ -249,7 +252,11 @@ impl Ddpm {
             ("ddpm", _) | (_, 0) => self.schedule.steps(),
             (_, steps) => steps,
         };
-        let times = timesteps(&self.schedule, settings.steps.unwrap_or(default))?;
+        let spacing = match &settings.timestep_spacing {
+            Some(name) => name.parse()?,
+            None => self.config.timestep_spacing,
+        };
+        let times = timesteps(&self.schedule, settings.steps.unwrap_or(default), spacing)?;
         match name {
             "ddpm" => Ok(Sampler::Ddpm { times }),
             "ddim" => {

@@ -7,6 +7,8 @@
 //! | ᾱₜ, ᾱ of the step before | `alpha_bar`, `previous` |
 //! | β̃ₜ (DDPM equation 7), σₜ (DDIM equation 16) | `variance`, `sigma` |
 
+use std::str::FromStr;
+
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -93,17 +95,63 @@ pub fn ddim_step(
     if sigma == 0.0 { mean } else { mean + noise() * sigma }
 }
 
-/// `steps` of the schedule's T times, descending, evenly spaced and ending at 0 (the "leading"
-/// spacing of DDIM's code): i·⌊T / steps⌋.
+/// Which of the T times a shorter walk visits (`timestep_spacing` of diffusers; Lin 2024, table 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spacing {
+    /// i·⌊T / steps⌋: ends at 0 and starts below T − 1, as DDIM's code.
+    #[default]
+    Leading,
+    /// T − 1 downward by T / steps: starts at the end of the schedule.
+    Trailing,
+    /// Evenly from T − 1 to 0.
+    Linspace,
+    /// (i·√(0.8 T) / (steps − 1))²: dense near the picture (DDIM, appendix D.2).
+    Quadratic,
+}
+
+impl FromStr for Spacing {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Ok(match name {
+            "leading" => Self::Leading,
+            "trailing" => Self::Trailing,
+            "linspace" => Self::Linspace,
+            "quadratic" => Self::Quadratic,
+            _ => {
+                return Err(Error::usage(format!(
+                    "--timestep-spacing {name}: there are leading, trailing, linspace and quadratic"
+                )));
+            }
+        })
+    }
+}
+
+/// `steps` of the schedule's T times, descending, each once.
 ///
 /// # Errors
-/// If `steps` is 0 or more than T.
-pub fn timesteps(schedule: &NoiseSchedule, steps: usize) -> Result<Vec<usize>> {
+/// If `steps` is 0 or more than T, or the quadratic spacing has no such many times of its own.
+pub fn timesteps(schedule: &NoiseSchedule, steps: usize, spacing: Spacing) -> Result<Vec<usize>> {
     let total = schedule.steps();
     if steps == 0 || steps > total {
         return Err(Error::usage(format!("--steps {steps}: this model has 1 to {total} denoising steps")));
     }
-    Ok((0..steps).rev().map(|i| i * (total / steps)).collect())
+    let (last, step) = ((steps - 1).max(1) as f64, total as f64 / steps as f64);
+    let time = |i: usize| match spacing {
+        Spacing::Leading => i * (total / steps),
+        // Halves to even, as numpy rounds.
+        Spacing::Trailing => (total as f64 - (steps - 1 - i) as f64 * step).round_ties_even() as usize - 1,
+        Spacing::Linspace => (i as f64 * (total - 1) as f64 / last).round_ties_even() as usize,
+        Spacing::Quadratic => (i as f64 * (0.8 * total as f64).sqrt() / last).powi(2) as usize,
+    };
+    let times: Vec<usize> = (0..steps).rev().map(time).collect();
+    if times.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::usage(format!(
+            "--steps {steps}: quadratic spacing of {total} steps visits a time twice; take fewer"
+        )));
+    }
+    Ok(times)
 }
 
 /// Walks `xt` along descending `times`, taking `step` with (what the network says, xₜ, (t, before)).

@@ -49,6 +49,26 @@ const WIDE: f64 = 20.0;
 /// The width of the smoothing kernel (its standard deviation) as a part of the points.
 const SMOOTHING: f64 = 0.02;
 
+/// Several plots as one SVG document, some across.
+///
+/// # Errors
+/// None that input can cause.
+pub fn page(plots: &[Plot], across: usize) -> Result<String> {
+    let (width, height) = SIZE;
+    let rows = plots.len().div_ceil(across.max(1)) as u32;
+    let (all_width, all_height) = (width * across as u32, height * rows);
+    let mut out = format!(
+        "<svg width=\"{}\" height=\"{}\" viewBox=\"0 0 {all_width} {all_height}\" xmlns=\"http://www.w3.org/2000/svg\">\n",
+        all_width / 2,
+        all_height / 2
+    );
+    for (i, plot) in plots.iter().enumerate() {
+        let (x, y) = ((i % across) as u32 * width, (i / across) as u32 * height);
+        out += &format!("<g transform=\"translate({x} {y})\">\n{}</g>\n", plot.svg()?);
+    }
+    Ok(out + "</svg>\n")
+}
+
 impl Plot {
     /// The plot as an SVG document.
     ///

@@ -24,7 +24,7 @@ use crate::output::Output;
 use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
 use crate::seen::argmax;
-use crate::verbs::evaluate::{EvaluateArgs, METRICS, measure};
+use crate::verbs::evaluate::{self, EvaluateArgs, measure};
 use crate::verbs::open;
 use crate::verbs::sample::generate;
 use crate::{Common, hardware};
@@ -124,9 +124,7 @@ fn check(args: &CompareArgs) -> Result<()> {
             "compare: no run given; name one run folder or more, such as `kiln compare runs/a runs/b`",
         ));
     }
-    if let Some(metric) = args.metrics.iter().find(|m| !METRICS.contains(&m.as_str()) && *m != "none") {
-        return Err(Error::usage(format!("--metrics {metric}: unknown; there are none, {}", METRICS.join(", "))));
-    }
+    args.metrics.iter().filter(|m| *m != "none").try_for_each(|m| evaluate::find(m).map(drop))?;
     if args.n < 2 {
         return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
     }
@@ -184,18 +182,6 @@ fn listed(mut names: Vec<String>) -> String {
     if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) }
 }
 
-/// The ability a metric needs; none where every run may be asked.
-fn needs(metric: &str) -> Option<Ability> {
-    match metric {
-        "fid" | "is" | "kid" | "precision" | "recall" | "density" | "coverage" | "classes" => Some(Ability::Generate),
-        "nll" => Some(Ability::Likelihood),
-        "accuracy" => Some(Ability::Classify),
-        "pairs" => Some(Ability::Translate),
-        "svm" => Some(Ability::Represent),
-        _ => None,
-    }
-}
-
 impl Subject {
     fn column(&self) -> Column {
         let info = self.model.info();
@@ -242,15 +228,15 @@ impl Subject {
         let metrics: Vec<&str> = if args.metrics.is_empty() {
             self.usual(args)?
         } else {
-            let able = |m: &&str| *m != "none" && needs(m).is_none_or(|a| self.can(a));
+            let able = |m: &&str| evaluate::find(m).is_ok_and(|m| m.needs.iter().any(|&a| self.can(a)));
             args.metrics.iter().map(String::as_str).filter(able).collect()
         };
-        let split_of = |metric: &str| match args.split {
-            Some(split) => split,
-            None if needs(metric) == Some(Ability::Generate) => Split::Train,
-            None => Split::Test,
+        let split_of = |metric: &str| match (args.split, evaluate::find(metric)) {
+            (Some(split), _) => split,
+            (None, Ok(metric)) if metric.needs.contains(&Ability::Generate) => Split::Train,
+            _ => Split::Test,
         };
-        for split in [Split::Train, Split::Test] {
+        for split in [Split::Train, Split::Test, Split::All] {
             let part: Vec<&str> = metrics.iter().copied().filter(|m| split_of(m) == split).collect();
             if part.is_empty() {
                 continue;

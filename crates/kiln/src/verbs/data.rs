@@ -1,12 +1,14 @@
-//! `kiln data list | fetch | show`.
+//! `kiln data list | fetch | show | stats`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kiln_core::{Error, Result};
-use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, open};
+use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, is_named, open};
 use serde_json::json;
 
+use crate::Common;
+use crate::judge::Judge;
 use crate::output::Output;
 
 #[derive(Args)]
@@ -40,13 +42,30 @@ enum What {
         /// Side in pixels; pictures are padded to a square
         #[arg(long, default_value_t = 0)]
         size: usize,
-        /// train or test
+        /// train, test or all
         #[arg(long, default_value = "train")]
         split: Split,
     },
+    /// Look at a set once and keep its statistics, to evaluate against
+    Stats {
+        /// A name, a folder of pictures, or a zip of one
+        name: String,
+        /// The safetensors file to write
+        #[arg(long)]
+        out: PathBuf,
+        /// The feature net, as of `kiln evaluate`
+        #[arg(long)]
+        features: Option<String>,
+        /// Pictures whose features are kept too, for measures that need more than mean and covariance
+        #[arg(long, default_value_t = 10_000)]
+        keep: usize,
+        /// train, test or all; by default train of a named set, all of a folder
+        #[arg(long)]
+        split: Option<Split>,
+    },
 }
 
-pub fn run(args: &DataArgs, out: &Output) -> Result<()> {
+pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
     match &args.what {
         What::List => {
             for entry in catalogue() {
@@ -100,6 +119,20 @@ pub fn run(args: &DataArgs, out: &Output) -> Result<()> {
                 },
                 &object,
             );
+            Ok(())
+        }
+        What::Stats { name, out: path, features, keep, split } => {
+            if *keep < 2 {
+                return Err(Error::usage(format!("--keep {keep}: at least 2")));
+            }
+            let device = kiln_train::device::by_name(&common.device)?;
+            let split = split.unwrap_or(if is_named(name) { Split::Train } else { Split::All });
+            let judge = Judge::of(features.as_deref(), name, &PictureRule::default(), common, &device)?;
+            let stats = judge.stats(name, split, *keep)?;
+            stats.write(path)?;
+            let (n, net) = (stats.gaussian.n(), &stats.about.features);
+            let object = json!({"name": name, "split": split, "features": net, "n": n, "file": path});
+            out.say(|| format!("{name}/{split}: {n} pictures as {net} sees them, in {}", path.display()), &object);
             Ok(())
         }
     }

@@ -52,26 +52,12 @@ pub struct ClassifyArgs {
     input: PathBuf,
 }
 
-/// Every picture of a file, folder or zip under a rule: `take` gets each part of it in turn. A
-/// folder is split for training; here all of it counts.
-fn read_parts(path: &Path, rule: &PictureRule, mut take: impl FnMut(Arc<dyn DataSet>) -> Result<()>) -> Result<()> {
+/// Every picture of a file, folder or zip under a rule.
+fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
     if !path.exists() {
         return Err(Error::usage(format!("{}: no such file or folder", path.display())));
     }
-    let text = path.display().to_string();
-    take(kiln_data::open(&text, Split::Train, rule)?)?;
-    match kiln_data::open(&text, Split::Test, rule) {
-        Ok(set) => take(set),
-        // Too few pictures to have a test part.
-        Err(_) => Ok(()),
-    }
-}
-
-/// The pictures in the order of their names, each once.
-fn in_order(mut samples: Vec<PreparedSample>) -> Vec<PreparedSample> {
-    samples.sort_by(|a, b| a.name.cmp(&b.name));
-    samples.dedup_by(|a, b| a.name == b.name);
-    samples
+    kiln_data::open(&path.display().to_string(), Split::All, rule)
 }
 
 /// A user's pictures as the run's network wants them.
@@ -85,30 +71,20 @@ fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
         background: info.data.background,
         flip: false,
     };
-    let mut samples = Vec::new();
-    read_parts(path, &rule, |set| {
-        let prepared = Prepared::new(set, rule.clone())?;
-        for i in 0..prepared.len() {
-            samples.push(prepared.get(i)?);
-        }
-        Ok(())
-    })?;
-    Ok(in_order(samples))
+    let prepared = Prepared::new(open_whole(path, &rule)?, rule)?;
+    (0..prepared.len()).map(|i| prepared.get(i)).collect()
 }
 
 /// A user's pictures at their own sizes.
 fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let rule = PictureRule { size: 0, resize: Resize::None, flip: false, ..info.data.rule() };
-    let mut samples = Vec::new();
-    read_parts(path, &rule, |set| {
-        for i in 0..set.len() {
-            let Sample { picture, label, caption, name } = set.get(i)?;
-            let picture = picture.with_channels(info.pictures.shape[0], rule.background);
-            samples.push(PreparedSample { values: picture.to_unit(), label, caption, name, picture });
-        }
-        Ok(())
-    })?;
-    Ok(in_order(samples))
+    let set = open_whole(path, &rule)?;
+    let sample = |i: usize| {
+        let Sample { picture, label, caption, name } = set.get(i)?;
+        let picture = picture.with_channels(info.pictures.shape[0], rule.background);
+        Ok(PreparedSample { values: picture.to_unit(), label, caption, name, picture })
+    };
+    (0..set.len()).map(sample).collect()
 }
 
 /// Applies `f` to pictures a few at a time.

@@ -55,6 +55,9 @@ pub struct SamplerArgs {
     /// Denoising steps
     #[arg(long)]
     pub steps: Option<usize>,
+    /// Which times they visit: leading, trailing, linspace or quadratic
+    #[arg(long)]
+    pub timestep_spacing: Option<String>,
     /// DDIM's η: 0 deterministic, 1 as random as DDPM
     #[arg(long)]
     pub eta: Option<f64>,
@@ -72,6 +75,7 @@ impl SamplerArgs {
         SamplerSettings {
             sampler: self.sampler.clone(),
             steps: self.steps,
+            timestep_spacing: self.timestep_spacing.clone(),
             eta: self.eta,
             guidance_scale: self.guidance_scale,
             truncation_psi: self.truncation_psi,

@@ -3,6 +3,8 @@
 //! A claim is data: variants of a recipe, seeds, and measurements. Runs live below `--runs`, are
 //! resumed if they exist, and are not trained again once complete.
 
+mod measures;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,7 @@ use crate::{Common, hardware};
 
 #[derive(Args)]
 pub struct ClaimArgs {
-    /// The system
+    /// The system, or `measures` for what disturbances do to them
     system: String,
     /// Images each run sees, instead of the claim's own budget
     #[arg(long)]
@@ -34,6 +36,9 @@ pub struct ClaimArgs {
     /// The results page
     #[arg(long, default_value = "docs/results.md")]
     results: PathBuf,
+    /// Where `measures` is drawn
+    #[arg(long, default_value = "docs/pictures")]
+    pictures: PathBuf,
     /// Where the runs live
     #[arg(long, default_value = "runs/claims")]
     runs: PathBuf,
@@ -87,7 +92,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
     let scored = Claim {
         variants: &[FASHION],
         seeds: &[0],
-        images: 100_000,
+        images: 250_000,
         measurements: &[SCORE],
         reference: "all ten classes",
     };
@@ -105,7 +110,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 SCORE,
             ],
             reference: "none on this set",
-            images: 500_000,
+            images: 1_000_000,
             ..scored
         },
         "ddpm" => Claim {
@@ -194,6 +199,9 @@ struct Row {
 }
 
 pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
+    if args.system == "measures" {
+        return measures::run(&args.pictures, common, out);
+    }
     let system = find(&args.system)?;
     let claim = claim(&*system)?;
     let images = args.images.unwrap_or(claim.images);

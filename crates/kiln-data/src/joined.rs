@@ -1,0 +1,64 @@
+//! How do the parts of a set stand one after another?
+
+use std::sync::Arc;
+
+use kiln_core::{Error, Result};
+
+use crate::set::fingerprint;
+use crate::{DataKind, DataSet, Sample};
+
+/// Two parts or more of one set, with the same classes.
+pub(crate) struct Joined {
+    parts: Vec<Arc<dyn DataSet>>,
+}
+
+impl Joined {
+    /// All of `parts`, at least one; a part alone is left as it is.
+    pub(crate) fn of(mut parts: Vec<Arc<dyn DataSet>>) -> Result<Arc<dyn DataSet>> {
+        match parts.len() {
+            0 => Err(Error::new("a set without parts")),
+            1 => Ok(parts.remove(0)),
+            _ => Ok(Arc::new(Self { parts })),
+        }
+    }
+}
+
+impl DataSet for Joined {
+    fn name(&self) -> &str {
+        self.parts[0].name()
+    }
+
+    fn len(&self) -> usize {
+        self.parts.iter().map(|p| p.len()).sum()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let mut at = index;
+        for part in &self.parts {
+            if at < part.len() {
+                return part.get(at);
+            }
+            at -= part.len();
+        }
+        Err(Error::new(format!("{}: no sample {index} of {}", self.name(), self.len())))
+    }
+
+    fn classes(&self) -> &[String] {
+        self.parts[0].classes()
+    }
+
+    fn kinds(&self) -> Vec<DataKind> {
+        self.parts[0].kinds()
+    }
+
+    fn fingerprint(&self) -> String {
+        let each: Vec<String> = self.parts.iter().map(|p| p.fingerprint()).collect();
+        fingerprint(each.iter().map(|f| f.as_bytes()))
+    }
+
+    fn uniform(&self) -> Option<[usize; 3]> {
+        let mut shapes = self.parts.iter().map(|p| p.uniform());
+        let first = shapes.next()??;
+        shapes.all(|s| s == Some(first)).then_some(first)
+    }
+}

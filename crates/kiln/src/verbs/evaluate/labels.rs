@@ -1,0 +1,119 @@
+//! What do a run's classes and features say of labelled pictures?
+
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::Split;
+use kiln_measure::classes::{Confusion, wilson};
+use kiln_measure::svm::LinearSvm;
+use kiln_measure::{Features, Measure, adaptation};
+use kiln_nn::tensor::to_values;
+use kiln_train::Ability;
+
+use super::{Asked, chunks};
+use crate::seen::argmax;
+
+/// C of the linear SVM. Small, since there may be as many features as pictures.
+const SVM_C: f64 = 1e-3;
+
+/// The share of right classes, with Wilson's interval.
+pub fn accuracy(asked: &Asked<'_>) -> Result<Measure> {
+    let model = asked.run("accuracy", Ability::Classify)?;
+    // A run on source and target is judged on the target, the last set it names.
+    let set = asked.reference.rsplit(',').next().unwrap_or_default().trim();
+    let (mut truth, mut predicted) = (Vec::new(), Vec::new());
+    let mut classes = 0;
+    let n = chunks(model, set, asked.split, asked.args.n, asked.device, |images, labels| {
+        let logits = model.classify(images)?;
+        classes = logits.dims()[1];
+        let values = to_values(logits);
+        predicted.extend(values.chunks(classes).map(argmax));
+        truth.extend(labels.iter().map(|&l| l as usize));
+        Ok(())
+    })?;
+    if truth.len() != n {
+        return Err(Error::usage(format!("{set} has no labels to measure accuracy with")));
+    }
+    let confusion = Confusion::new(classes, &truth, &predicted)?;
+    let measure = Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n));
+    Ok(measure.against(set, &asked.split.to_string()))
+}
+
+/// Accuracy on the test part of a linear SVM that learned a few labels on the run's features
+/// (Radford 2016, §5.1), beside one that learned on the pixels.
+pub fn svm(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+    let (model, args, device) = (asked.run("svm", Ability::Represent)?, asked.args, asked.device);
+    let reference = asked.reference.as_str();
+    let classes = kiln_data::open(reference, Split::Train, &model.info().data.rule())?.classes().len();
+    if classes < 2 {
+        return Err(Error::usage(format!("--metrics svm needs labels, and {reference} has none")));
+    }
+    /// Features and pixels of labelled pictures.
+    #[derive(Default)]
+    struct Seen {
+        tables: [Vec<f32>; 2],
+        labels: Vec<usize>,
+    }
+    let look = |split: Split, n: usize, per_class: usize| -> Result<Seen> {
+        let (mut seen, mut left) = (Seen::default(), vec![per_class; classes]);
+        chunks(model, reference, split, n, device, |images, labels| {
+            let wanted: Vec<u32> = (0..labels.len())
+                .filter(|&i| {
+                    let left = &mut left[labels[i] as usize];
+                    let take = *left > 0;
+                    *left -= usize::from(take);
+                    take
+                })
+                .map(|i| i as u32)
+                .collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let images = images.select(0, kiln_nn::tensor::from_indices(&wanted, device));
+            seen.labels.extend(wanted.iter().map(|&i| labels[i as usize] as usize));
+            seen.tables[0].extend(to_values(model.represent(images.clone())?));
+            seen.tables[1].extend(to_values(images));
+            Ok(())
+        })?;
+        Ok(seen)
+    };
+    let train = look(Split::Train, usize::MAX, args.labels_per_class)?;
+    let test = look(Split::Test, args.n, usize::MAX)?;
+    let mut out = Vec::new();
+    for (name, train_on, test_on) in [
+        ("svm_accuracy", &train.tables[0], &test.tables[0]),
+        ("svm_accuracy_of_pixels", &train.tables[1], &test.tables[1]),
+    ] {
+        let width = train_on.len() / train.labels.len().max(1);
+        let svm = LinearSvm::fit(Features::new(reference, train_on, width)?, &train.labels, classes, SVM_C, 1e-3)?;
+        let predicted = svm.predict(Features::new(reference, test_on, width)?)?;
+        let confusion = Confusion::new(classes, &test.labels, &predicted)?;
+        let (right, n) = (confusion.right(), confusion.n());
+        out.push(Measure::new(name, confusion.accuracy(), n).within(wilson(right, n)).against(reference, "test"));
+    }
+    Ok(out)
+}
+
+/// How well a plane tells the two domains of a run apart in its features, on pictures the plane has not
+/// seen (Ben-David 2007): 2 for domains that are apart, 0 for mixed ones.
+pub fn a_distance(asked: &Asked<'_>) -> Result<Measure> {
+    let model = asked.run("a_distance", Ability::Represent)?;
+    let sets: Vec<&str> = asked.reference.split(',').map(str::trim).collect();
+    let [source, target] = sets[..] else {
+        return Err(Error::usage(format!("--metrics a_distance needs two domains, A,B; not `{}`", asked.reference)));
+    };
+    let look = |set: &str| -> Result<(Vec<f32>, usize)> {
+        let (mut table, mut width) = (Vec::new(), 0);
+        chunks(model, set, asked.split, asked.args.n, asked.device, |images, _| {
+            let features = model.represent(images)?;
+            width = features.dims()[1];
+            table.extend(to_values(features));
+            Ok(())
+        })?;
+        Ok((table, width))
+    };
+    let ((a, width), (b, _)) = (look(source)?, look(target)?);
+    let key = Key::new(asked.args.seed).purpose("a_distance");
+    let sides = (Features::new(source, &a, width)?, Features::new(target, &b, width)?);
+    let found = adaptation::proxy_a_distance(sides.0, sides.1, SVM_C, key)?;
+    Ok(asked.against(Measure::new("a_distance", found.distance, found.n)))
+}

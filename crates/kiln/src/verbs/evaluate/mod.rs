@@ -1,0 +1,356 @@
+//! `kiln evaluate`: which figures there are, and which file measures each.
+
+mod labels;
+mod latents;
+mod likelihood;
+mod pairs;
+pub mod sets;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use clap::Args;
+use kiln_core::{Error, Result};
+use kiln_data::{PictureRule, Prepared, Split};
+use kiln_features::{Lpips, WeightsFile};
+use kiln_measure::Measure;
+use kiln_nn::tensor::from_values;
+use kiln_train::model::Weights;
+use kiln_train::{Ability, Figure, Model, Watch, Watcher};
+
+use crate::Common;
+use crate::output::Output;
+use crate::verbs::sample::SamplerArgs;
+use crate::verbs::{need, open};
+
+/// What a metric is measured on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On {
+    /// Pictures as a whole, beside a reference set.
+    Sets,
+    /// Held-out pictures, by their probability.
+    Likelihood,
+    /// Labelled pictures.
+    Labels,
+    /// Pictures beside the ones they should be.
+    Pairs,
+    /// The latent space.
+    Latents,
+}
+
+/// Something `--metrics` takes.
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    on: On,
+    /// What a run must be able to do: any of these.
+    pub needs: &'static [Ability],
+}
+
+const fn metric(name: &'static str, on: On, needs: &'static [Ability]) -> Metric {
+    Metric { name, on, needs }
+}
+
+const GENERATE: &[Ability] = &[Ability::Generate];
+const PAIRS: &[Ability] = &[Ability::Translate, Ability::Reconstruct];
+
+/// Every metric `--metrics` takes.
+pub const METRICS: &[Metric] = &[
+    metric("fid", On::Sets, GENERATE),
+    metric("is", On::Sets, GENERATE),
+    metric("kid", On::Sets, GENERATE),
+    metric("precision", On::Sets, GENERATE),
+    metric("recall", On::Sets, GENERATE),
+    metric("density", On::Sets, GENERATE),
+    metric("coverage", On::Sets, GENERATE),
+    metric("classes", On::Sets, GENERATE),
+    metric("ndb", On::Sets, GENERATE),
+    metric("diversity", On::Sets, GENERATE),
+    metric("memorisation", On::Sets, GENERATE),
+    metric("nll", On::Likelihood, &[Ability::Likelihood]),
+    metric("accuracy", On::Labels, &[Ability::Classify]),
+    metric("svm", On::Labels, &[Ability::Represent]),
+    metric("a_distance", On::Labels, &[Ability::Represent]),
+    metric("pairs", On::Pairs, PAIRS),
+    metric("ms_ssim", On::Pairs, PAIRS),
+    metric("lpips", On::Pairs, PAIRS),
+    metric("ppl", On::Latents, &[Ability::Decode]),
+    metric("separability", On::Latents, &[Ability::Decode]),
+];
+
+/// The metric of a name.
+///
+/// # Errors
+/// A usage error that lists those there are.
+pub fn find(name: &str) -> Result<&'static Metric> {
+    METRICS.iter().find(|m| m.name == name).ok_or_else(|| {
+        let names: Vec<&str> = METRICS.iter().map(|m| m.name).collect();
+        Error::usage(format!("--metrics {name}: unknown; there are {}", names.join(", ")))
+    })
+}
+
+#[derive(Args)]
+pub struct EvaluateArgs {
+    /// A run, or pictures: a folder, a zip, a name of `kiln data list` (fashion, fashion/test), a file of
+    /// `kiln data stats`
+    what: String,
+    /// The reference, likewise; a run's own data by default
+    #[arg(long)]
+    against: Option<String>,
+    /// A list of fid, is, kid, precision, recall, density, coverage, classes, ndb, diversity, memorisation, nll,
+    /// accuracy, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability
+    #[arg(long, value_delimiter = ',', default_value = "fid,is")]
+    metrics: Vec<String>,
+    /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
+    /// inception-v3-fid, mobilenetv2-imagenet, vgg16-fc2 or vgg19-fc2
+    #[arg(long)]
+    features: Option<String>,
+    /// The net of lpips and ppl: lpips-like-mobilenetv2, lpips-vgg16:FILE or lpips-alex:FILE
+    #[arg(long, default_value = "lpips-like-mobilenetv2")]
+    perceptual: String,
+    /// Pictures to generate, or at most to read
+    #[arg(short, default_value_t = 1000)]
+    n: usize,
+    /// Part of a named set: train, test or all; by default train of a run's data and of a named set, all
+    /// of a folder
+    #[arg(long)]
+    split: Option<Split>,
+    /// Keys the samples
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Resamples behind a 95 % interval of fid; 0 gives none
+    #[arg(long, default_value_t = 0)]
+    bootstrap: usize,
+    /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all)
+    #[arg(long, default_value_t = 0)]
+    samples: usize,
+    /// Labelled pictures of each class that svm learns from
+    #[arg(long, default_value_t = 400)]
+    labels_per_class: usize,
+    /// A folder for what is better seen: memorisation draws each sample above its nearest picture
+    #[arg(long)]
+    pictures: Option<PathBuf>,
+    /// Use the live weights instead of their average
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+}
+
+pub fn run(args: &EvaluateArgs, common: &Common, out: &Output) -> Result<()> {
+    for measure in measure(args, common)? {
+        out.say(|| measure.to_string(), &measure);
+    }
+    Ok(())
+}
+
+/// Scores a finished run against its own data: what `train --then-evaluate` prints.
+pub fn of_run(root: &Path, metrics: &str, common: &Common, out: &Output) -> Result<()> {
+    let args = EvaluateArgs::new(&root.display().to_string(), metrics, 500);
+    run(&args, common, out)
+}
+
+impl EvaluateArgs {
+    /// With every other choice left to its default.
+    pub fn new(what: &str, metrics: &str, n: usize) -> Self {
+        Self {
+            what: what.into(),
+            against: None,
+            metrics: metrics.split(',').map(str::to_string).collect(),
+            features: None,
+            perceptual: "lpips-like-mobilenetv2".into(),
+            n,
+            split: None,
+            seed: 0,
+            bootstrap: 0,
+            samples: 0,
+            labels_per_class: 400,
+            pictures: None,
+            raw: false,
+            sampler: SamplerArgs::default(),
+        }
+    }
+
+    /// With a part of the reference.
+    pub fn split(self, split: Split) -> Self {
+        Self { split: Some(split), ..self }
+    }
+
+    /// With sampler settings.
+    pub fn sampler(self, sampler: SamplerArgs) -> Self {
+        Self { sampler, ..self }
+    }
+
+    /// With so many importance samples.
+    pub fn samples(self, samples: usize) -> Self {
+        Self { samples, ..self }
+    }
+
+    /// A set of the command line and the part of it: `fashion/test` says both, and a folder has no parts
+    /// unless one is asked for.
+    fn part(&self, spec: &str) -> (String, Split) {
+        let named = |spec: &str| spec.split(',').all(|s| kiln_data::is_named(s.trim()));
+        if let Some((name, Ok(part))) = spec.rsplit_once('/').map(|(name, part)| (name, part.parse()))
+            && named(name)
+        {
+            return (name.into(), part);
+        }
+        (spec.into(), self.split.unwrap_or(if named(spec) { Split::Train } else { Split::All }))
+    }
+}
+
+/// Everything asked for.
+///
+/// # Errors
+/// A usage error for an unknown metric or one the run cannot give.
+pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
+    let root = PathBuf::from(&args.what);
+    if root.join("recipe.toml").is_file() {
+        let weights = if args.raw { Weights::Raw } else { Weights::Average };
+        let (model, device) = open(&root, weights, &common.device)?;
+        return measure_on(Some(&*model), &device, args, common);
+    }
+    measure_on(None, &kiln_train::device::by_name(&common.device)?, args, common)
+}
+
+/// Measures a run while it trains.
+pub struct DuringTraining {
+    common: Common,
+}
+
+impl DuringTraining {
+    /// As a watcher of the loop, which has the progress bar to itself.
+    pub fn watcher(common: &Common) -> Watcher {
+        Watcher(Arc::new(Self { common: Common { quiet: true, ..common.clone() } }))
+    }
+}
+
+impl Watch for DuringTraining {
+    fn check(&self, metrics: &str) -> Result<()> {
+        metrics.split(',').try_for_each(|m| find(m).map(drop))
+    }
+
+    fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
+        let (info, train) = (model.info(), &model.info().train);
+        let args = EvaluateArgs::new(&info.run, &train.metrics, train.evaluate_count);
+        let measures = measure_on(Some(model), &info.device, &args, &self.common)?;
+        let figure =
+            |m: Measure| Figure { name: m.full_name(), value: m.value, larger_is_better: m.larger_is_better() };
+        Ok(measures.into_iter().map(figure).collect())
+    }
+}
+
+/// A question with all that is needed to answer it.
+struct Asked<'a> {
+    args: &'a EvaluateArgs,
+    /// The run, unless it is pictures.
+    model: Option<&'a dyn Model>,
+    /// The pictures, if there is no run, and which part of them.
+    pictures: (String, Split),
+    /// What it is measured against, and which part of it.
+    reference: String,
+    split: Split,
+    device: &'a Device,
+    common: &'a Common,
+}
+
+/// Everything asked for, of a run or of pictures.
+fn measure_on(
+    model: Option<&dyn Model>,
+    device: &Device,
+    args: &EvaluateArgs,
+    common: &Common,
+) -> Result<Vec<Measure>> {
+    let metrics = args.metrics.iter().map(|m| find(m)).collect::<Result<Vec<_>>>()?;
+    if args.n < 2 {
+        return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
+    }
+    let (reference, split) = match (&args.against, model) {
+        (Some(spec), _) => args.part(spec),
+        (None, Some(model)) => (model.info().data.set.clone(), args.split.unwrap_or(Split::Train)),
+        (None, None) => return Err(Error::usage("--against is needed for pictures: the set to compare them with")),
+    };
+    let asked = Asked { args, model, pictures: args.part(&args.what), reference, split, device, common };
+    let wanted = |on: On| metrics.iter().filter(|m| m.on == on).map(|m| m.name).collect::<Vec<_>>();
+    let mut out = Vec::new();
+    if !wanted(On::Sets).is_empty() {
+        out.extend(sets::measure(&asked, &wanted(On::Sets))?);
+    }
+    if !wanted(On::Pairs).is_empty() {
+        out.extend(pairs::measure(&asked, &wanted(On::Pairs))?);
+    }
+    for metric in &metrics {
+        out.extend(match metric.name {
+            "nll" => likelihood::measure(&asked)?,
+            "accuracy" => vec![labels::accuracy(&asked)?],
+            "svm" => labels::svm(&asked)?,
+            "a_distance" => vec![labels::a_distance(&asked)?],
+            "ppl" => latents::path_length(&asked)?,
+            "separability" => vec![latents::separability(&asked)?],
+            _ => Vec::new(),
+        });
+    }
+    Ok(out)
+}
+
+impl<'a> Asked<'a> {
+    /// The run, if it can do what a metric needs.
+    fn run(&self, metric: &str, ability: Ability) -> Result<&'a dyn Model> {
+        let model = self.model.ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")))?;
+        need(model, ability)?;
+        Ok(model)
+    }
+
+    /// A figure with the reference it was measured against.
+    fn against(&self, measure: Measure) -> Measure {
+        measure.against(&self.reference, &self.split.to_string())
+    }
+
+    /// The network of perceptual distances.
+    fn perceptual(&self) -> Result<Lpips> {
+        let spec = self.args.perceptual.as_str();
+        let heads = |name: &str| WeightsFile::open(&kiln_data::trained_file(name)?);
+        match spec.split_once(':') {
+            None if spec == "lpips-like-mobilenetv2" => Lpips::like_mobilenetv2(
+                &WeightsFile::open(&kiln_data::trained_file("weights:mobilenetv2")?)?,
+                self.device,
+            ),
+            Some(("lpips-vgg16", file)) => {
+                Lpips::vgg16(&WeightsFile::open(Path::new(file))?, &heads("weights:lpips-vgg16")?, self.device)
+            }
+            Some(("lpips-alex", file)) => {
+                Lpips::alex(&WeightsFile::open(Path::new(file))?, &heads("weights:lpips-alex")?, self.device)
+            }
+            _ => Err(Error::usage(format!(
+                "--perceptual {spec}: give lpips-like-mobilenetv2, or lpips-vgg16:FILE or lpips-alex:FILE with torchvision's weights"
+            ))),
+        }
+    }
+}
+
+/// Pictures of a set in the run's own shape, a chunk at a time; returns how many.
+fn chunks(
+    model: &dyn Model,
+    spec: &str,
+    split: Split,
+    n: usize,
+    device: &Device,
+    mut each: impl FnMut(Tensor<4>, &[u32]) -> Result<()>,
+) -> Result<usize> {
+    let rule = PictureRule { flip: false, ..model.info().data.rule() };
+    let prepared = Prepared::new(kiln_data::open(spec, split, &rule)?, rule)?;
+    let [c, h, w] = prepared.shape();
+    let total = prepared.len().min(n);
+    for start in (0..total).step_by(100) {
+        let count = (total - start).min(100);
+        let (mut values, mut labels) = (Vec::with_capacity(count * c * h * w), Vec::new());
+        for i in start..start + count {
+            let sample = prepared.get(i)?;
+            values.extend(sample.values);
+            labels.extend(sample.label);
+        }
+        each(from_values(values, [count, c, h, w], device), &labels)?;
+    }
+    Ok(total)
+}

@@ -1,0 +1,243 @@
+//! How far are pictures from a reference set, taken as a whole, in a network's features?
+
+use std::path::Path;
+
+use kiln_core::random::Key;
+use kiln_core::{Context, Error, Result};
+use kiln_data::{Picture, contact_sheet};
+use kiln_measure::classes::Histogram;
+use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
+use kiln_train::preview::pictures;
+use kiln_train::{Ability, GenerateRequest};
+
+use super::Asked;
+use crate::judge::Judge;
+use crate::seen::Seen;
+use crate::stats::{Side, Stats, is_stats};
+use crate::verbs::sample::generate;
+
+/// Bins of ndb (Richardson & Weiss 2018), if there are pictures enough for them.
+const NDB_BINS: usize = 100;
+
+/// Pairs of pictures behind diversity.
+const DIVERSITY_PAIRS: usize = 2_000;
+
+/// Neighbours of precision, recall, density and coverage.
+const NEIGHBOURS: usize = 5;
+
+/// Pictures of the reference that are looked at: more change no digit that is shown.
+const REFERENCE: usize = 10_000;
+
+/// Pairs drawn for memorisation, and how many stand in a row.
+const DRAWN: (usize, usize) = (32, 8);
+
+/// What is compared, by what.
+pub struct Comparison {
+    /// The pictures.
+    pub made: Side,
+    /// The reference.
+    pub real: Side,
+    /// The network.
+    pub features: String,
+    /// How pictures came to its size.
+    pub resize: String,
+    /// The reference's classes that the network knows; 0 if it knows others.
+    pub classes: usize,
+}
+
+impl Comparison {
+    /// By a judge.
+    pub fn by(judge: &Judge, made: Side, real: Side) -> Self {
+        Self { made, real, features: judge.name.clone(), resize: judge.resize(), classes: judge.classes().unwrap_or(0) }
+    }
+}
+
+/// The metrics of pictures beside a reference set.
+pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure>> {
+    let (args, reference) = (asked.args, asked.reference.as_str());
+    if is_stats(&args.what) && is_stats(reference) {
+        return figures(&of_stats(&args.what, reference)?, metrics, args.seed, args.bootstrap);
+    }
+    let judge = judge(asked)?;
+    let mut drawn = Vec::new();
+    let made = match asked.model {
+        Some(_) => {
+            let model = asked.run(metrics[0], Ability::Generate)?;
+            let mut request = GenerateRequest::new(0..args.n as u64, args.seed, asked.device);
+            request.sampler = args.sampler.settings();
+            let mut seen = Seen::default();
+            generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
+                if args.pictures.is_some() {
+                    drawn.extend(pictures(images.clone()));
+                }
+                judge.look(images, &mut seen)
+            })?;
+            Side::seen("the pictures", "", seen)
+        }
+        None => judge.side(&asked.pictures.0, asked.pictures.1, args.n)?,
+    };
+    let real = judge.side(reference, asked.split, REFERENCE)?;
+    let found = Comparison::by(&judge, made, real);
+    if let (Some(folder), true) = (&args.pictures, metrics.contains(&"memorisation")) {
+        let near = nearest_pairs(&found)?;
+        let samples: Vec<usize> = near.iter().map(|pair| pair.0).collect();
+        let above = match asked.model {
+            Some(_) => samples.iter().map(|&i| drawn[i].clone()).collect(),
+            None => judge.pictures(&asked.pictures.0, asked.pictures.1, &samples)?,
+        };
+        let below: Vec<usize> = near.iter().map(|pair| pair.1).collect();
+        draw_neighbours(&above, &judge.pictures(&found.real.name, asked.split, &below)?, folder)?;
+    }
+    figures(&found, metrics, args.seed, args.bootstrap)
+}
+
+/// The judge asked for; that of stored statistics if nothing is said.
+fn judge(asked: &Asked<'_>) -> Result<Judge> {
+    let rule = asked.model.map(|m| m.info().data.rule()).unwrap_or_default();
+    let stored = [asked.reference.as_str(), asked.args.what.as_str()].into_iter().find(|s| is_stats(s));
+    let features = match (&asked.args.features, stored) {
+        (Some(name), _) => Some(name.clone()),
+        (None, Some(file)) => Some(Stats::open(Path::new(file))?.about.features),
+        (None, None) => None,
+    };
+    Judge::of(features.as_deref(), &asked.reference, &rule, asked.common, asked.device)
+}
+
+/// Two files of statistics need no network, only to be of the same.
+fn of_stats(made: &str, real: &str) -> Result<Comparison> {
+    let (a, b) = (Stats::open(Path::new(made))?, Stats::open(Path::new(real))?);
+    if a.about.identity != b.about.identity {
+        return Err(Error::usage(format!(
+            "{made} and {real} are of {} and {}, or of different weights: they do not compare",
+            a.about.features, b.about.features
+        )));
+    }
+    let (features, resize, classes) = (b.about.features.clone(), b.about.resize.clone(), b.about.classes);
+    Ok(Comparison { made: Side::stored(a), real: Side::stored(b), features, resize, classes })
+}
+
+/// Every figure of a comparison; `seed` keys splits and subsets, `resamples` are behind an interval of fid.
+///
+/// # Errors
+/// If the network cannot give a metric, or there are too few pictures.
+pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize) -> Result<Vec<Measure>> {
+    let (made, real) = (&found.made.seen, &found.real.seen);
+    let (a, b) = (found.made.features()?, found.real.features()?);
+    let mut out = Vec::new();
+    let mut push = |m: Measure| {
+        out.push(m.features(&found.features, &found.resize).against(&found.real.name, &found.real.split));
+    };
+    let neighbours = if metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(m)) {
+        // Real and made in equal number, as the measures assume.
+        let count = made.n.min(real.n);
+        let first = |side: Features<'_>| side.rows().take(count).flatten().copied().collect::<Vec<f32>>();
+        let (x, y) = (first(b), first(a));
+        let sides = (Features::new(b.name(), &x, b.d())?, Features::new(a.name(), &y, a.d())?);
+        Some(prdc::measure(sides.0, sides.1, NEIGHBOURS)?)
+    } else {
+        None
+    };
+    for metric in metrics {
+        match (*metric, &neighbours) {
+            ("fid", _) => {
+                let (n, d) = (found.made.all(), made.width());
+                if n <= d {
+                    eprintln!("kiln: fid of {n} pictures with {d} features is biased; use -n {} or more", 2 * d);
+                }
+                let fid = Measure::new("fid", found.made.frechet(&found.real)?, n);
+                push(match resamples {
+                    0 => fid,
+                    n => with_interval(fid, n, Key::new(seed).purpose("bootstrap"), [a, b])?,
+                });
+            }
+            ("is", _) => {
+                if made.logits.is_empty() {
+                    return Err(Error::usage(format!("--metrics is: {} does not classify", found.features)));
+                }
+                let logits = Features::new("the logits", &made.logits, made.logits.len() / made.n)?;
+                let splits = if made.n >= 100 { 10 } else { 1 };
+                let key = Key::new(seed).purpose("splits");
+                let spread = inception_score::from_logits(logits, splits, Some(key))?;
+                // One part has no spread.
+                let alone = Measure::new("is", spread.mean, made.n);
+                push(if splits == 1 { alone } else { Measure::spread("is", spread, made.n) });
+            }
+            ("kid", _) => {
+                let spread = kernel::distance(
+                    a,
+                    b,
+                    kernel::Subsets::standard(made.n, real.n),
+                    Key::new(seed).purpose("subsets"),
+                )?;
+                push(Measure::spread("kid", spread, made.n));
+            }
+            ("precision", Some(p)) => push(Measure::new("precision", p.precision, made.n)),
+            ("recall", Some(p)) => push(Measure::new("recall", p.recall, made.n)),
+            ("density", Some(p)) => push(Measure::new("density", p.density, made.n)),
+            ("coverage", Some(p)) => push(Measure::new("coverage", p.coverage, made.n)),
+            ("ndb", _) => {
+                // A bin of fewer than ten pictures says nothing.
+                let bins = NDB_BINS.min(made.n.min(real.n) / 10).max(2);
+                let binned = ndb::measure(b, a, bins, Key::new(seed).purpose("ndb"))?;
+                push(Measure::new("ndb_share", binned.share(), made.n));
+                push(Measure::new("ndb_jsd", binned.jsd, made.n));
+            }
+            ("diversity", _) => {
+                let key = Key::new(seed).purpose("diversity");
+                push(Measure::spread("diversity", diversity::mean_pairwise(a, DIVERSITY_PAIRS, key)?, made.n));
+                push(Measure::spread("diversity_of_real", diversity::mean_pairwise(b, DIVERSITY_PAIRS, key)?, real.n));
+            }
+            ("memorisation", _) => {
+                let (near, among) = (neighbours::nearest(a, b)?, neighbours::nearest_other(b)?);
+                let summary = neighbours::memorisation(&near, &among)?;
+                push(Measure::new("memorisation", summary.nearer, made.n));
+                push(Measure::new("copies", summary.copies, made.n));
+            }
+            ("classes", _) => {
+                if found.classes == 0 {
+                    return Err(Error::usage(format!(
+                        "--metrics classes: {} knows other classes; use --features classifier:SET",
+                        found.features
+                    )));
+                }
+                let histogram = Histogram::new(found.classes, &made.classes())?;
+                push(Measure::new("class_coverage", histogram.coverage(), made.n));
+                push(Measure::new("class_unevenness", histogram.unevenness(), made.n));
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// A Fréchet distance with an interval from resampling both sides. Resamples repeat pictures, which
+/// moves a distance up, so the interval is the basic one, mirrored about the figure; no distance is
+/// below 0.
+fn with_interval(fid: Measure, resamples: usize, key: Key, [a, b]: [Features; 2]) -> Result<Measure> {
+    let rows = |of: Features, pick: &[usize]| pick.iter().flat_map(|&i| of.row(i).to_vec()).collect::<Vec<f32>>();
+    let resampled = bootstrap::resample(&[a.n(), b.n()], resamples, key, |picks| {
+        let (x, y) = (rows(a, &picks[0]), rows(b, &picks[1]));
+        frechet::between(Features::new(a.name(), &x, a.d())?, Features::new(b.name(), &y, b.d())?)
+    })?;
+    let interval = resampled.basic(fid.value, 0.95)?.map(|end| end.max(0.0));
+    Ok(fid.within(interval))
+}
+
+/// The samples that are nearest to a picture of the reference with that picture, the nearest first.
+fn nearest_pairs(found: &Comparison) -> Result<Vec<(usize, usize)>> {
+    let near = neighbours::nearest(found.made.features()?, found.real.features()?)?;
+    let mut samples: Vec<usize> = (0..near.len()).collect();
+    samples.sort_by(|&i, &j| near[i].distance.total_cmp(&near[j].distance));
+    Ok(samples.into_iter().take(DRAWN.0).map(|i| (i, near[i].index)).collect())
+}
+
+/// Each sample above its neighbour: `neighbours.png`.
+fn draw_neighbours(samples: &[Picture], neighbours: &[Picture], folder: &Path) -> Result<()> {
+    let mut sheet: Vec<Picture> = Vec::new();
+    for (above, below) in samples.chunks(DRAWN.1).zip(neighbours.chunks(DRAWN.1)) {
+        sheet.extend(above.iter().cloned());
+        sheet.extend(below.iter().zip(above).map(|(p, like)| p.resize(like.width, like.height)));
+    }
+    std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
+    contact_sheet(&sheet, DRAWN.1, 0)?.write_png(&folder.join("neighbours.png"), &[])
+}
