@@ -77,6 +77,8 @@ enum Verb {
     Evaluate(verbs::evaluate::EvaluateArgs),
     /// Put runs side by side on one page
     Compare(verbs::compare::CompareArgs),
+    /// Time the field's usual work on this machine
+    Bench(verbs::bench::BenchArgs),
     /// Reproduce a paper's claim and write its row of docs/results.md
     Claim(verbs::claim::ClaimArgs),
 }
@@ -124,6 +126,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Classify(args) => verbs::pictures::classify(args, common, &out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, &out),
         Verb::Compare(args) => verbs::compare::run(args, common, &out),
+        Verb::Bench(args) => verbs::bench::run(args, common, &out),
         Verb::Claim(args) => verbs::claim::run(args, common, &out),
     }
 }

@@ -1,0 +1,336 @@
+//! `kiln bench`: how long the field's usual work takes on this machine. `benches/peers/` runs the same work
+//! in PyTorch and prints ratios.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Tensor};
+use clap::{Args, ValueEnum};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_nn::attention::FeatureAttention;
+use kiln_nn::loss::{binary_cross_entropy_to, mse};
+use kiln_nn::resample::upsample_nearest;
+use kiln_nn::tensor::{from_values, normal};
+use kiln_nn::time::sinusoidal;
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2dConfig, GroupNorm, Init, Linear, LinearConfig};
+use kiln_systems::adversarial::dcgan;
+use kiln_train::optim::Optimizer;
+use kiln_train::{OptimizerConfig, device, ema, params};
+use serde_json::json;
+
+use crate::output::Output;
+use crate::{Common, hardware};
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// What to time; all of it if nothing is named
+    work: Vec<Work>,
+    /// Pictures at a time, instead of the work's own number
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Side of the pictures, instead of the work's own
+    #[arg(long)]
+    size: Option<usize>,
+    /// Channels, instead of the work's own
+    #[arg(long)]
+    channels: Option<usize>,
+    /// Timed runs, after three that warm up; the median counts
+    #[arg(long, default_value_t = 9)]
+    runs: usize,
+}
+
+/// Something to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Work {
+    /// 3×3 convolution 64 → 64 at 32×32, batch 32, forward
+    ConvForward,
+    /// The same with the gradients of input, weights and bias
+    Conv,
+    /// 4×4 transposed convolution of stride 2, 128 → 64 from 14×14, batch 64, with all gradients
+    ConvTranspose,
+    /// A training step (Adam) of a 5-million-parameter U-Net at 28×28, batch 32
+    Unet,
+    /// The forward pass of the same, batch 16
+    UnetForward,
+    /// DCGAN's step, discriminator and generator, at 64×64 RGB, batch 64
+    Dcgan,
+    /// AdamW and weight average of 30 million parameters
+    Adamw,
+}
+
+pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
+    if args.runs == 0 || [args.batch, args.size, args.channels].contains(&Some(0)) {
+        return Err(Error::usage("bench: --runs, --batch, --size and --channels must be at least 1"));
+    }
+    let device = device::by_name(&common.device)?;
+    let all = if args.work.is_empty() { Work::value_variants().to_vec() } else { args.work.clone() };
+    for work in all {
+        let milliseconds = work.time(args, &device);
+        let name = work.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
+        let object =
+            json!({"work": name, "milliseconds": milliseconds, "runs": args.runs, "hardware": hardware::describe()});
+        out.say(|| format!("{name:14} {milliseconds:9.2} ms"), &object);
+    }
+    Ok(())
+}
+
+/// The median of `runs` times after three runs that warm up, in milliseconds.
+fn median(runs: usize, mut work: impl FnMut()) -> f64 {
+    let mut times = Vec::new();
+    for run in 0..runs + 3 {
+        let start = Instant::now();
+        work();
+        if run >= 3 {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn draw<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
+    normal(Key::new(0).purpose(name), 0..shape[0] as u64, shape, device)
+}
+
+/// Waits for what a backend may still be computing.
+fn finish<const D: usize>(tensor: Tensor<D>) {
+    let _ = tensor.sum().into_scalar::<f32>();
+}
+
+impl Work {
+    fn time(self, args: &BenchArgs, device: &Device) -> f64 {
+        let autodiff = device.clone().autodiff();
+        let mut init = Init::new(&autodiff, 0);
+        let or = |given: Option<usize>, usual: usize| given.unwrap_or(usual);
+        match self {
+            Self::ConvForward | Self::Conv => {
+                let (n, c, side) = (or(args.batch, 32), or(args.channels, 64), or(args.size, 32));
+                let conv = Conv2dConfig::same3(c, c).init(&mut init);
+                let x = draw("x", [n, c, side, side], device);
+                if self == Self::ConvForward {
+                    let conv = conv.valid();
+                    return median(args.runs, || drop(conv.forward(x.clone())));
+                }
+                let x = x.autodiff().require_grad();
+                median(args.runs, || drop(conv.forward(x.clone()).sum().backward()))
+            }
+            Self::ConvTranspose => {
+                let (n, c, side) = (or(args.batch, 64), or(args.channels, 128), or(args.size, 14));
+                let conv = ConvTranspose2dConfig::new(c, c / 2, 4).stride(2).padding(1).init(&mut init);
+                let x = draw("x", [n, c, side, side], device).autodiff().require_grad();
+                median(args.runs, || drop(conv.forward(x.clone()).sum().backward()))
+            }
+            Self::Unet | Self::UnetForward => {
+                let forward = self == Self::UnetForward;
+                let n = or(args.batch, if forward { 16 } else { 32 });
+                let (c, side) = (or(args.channels, 64), or(args.size, 28));
+                let mut net = UNet::new(c, &mut init);
+                let t = (0..n).map(|i| (i * 31 % 1000) as f32).collect::<Vec<_>>();
+                if forward {
+                    let (net, x, t) = (net.valid(), draw("x", [n, 1, side, side], device), from_values(t, [n], device));
+                    return median(args.runs, || finish(net.forward(x.clone(), t.clone())));
+                }
+                let x = draw("x", [n, 1, side, side], &autodiff);
+                let target = draw("noise", [n, 1, side, side], &autodiff);
+                let t = from_values(t, [n], &autodiff);
+                let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-4));
+                median(args.runs, || {
+                    let loss = mse(net.forward(x.clone(), t.clone()), target.clone());
+                    let mut gradients = loss.backward();
+                    let gradients = params::take_gradients(&net, &mut gradients);
+                    net = optimizer.step(net.clone(), gradients, 1.0);
+                })
+            }
+            Self::Dcgan => dcgan_step(
+                or(args.batch, 64),
+                or(args.channels, 64),
+                or(args.size, 64),
+                args.runs,
+                &autodiff,
+                &mut init,
+            ),
+            Self::Adamw => {
+                // As the matrices of a transformer: 30 of a million, and their biases.
+                let layer = |_| LinearConfig::new(1000, 1000).init(&mut init);
+                let mut live: Vec<Linear> = (0..30).map(layer).collect();
+                let mut average = live.clone().valid();
+                let gradients: params::Flat =
+                    params::flat(&live).into_iter().map(|(path, value)| (path, value * 0.1)).collect();
+                let mut optimizer = Optimizer::new(OptimizerConfig {
+                    method: kiln_train::optim::Method::AdamW,
+                    weight_decay: 0.01,
+                    ..OptimizerConfig::adam(1e-4)
+                });
+                median(args.runs, || {
+                    live = optimizer.step(std::mem::take(&mut live), gradients.clone(), 1.0);
+                    average = ema::update(std::mem::take(&mut average), &live, 0.999);
+                })
+            }
+        }
+    }
+}
+
+fn dcgan_step(n: usize, channels: usize, side: usize, runs: usize, device: &Device, init: &mut Init) -> f64 {
+    // A power of two of at least 8 pixels, as the networks double 4.
+    let sizes = dcgan::Sizes { base: 4, doublings: (side.max(8) / 4).ilog2() as usize };
+    let side = sizes.base << sizes.doublings;
+    let mut nets = dcgan::Networks {
+        generator: dcgan::Generator::new(100, channels, 3, sizes, init),
+        discriminator: dcgan::Discriminator::new(3, channels, sizes, init),
+    };
+    let adam = OptimizerConfig::adam(2e-4).betas(0.5, 0.999);
+    let mut optimizers = [Optimizer::new(adam.clone()), Optimizer::new(adam)];
+    let (real, z) = (draw("real", [n, 3, side, side], device).tanh(), draw("z", [n, 100], device));
+    median(runs, || {
+        for (phase, optimizer) in optimizers.iter_mut().enumerate() {
+            nets = params::set_trainable(nets.clone(), &[["discriminator", "generator"][phase]]);
+            let fake = nets.generator.forward(z.clone());
+            let loss = if phase == 0 {
+                binary_cross_entropy_to(nets.discriminator.forward(real.clone()), 1.0)
+                    + binary_cross_entropy_to(nets.discriminator.forward(fake.detach()), 0.0)
+            } else {
+                binary_cross_entropy_to(nets.discriminator.forward(fake), 1.0)
+            };
+            let mut gradients = loss.backward();
+            let gradients = params::take_gradients(&nets, &mut gradients);
+            nets = optimizer.step(nets.clone(), gradients, 1.0);
+        }
+    })
+}
+
+/// The U-Net that peers are timed with: no skip from the first convolution or a halving, attention in the
+/// middle only.
+#[derive(Module, Debug)]
+struct UNet {
+    time1: Linear,
+    time2: Linear,
+    conv_in: Conv2d,
+    down: Vec<Block>,
+    halve: Vec<Conv2d>,
+    middle: (Block, FeatureAttention, Block),
+    up: Vec<Block>,
+    double: Vec<Conv2d>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    channels: usize,
+}
+
+/// Its residual block.
+#[derive(Module, Debug)]
+struct Block {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time: Linear,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    skip: Option<Conv2d>,
+}
+
+/// Channels of a level in multiples of the first.
+const LEVELS: [usize; 3] = [1, 2, 2];
+const GROUPS: usize = 8;
+
+impl Block {
+    fn new(inputs: usize, outputs: usize, time: usize, init: &mut Init) -> Self {
+        Self {
+            norm1: GroupNorm::new(GROUPS, inputs, init),
+            conv1: Conv2dConfig::same3(inputs, outputs).init(init),
+            time: LinearConfig::new(time, outputs).init(init),
+            norm2: GroupNorm::new(GROUPS, outputs, init),
+            conv2: Conv2dConfig::same3(outputs, outputs).init(init),
+            skip: (inputs != outputs).then(|| Conv2dConfig::new(inputs, outputs, 1).init(init)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
+        let h = self.conv1.forward(self.norm1.forward(x.clone(), Activation::Silu));
+        let t = self.time.forward(silu(time.clone()));
+        let [n, c] = t.dims();
+        let h = self.conv2.forward(self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu));
+        h + self.skip.as_ref().map_or_else(|| x.clone(), |conv| conv.forward(x.clone()))
+    }
+}
+
+impl UNet {
+    fn new(channels: usize, init: &mut Init) -> Self {
+        let time = 4 * channels;
+        let (mut c, mut skips) = (channels, Vec::new());
+        let (mut down, mut halve, mut up, mut double) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (level, m) in LEVELS.into_iter().enumerate() {
+            for _ in 0..2 {
+                down.push(Block::new(c, channels * m, time, init));
+                c = channels * m;
+                skips.push(c);
+            }
+            if level + 1 < LEVELS.len() {
+                halve.push(Conv2dConfig::same3(c, c).stride(2).init(init));
+            }
+        }
+        let middle =
+            (Block::new(c, c, time, init), FeatureAttention::new(c, GROUPS, 1, init), Block::new(c, c, time, init));
+        for (level, m) in LEVELS.into_iter().enumerate().rev() {
+            for _ in 0..2 {
+                // As many skips as blocks went down.
+                up.push(Block::new(c + skips.pop().unwrap_or(0), channels * m, time, init));
+                c = channels * m;
+            }
+            if level > 0 {
+                double.push(Conv2dConfig::same3(c, c).init(init));
+            }
+        }
+        Self {
+            time1: LinearConfig::new(channels, time).init(init),
+            time2: LinearConfig::new(time, time).init(init),
+            conv_in: Conv2dConfig::same3(1, channels).init(init),
+            down,
+            halve,
+            middle,
+            up,
+            double,
+            norm_out: GroupNorm::new(GROUPS, c, init),
+            conv_out: Conv2dConfig::same3(c, 1).init(init),
+            channels,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, t: Tensor<1>) -> Tensor<4> {
+        let t = self.time2.forward(silu(self.time1.forward(sinusoidal(t, self.channels, 0.0))));
+        let mut h = self.conv_in.forward(x);
+        let mut skips = Vec::new();
+        for (i, block) in self.down.iter().enumerate() {
+            h = block.forward(h, &t);
+            skips.push(h.clone());
+            if let (1, Some(halve)) = (i % 2, self.halve.get(i / 2)) {
+                h = halve.forward(h);
+            }
+        }
+        let (first, attention, second) = &self.middle;
+        h = second.forward(attention.forward(first.forward(h, &t)), &t);
+        for (i, block) in self.up.iter().enumerate() {
+            h = Tensor::cat([Some(h), skips.pop()].into_iter().flatten().collect(), 1);
+            h = block.forward(h, &t);
+            if let (1, Some(double)) = (i % 2, self.double.get(i / 2)) {
+                h = double.forward(upsample_nearest(h, 2));
+            }
+        }
+        self.conv_out.forward(self.norm_out.forward(h, Activation::Silu))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_is_the_peers() {
+        let device = Device::flex();
+        let net = UNet::new(64, &mut Init::new(&device, 0));
+        // What `unet.py` of the peers counts.
+        assert_eq!(params::count(&net), 5_066_241);
+        let out = net.forward(draw("x", [2, 1, 28, 28], &device), Tensor::zeros([2], &device));
+        assert_eq!(out.dims(), [2, 1, 28, 28]);
+    }
+}
