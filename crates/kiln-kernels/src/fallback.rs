@@ -1,6 +1,6 @@
 //! The operations made of Burn's own: for GPUs and for element types other than `f32`.
 
-use crate::{Activation, ConvOptions, norm::Scope, ops::Optional};
+use crate::{Activation, AdamStep, ConvOptions, norm::Scope, ops::Optional};
 use burn::{
     backend::{Backend, TensorMetadata, get_or_init_device_settings, tensor::FloatTensor},
     tensor::{Shape, Slice, ops},
@@ -233,4 +233,26 @@ fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activation: Acti
             B::float_mul(g, slope)
         }
     }
+}
+
+pub(crate) fn adam<B: Backend>(
+    value: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+    s: AdamStep,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let scaled = |x: FloatTensor<B>, by: f64| B::float_mul_scalar(x, by.into());
+    let gradient = B::float_add(scaled(gradient, s.scale), scaled(value.clone(), s.decay));
+    let squares = B::float_mul(gradient.clone(), gradient.clone());
+    let first = lerp::<B>(first, gradient, 1.0 - s.beta1);
+    let second = lerp::<B>(second, squares, 1.0 - s.beta2);
+    let root = scaled(B::float_sqrt(second.clone()), 1.0 / s.correction);
+    let denominator = B::float_add_scalar(root, s.eps.into());
+    let step = B::float_div(scaled(first.clone(), s.rate), denominator);
+    (B::float_sub(scaled(value, s.shrink), step), first, second)
+}
+
+pub(crate) fn lerp<B: Backend>(x: FloatTensor<B>, y: FloatTensor<B>, weight: f64) -> FloatTensor<B> {
+    B::float_add(B::float_mul_scalar(x, (1.0 - weight).into()), B::float_mul_scalar(y, weight.into()))
 }

@@ -1,13 +1,14 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, ConvOptions, conv, fallback,
+    Activation, AdamStep, ConvOptions, conv, fallback,
     isa::Isa,
     norm::{self, Affine, Scope},
     ops::{KernelOps, Optional},
+    update,
 };
 use burn::{
-    backend::{Flex, tensor::FloatTensor},
+    backend::{Flex, ops::FloatTensorOps, tensor::FloatTensor},
     tensor::{Bytes, DType, Shape},
 };
 use burn_flex::{FlexTensor, Layout};
@@ -189,6 +190,45 @@ impl KernelOps for Flex {
         let channels = [shape.channels];
         (tensor(gradients.input, dims), tensor(gradients.gamma, channels), tensor(gradients.beta, channels))
     }
+
+    fn adam(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&value, &gradient, &first, &second]) {
+            return fallback::adam::<Self>(value, gradient, first, second, step);
+        }
+        let [mut value, gradient, mut first, mut second] = [value, gradient, first, second].map(contiguous);
+        let (p, m, v) = (elements_mut(&mut value), elements_mut(&mut first), elements_mut(&mut second));
+        update::adam(Isa::current(), step, p, elements(&gradient), m, v);
+        (value, first, second)
+    }
+
+    fn lerp(x: FloatTensor<Self>, y: FloatTensor<Self>, weight: f64) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &y]) {
+            return fallback::lerp::<Self>(x, y, weight);
+        }
+        let [mut x, y] = [x, y].map(contiguous);
+        update::lerp(Isa::current(), elements_mut(&mut x), elements(&y), weight);
+        x
+    }
+
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return Self::float_sum(Self::float_mul(x.clone(), x));
+        }
+        let sum = update::sum_of_squares(Isa::current(), elements(&contiguous(x)));
+        tensor(vec![sum as f32], [1])
+    }
+}
+
+/// The elements of a contiguous `f32` tensor to change: its own if it is theirs alone, else a copy.
+fn elements_mut(x: &mut FlexTensor) -> &mut [f32] {
+    let range = x.layout().contiguous_offsets().unwrap_or((0, 0));
+    &mut x.storage_mut::<f32>()[range.0..range.1]
 }
 
 fn norm_shape(x: &FlexTensor, scope: Scope) -> (norm::Shape, [usize; 4]) {

@@ -22,9 +22,11 @@ mod ops;
 mod output;
 mod tasks;
 mod tile;
+mod update;
 
 use burn::{backend::Dispatch, tensor::Tensor};
 use ops::{KernelOps, Optional};
+pub use update::AdamStep;
 
 /// Activation fused after a normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,6 +121,35 @@ pub fn conv_transpose2d(
     };
     let size = [size(0, h, kh), size(1, w, kw)];
     Tensor::from_dispatch(Dispatch::conv_near(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
+}
+
+/// A parameter, its first and its second moment after one step of Adam; see [`AdamStep`]. Not
+/// differentiable: give it tensors that are not tracked. Tensors nobody else holds are changed in
+/// place. Panics if the shapes differ.
+pub fn adam<const D: usize>(
+    value: Tensor<D>,
+    gradient: Tensor<D>,
+    first: Tensor<D>,
+    second: Tensor<D>,
+    step: AdamStep,
+) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
+    let shapes = [&gradient, &first, &second].map(|t| t.dims());
+    assert!(shapes.iter().all(|s| *s == value.dims()), "adam: shapes {:?} and {shapes:?} differ", value.dims());
+    let parts = [value, gradient, first, second].map(Tensor::into_dispatch);
+    let [value, gradient, first, second] = parts;
+    let (value, first, second) = Dispatch::adam(value, gradient, first, second, step);
+    (Tensor::from_dispatch(value), Tensor::from_dispatch(first), Tensor::from_dispatch(second))
+}
+
+/// `(1 - weight) x + weight y`, in place where nobody else holds `x`. Panics if the shapes differ.
+pub fn lerp<const D: usize>(x: Tensor<D>, y: Tensor<D>, weight: f64) -> Tensor<D> {
+    assert!(x.dims() == y.dims(), "lerp: shapes {:?} and {:?} differ", x.dims(), y.dims());
+    Tensor::from_dispatch(Dispatch::lerp(x.into_dispatch(), y.into_dispatch(), weight))
+}
+
+/// The sum of the squares of all elements, `[1]`.
+pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch()))
 }
 
 /// Group normalisation (Wu and He 2018), then affine step, then activation:

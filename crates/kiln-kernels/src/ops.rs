@@ -1,7 +1,7 @@
 //! The operations as an extension of Burn's backends. Default bodies are made of Burn's own
 //! operations; `flex` and `autodiff` replace them where there is something better.
 
-use crate::{Activation, ConvOptions, fallback, norm::Scope};
+use crate::{Activation, AdamStep, ConvOptions, fallback, norm::Scope};
 use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
 
 /// A tensor that may be absent.
@@ -116,5 +116,26 @@ pub trait KernelOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let _ = wants_input;
         fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation)
+    }
+
+    /// Parameter, first and second moment after a step of Adam; not differentiable.
+    fn adam(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::adam::<Self>(value, gradient, first, second, step)
+    }
+
+    /// `(1 - weight) x + weight y`.
+    fn lerp(x: FloatTensor<Self>, y: FloatTensor<Self>, weight: f64) -> FloatTensor<Self> {
+        fallback::lerp::<Self>(x, y, weight)
+    }
+
+    /// Sum of the squares of all elements, `[1]`.
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_sum(Self::float_mul(x.clone(), x))
     }
 }

@@ -44,7 +44,7 @@ fn learn<S: System>(system: &mut S, steps: usize) -> (f32, f32) {
         let loss = system.loss(&networks, "", &batch()).unwrap();
         losses.push(loss.total.clone().into_scalar::<f32>());
         let gradients = take_gradients(&networks, &mut loss.total.backward());
-        networks = optimizer.step(networks, gradients, 1.0);
+        networks = optimizer.step(networks, gradients, 1.0, 1.0);
     }
     (losses[0], losses[steps - 1])
 }
@@ -115,7 +115,7 @@ fn a_sample_does_not_depend_on_its_batch() {
     let networks = system.networks(&mut Init::new(&device, 0));
     let networks = kiln_train::params::map_flat(networks, |path, value| {
         let len = value.dims()[0];
-        Some(value + kiln_nn::tensor::normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.05)
+        value + kiln_nn::tensor::normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.05
     });
     for sampler in ["ddpm", "ddim"] {
         let request = |indices| GenerateRequest {

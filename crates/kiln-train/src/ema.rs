@@ -1,6 +1,7 @@
 //! The exponential moving average of a network's weights.
 
 use burn::module::Module;
+use kiln_kernels::lerp;
 
 use crate::params::{flat, map_flat};
 
@@ -16,9 +17,10 @@ pub fn decay(batch: u64, images: u64, half_life: f64, ramp: f64) -> f64 {
 pub fn update<M: Module>(average: M, live: &M, decay: f64) -> M {
     let mut live = flat(live);
     map_flat(average, |path, old| {
-        let new = live.remove(path)?;
+        let Some(new) = live.remove(path) else { return old };
         let buffer = path.ends_with("running_mean") || path.ends_with("running_var");
-        Some(if buffer || decay == 0.0 { new } else { old * decay + new * (1.0 - decay) })
+        // A copy of its own: the live value is changed in place by the next step.
+        lerp(old, new, if buffer { 1.0 } else { 1.0 - decay })
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
+use kiln_kernels::{AdamStep, adam};
 use kiln_nn::tensor::{from_values, to_values};
 use serde::{Deserialize, Serialize};
 
@@ -117,35 +118,48 @@ impl Optimizer {
         &self.config
     }
 
-    /// Updates the parameters that have a gradient, at `factor` times the learning rate.
-    pub fn step<M: Module>(&mut self, module: M, mut gradients: Flat, factor: f64) -> M {
+    /// Updates the parameters that have a gradient, at `factor` times the learning rate, taking
+    /// gradients `scale` times what they are ([`clip_scale`]).
+    pub fn step<M: Module>(&mut self, module: M, mut gradients: Flat, factor: f64, scale: f64) -> M {
         self.steps += 1;
-        map_flat(module, |path, value| {
-            let gradient = gradients.remove(path)?;
-            Some(self.update(path, value, gradient, factor))
+        map_flat(module, |path, value| match gradients.remove(path) {
+            Some(gradient) => self.update(path, value, gradient, factor, scale),
+            None => value,
         })
     }
 
     /// One parameter's update; `self.steps` already counts this step.
-    fn update(&mut self, path: &str, value: Tensor<1>, gradient: Tensor<1>, factor: f64) -> Tensor<1> {
+    fn update(&mut self, path: &str, value: Tensor<1>, gradient: Tensor<1>, factor: f64, scale: f64) -> Tensor<1> {
         let c = &self.config;
         let rate = c.learning_rate * factor;
         let moments = self.moments.remove(path).unwrap_or(Moments { first: None, second: None });
-        let decayed = c.method != Method::AdamW && c.weight_decay != 0.0;
-        let gradient = if decayed { gradient + value.clone() * c.weight_decay } else { gradient };
+        let descend = |value: &Tensor<1>| {
+            let gradient = if scale == 1.0 { gradient.clone() } else { gradient.clone() * scale };
+            if c.weight_decay == 0.0 { gradient } else { gradient + value.clone() * c.weight_decay }
+        };
         let (value, moments) = match c.method {
             Method::Adam | Method::AdamW => {
-                let value = if c.method == Method::AdamW { value * (1.0 - rate * c.weight_decay) } else { value };
-                let m = average(moments.first, gradient.clone(), c.beta1);
-                let v = average(moments.second, gradient.square(), c.beta2);
                 let correct = |beta: f64| 1.0 - beta.powi(i32::try_from(self.steps).unwrap_or(i32::MAX));
-                // PyTorch's order: √v / √(1 − β₂ᵗ) + ε.
-                let denominator = v.clone().sqrt() / correct(c.beta2).sqrt() + c.eps;
-                let value = value - m.clone() * (rate / correct(c.beta1)) / denominator;
+                let step = AdamStep {
+                    scale,
+                    decay: if c.method == Method::Adam { c.weight_decay } else { 0.0 },
+                    shrink: if c.method == Method::AdamW { 1.0 - rate * c.weight_decay } else { 1.0 },
+                    beta1: c.beta1,
+                    beta2: c.beta2,
+                    rate: rate / correct(c.beta1),
+                    correction: correct(c.beta2).sqrt(),
+                    eps: c.eps,
+                };
+                let [m, v] = [moments.first, moments.second].map(|t| t.unwrap_or_else(|| value.zeros_like()));
+                let (value, m, v) = adam(value, gradient, m, v, step);
                 (value, Moments { first: Some(m), second: Some(v) })
             }
-            Method::Sgd if c.momentum == 0.0 => (value - gradient * rate, moments),
+            Method::Sgd if c.momentum == 0.0 => {
+                let gradient = descend(&value);
+                (value - gradient * rate, moments)
+            }
             Method::Sgd => {
+                let gradient = descend(&value);
                 let buffer = match moments.first {
                     Some(old) => old * c.momentum + gradient.clone(),
                     None => gradient.clone(),
@@ -154,6 +168,7 @@ impl Optimizer {
                 (value - step * rate, Moments { first: Some(buffer), second: None })
             }
             Method::RmsProp => {
+                let gradient = descend(&value);
                 let v = average(moments.second, gradient.clone().square(), c.beta2);
                 let value = value - gradient * rate / (v.clone().sqrt() + c.eps);
                 (value, Moments { first: None, second: Some(v) })
@@ -212,17 +227,14 @@ fn average(old: Option<Tensor<1>>, new: Tensor<1>, beta: f64) -> Tensor<1> {
     }
 }
 
-/// √ Σ g² over all gradients, in f64.
+/// √ Σ g² over all gradients, summed in f64.
 pub fn global_norm(gradients: &Flat) -> f64 {
-    let square = |g: &Tensor<1>| f64::from(g.clone().square().sum().into_scalar::<f32>());
+    let square = |g: &Tensor<1>| f64::from(kiln_kernels::sum_of_squares(g.clone()).into_scalar::<f32>());
     gradients.values().map(square).sum::<f64>().sqrt()
 }
 
-/// Scales the gradients down to a global norm of at most `max` (`clip_grad_norm_`), given their norm.
-pub fn clip(gradients: Flat, norm: f64, max: f64) -> Flat {
-    let scale = max / (norm + 1e-6);
-    if max <= 0.0 || scale >= 1.0 {
-        return gradients;
-    }
-    gradients.into_iter().map(|(path, g)| (path, g * scale)).collect()
+/// What gradients of this global norm are multiplied with so that it is at most `max`
+/// (`clip_grad_norm_`); 1 where `max` is 0.
+pub fn clip_scale(norm: f64, max: f64) -> f64 {
+    if max <= 0.0 { 1.0 } else { (max / (norm + 1e-6)).min(1.0) }
 }

@@ -46,13 +46,14 @@ fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tenso
     module.visit(&mut Walk { path: Vec::new(), each });
 }
 
-/// Replaces each parameter by what `each` makes of (path, flattened value); `None` keeps it.
-pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Option<Tensor<1>>) -> M {
+/// Replaces each parameter by what `each` makes of (path, flattened value). The value is nobody
+/// else's then, unless the module was cloned, so that it may be changed in place.
+pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     struct Walk<F> {
         path: Vec<String>,
         each: F,
     }
-    impl<F: FnMut(&str, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Walk<F> {
+    impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Walk<F> {
         fn enter_module(&mut self, name: &str, _kind: &str) {
             self.path.push(name.to_string());
         }
@@ -63,16 +64,10 @@ pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Optio
             let path = self.path.join(".");
             let (id, value, mapper) = param.consume();
             let (shape, tracked, autodiff) = (value.dims(), value.is_require_grad(), value.is_autodiff());
-            let kept = value.clone();
-            let value = match (self.each)(&path, value.inner().reshape([shape.iter().product::<usize>()])) {
-                Some(new) => {
-                    let new = new.reshape(shape);
-                    let new = if autodiff { new.autodiff() } else { new };
-                    if tracked { new.require_grad() } else { new }
-                }
-                None => kept,
-            };
-            Param::from_mapped_value(id, value, mapper)
+            let new = (self.each)(&path, value.inner().reshape([shape.iter().product::<usize>()])).reshape(shape);
+            let new = if autodiff { new.autodiff() } else { new };
+            let new = if tracked { new.require_grad() } else { new };
+            Param::from_mapped_value(id, new, mapper)
         }
     }
     module.map(&mut Walk { path: Vec::new(), each })
@@ -152,9 +147,9 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     if let Some(path) = state.keys().find(|path| !shapes.contains_key(*path)) {
         return Err(Error::new(format!("{place}: tensor `{path}` is not part of this configuration")));
     }
-    Ok(map_flat(module, |path, old| {
-        let saved = state.get(path)?;
-        Some(from_values(saved.values.clone(), [saved.values.len()], &old.device()))
+    Ok(map_flat(module, |path, old| match state.get(path) {
+        Some(saved) => from_values(saved.values.clone(), [saved.values.len()], &old.device()),
+        None => old,
     }))
 }
 

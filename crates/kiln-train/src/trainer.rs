@@ -302,8 +302,8 @@ impl<S: System> Live<S> {
                 Ok((gradients, norm)) => {
                     let c = optimizer.config();
                     let factor = c.schedule.factor(images, config.images, c.warmup);
-                    let gradients = optim::clip(gradients, norm, c.clip_norm);
-                    networks = optimizer.step(networks, gradients, factor);
+                    let scale = optim::clip_scale(norm, c.clip_norm);
+                    networks = optimizer.step(networks, gradients, factor, scale);
                 }
                 Err(e) => {
                     failure = Some(Error::new(format!("step {}: {e}", counters.steps + 1)));

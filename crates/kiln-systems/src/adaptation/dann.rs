@@ -462,7 +462,7 @@ mod tests {
             log.push(loss.terms.into_iter().map(|(name, value)| (name, to_values(value)[0])).collect());
             let mut gradients = loss.total.backward();
             let gradients = params::take_gradients(&networks, &mut gradients);
-            networks = optimizer.step(networks, gradients, 1.0);
+            networks = optimizer.step(networks, gradients, 1.0, 1.0);
         }
         log
     }

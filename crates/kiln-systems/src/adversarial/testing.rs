@@ -60,7 +60,7 @@ pub fn overfit<S: System>(system: &mut S, phase: usize, rate: f64, steps: usize,
         let mut gradients = loss.total.backward();
         let gradients = params::take_gradients(&networks, &mut gradients);
         assert!(gradients.keys().all(|path| phase.trains.iter().any(|t| path.starts_with(t))));
-        networks = optimizer.step(networks, gradients, 1.0);
+        networks = optimizer.step(networks, gradients, 1.0, 1.0);
     }
     (losses[0], losses[steps - 1])
 }

@@ -647,7 +647,7 @@ mod tests {
                 terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
                 let mut gradients = loss.total.backward();
                 let gradients = params::take_gradients(&networks, &mut gradients);
-                networks = optimizer.step(networks, gradients, 1.0);
+                networks = optimizer.step(networks, gradients, 1.0, 1.0);
             }
             log.push(terms);
         }

@@ -78,10 +78,15 @@ pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
 
 /// The median of `runs` times after three runs that warm up, in milliseconds.
 fn median(runs: usize, mut work: impl FnMut()) -> f64 {
+    median_of(runs, (), |()| work())
+}
+
+/// The same of work that hands something on from run to run.
+fn median_of<S>(runs: usize, mut state: S, mut work: impl FnMut(S) -> S) -> f64 {
     let mut times = Vec::new();
     for run in 0..runs + 3 {
         let start = Instant::now();
-        work();
+        state = work(state);
         if run >= 3 {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -126,7 +131,7 @@ impl Work {
                 let forward = self == Self::UnetForward;
                 let n = or(args.batch, if forward { 16 } else { 32 });
                 let (c, side) = (or(args.channels, 64), or(args.size, 28));
-                let mut net = UNet::new(c, &mut init);
+                let net = UNet::new(c, &mut init);
                 let t = (0..n).map(|i| (i * 31 % 1000) as f32).collect::<Vec<_>>();
                 if forward {
                     let (net, x, t) = (net.valid(), draw("x", [n, 1, side, side], device), from_values(t, [n], device));
@@ -136,11 +141,11 @@ impl Work {
                 let target = draw("noise", [n, 1, side, side], &autodiff);
                 let t = from_values(t, [n], &autodiff);
                 let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-4));
-                median(args.runs, || {
+                median_of(args.runs, net, |net| {
                     let loss = mse(net.forward(x.clone(), t.clone()), target.clone());
                     let mut gradients = loss.backward();
                     let gradients = params::take_gradients(&net, &mut gradients);
-                    net = optimizer.step(net.clone(), gradients, 1.0);
+                    optimizer.step(net, gradients, 1.0, 1.0)
                 })
             }
             Self::Dcgan => dcgan_step(
@@ -154,8 +159,8 @@ impl Work {
             Self::Adamw => {
                 // As the matrices of a transformer: 30 of a million, and their biases.
                 let layer = |_| LinearConfig::new(1000, 1000).init(&mut init);
-                let mut live: Vec<Linear> = (0..30).map(layer).collect();
-                let mut average = live.clone().valid();
+                let live: Vec<Linear> = (0..30).map(layer).collect();
+                let average = live.clone().valid();
                 let gradients: params::Flat =
                     params::flat(&live).into_iter().map(|(path, value)| (path, value * 0.1)).collect();
                 let mut optimizer = Optimizer::new(OptimizerConfig {
@@ -163,9 +168,10 @@ impl Work {
                     weight_decay: 0.01,
                     ..OptimizerConfig::adam(1e-4)
                 });
-                median(args.runs, || {
-                    live = optimizer.step(std::mem::take(&mut live), gradients.clone(), 1.0);
-                    average = ema::update(std::mem::take(&mut average), &live, 0.999);
+                median_of(args.runs, (live, average), |(live, average)| {
+                    let live = optimizer.step(live, gradients.clone(), 1.0, 1.0);
+                    let average = ema::update(average, &live, 0.999);
+                    (live, average)
                 })
             }
         }
@@ -176,16 +182,16 @@ fn dcgan_step(n: usize, channels: usize, side: usize, runs: usize, device: &Devi
     // A power of two of at least 8 pixels, as the networks double 4.
     let sizes = dcgan::Sizes { base: 4, doublings: (side.max(8) / 4).ilog2() as usize };
     let side = sizes.base << sizes.doublings;
-    let mut nets = dcgan::Networks {
+    let nets = dcgan::Networks {
         generator: dcgan::Generator::new(100, channels, 3, sizes, init),
         discriminator: dcgan::Discriminator::new(3, channels, sizes, init),
     };
     let adam = OptimizerConfig::adam(2e-4).betas(0.5, 0.999);
     let mut optimizers = [Optimizer::new(adam.clone()), Optimizer::new(adam)];
     let (real, z) = (draw("real", [n, 3, side, side], device).tanh(), draw("z", [n, 100], device));
-    median(runs, || {
+    median_of(runs, nets, |mut nets| {
         for (phase, optimizer) in optimizers.iter_mut().enumerate() {
-            nets = params::set_trainable(nets.clone(), &[["discriminator", "generator"][phase]]);
+            nets = params::set_trainable(nets, &[["discriminator", "generator"][phase]]);
             let fake = nets.generator.forward(z.clone());
             let loss = if phase == 0 {
                 binary_cross_entropy_to(nets.discriminator.forward(real.clone()), 1.0)
@@ -195,8 +201,9 @@ fn dcgan_step(n: usize, channels: usize, side: usize, runs: usize, device: &Devi
             };
             let mut gradients = loss.backward();
             let gradients = params::take_gradients(&nets, &mut gradients);
-            nets = optimizer.step(nets.clone(), gradients, 1.0);
+            nets = optimizer.step(nets, gradients, 1.0, 1.0);
         }
+        nets
     })
 }
 
