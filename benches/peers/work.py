@@ -60,7 +60,7 @@ def nets():
             self.channels = channels
             self.time1, self.time2 = nn.Linear(channels, time), nn.Linear(time, time)
             self.conv_in = nn.Conv2d(1, c, 3, padding=1)
-            self.down, self.halve, self.up, self.double = (nn.ModuleList() for _ in range(4))
+            self.down, self.halve, self.up, self.upward = (nn.ModuleList() for _ in range(4))
             for level, m in enumerate(LEVELS):
                 for _ in range(2):
                     self.down.append(Block(c, channels * m, time))
@@ -74,7 +74,7 @@ def nets():
                     self.up.append(Block(c + skips.pop(), channels * m, time))
                     c = channels * m
                 if level > 0:
-                    self.double.append(nn.Conv2d(c, c, 3, padding=1))
+                    self.upward.append(nn.Conv2d(c, c, 3, padding=1))
             self.norm_out, self.conv_out = nn.GroupNorm(8, c), nn.Conv2d(c, 1, 3, padding=1)
 
         def forward(self, x, t):
@@ -91,8 +91,8 @@ def nets():
             h = self.second(self.attention(self.first(h, t)), t)
             for i, block in enumerate(self.up):
                 h = block(torch.cat([h, skips.pop()], 1), t)
-                if i % 2 and i // 2 < len(self.double):
-                    h = self.double[i // 2](F.interpolate(h, scale_factor=2, mode="nearest"))
+                if i % 2 and i // 2 < len(self.upward):
+                    h = self.upward[i // 2](F.interpolate(h, scale_factor=2, mode="nearest"))
             return self.conv_out(F.silu(self.norm_out(h)))
 
     def generator(c):

@@ -17,6 +17,7 @@ mod fallback;
 mod flex;
 mod isa;
 mod lanes;
+pub mod memory;
 mod norm;
 mod ops;
 mod output;

@@ -84,6 +84,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    kiln_kernels::memory::keep_freed();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
