@@ -27,7 +27,7 @@ const FEW: usize = 192;
 const SET: usize = 4;
 
 /// The far field `[images, far..]` from the near field: `conv2d`.
-pub(crate) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let axis = |a: usize| {
         let ConvOptions { stride, padding, dilation, .. } = s.options;
         Axis::convolution(s.kernel[a], stride[a], padding[a], dilation[a], s.far[1 + a])
@@ -38,7 +38,7 @@ pub(crate) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<
 
 /// The near field `[images, near..]` from the far field: `conv_transpose2d`, and the gradient of
 /// `conv2d` in its input.
-pub(crate) fn to_near(isa: Isa, s: &Shape, far: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn to_near(isa: Isa, s: &Shape, far: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let axis = |a: usize| {
         let ConvOptions { stride, padding, dilation, .. } = s.options;
         Axis::transposed(s.kernel[a], stride[a], padding[a], dilation[a], s.near[1 + a])

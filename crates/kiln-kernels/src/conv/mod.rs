@@ -11,11 +11,30 @@ mod gather;
 mod rows;
 mod transpose;
 mod weights;
+mod winograd;
+mod winograd_weights;
 
-pub(crate) use gather::{to_far, to_near};
-pub(crate) use weights::weights;
+use crate::{ConvOptions, isa::Isa};
 
-use crate::ConvOptions;
+/// The far field `[images, far..]` from the near field: `conv2d`.
+pub(crate) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    if winograd::applies(s) { winograd::to_far(isa, s, near, w, bias) } else { gather::to_far(isa, s, near, w, bias) }
+}
+
+/// The near field `[images, near..]` from the far field: `conv_transpose2d`, and the gradient of
+/// `conv2d` in its input.
+pub(crate) fn to_near(isa: Isa, s: &Shape, far: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    if winograd::applies(s) { winograd::to_near(isa, s, far, w, bias) } else { gather::to_near(isa, s, far, w, bias) }
+}
+
+/// The weight gradient `[far, near / groups, kh, kw]`.
+pub(crate) fn weights(isa: Isa, s: &Shape, near: &[f32], far: &[f32]) -> Vec<f32> {
+    if winograd::applies(s) {
+        winograd_weights::weights(isa, s, near, far)
+    } else {
+        weights::weights(isa, s, near, far)
+    }
+}
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +189,10 @@ mod tests {
             (2, [64, 20, 20], 3, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
             (1, [5, 3, 3], 4, [3, 3], o([1, 1], [0, 0], [1, 1], 1)),
             (1, [300, 48, 50], 20, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+            (2, [48, 28, 28], 33, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+            (7, [16, 7, 7], 16, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+            (3, [130, 14, 9], 17, [3, 3], o([1, 1], [0, 2], [1, 1], 1)),
+            (1, [20, 5, 70], 29, [3, 3], o([1, 1], [2, 0], [1, 1], 1)),
         ];
         for (images, near, channels, kernel, options) in table {
             let size = |axis: usize| {

@@ -25,7 +25,7 @@ const LONG: usize = 512;
 const PARTIALS: usize = 16 << 20;
 
 /// The weight gradient `[far, near / groups, kh, kw]`.
-pub(crate) fn weights(isa: Isa, s: &Shape, near: &[f32], far: &[f32]) -> Vec<f32> {
+pub(super) fn weights(isa: Isa, s: &Shape, near: &[f32], far: &[f32]) -> Vec<f32> {
     if s.far_len() == 0 || s.near_len() == 0 {
         return vec![0.0; s.weights_len()];
     }
