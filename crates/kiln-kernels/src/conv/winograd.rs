@@ -105,7 +105,8 @@ impl Plan {
                 let first = task * self.rows;
                 let rows = first..(first + self.rows).min(all_rows);
                 let (input_len, sums_len) = (PLACES * inputs * self.pitch, PLACES * self.block * self.pitch);
-                tasks::with_scratch(input_len + sums_len, |scratch| {
+                // Whole vectors are read of the last squares too.
+                tasks::with_scratch(input_len + sums_len + LANES, |scratch| {
                     let (input, sums) = scratch.split_at_mut(input_len);
                     self.transform_input(source, rows.clone(), input);
                     for (block, kernels) in kernels.chunks(PLACES * inputs * self.block).enumerate() {
@@ -174,7 +175,8 @@ impl Plan {
                         }
                     }
                     let start = c * self.pitch + at * across;
-                    transform_rows(self.tile.isa(), split, pairs, across, &mut to[start..], inputs * self.pitch);
+                    let (to, room) = (&mut to[start..], self.pitch - at * across);
+                    transform_rows(self.tile.isa(), split, pairs, across, to, inputs * self.pitch, room);
                 }
             }
         });
@@ -214,7 +216,7 @@ impl Plan {
             let count = LANES.min(across - first);
             let from = channel_of_block * self.pitch + at * across + first;
             let mut lines = [[0.0; 2 * LANES]; 2];
-            square_outputs(self.tile.isa(), &sums[from..], self.block * self.pitch, count, bias, &mut lines);
+            square_outputs(self.tile.isa(), &sums[from..], self.block * self.pitch, bias, &mut lines);
             for (i, line) in lines.iter().enumerate().take(height - y) {
                 let place = ((image * outputs + channel) * height + y + i) * width + 2 * first;
                 let count = (2 * count).min(width - 2 * first);
@@ -261,8 +263,8 @@ vectorised! {
 
 vectorised! {
     /// `Bᵀ d B` for a row of `across` squares whose four lines lie in `split` as even columns, then
-    /// odd ones, `pairs` of each: place p of square x to `to[p * stride + x]`.
-    fn transform_rows(split: &[f32], pairs: usize, across: usize, to: &mut [f32], stride: usize) {
+    /// odd ones, `pairs` of each: place p of square x to `to[p * stride + x]`, x below `room`.
+    fn transform_rows(split: &[f32], pairs: usize, across: usize, to: &mut [f32], stride: usize, room: usize) {
         // Rows of Bᵀ: a line plus or minus another.
         const ROWS: [(usize, usize, f32); 4] = [(0, 2, -1.0), (1, 2, 1.0), (2, 1, -1.0), (1, 3, -1.0)];
         for first in (0..across).step_by(LANES) {
@@ -285,8 +287,13 @@ vectorised! {
                     places[3][x] = odd[x] - odd[x + 1];
                 }
                 for (j, values) in places.iter().enumerate() {
-                    let to = &mut to[(4 * i + j) * stride + first..];
-                    to[..count].copy_from_slice(&values[..count]);
+                    let at = (4 * i + j) * stride + first;
+                    // What is too much is overwritten by the next row, but there must be room for it.
+                    if first + LANES <= room {
+                        to[at..at + LANES].copy_from_slice(values);
+                    } else {
+                        to[at..at + count].copy_from_slice(&values[..count]);
+                    }
                 }
             }
         }
@@ -294,12 +301,12 @@ vectorised! {
 }
 
 vectorised! {
-    /// `Aᵀ m A` plus `bias` for `count` squares, place p of square x at `sums[p * stride + x]`: the two
-    /// lines of outputs.
-    fn square_outputs(sums: &[f32], stride: usize, count: usize, bias: f32, lines: &mut [[f32; 2 * LANES]; 2]) {
+    /// `Aᵀ m A` plus `bias` for a vector of squares, place p of square x at `sums[p * stride + x]`: the
+    /// two lines of outputs.
+    fn square_outputs(sums: &[f32], stride: usize, bias: f32, lines: &mut [[f32; 2 * LANES]; 2]) {
         let mut m = [[0.0f32; LANES]; PLACES];
         for (place, values) in m.iter_mut().enumerate() {
-            values[..count].copy_from_slice(&sums[place * stride..][..count]);
+            values.copy_from_slice(&sums[place * stride..][..LANES]);
         }
         for (i, line) in lines.iter_mut().enumerate() {
             let mut columns = [[0.0f32; LANES]; 4];
@@ -311,9 +318,13 @@ vectorised! {
                     };
                 }
             }
+            let (mut even, mut odd) = ([0.0f32; LANES], [0.0f32; LANES]);
             for x in 0..LANES {
-                line[2 * x] = columns[0][x] + columns[1][x] + columns[2][x] + bias;
-                line[2 * x + 1] = columns[1][x] - columns[2][x] - columns[3][x] + bias;
+                even[x] = columns[0][x] + columns[1][x] + columns[2][x] + bias;
+                odd[x] = columns[1][x] - columns[2][x] - columns[3][x] + bias;
+            }
+            for (x, pair) in line.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                *pair = [even[x], odd[x]];
             }
         }
     }
