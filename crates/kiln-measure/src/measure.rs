@@ -97,7 +97,7 @@ impl Measure {
 
     /// Whether more of it is better: of distances, errors and nats, less is.
     pub fn larger_is_better(&self) -> bool {
-        const LARGER: [&str; 12] = [
+        const LARGER: [&str; 13] = [
             "is",
             "precision",
             "recall",
@@ -110,6 +110,7 @@ impl Measure {
             "ssim",
             "pair_psnr",
             "pair_ms_ssim",
+            "mig",
         ];
         let name = self.measure.as_str();
         LARGER.contains(&name) || name.starts_with("svm_accuracy") || name.starts_with("pair_ssim")
@@ -134,7 +135,7 @@ impl Measure {
     }
 }
 
-/// `fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)`
+/// `fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test, stretch to 28x28, kiln 0.1.0)`
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} = {}", self.full_name(), short(self.value))?;
@@ -151,7 +152,10 @@ impl fmt::Display for Measure {
                 write!(f, "/{split}")?;
             }
         }
-        f.write_str(")")
+        if let Some(resize) = self.resize.as_deref().filter(|r| *r != "none") {
+            write!(f, ", {resize}")?;
+        }
+        write!(f, ", kiln {})", self.kiln)
     }
 }
 
@@ -171,7 +175,10 @@ mod tests {
     #[test]
     fn a_measure_is_one_line_and_one_object() {
         let fid = Measure::new("fid", 12.3, 10_000).features("classifier:fashion", "none").against("fashion", "test");
-        assert_eq!(fid.to_string(), "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test)");
+        let shown = fid.clone().features("classifier:fashion", "stretch to 28x28").to_string();
+        let version = env!("CARGO_PKG_VERSION");
+        let expected = "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test, stretch to 28x28, kiln ";
+        assert_eq!(shown, format!("{expected}{version})"));
         let json = serde_json::to_string(&fid).unwrap();
         assert_eq!(
             json,
@@ -185,10 +192,11 @@ mod tests {
 
     #[test]
     fn spread_interval_and_rounding_are_shown() {
+        let version = env!("CARGO_PKG_VERSION");
         let is = Measure::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w", "none");
-        assert_eq!(is.to_string(), "is[net:w] = 8.1235 ± 0.05 (n = 500)");
+        assert_eq!(is.to_string(), format!("is[net:w] = 8.1235 ± 0.05 (n = 500, kiln {version})"));
         let accuracy = Measure::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
-        assert_eq!(accuracy.to_string(), "accuracy = 0.64 in 0.50141..0.75861 (n = 50)");
+        assert_eq!(accuracy.to_string(), format!("accuracy = 0.64 in 0.50141..0.75861 (n = 50, kiln {version})"));
         assert_eq!(short(123_456_789.0), "123460000");
         assert_eq!(short(-0.000_012_345_67), "-0.000012346");
         assert_eq!(short(0.0), "0");
@@ -197,7 +205,7 @@ mod tests {
     #[test]
     fn a_figure_that_is_not_finite_survives_json() {
         let psnr = Measure::new("psnr", f64::INFINITY, 1);
-        assert_eq!(psnr.to_string(), "psnr = inf (n = 1)");
+        assert_eq!(psnr.to_string(), format!("psnr = inf (n = 1, kiln {})", env!("CARGO_PKG_VERSION")));
         let json = serde_json::to_string(&psnr).unwrap();
         assert!(json.contains(r#""value":null"#));
         assert!(serde_json::from_str::<Measure>(&json).unwrap().value.is_nan());

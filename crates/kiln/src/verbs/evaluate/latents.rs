@@ -3,11 +3,11 @@
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_measure::{Features, Measure, path_length, separability as planes};
+use kiln_measure::{Features, Measure, mig as gap, path_length, separability as planes};
 use kiln_nn::tensor::to_values;
 use kiln_train::{Ability, GenerateRequest, Model, Progress};
 
-use super::Asked;
+use super::{Asked, chunks};
 use crate::judge::Judge;
 use crate::seen::Seen;
 
@@ -67,10 +67,32 @@ pub fn separability(asked: &Asked<'_>) -> Result<Measure> {
         table.extend(to_values(latents));
         Ok(())
     })?;
+    if seen.n < 100 * width {
+        // Half of them are kept, and a plane tells apart as many points as it has dimensions.
+        eprintln!("kiln: few samples are always separable; of {width} latents, use -n {} or more", 100 * width);
+    }
     let odds: Vec<f32> = seen.logits.chunks(classes).flat_map(log_odds).collect();
     let sides = (Features::new("the latents", &table, width)?, Features::new("the classes", &odds, classes)?);
     let found = planes::measure(sides.0, sides.1, SVM_C)?;
     Ok(Measure::new("separability", found.score, seen.n).features(&judge.name, &judge.resize()))
+}
+
+/// Mutual information gap between the reference's labels and the means of its encoded pictures.
+pub fn mig(asked: &Asked<'_>) -> Result<Measure> {
+    let model = asked.run("mig", Ability::Encode)?;
+    let (mut table, mut width, mut classes) = (Vec::new(), 0, Vec::new());
+    let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, labels| {
+        let latents = model.encode(images)?;
+        width = latents.dims()[1];
+        table.extend(to_values(latents));
+        classes.extend(labels.iter().map(|&l| l as usize));
+        Ok(())
+    })?;
+    if classes.len() != n {
+        return Err(Error::usage(format!("--metrics mig needs labels, and {} has none", asked.reference)));
+    }
+    let found = gap::measure(Features::new("the latents", &table, width)?, &[classes], gap::BINS)?;
+    Ok(asked.against(Measure::new("mig", found.score, n)))
 }
 
 /// The log odds of each class against all others: above 0 where it is more likely than not.

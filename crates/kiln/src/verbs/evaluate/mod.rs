@@ -77,6 +77,7 @@ pub const METRICS: &[Metric] = &[
     metric("lpips", On::Pairs, PAIRS),
     metric("ppl", On::Latents, &[Ability::Decode]),
     metric("separability", On::Latents, &[Ability::Decode]),
+    metric("mig", On::Latents, &[Ability::Encode]),
 ];
 
 /// The metric of a name.
@@ -99,7 +100,8 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, ndb, diversity, memorisation, nll,
-    /// accuracy, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability
+    /// accuracy, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability,
+    /// mig
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -205,13 +207,17 @@ impl EvaluateArgs {
 /// # Errors
 /// A usage error for an unknown metric or one the run cannot give.
 pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
-    let root = PathBuf::from(&args.what);
-    if root.join("recipe.toml").is_file() {
+    if is_run(&args.what) {
         let weights = if args.raw { Weights::Raw } else { Weights::Average };
-        let (model, device) = open(&root, weights, &common.device)?;
+        let (model, device) = open(Path::new(&args.what), weights, &common.device)?;
         return measure_on(Some(&*model), &device, args, common);
     }
     measure_on(None, &kiln_train::device::by_name(&common.device)?, args, common)
+}
+
+/// Whether a word of the command line is a run's folder.
+fn is_run(spec: &str) -> bool {
+    Path::new(spec).join("recipe.toml").is_file()
 }
 
 /// Measures a run while it trains.
@@ -288,6 +294,7 @@ fn measure_on(
             "a_distance" => vec![labels::a_distance(&asked)?],
             "ppl" => latents::path_length(&asked)?,
             "separability" => vec![latents::separability(&asked)?],
+            "mig" => vec![latents::mig(&asked)?],
             _ => Vec::new(),
         });
     }

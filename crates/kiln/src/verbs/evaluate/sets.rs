@@ -2,19 +2,22 @@
 
 use std::path::Path;
 
+use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{Picture, contact_sheet};
 use kiln_measure::classes::Histogram;
 use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
+use kiln_train::model::Weights;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, GenerateRequest};
+use kiln_train::{Ability, GenerateRequest, Model};
 
-use super::Asked;
+use super::{Asked, is_run};
 use crate::judge::Judge;
 use crate::seen::Seen;
 use crate::stats::{Side, Stats, is_stats};
 use crate::verbs::sample::generate;
+use crate::verbs::{need, open};
 
 /// Bins of ndb (Richardson & Weiss 2018), if there are pictures enough for them.
 const NDB_BINS: usize = 100;
@@ -63,20 +66,22 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
     let made = match asked.model {
         Some(_) => {
             let model = asked.run(metrics[0], Ability::Generate)?;
-            let mut request = GenerateRequest::new(0..args.n as u64, args.seed, asked.device);
-            request.sampler = args.sampler.settings();
-            let mut seen = Seen::default();
-            generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
+            let mut draw = |images: &Tensor<4>| {
                 if args.pictures.is_some() {
                     drawn.extend(pictures(images.clone()));
                 }
-                judge.look(images, &mut seen)
-            })?;
-            Side::seen("the pictures", "", seen)
+            };
+            Side::seen("the pictures", "", samples(model, asked, &judge, &mut draw)?)
         }
         None => judge.side(&asked.pictures.0, asked.pictures.1, args.n)?,
     };
-    let real = judge.side(reference, asked.split, REFERENCE)?;
+    let real = if is_run(reference) {
+        let (model, _) = open(Path::new(reference), Weights::Average, &asked.common.device)?;
+        need(&*model, Ability::Generate)?;
+        Side::seen(reference, "samples", samples(&*model, asked, &judge, &mut |_| ())?)
+    } else {
+        judge.side(reference, asked.split, REFERENCE)?
+    };
     let found = Comparison::by(&judge, made, real);
     if let (Some(folder), true) = (&args.pictures, metrics.contains(&"memorisation")) {
         let near = nearest_pairs(&found)?;
@@ -91,6 +96,18 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
     figures(&found, metrics, args.seed, args.bootstrap)
 }
 
+/// What the judge sees of a run's samples, each of which `draw` gets too.
+fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn FnMut(&Tensor<4>)) -> Result<Seen> {
+    let (args, mut seen) = (asked.args, Seen::default());
+    let mut request = GenerateRequest::new(0..args.n as u64, args.seed, asked.device);
+    request.sampler = args.sampler.settings();
+    generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
+        draw(&images);
+        judge.look(images, &mut seen)
+    })?;
+    Ok(seen)
+}
+
 /// The judge asked for; that of stored statistics if nothing is said.
 fn judge(asked: &Asked<'_>) -> Result<Judge> {
     let rule = asked.model.map(|m| m.info().data.rule()).unwrap_or_default();
@@ -100,7 +117,12 @@ fn judge(asked: &Asked<'_>) -> Result<Judge> {
         (None, Some(file)) => Some(Stats::open(Path::new(file))?.about.features),
         (None, None) => None,
     };
-    Judge::of(features.as_deref(), &asked.reference, &rule, asked.common, asked.device)
+    // Samples of a run are compared as their own data would be.
+    let set = match asked.model {
+        Some(model) if is_run(&asked.reference) => model.info().data.set.clone(),
+        _ => asked.reference.clone(),
+    };
+    Judge::of(features.as_deref(), &set, &rule, asked.common, asked.device)
 }
 
 /// Two files of statistics need no network, only to be of the same.
