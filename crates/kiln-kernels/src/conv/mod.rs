@@ -195,29 +195,72 @@ mod tests {
             (1, [20, 5, 70], 29, [3, 3], o([1, 1], [2, 0], [1, 1], 1)),
         ];
         for (images, near, channels, kernel, options) in table {
-            let size = |axis: usize| {
-                (near[1 + axis] + 2 * options.padding[axis] - options.dilation[axis] * (kernel[axis] - 1) - 1)
-                    / options.stride[axis]
-                    + 1
-            };
-            let s = Shape { images, near, far: [channels, size(0), size(1)], kernel, options };
-            let (x, g) = (noise(s.near_len(), 1), noise(s.far_len(), 2));
-            let (w, b) = (noise(s.weights_len(), 3), noise(s.near[0].max(s.far[0]), 4));
-            let [far, near, grad] = plain::products(&s, &x, &g, &w);
-            for isa in Isa::all() {
-                close(&format!("far {isa:?} {s:?}"), &to_far(isa, &s, &x, &w, None), &far);
-                close(&format!("near {isa:?} {s:?}"), &to_near(isa, &s, &g, &w, None), &near);
-                close(&format!("weights {isa:?} {s:?}"), &weights(isa, &s, &x, &g), &grad);
-
-                let plane = s.far[1] * s.far[2];
-                let biased: Vec<f64> =
-                    far.iter().enumerate().map(|(i, v)| v + b[i / plane % s.far[0]] as f64).collect();
-                close("far bias", &to_far(isa, &s, &x, &w, Some(&b[..s.far[0]])), &biased);
-                let plane = s.near[1] * s.near[2];
-                let biased: Vec<f64> =
-                    near.iter().enumerate().map(|(i, v)| v + b[i / plane % s.near[0]] as f64).collect();
-                close("near bias", &to_near(isa, &s, &g, &w, Some(&b[..s.near[0]])), &biased);
-            }
+            check(&shape(images, near, channels, kernel, options).unwrap());
         }
+    }
+
+    /// All three products of a shape, with and without bias, by every instruction set.
+    fn check(s: &Shape) {
+        let (x, g) = (noise(s.near_len(), 1), noise(s.far_len(), 2));
+        let (w, b) = (noise(s.weights_len(), 3), noise(s.near[0].max(s.far[0]), 4));
+        let [far, near, grad] = plain::products(s, &x, &g, &w);
+        for isa in Isa::all() {
+            close(&format!("far {isa:?} {s:?}"), &to_far(isa, s, &x, &w, None), &far);
+            close(&format!("near {isa:?} {s:?}"), &to_near(isa, s, &g, &w, None), &near);
+            close(&format!("weights {isa:?} {s:?}"), &weights(isa, s, &x, &g), &grad);
+
+            let plane = s.far[1] * s.far[2];
+            let biased: Vec<f64> = far.iter().enumerate().map(|(i, v)| v + b[i / plane % s.far[0]] as f64).collect();
+            close("far bias", &to_far(isa, s, &x, &w, Some(&b[..s.far[0]])), &biased);
+            let plane = s.near[1] * s.near[2];
+            let biased: Vec<f64> = near.iter().enumerate().map(|(i, v)| v + b[i / plane % s.near[0]] as f64).collect();
+            close("near bias", &to_near(isa, s, &g, &w, Some(&b[..s.near[0]])), &biased);
+        }
+    }
+
+    /// The near field's size is given; the far one follows, if there is any.
+    fn shape(images: usize, near: [usize; 3], far: usize, kernel: [usize; 2], options: ConvOptions) -> Option<Shape> {
+        let size = |a: usize| {
+            let reach = options.dilation[a] * (kernel[a] - 1) + 1;
+            Some((near[1 + a] + 2 * options.padding[a]).checked_sub(reach)? / options.stride[a] + 1)
+        };
+        Some(Shape { images, near, far: [far, size(0)?, size(1)?], kernel, options })
+    }
+
+    #[test]
+    fn products_match_plain_loops_whatever_the_shape() {
+        // Odd counts, lone pixels, long and thin pictures: what nobody would list by hand.
+        const CHANNELS: [usize; 8] = [1, 3, 5, 16, 17, 48, 64, 130];
+        const SIZES: [usize; 9] = [1, 2, 4, 7, 13, 16, 31, 63, 257];
+        let mut state = 1u64;
+        let mut pick = |count: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % count
+        };
+        let (mut checked, mut by_squares) = (0, 0);
+        while checked < 150 {
+            let groups = [1, 1, 1, 1, 2, 5][pick(6)];
+            let near = [CHANNELS[pick(8)] * groups, SIZES[pick(9)], SIZES[pick(9)]];
+            let far = CHANNELS[pick(8)] * groups;
+            let images = [1, 2, 7, 33][pick(4)];
+            // Half of them as the networks have them.
+            let usual = pick(2) == 0;
+            let mut two = |usual_value: usize, from: usize, count: usize| {
+                if usual { [usual_value; 2] } else { [from + pick(count), from + pick(count)] }
+            };
+            let (kernel, stride) = (two(3, 1, 5), two(1, 1, 3));
+            let (padding, dilation) = (two(1, 0, 3), two(1, 1, 2));
+            let Some(s) = shape(images, near, far, kernel, ConvOptions { stride, padding, dilation, groups }) else {
+                continue;
+            };
+            // The plain loops take their time.
+            if s.work() > 4_000_000 {
+                continue;
+            }
+            check(&s);
+            checked += 1;
+            by_squares += usize::from(winograd::applies(&s));
+        }
+        assert!(by_squares > 5, "only {by_squares} of the shapes went by Winograd");
     }
 }
