@@ -134,7 +134,35 @@ impl<B: KernelOps> Backward<B, 3> for Normalisation {
     }
 }
 
+/// Parent: input.
+#[derive(Debug)]
+struct Activating;
+
+impl<B: KernelOps> Backward<B, 1> for Activating {
+    type State = (NodeId, Activation);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let (x, activation) = ops.state;
+        let x = saved.retrieve_node_output::<B::FloatTensorPrimitive>(x);
+        let [parent] = ops.parents;
+        if let Some(node) = parent {
+            grads.register::<B>(node.id, B::activation_gradient(x, g, activation));
+        }
+    }
+}
+
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        match Backward::<B, 1>::prepare::<C>(Activating, [x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), activation);
+                prep.finish(state, B::activate(x.into_primitive(), activation))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::activate(x.into_primitive(), activation)),
+        }
+    }
+
     fn conv_far(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -172,6 +172,10 @@ pub(crate) fn apply_statistics<B: Backend>(
     let cells = Cells::new::<B>(&x, scope);
     let h = cells.standardise::<B>(x, mean, cells.rstd::<B>(var, eps));
     let z = B::float_add(B::float_mul(h, cells.channel::<B>(gamma)), cells.channel::<B>(beta));
+    activate::<B>(z, activation)
+}
+
+pub(crate) fn activate<B: Backend>(z: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     match activation {
         Activation::None => z,
         Activation::Relu => B::relu(z),
@@ -214,7 +218,7 @@ pub(crate) fn norm_gradient<B: Backend>(
 }
 
 /// `g * a'(z)`.
-fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+pub(crate) fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     let negative = |z: FloatTensor<B>| {
         let dtype = get_or_init_device_settings::<B>(&z.device()).bool_dtype;
         B::float_lower_equal_elem(z, 0f32.into(), dtype)

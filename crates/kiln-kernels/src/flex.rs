@@ -1,7 +1,7 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, conv, fallback,
+    Activation, AdamStep, ConvOptions, activation, conv, fallback,
     isa::Isa,
     norm::{self, Affine, Scope},
     ops::{KernelOps, Optional},
@@ -29,7 +29,11 @@ fn dims<const D: usize>(x: &FlexTensor) -> [usize; D] {
 }
 
 fn tensor<const D: usize>(elements: Vec<f32>, dims: [usize; D]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(elements), Layout::contiguous(Shape::from(dims)), DType::F32)
+    flat(elements, Shape::from(dims))
+}
+
+fn flat(elements: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(elements), Layout::contiguous(shape), DType::F32)
 }
 
 fn all_f32(tensors: &[&FlexTensor]) -> bool {
@@ -189,6 +193,22 @@ impl KernelOps for Flex {
         );
         let channels = [shape.channels];
         (tensor(gradients.input, dims), tensor(gradients.gamma, channels), tensor(gradients.beta, channels))
+    }
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return fallback::activate::<Self>(x, activation);
+        }
+        let (shape, x) = (x.layout().shape().clone(), contiguous(x));
+        flat(activation::forward(Isa::current(), activation, elements(&x)), shape)
+    }
+
+    fn activation_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &g]) {
+            return fallback::unactivate::<Self>(x, g, activation);
+        }
+        let (shape, [x, g]) = (x.layout().shape().clone(), [x, g].map(contiguous));
+        flat(activation::backward(Isa::current(), activation, elements(&x), elements(&g)), shape)
     }
 
     fn adam(

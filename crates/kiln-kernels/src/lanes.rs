@@ -220,6 +220,24 @@ vectorised! {
 }
 
 vectorised! {
+    /// `y = a(x)`.
+    pub(crate) fn activate[A: Act](act: A, x: &[f32], y: &mut [MaybeUninit<f32>]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            y.write(act.value::<FMA>(*x));
+        }
+    }
+}
+
+vectorised! {
+    /// `y = g a'(x)`.
+    pub(crate) fn slope_times[A: Act](act: A, x: &[f32], g: &[f32], y: &mut [MaybeUninit<f32>]) {
+        for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
+            y.write(g * act.slope::<FMA>(*x));
+        }
+    }
+}
+
+vectorised! {
     /// Writes the gradient in `z`, `t = g * a'(z)`, and gives the sums of `t` and of `t * h`.
     pub(crate) fn unactivate[A: Act](
         act: A, s: Standard, x: &[f32], g: &[f32], t: &mut [MaybeUninit<f32>]

@@ -9,6 +9,7 @@
 //! Results do not depend on how threads are scheduled: a run repeats to the bit at a given number
 //! of threads.
 
+mod activation;
 mod autodiff;
 mod conv;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -122,6 +123,11 @@ pub fn conv_transpose2d(
     };
     let size = [size(0, h, kh), size(1, w, kw)];
     Tensor::from_dispatch(Dispatch::conv_near(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
+}
+
+/// `a(x)` of each element.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::activate(x.into_dispatch(), activation))
 }
 
 /// A parameter, its first and its second moment after one step of Adam; see [`AdamStep`]. Not

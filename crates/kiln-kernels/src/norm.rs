@@ -8,8 +8,9 @@
 
 use crate::{
     Activation,
+    activation::with_activation,
     isa::Isa,
-    lanes::{self, Act, Identity, Leaky, Moments, Relu, Silu, Standard},
+    lanes::{self, Act, Moments, Standard},
     output::{self, Output},
     tasks,
 };
@@ -76,30 +77,6 @@ pub(crate) struct Affine<'a> {
     pub(crate) beta: &'a [f32],
     pub(crate) eps: f64,
     pub(crate) activation: Activation,
-}
-
-/// Runs `$body` with `$act` bound to the type of an [`Activation`].
-macro_rules! with_activation {
-    ($activation:expr, $act:ident => $body:expr) => {
-        match $activation {
-            Activation::None => {
-                let $act = Identity;
-                $body
-            }
-            Activation::Relu => {
-                let $act = Relu;
-                $body
-            }
-            Activation::LeakyRelu(slope) => {
-                let $act = Leaky(slope);
-                $body
-            }
-            Activation::Silu => {
-                let $act = Silu;
-                $body
-            }
-        }
-    };
 }
 
 /// Mean and biased variance of every cell.

@@ -118,6 +118,16 @@ pub trait KernelOps: Backend {
         fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation)
     }
 
+    /// `a(x)`.
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        fallback::activate::<Self>(x, activation)
+    }
+
+    /// `g a'(x)`.
+    fn activation_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        fallback::unactivate::<Self>(x, g, activation)
+    }
+
     /// Parameter, first and second moment after a step of Adam; not differentiable.
     fn adam(
         value: FloatTensor<Self>,

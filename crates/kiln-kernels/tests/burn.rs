@@ -339,3 +339,58 @@ fn other_element_types_take_burns_operations() {
         }
     }
 }
+
+#[test]
+fn activations_alone() {
+    let shapes = [[1, 1, 1, 1], [2, 3, 5, 7], [3, 40, 20, 20]];
+    type Pair = (Activation, fn(Tensor<4>) -> Tensor<4>);
+    let kinds: [Pair; 3] = [
+        (Activation::Relu, activation::relu),
+        (Activation::LeakyRelu(0.2), |x| activation::leaky_relu(x, 0.2)),
+        (Activation::Silu, activation::silu),
+    ];
+    for dims in shapes {
+        let g = random(dims);
+        for x in [random(dims)].into_iter().chain(awkward(dims)) {
+            for (kind, burns) in kinds {
+                let what = format!("{kind:?} {dims:?}");
+                let (ours, theirs) = (tracked(&x), tracked(&x));
+                let (y, z) = (activate(ours.clone(), kind), burns(theirs.clone()));
+                close(&what, y.clone().inner(), z.clone().inner());
+                let (d, e) = (backward(y, &g), backward(z, &g));
+                close(&format!("gradient {what}"), ours.grad(&d).unwrap(), theirs.grad(&e).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn updates_are_the_same_by_burns_operations() {
+    let step = AdamStep {
+        scale: 0.5,
+        decay: 0.01,
+        shrink: 0.99,
+        beta1: 0.9,
+        beta2: 0.99,
+        rate: 0.1,
+        correction: 0.2,
+        eps: 1e-8,
+    };
+    let [p, g, m, v] = [(); 4].map(|()| random([37, 5]));
+    let v = v.abs();
+    // Other element types take the way through Burn's operations.
+    let wide = |x: &Tensor<2>| x.clone().cast(burn::tensor::FloatDType::F64);
+    let narrow = |x: Tensor<2>| x.cast(burn::tensor::FloatDType::F32);
+    let ours = adam(p.clone(), g.clone(), m.clone(), v.clone(), step);
+    let theirs = adam(wide(&p), wide(&g), wide(&m), wide(&v), step);
+    close("parameter", ours.0, narrow(theirs.0));
+    close("first moment", ours.1, narrow(theirs.1));
+    close("second moment", ours.2, narrow(theirs.2));
+    close("average", lerp(p.clone(), g.clone(), 0.3), narrow(lerp(wide(&p), wide(&g), 0.3)));
+    close("squares", sum_of_squares(p.clone()), sum_of_squares(wide(&p)).cast(burn::tensor::FloatDType::F32));
+    // Changed in place, but never under another's eyes.
+    let before = values(p.clone());
+    let kept = p.clone();
+    let _ = lerp(p, g, 1.0);
+    assert_eq!(values(kept), before);
+}

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, RunningState};
 use burn::tensor::Tensor;
-use kiln_kernels::{Activation, batch_norm, batch_stats, group_norm};
+use kiln_kernels::{Activation, activate, batch_norm, batch_stats, group_norm};
 
 use crate::Init;
 
@@ -151,16 +151,5 @@ impl LayerNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         burn::tensor::module::layer_norm(x, weight, Some(bias), self.eps)
-    }
-}
-
-/// The activation by itself, where no normalisation precedes it.
-pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
-    use burn::tensor::activation as a;
-    match activation {
-        Activation::None => x,
-        Activation::Relu => a::relu(x),
-        Activation::LeakyRelu(slope) => a::leaky_relu(x, f64::from(slope)),
-        Activation::Silu => a::silu(x),
     }
 }

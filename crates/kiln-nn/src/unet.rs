@@ -4,7 +4,7 @@
 //! a class to a picture of `out_channels`.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, activation::silu};
+use burn::tensor::{Int, Tensor};
 use kiln_core::random::Key;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::attention::FeatureAttention;
 use crate::resample::{pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::tensor::dropout;
 use crate::time::sinusoidal;
-use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights};
+use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights, activate};
 
 /// The shape of a [`UNet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -268,6 +268,7 @@ impl UNet {
         dropout: Option<Key>,
     ) -> Tensor<4> {
         let time = sinusoidal(t, self.base_channels, 1.0);
+        let silu = |x: Tensor<2>| activate(x, Activation::Silu);
         let time = self.time2.forward(silu(self.time1.forward(time)));
         let time = match (&self.class, classes) {
             (Some(table), Some(classes)) => time + table.forward(classes),

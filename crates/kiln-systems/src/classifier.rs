@@ -6,12 +6,11 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::dropout;
-use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, Weights};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, Weights, activate};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
     TrainConfig,
@@ -64,7 +63,7 @@ impl Net {
             .zip(&self.norms)
             .fold(images, |x, (conv, norm)| norm.forward(conv.forward(x), Activation::Relu));
         let [n, c, h, w] = x.dims();
-        relu(self.hidden.forward(x.reshape([n, c * h * w])))
+        activate(self.hidden.forward(x.reshape([n, c * h * w])), Activation::Relu)
     }
 }
 

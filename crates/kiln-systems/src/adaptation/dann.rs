@@ -24,14 +24,13 @@
 //! `--set model.mode=target-only`.
 
 use burn::module::Module;
-use burn::tensor::activation::relu;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Int, Tensor};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::loss::{binary_cross_entropy_to, cross_entropy, reverse_gradient};
-use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, activate};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
     TrainConfig,
@@ -130,7 +129,7 @@ impl Extractor {
             let x = conv.forward(x);
             let x = match norm {
                 Some(norm) => norm.forward(x, Activation::Relu),
-                None => relu(x),
+                None => activate(x, Activation::Relu),
             };
             max_pool2d(x, MaxPoolOptions::new([2, 2]))
         };
@@ -364,6 +363,10 @@ impl Represent<Networks> for Dann {
         self.check(&images)?;
         Ok(networks.labels.hidden(networks.extractor.forward(images)))
     }
+}
+
+fn relu(x: Tensor<2>) -> Tensor<2> {
+    activate(x, Activation::Relu)
 }
 
 #[cfg(test)]

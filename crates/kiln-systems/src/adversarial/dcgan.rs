@@ -27,10 +27,12 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{leaky_relu, tanh};
+use burn::tensor::activation::tanh;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights};
+use kiln_nn::{
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights, activate,
+};
 use kiln_train::system::{check_class, check_one_pass};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, Represent,
@@ -187,7 +189,7 @@ impl Discriminator {
             let x = layer.forward(maps.last().unwrap_or(&images).clone());
             maps.push(match i.checked_sub(1).and_then(|i| self.norms.get(i)) {
                 Some(norm) => norm.forward(x, Activation::LeakyRelu(LEAK)),
-                None => leaky_relu(x, f64::from(LEAK)),
+                None => activate(x, Activation::LeakyRelu(LEAK)),
             });
         }
         maps

@@ -27,13 +27,16 @@
 //! `kiln train vae --data starter`, then `kiln sample RUN -n 64 --truncation-psi 0.8`.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor, activation::sigmoid};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::loss::{bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood, softplus};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights};
+use kiln_nn::{
+    Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights,
+    activate,
+};
 use kiln_train::system::{check_class, check_one_pass};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, GenerateRequest, Likelihood, Loss, OptimizerConfig, Phase,
@@ -66,7 +69,7 @@ pub enum Nonlinearity {
 impl Nonlinearity {
     fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Relu => activation::relu(x),
+            Self::Relu => activate(x, Activation::Relu),
             Self::Tanh => x.tanh(),
         }
     }
@@ -502,7 +505,7 @@ impl Vae {
         let (n, [c, h, w]) = (z.dims()[0], self.shape);
         let out = decoder.forward(z).narrow(1, 0, self.size());
         let mean = match self.config.decoder {
-            Likelihoods::Bernoulli => activation::sigmoid(out) * 2.0 - 1.0,
+            Likelihoods::Bernoulli => sigmoid(out) * 2.0 - 1.0,
             _ => out.clamp(-1.0, 1.0),
         };
         mean.reshape([n, c, h, w])

@@ -29,8 +29,8 @@ use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
+use kiln_nn::activate;
 use kiln_nn::loss::{l1, squared_to};
-use kiln_nn::norm::activate;
 use kiln_nn::resample::reflect_pad;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{
