@@ -189,10 +189,10 @@ mod tests {
             (2, [64, 20, 20], 3, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
             (1, [5, 3, 3], 4, [3, 3], o([1, 1], [0, 0], [1, 1], 1)),
             (1, [300, 48, 50], 20, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
-            (2, [48, 28, 28], 33, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
-            (7, [16, 7, 7], 16, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
-            (3, [130, 14, 9], 17, [3, 3], o([1, 1], [0, 2], [1, 1], 1)),
-            (1, [20, 5, 70], 29, [3, 3], o([1, 1], [2, 0], [1, 1], 1)),
+            (1, [48, 28, 28], 65, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+            (1, [300, 7, 7], 200, [3, 3], o([1, 1], [1, 1], [1, 1], 1)),
+            (1, [90, 16, 33], 97, [3, 3], o([1, 1], [0, 2], [1, 1], 1)),
+            (2, [64, 5, 31], 64, [3, 3], o([1, 1], [2, 0], [1, 1], 1)),
         ];
         for (images, near, channels, kernel, options) in table {
             check(&shape(images, near, channels, kernel, options).unwrap());
@@ -208,6 +208,11 @@ mod tests {
             close(&format!("far {isa:?} {s:?}"), &to_far(isa, s, &x, &w, None), &far);
             close(&format!("near {isa:?} {s:?}"), &to_near(isa, s, &g, &w, None), &near);
             close(&format!("weights {isa:?} {s:?}"), &weights(isa, s, &x, &g), &grad);
+            if winograd::possible(s) {
+                close(&format!("squares, far {isa:?} {s:?}"), &winograd::to_far(isa, s, &x, &w, None), &far);
+                close(&format!("squares, near {isa:?} {s:?}"), &winograd::to_near(isa, s, &g, &w, None), &near);
+                close(&format!("squares, weights {isa:?} {s:?}"), &winograd_weights::weights(isa, s, &x, &g), &grad);
+            }
 
             let plane = s.far[1] * s.far[2];
             let biased: Vec<f64> = far.iter().enumerate().map(|(i, v)| v + b[i / plane % s.far[0]] as f64).collect();
@@ -231,14 +236,14 @@ mod tests {
     fn products_match_plain_loops_whatever_the_shape() {
         // Odd counts, lone pixels, long and thin pictures: what nobody would list by hand.
         const CHANNELS: [usize; 8] = [1, 3, 5, 16, 17, 48, 64, 130];
-        const SIZES: [usize; 9] = [1, 2, 4, 7, 13, 16, 31, 63, 257];
+        const SIZES: [usize; 9] = [1, 2, 4, 7, 13, 16, 30, 63, 257];
         let mut state = 1u64;
         let mut pick = |count: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % count
         };
         let (mut checked, mut by_squares) = (0, 0);
-        while checked < 150 {
+        while checked < 120 {
             let groups = [1, 1, 1, 1, 2, 5][pick(6)];
             let near = [CHANNELS[pick(8)] * groups, SIZES[pick(9)], SIZES[pick(9)]];
             let far = CHANNELS[pick(8)] * groups;
@@ -254,13 +259,13 @@ mod tests {
                 continue;
             };
             // The plain loops take their time.
-            if s.work() > 4_000_000 {
+            if s.work() > 8_000_000 {
                 continue;
             }
             check(&s);
             checked += 1;
-            by_squares += usize::from(winograd::applies(&s));
+            by_squares += usize::from(winograd::possible(&s));
         }
-        assert!(by_squares > 5, "only {by_squares} of the shapes went by Winograd");
+        assert!(by_squares > 15, "only {by_squares} of the shapes went by Winograd");
     }
 }

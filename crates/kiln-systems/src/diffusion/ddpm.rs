@@ -79,6 +79,9 @@ pub struct Config {
     pub sampling_steps: usize,
     /// Which times they visit: `leading`, `trailing`, `linspace` or `quadratic`.
     pub timestep_spacing: Spacing,
+    /// DDIM's η when none is asked for: 0 deterministic, 1 as random as DDPM. A network that has not seen
+    /// much is better sampled with 1, which corrects its errors on the way.
+    pub eta: f64,
     /// The network.
     pub unet: UNetConfig,
     /// Its optimiser.
@@ -100,6 +103,7 @@ impl Default for Config {
             sampler: "ddim".into(),
             sampling_steps: 50,
             timestep_spacing: Spacing::default(),
+            eta: 0.0,
             unet: UNetConfig::default(),
             optimizer: OptimizerConfig { warmup: 5_000, clip_norm: 1.0, ..OptimizerConfig::adam(2e-4) },
         }
@@ -260,9 +264,9 @@ impl Ddpm {
         match name {
             "ddpm" => Ok(Sampler::Ddpm { times }),
             "ddim" => {
-                let eta = settings.eta.unwrap_or(0.0);
+                let eta = settings.eta.unwrap_or(self.config.eta);
                 if !(0.0..=1.0).contains(&eta) {
-                    return Err(Error::usage(format!("--eta {eta}: must be between 0 and 1")));
+                    return Err(Error::usage(format!("--eta {eta} (model.eta): must be between 0 and 1")));
                 }
                 Ok(Sampler::Ddim { times, eta })
             }
