@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use kiln_core::{Context, Error, Result};
 use zip::ZipArchive;
 
+use crate::png_text::read_png_text;
 use crate::set::{fingerprint, picture_kinds};
 use crate::{DataKind, DataSet, Picture, Sample, Split};
 
@@ -49,10 +50,11 @@ struct Item {
 }
 
 impl FileSet {
-    /// A folder of pictures.
+    /// A folder of pictures. The overview that `kiln sample` puts beside its pictures is none of them.
     pub(crate) fn folder(name: &str, folder: &Path, split: Split) -> Result<Self> {
         let mut entries = Vec::new();
         walk(folder, "", &mut entries)?;
+        entries.retain(|e| e.path != "grid.png" || !is_overview(&folder.join("grid.png")));
         Self::new(name, Store::Folder(folder.into()), entries, split)
     }
 
@@ -130,6 +132,14 @@ impl FileSet {
         let items = kept.into_iter().map(item).collect();
         Ok(Self { name: name.into(), store, items, classes })
     }
+}
+
+/// Whether Kiln made a picture, and not as one sample.
+fn is_overview(path: &Path) -> bool {
+    read_png_text(path).is_ok_and(|text| {
+        let has = |key: &str| text.iter().any(|(k, _)| k == key);
+        has("system") && !has("index")
+    })
 }
 
 /// The files below a folder.

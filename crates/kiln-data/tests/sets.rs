@@ -243,6 +243,21 @@ fn idx_files_raw_and_gzipped() {
 }
 
 #[test]
+fn samples_are_read_without_their_overview() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for i in 0..3 {
+        let text = [("system", "ddpm"), ("index", "0")];
+        picture(4, 4, i).write_png(&root.join(format!("{i:05}.png")), &text).unwrap();
+    }
+    picture(9, 9, 0).write_png(&root.join("grid.png"), &[("system", "ddpm")]).unwrap();
+    assert_eq!(open_here(root, Split::All).unwrap().len(), 3);
+    // A user's own picture may have any name.
+    write(root, "grid.png", &picture(4, 4, 9));
+    assert_eq!(open_here(root, Split::All).unwrap().len(), 4);
+}
+
+#[test]
 fn the_starter_ships_fashion() {
     let train = open("starter", Split::Train, &PictureRule::default()).unwrap();
     let test = open("starter", Split::Test, &PictureRule::default()).unwrap();
