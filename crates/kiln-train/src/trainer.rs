@@ -511,18 +511,18 @@ impl Means {
 
 /// A flag that Ctrl-C sets; the second Ctrl-C ends the process at once.
 fn interrupt() -> Result<Arc<AtomicBool>> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    if let Some(flag) = FLAG.get() {
-        return Ok(flag.clone());
-    }
-    let flag = FLAG.get_or_init(Arc::default).clone();
-    let seen = flag.clone();
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        eprintln!("stopping after this step; once more to stop at once");
-    })
-    .context(|| "installing the Ctrl-C handler")?;
-    Ok(flag)
+    // The handler can be set but once: whoever comes second waits for the first's outcome.
+    static FLAG: OnceLock<std::result::Result<Arc<AtomicBool>, String>> = OnceLock::new();
+    let install = || {
+        let flag = Arc::new(AtomicBool::new(false));
+        let seen = flag.clone();
+        let handler = move || {
+            if seen.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+            eprintln!("stopping after this step; once more to stop at once");
+        };
+        ctrlc::set_handler(handler).map(|()| flag).map_err(|e| e.to_string())
+    };
+    FLAG.get_or_init(install).clone().context(|| "installing the Ctrl-C handler")
 }
