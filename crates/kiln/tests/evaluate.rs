@@ -110,6 +110,26 @@ fn statistics_stand_for_their_set() {
     let sheet = Picture::open(&here.join("drawn/neighbours.png")).unwrap();
     assert_eq!((sheet.width, sheet.height), (8 * 66 - 2, 8 * 66 - 2));
 
+    // Stored statistics of a part lead to the same pictures as the part.
+    let part = ["data", "stats", "a", "--split", "test", "--features", "classifier:a", "--out", "part.safetensors"];
+    figures(here, &part);
+    let args = ["evaluate", "b", "--against", "part.safetensors", "--metrics", "memorisation", "--pictures", "stored"];
+    figures(here, &args);
+    let stored = Picture::open(&here.join("stored/neighbours.png")).unwrap();
+    let kept_aside: Vec<Vec<u8>> = kiln_data::open(
+        &here.join("a").display().to_string(),
+        kiln_data::Split::Test,
+        &kiln_data::PictureRule::default(),
+    )
+    .map(|set| (0..set.len()).map(|i| set.get(i).unwrap().picture.pixels).collect())
+    .unwrap();
+    // Every second row of eight is of neighbours, each pixel four times as large.
+    for (row, column) in (1..8).step_by(2).flat_map(|row| (0..8).map(move |column| (row, column))) {
+        let pixel = |at: usize| stored.crop(column * 66 + at % 16 * 4, row * 66 + at / 16 * 4, 1, 1).pixels[0];
+        let shown: Vec<u8> = (0..256).map(pixel).collect();
+        assert!(kept_aside.contains(&shown), "the neighbour at {row}, {column} is not of the part");
+    }
+
     let bytes = fs::read(here.join("a.safetensors")).unwrap();
     fs::write(here.join("a.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     let said = refused(here, &["evaluate", "b.safetensors", "--against", "a.safetensors", "--metrics", "fid"]);

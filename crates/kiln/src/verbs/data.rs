@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kiln_core::{Error, Result};
-use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, is_named, open};
+use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, open};
 use serde_json::json;
 
 use crate::Common;
 use crate::judge::Judge;
 use crate::output::Output;
+use crate::verbs::evaluate::part;
 
 #[derive(Args)]
 pub struct DataArgs {
@@ -126,9 +127,9 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
                 return Err(Error::usage(format!("--keep {keep}: at least 2")));
             }
             let device = kiln_train::device::by_name(&common.device)?;
-            let split = split.unwrap_or(if is_named(name) { Split::Train } else { Split::All });
-            let judge = Judge::of(features.as_deref(), name, &PictureRule::default(), common, &device)?;
-            let stats = judge.stats(name, split, *keep)?;
+            let (name, split) = part(name, *split);
+            let judge = Judge::of(features.as_deref(), &name, &PictureRule::default(), common, &device)?;
+            let stats = judge.stats(&name, split, *keep)?;
             stats.write(path)?;
             let (n, net) = (stats.gaussian.n(), &stats.about.features);
             let object = json!({"name": name, "split": split, "features": net, "n": n, "file": path});

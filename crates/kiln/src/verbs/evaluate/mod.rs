@@ -188,18 +188,18 @@ impl EvaluateArgs {
     pub fn samples(self, samples: usize) -> Self {
         Self { samples, ..self }
     }
+}
 
-    /// A set of the command line and the part of it: `fashion/test` says both, and a folder has no parts
-    /// unless one is asked for.
-    fn part(&self, spec: &str) -> (String, Split) {
-        let named = |spec: &str| spec.split(',').all(|s| kiln_data::is_named(s.trim()));
-        if let Some((name, Ok(part))) = spec.rsplit_once('/').map(|(name, part)| (name, part.parse()))
-            && named(name)
-        {
-            return (name.into(), part);
-        }
-        (spec.into(), self.split.unwrap_or(if named(spec) { Split::Train } else { Split::All }))
+/// A set of the command line and the part of it: `fashion/test` says both, and a folder has no parts
+/// unless one is asked for.
+pub fn part(spec: &str, asked: Option<Split>) -> (String, Split) {
+    let named = |spec: &str| spec.split(',').all(|s| kiln_data::is_named(s.trim()));
+    if let Some((name, Ok(part))) = spec.rsplit_once('/').map(|(name, part)| (name, part.parse()))
+        && named(name)
+    {
+        return (name.into(), part);
     }
+    (spec.into(), asked.unwrap_or(if named(spec) { Split::Train } else { Split::All }))
 }
 
 /// Everything asked for.
@@ -273,11 +273,11 @@ fn measure_on(
         return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
     }
     let (reference, split) = match (&args.against, model) {
-        (Some(spec), _) => args.part(spec),
+        (Some(spec), _) => part(spec, args.split),
         (None, Some(model)) => (model.info().data.set.clone(), args.split.unwrap_or(Split::Train)),
         (None, None) => return Err(Error::usage("--against is needed for pictures: the set to compare them with")),
     };
-    let asked = Asked { args, model, pictures: args.part(&args.what), reference, split, device, common };
+    let asked = Asked { args, model, pictures: part(&args.what, args.split), reference, split, device, common };
     let wanted = |on: On| metrics.iter().filter(|m| m.on == on).map(|m| m.name).collect::<Vec<_>>();
     let mut out = Vec::new();
     if !wanted(On::Sets).is_empty() {

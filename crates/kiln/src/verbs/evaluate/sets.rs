@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{Picture, contact_sheet};
+use kiln_data::{Picture, Split, contact_sheet};
 use kiln_measure::classes::Histogram;
 use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
 use kiln_train::model::Weights;
@@ -88,10 +88,10 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
         let samples: Vec<usize> = near.iter().map(|pair| pair.0).collect();
         let above = match asked.model {
             Some(_) => samples.iter().map(|&i| drawn[i].clone()).collect(),
-            None => judge.pictures(&asked.pictures.0, asked.pictures.1, &samples)?,
+            None => judge.pictures(&found.made.name, part_of(&found.made)?, &samples)?,
         };
         let below: Vec<usize> = near.iter().map(|pair| pair.1).collect();
-        draw_neighbours(&above, &judge.pictures(&found.real.name, asked.split, &below)?, folder)?;
+        draw_neighbours(&above, &judge.pictures(&found.real.name, part_of(&found.real)?, &below)?, folder)?;
     }
     figures(&found, metrics, args.seed, args.bootstrap)
 }
@@ -251,6 +251,13 @@ fn nearest_pairs(found: &Comparison) -> Result<Vec<(usize, usize)>> {
     let mut samples: Vec<usize> = (0..near.len()).collect();
     samples.sort_by(|&i, &j| near[i].distance.total_cmp(&near[j].distance));
     Ok(samples.into_iter().take(DRAWN.0).map(|i| (i, near[i].index)).collect())
+}
+
+/// The part of a set that a side is, which stored statistics say themselves; a run's samples are none.
+fn part_of(side: &Side) -> Result<Split> {
+    side.split.parse().map_err(|_| {
+        Error::usage(format!("--pictures: {} has no pictures to draw; compare with a set instead", side.name))
+    })
 }
 
 /// Each sample above its neighbour: `neighbours.png`.
