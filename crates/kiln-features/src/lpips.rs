@@ -7,6 +7,7 @@
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
+use kiln_kernels::Precision;
 use kiln_nn::resample::global_mean;
 use kiln_nn::tensor::from_values;
 
@@ -84,7 +85,9 @@ impl Lpips {
             let (a, b) = (a.dims(), b.dims());
             return Err(Error::new(format!("{}: pictures of shapes {a:?} and {b:?} are no pairs", self.name())));
         }
-        let (a, b) = (self.stages(imagenet(rgb(a)?))?, self.stages(imagenet(rgb(b)?))?);
+        let (a, b) = (imagenet(rgb(a)?), imagenet(rgb(b)?));
+        // As in `FeatureNet::see`.
+        let (a, b) = Precision::F32.scope(|| Ok::<_, Error>((self.stages(a)?, self.stages(b)?)))?;
         let mut total: Option<Tensor<2>> = None;
         for (l, (a, b)) in a.into_iter().zip(b).enumerate() {
             let squares = (unit(a) - unit(b)).square();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
+use kiln_kernels::Precision;
 
 use crate::WeightsFile;
 use crate::inception::Inception;
@@ -113,8 +114,13 @@ impl FeatureNet {
     /// If there are neither 1 nor 3 channels, or no pixels.
     pub fn see(&self, images: Tensor<4>) -> Result<Seen> {
         let levels = levels(images)?;
+        // A figure does not depend on what the pictures were made with.
+        Ok(Precision::F32.scope(|| self.see_levels(levels)))
+    }
+
+    fn see_levels(&self, levels: Tensor<4>) -> Seen {
         let scaled = |levels: Tensor<4>| imagenet(levels / 127.5 - 1.0);
-        Ok(match &self.net {
+        match &self.net {
             Network::Inception(net) => {
                 let features = net.features(levels);
                 Seen { logits: Some(net.logits_unbiased(features.clone())), features }
@@ -127,7 +133,7 @@ impl FeatureNet {
                 let resized = resize_tensorflow1(levels, [VggFc2::SIZE; 2]);
                 Seen { features: net.features(scaled(resized)), logits: None }
             }
-        })
+        }
     }
 
     /// The features alone: `[n, 1 or 3, h, w]` → `[n, width]`.

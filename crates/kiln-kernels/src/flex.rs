@@ -1,7 +1,7 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, activation, conv, fallback,
+    Activation, AdamStep, ConvOptions, Precision, activation, conv, fallback,
     isa::Isa,
     norm::{self, Affine, Scope},
     ops::{KernelOps, Optional},
@@ -36,6 +36,11 @@ fn flat(elements: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(elements), Layout::contiguous(shape), DType::F32)
 }
 
+/// What convolutions are computed with.
+fn products() -> Isa {
+    Isa::for_products(Precision::current())
+}
+
 fn all_f32(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|x| x.dtype() == DType::F32)
 }
@@ -61,7 +66,7 @@ impl KernelOps for Flex {
         let ([n, c, h, w], [f, _, kh, kw]) = (dims(&x), dims(&weight));
         let shape = conv::Shape { images: n, near: [c, h, w], far: [f, size[0], size[1]], kernel: [kh, kw], options };
         let (x, weight) = (contiguous(x), contiguous(weight));
-        let run = |bias: Option<&[f32]>| conv::to_far(Isa::current(), &shape, elements(&x), elements(&weight), bias);
+        let run = |bias: Option<&[f32]>| conv::to_far(products(), &shape, elements(&x), elements(&weight), bias);
         let y = match bias {
             Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
             Optional::None => run(None),
@@ -83,7 +88,7 @@ impl KernelOps for Flex {
         let c = c * options.groups;
         let shape = conv::Shape { images: n, near: [c, size[0], size[1]], far: [f, h, w], kernel: [kh, kw], options };
         let (g, weight) = (contiguous(g), contiguous(weight));
-        let run = |bias: Option<&[f32]>| conv::to_near(Isa::current(), &shape, elements(&g), elements(&weight), bias);
+        let run = |bias: Option<&[f32]>| conv::to_near(products(), &shape, elements(&g), elements(&weight), bias);
         let y = match bias {
             Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
             Optional::None => run(None),
@@ -103,7 +108,7 @@ impl KernelOps for Flex {
         let ([n, c, h, w], [_, f, oh, ow]) = (dims(&x), dims(&g));
         let shape = conv::Shape { images: n, near: [c, h, w], far: [f, oh, ow], kernel, options };
         let (x, g) = (contiguous(x), contiguous(g));
-        let gradient = conv::weights(Isa::current(), &shape, elements(&x), elements(&g));
+        let gradient = conv::weights(products(), &shape, elements(&x), elements(&g));
         tensor(gradient, [f, c / options.groups, kernel[0], kernel[1]])
     }
 

@@ -4,6 +4,7 @@
 //! and the best version the machine can run is picked once. `KILN_KERNELS=portable|avx2|avx512`
 //! asks for a lower one; a name that is unknown or not supported here means "pick the best".
 
+use crate::Precision;
 use std::sync::OnceLock;
 
 /// The instruction sets with a version of the kernels.
@@ -15,6 +16,8 @@ pub(crate) enum Kind {
     Avx2,
     /// AVX-512 F, VL, BW and DQ.
     Avx512,
+    /// AVX-512 whose products are of pairs of bf16 ([`crate::pairs`]): for [`crate::Precision::Bf16`].
+    Bf16,
 }
 
 /// A [`Kind`] this machine supports: holding one is the proof that its instructions may run.
@@ -36,13 +39,14 @@ impl Isa {
                     && is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
             }
+            Kind::Bf16 => Isa::supported(Kind::Avx512).is_some() && is_x86_feature_detected!("avx512bf16"),
         };
         #[cfg(not(target_arch = "x86_64"))]
         let available = kind == Kind::Portable;
         available.then_some(Isa(kind))
     }
 
-    /// Every kind this machine supports, the fastest first.
+    /// Every kind in full precision that this machine supports, the fastest first.
     pub(crate) fn all() -> impl Iterator<Item = Isa> {
         [Kind::Avx512, Kind::Avx2, Kind::Portable].into_iter().filter_map(Isa::supported)
     }
@@ -59,6 +63,16 @@ impl Isa {
             };
             asked.or_else(|| Isa::all().next()).unwrap_or(Isa(Kind::Portable))
         })
+    }
+
+    /// The kind for products of the given precision. Where nothing multiplies bf16 faster than `f32`, that is the
+    /// one in full precision.
+    pub(crate) fn for_products(precision: Precision) -> Isa {
+        let current = Isa::current();
+        match precision {
+            Precision::Bf16 if current.kind() == Kind::Avx512 => Isa::supported(Kind::Bf16).unwrap_or(current),
+            _ => current,
+        }
     }
 
     /// Which kind this is.
@@ -96,7 +110,7 @@ macro_rules! vectorised {
                 $crate::isa::Kind::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Kind::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::isa::Kind::Avx512 | $crate::isa::Kind::Bf16 => unsafe { avx512($($arg),*) },
                 _ => body::<false $(, $generic)?>($($arg),*),
             }
         }

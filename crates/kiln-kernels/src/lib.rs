@@ -22,12 +22,15 @@ pub mod memory;
 mod norm;
 mod ops;
 mod output;
+mod pairs;
+mod precision;
 mod tasks;
 mod tile;
 mod update;
 
 use burn::{backend::Dispatch, tensor::Tensor};
 use ops::{KernelOps, Optional};
+pub use precision::Precision;
 pub use update::AdamStep;
 
 /// Activation fused after a normalisation.

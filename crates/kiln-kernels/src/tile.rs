@@ -4,7 +4,8 @@
 //! `out[i][v * lanes + l] = start + sum over (a, b) in steps: left[a + i] * right[at[v] + b + l]`.
 //! A left value is broadcast and meets whole vectors of the right side. Reading both sides through
 //! a list of offsets lets one kernel serve plain products, convolutions read straight from a padded
-//! image, and weight gradients.
+//! image, and weight gradients. In bf16 a left and a right value are pairs ([`crate::pairs`]), and a product the
+//! sum of their two.
 
 use crate::isa::{Isa, Kind};
 
@@ -64,7 +65,7 @@ impl Tile {
         match self.0.kind() {
             Kind::Portable => 4,
             Kind::Avx2 => 8,
-            Kind::Avx512 => 16,
+            Kind::Avx512 | Kind::Bf16 => 16,
         }
     }
 
@@ -72,8 +73,18 @@ impl Tile {
     pub(crate) fn rows(self) -> usize {
         match self.0.kind() {
             Kind::Portable | Kind::Avx2 => 6,
-            Kind::Avx512 => MAX_ROWS,
+            Kind::Avx512 | Kind::Bf16 => MAX_ROWS,
         }
+    }
+
+    /// Whether values are pairs of bf16.
+    pub(crate) fn takes_pairs(self) -> bool {
+        self.0.kind() == Kind::Bf16
+    }
+
+    /// The steps of a sum of `count` products.
+    pub(crate) fn steps(self, count: usize) -> usize {
+        if self.takes_pairs() { count.div_ceil(2) } else { count }
     }
 
     /// Splits `count` rows into the fewest near-equal blocks of at most [`Tile::rows`]; gives the
@@ -147,6 +158,8 @@ impl Tile {
             Kind::Avx2 => &avx2::TABLE[..],
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => &avx512::TABLE[..],
+            #[cfg(target_arch = "x86_64")]
+            Kind::Bf16 => &bf16::TABLE[..],
             _ => &portable::TABLE[..],
         };
         table[rows - 1][vectors - 1]
@@ -233,6 +246,15 @@ kernels! {
     #[cfg(target_arch = "x86_64")]
     mod avx512, 16, __m512, [target_feature(enable = "avx512f")],
     _mm512_setzero_ps(), _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps,
+    rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14
+}
+kernels! {
+    #[cfg(target_arch = "x86_64")]
+    mod bf16, 16, __m512, [target_feature(enable = "avx512f,avx512bf16")],
+    _mm512_setzero_ps(), _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps,
+    // The same 512 bits under their other name.
+    |a: __m512, b: __m512, c: __m512| _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)),
+    _mm512_add_ps,
     rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14
 }
 

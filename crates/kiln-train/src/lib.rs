@@ -22,6 +22,8 @@ pub mod system;
 pub mod trainer;
 pub mod watch;
 
+pub use kiln_kernels::Precision;
+
 pub use batch::{Batch, Domain};
 pub use model::{AnySystem, Model, entry};
 pub use optim::OptimizerConfig;

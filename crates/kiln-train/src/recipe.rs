@@ -3,6 +3,7 @@
 
 use kiln_core::{Context, Error, Result};
 use kiln_data::{PictureRule, Resize};
+use kiln_kernels::Precision;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -74,6 +75,8 @@ impl DataConfig {
 pub struct TrainConfig {
     /// Images a step.
     pub batch: usize,
+    /// What convolutions multiply: `f32`, or `bf16` with sums, weights and all else in `f32`.
+    pub precision: Precision,
     /// Parts a batch is split into to save memory; gradients are summed.
     pub accumulate: usize,
     /// Images the run sees.
@@ -108,6 +111,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             batch: 64,
+            precision: Precision::default(),
             accumulate: 1,
             images: 200_000,
             stop_after: 0,

@@ -298,7 +298,7 @@ impl<S: System> Live<S> {
         let mut failure = None;
         for (phase, optimizer) in phases.iter_mut().filter(|(p, _)| counters.steps.is_multiple_of(p.every)) {
             networks = params::set_trainable(networks, &phase.trains);
-            match gradients(&mut system, &networks, phase, &parts, &mut terms) {
+            match config.precision.scope(|| gradients(&mut system, &networks, phase, &parts, &mut terms)) {
                 Ok((gradients, norm)) => {
                     let c = optimizer.config();
                     let factor = c.schedule.factor(images, config.images, c.warmup);

@@ -17,7 +17,7 @@ use kiln_systems::find;
 use kiln_train::model::Weights;
 use kiln_train::preview::pictures;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Model, Options, Progress, Run, checkpoint};
+use kiln_train::{Model, Options, Precision, Progress, Run, checkpoint};
 use serde_json::Value;
 
 use crate::Common;
@@ -163,6 +163,11 @@ impl Judge {
     /// # Errors
     /// If the network fails.
     pub fn look(&self, images: Tensor<4>, seen: &mut Seen) -> Result<()> {
+        // A figure does not depend on what the pictures were made with.
+        Precision::F32.scope(|| self.look_exactly(images, seen))
+    }
+
+    fn look_exactly(&self, images: Tensor<4>, seen: &mut Seen) -> Result<()> {
         let [n, c, h, w] = images.dims();
         match &self.network {
             Network::Classifier(model, _) => {

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use kiln_core::{Error, Result};
+use kiln_train::Precision;
 
 use crate::output::Output;
 
@@ -43,9 +44,10 @@ pub struct Common {
     /// Where to compute: cpu, wgpu or cuda (the last two as they are built in)
     #[arg(long, global = true, default_value = "cpu")]
     pub device: String,
-    /// Arithmetic: f32
-    #[arg(long, global = true, default_value = "f32")]
-    pub precision: String,
+    /// What convolutions multiply: f32, or bf16 with sums and all else in f32. Training keeps to its recipe
+    /// (train.precision), which `train` takes this for; measures are f32
+    #[arg(long, global = true)]
+    pub precision: Option<Precision>,
     /// Threads to compute with; 0 takes every core
     #[arg(long, global = true, default_value_t = 0)]
     pub threads: usize,
@@ -104,8 +106,11 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let common = &cli.common;
-    if common.precision != "f32" {
-        return Err(Error::usage(format!("--precision {}: only f32 so far", common.precision)));
+    let precision = common.precision.unwrap_or_default();
+    if !precision.is_native() {
+        eprintln!(
+            "--precision {precision}: this processor has no instructions for it, so f32 is used, which is as fast"
+        );
     }
     if common.threads > 0 {
         rayon::ThreadPoolBuilder::new()
@@ -113,21 +118,25 @@ fn run(cli: &Cli) -> Result<()> {
             .build_global()
             .map_err(|e| Error::new(format!("--threads {}: {e}", common.threads)))?;
     }
-    let out = Output::new(common.json);
+    precision.scope(|| verb(cli, &Output::new(common.json)))
+}
+
+fn verb(cli: &Cli, out: &Output) -> Result<()> {
+    let common = &cli.common;
     match &cli.verb {
-        Verb::Systems => verbs::systems::run(&out),
-        Verb::Data(args) => verbs::data::run(args, common, &out),
-        Verb::Train(args) => verbs::train::train(args, common, &out),
-        Verb::Resume(args) => verbs::train::resume(args, common, &out),
-        Verb::Sample(args) => verbs::sample::run(args, common, &out),
-        Verb::Translate(args) => verbs::pictures::translate(args, common, &out),
-        Verb::Reconstruct(args) => verbs::pictures::reconstruct(args, common, &out),
-        Verb::Interpolate(args) => verbs::latents::interpolate(args, common, &out),
-        Verb::Edit(args) => verbs::latents::edit(args, common, &out),
-        Verb::Classify(args) => verbs::pictures::classify(args, common, &out),
-        Verb::Evaluate(args) => verbs::evaluate::run(args, common, &out),
-        Verb::Compare(args) => verbs::compare::run(args, common, &out),
-        Verb::Bench(args) => verbs::bench::run(args, common, &out),
-        Verb::Claim(args) => verbs::claim::run(args, common, &out),
+        Verb::Systems => verbs::systems::run(out),
+        Verb::Data(args) => verbs::data::run(args, common, out),
+        Verb::Train(args) => verbs::train::train(args, common, out),
+        Verb::Resume(args) => verbs::train::resume(args, common, out),
+        Verb::Sample(args) => verbs::sample::run(args, common, out),
+        Verb::Translate(args) => verbs::pictures::translate(args, common, out),
+        Verb::Reconstruct(args) => verbs::pictures::reconstruct(args, common, out),
+        Verb::Interpolate(args) => verbs::latents::interpolate(args, common, out),
+        Verb::Edit(args) => verbs::latents::edit(args, common, out),
+        Verb::Classify(args) => verbs::pictures::classify(args, common, out),
+        Verb::Evaluate(args) => verbs::evaluate::run(args, common, out),
+        Verb::Compare(args) => verbs::compare::run(args, common, out),
+        Verb::Bench(args) => verbs::bench::run(args, common, out),
+        Verb::Claim(args) => verbs::claim::run(args, common, out),
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     isa::Isa,
     lanes,
     output::{self, Output},
+    pairs::{pack, pair},
     tasks,
     tile::{MAX_ROWS, MAX_WIDTH, Start, Steps, Tile},
 };
@@ -188,13 +189,14 @@ impl<'a> Product<'a> {
     }
 
     fn pass(&self, tile: Tile, block: usize, rows: Axis, columns: Axis, wanted: usize) -> Pass {
-        let bands = Bands::new(rows, columns, self.inputs, wanted);
+        let depth = tile.steps(self.inputs);
+        let bands = Bands::new(rows, columns, depth, wanted);
         let taps = bands.taps(self.kernel_width);
-        let offsets: Vec<usize> = (0..self.inputs)
+        let offsets: Vec<usize> = (0..depth)
             .flat_map(|c| taps.iter().map(move |(_, offset)| (c, *offset)))
             .map(|(c, offset)| c * bands.plane + offset)
             .collect();
-        let weights = self.pack(&taps, block);
+        let weights = self.pack(tile, &taps, block);
 
         // Panels cost the collecting, about as much as 24 more outputs would; vectors in place
         // cost the lanes they waste.
@@ -229,7 +231,7 @@ impl<'a> Product<'a> {
                         let (image, pixel) = ((first + lane) / pixels, (first + lane) % pixels);
                         Some((image, pixel / bands.columns.count, pixel % bands.columns.count))
                     });
-                    Cover { from: pieces(&runs, &bands, self.inputs), runs }
+                    Cover { from: pieces(&runs, depth * bands.plane, &bands), runs }
                 })
                 .collect();
             let steps = |count: usize| Steps::new((0..count).map(|k| (k * block, k * width)));
@@ -241,9 +243,10 @@ impl<'a> Product<'a> {
     }
 
     /// [`Pass::weights`].
-    fn pack(&self, taps: &[(usize, usize)], block: usize) -> Vec<f32> {
+    fn pack(&self, tile: Tile, taps: &[(usize, usize)], block: usize) -> Vec<f32> {
         let blocks = self.outputs.div_ceil(block);
-        let size = self.inputs * taps.len() * block;
+        let depth = tile.steps(self.inputs);
+        let size = depth * taps.len() * block;
         let mut packed = vec![0.0; self.groups * blocks * size];
         let out = Output::new(&mut packed);
         let (out_stride, in_stride, group_stride) = self.strides;
@@ -253,11 +256,16 @@ impl<'a> Product<'a> {
             let base = group * group_stride + first * out_stride;
             // SAFETY: each task has its own block of the buffer.
             let packed = unsafe { out.slice(task * size..(task + 1) * size) };
-            for c in 0..self.inputs {
+            for step in 0..depth {
                 for i in 0..rows {
-                    let from = &self.weights[base + i * out_stride + c * in_stride..];
+                    let from = |c: usize| &self.weights[base + i * out_stride + c * in_stride..];
                     for (t, (tap, _)) in taps.iter().enumerate() {
-                        packed[(c * taps.len() + t) * block + i].write(from[*tap]);
+                        let value = match 2 * step + 1 {
+                            _ if !tile.takes_pairs() => from(step)[*tap],
+                            second if second < self.inputs => pair(from(second - 1)[*tap], from(second)[*tap]),
+                            second => pair(from(second - 1)[*tap], 0.0),
+                        };
+                        packed[(step * taps.len() + t) * block + i].write(value);
                     }
                 }
             }
@@ -296,7 +304,7 @@ impl Work<'_> {
         let (product, bands) = (self.product, &self.pass.bands);
         let size = [product.source[1], product.source[2]];
         let source_len = product.inputs * size[0] * size[1];
-        let image_len = product.inputs * bands.plane;
+        let image_len = self.tile.steps(product.inputs) * bands.plane;
         let width = 2 * self.tile.lanes();
         let buffer_len = self.pass.together * image_len + MAX_WIDTH;
         let (panel_len, sums_len) = match self.pass.way {
@@ -310,7 +318,7 @@ impl Work<'_> {
                 let images = buffer.chunks_exact_mut(image_len).take(self.images);
                 for (i, buffer) in images.enumerate() {
                     let at = ((self.task.image + i) * product.groups + group) * source_len;
-                    bands.fill(&source[at..at + source_len], size, self.task.band, buffer);
+                    self.fill(&source[at..at + source_len], size, buffer);
                 }
                 let blocks: Vec<Block> = self.blocks.clone().map(|b| self.block(group, b)).collect();
                 match &self.pass.way {
@@ -319,6 +327,23 @@ impl Work<'_> {
                         self.panels(&blocks, buffer, [full, last], panels, collected, sums);
                     }
                 }
+            }
+        });
+    }
+
+    /// Fills `buffer` with what the band reads of one group's channels: a plane a step.
+    fn fill(&self, source: &[f32], size: [usize; 2], buffer: &mut [f32]) {
+        let (bands, band) = (&self.pass.bands, self.task.band);
+        if !self.tile.takes_pairs() {
+            return bands.fill(source, size, band, buffer);
+        }
+        tasks::with_scratch(2 * bands.plane, |planes| {
+            let channels = source.chunks(2 * size[0] * size[1]);
+            for (channels, to) in channels.zip(buffer.chunks_exact_mut(bands.plane)) {
+                bands.fill(channels, size, band, planes);
+                let (first, second) = planes.split_at(bands.plane);
+                let both = channels.len() == 2 * size[0] * size[1];
+                pack(self.tile.isa(), first, if both { second } else { &[] }, to);
             }
         });
     }
@@ -474,10 +499,10 @@ fn runs(count: usize, pixel: impl Fn(usize) -> Option<(usize, usize, usize)>) ->
 }
 
 /// What [`lanes::collect`] copies for the pixels of `runs`: lanes and places in the buffer.
-fn pieces(runs: &[Run], bands: &Bands, inputs: usize) -> Vec<(usize, usize)> {
+fn pieces(runs: &[Run], image_len: usize, bands: &Bands) -> Vec<(usize, usize)> {
     let mut pieces = Vec::new();
     for run in runs {
-        let place = run.image * inputs * bands.plane + run.row * bands.pitch + run.column;
+        let place = run.image * image_len + run.row * bands.pitch + run.column;
         pieces.extend((0..run.len).step_by(lanes::PIECE).map(|i| (run.lane + i, place + i)));
     }
     pieces

@@ -18,18 +18,26 @@ use crate::{ConvOptions, isa::Isa};
 
 /// The far field `[images, far..]` from the near field: `conv2d`.
 pub(crate) fn to_far(isa: Isa, s: &Shape, near: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    if winograd::applies(s) { winograd::to_far(isa, s, near, w, bias) } else { gather::to_far(isa, s, near, w, bias) }
+    if winograd::applies(isa, s) {
+        winograd::to_far(isa, s, near, w, bias)
+    } else {
+        gather::to_far(isa, s, near, w, bias)
+    }
 }
 
 /// The near field `[images, near..]` from the far field: `conv_transpose2d`, and the gradient of
 /// `conv2d` in its input.
 pub(crate) fn to_near(isa: Isa, s: &Shape, far: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    if winograd::applies(s) { winograd::to_near(isa, s, far, w, bias) } else { gather::to_near(isa, s, far, w, bias) }
+    if winograd::applies(isa, s) {
+        winograd::to_near(isa, s, far, w, bias)
+    } else {
+        gather::to_near(isa, s, far, w, bias)
+    }
 }
 
 /// The weight gradient `[far, near / groups, kh, kw]`.
 pub(crate) fn weights(isa: Isa, s: &Shape, near: &[f32], far: &[f32]) -> Vec<f32> {
-    if winograd::applies(s) {
+    if winograd::applies(isa, s) {
         winograd_weights::weights(isa, s, near, far)
     } else {
         weights::weights(isa, s, near, far)
@@ -140,7 +148,10 @@ pub(crate) mod plain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::Isa;
+    use crate::{
+        isa::{Isa, Kind},
+        pairs,
+    };
 
     fn noise(len: usize, salt: u64) -> Vec<f32> {
         let mut state = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -220,6 +231,42 @@ mod tests {
             let plane = s.near[1] * s.near[2];
             let biased: Vec<f64> = near.iter().enumerate().map(|(i, v)| v + b[i / plane % s.near[0]] as f64).collect();
             close("near bias", &to_near(isa, s, &g, &w, Some(&b[..s.near[0]])), &biased);
+        }
+        if let Some(isa) = Isa::supported(Kind::Bf16) {
+            check_pairs(isa, s, [&x, &g, &w]);
+        }
+    }
+
+    /// The three products in bf16: those of the rounded operands, but for sums in `f32`. Winograd rounds what it
+    /// has transformed, which may cost some times the error that rounding the operands does.
+    fn check_pairs(isa: Isa, s: &Shape, operands: [&[f32]; 3]) {
+        let round = |v: &f32| f32::from_bits(pairs::pair(0.0, *v).to_bits());
+        let [x, g, w] = operands.map(|v| v.iter().map(round).collect::<Vec<_>>());
+        let exact = plain::products(s, operands[0], operands[1], operands[2]);
+        let rounded = plain::products(s, &x, &g, &w);
+        let direct = [
+            gather::to_far(isa, s, &x, &w, None),
+            gather::to_near(isa, s, &g, &w, None),
+            weights::weights(isa, s, &x, &g),
+        ];
+        for (got, expected) in direct.iter().zip(&rounded) {
+            close(&format!("{isa:?} {s:?}"), got, expected);
+        }
+        if winograd::possible(s) {
+            let [x, g, w] = operands;
+            let squares = [
+                winograd::to_far(isa, s, x, w, None),
+                winograd::to_near(isa, s, g, w, None),
+                winograd_weights::weights(isa, s, x, g),
+            ];
+            for ((got, exact), rounded) in squares.iter().zip(&exact).zip(&rounded) {
+                let distance = |other: &mut dyn Iterator<Item = f64>| {
+                    other.zip(exact).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+                };
+                let error = distance(&mut got.iter().map(|v| *v as f64));
+                let usual = distance(&mut rounded.iter().copied());
+                assert!(error <= 4.0 * usual, "{s:?}: {error} against {usual}");
+            }
         }
     }
 

@@ -13,9 +13,11 @@ pub(super) fn channels_last(
     pitch: usize,
 ) {
     let whole = match isa.kind() {
+        Kind::Portable => (0, 0),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: both kinds include AVX2.
-        Kind::Avx2 | Kind::Avx512 => unsafe { blocks(from, plane, channels, pixels, to, pitch) },
+        // SAFETY: all other kinds include AVX2.
+        _ => unsafe { blocks(from, plane, channels, pixels, to, pitch) },
+        #[cfg(not(target_arch = "x86_64"))]
         _ => (0, 0),
     };
     for c in 0..channels {

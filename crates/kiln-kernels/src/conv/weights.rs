@@ -3,13 +3,15 @@
 //! `dW[f, n, tap]` is a sum over images and far pixels of far times near at that tap. Both fields
 //! are transposed to channels-last (the near one with its padding), after which, for one tap, a
 //! block of weights is a tile whose steps are the pixels: one side broadcast, the other in vectors
-//! along channels. Images are divided among tasks by their number alone and the parts added in
+//! along channels. Where a step takes pairs, it is two far pixels, neighbours in a row, and the near pixels that one
+//! tap sees from them: of the near side every pixel is paired with the one a stride further. Images are divided among tasks by their number alone and the parts added in
 //! order, so a gradient does not depend on scheduling.
 
 use super::{Shape, rows, transpose};
 use crate::{
     isa::Isa,
     output::{self, Output},
+    pairs::pack,
     tasks,
     tile::{MAX_ROWS, Start, Steps, Tile},
 };
@@ -69,9 +71,13 @@ struct Side {
     /// Channels of one group, and floats per pixel.
     channels: usize,
     pitch: usize,
-    /// Pixels of one image, and pixels per row.
+    /// Pixels (or pairs) of one image, and of a row.
     pixels: usize,
     width: usize,
+    /// Columns of the field that a row is made of.
+    columns: usize,
+    /// Where pairs are: how many columns from one to the next, and to the partner.
+    pairs: Option<(usize, usize)>,
 }
 
 /// Floats per pixel: whole cache lines, an odd number of them lest pixels compete for few sets.
@@ -109,10 +115,16 @@ impl Plan {
         // The near pixels any tap can reach.
         let reach = |a: usize| (s.far[1 + a] - 1) * stride[a] + (s.kernel[a] - 1) * dilation[a] + 1;
         let (near_rows, near_width) = (reach(0), reach(1));
+        let across = tile.steps(width);
         let side = |is_near: bool| {
             let channels = if is_near { s.near_group() } else { s.far_group() };
-            let (pixels, width) = if is_near { (near_rows * near_width, near_width) } else { (height * width, width) };
-            Side { is_near, channels, pitch: pitch(channels), pixels, width }
+            let (rows, width, columns, pair) = if is_near {
+                (near_rows, near_width, near_width, (1, stride[1]))
+            } else {
+                (height, across, width, (2, 1))
+            };
+            let pairs = tile.takes_pairs().then_some(pair);
+            Side { is_near, channels, pitch: pitch(channels), pixels: rows * width, width, columns, pairs }
         };
         // The side that fills its vectors better gets them, the larger one if both do.
         let waste = |channels: usize| channels.next_multiple_of(lanes) * 1024 / channels;
@@ -120,18 +132,18 @@ impl Plan {
         let near_in_vectors = (waste(n), f) <= (waste(f), n);
         let (left, right) = (side(!near_in_vectors), side(near_in_vectors));
 
-        let pixels = height * width;
-        let together = (LONG / pixels).clamp(1, s.images.div_ceil(tasks::threads()).max(1));
-        let rows = if together > 1 { height } else { (PIXELS / width).clamp(1, height) };
+        let together = (LONG / (height * across)).clamp(1, s.images.div_ceil(tasks::threads()).max(1));
+        let rows = if together > 1 { height } else { (PIXELS / across).clamp(1, height) };
+        let next = if tile.takes_pairs() { 2 * stride[1] } else { stride[1] };
         let steps = |images: usize, rows: usize| {
             let (left, right) = (&left, &right);
             let place = move |side: &Side, image: usize, y: usize, x: usize| {
-                let pixel = if side.is_near { y * stride[0] * side.width + x * stride[1] } else { y * side.width + x };
+                let pixel = if side.is_near { y * stride[0] * side.width + x * next } else { y * side.width + x };
                 (image * side.pixels + pixel) * side.pitch
             };
             Steps::new((0..images).flat_map(move |image| {
                 (0..rows)
-                    .flat_map(move |y| (0..width).map(move |x| (place(left, image, y, x), place(right, image, y, x))))
+                    .flat_map(move |y| (0..across).map(move |x| (place(left, image, y, x), place(right, image, y, x))))
             }))
         };
         let shifts =
@@ -297,19 +309,35 @@ fn load(isa: Isa, s: &Shape, side: &Side, first: usize, image: usize, near: &[f3
             }
         }
     };
-    if side.width == width && side.pixels == plane && padding == [0, 0] {
+    if side.pixels == plane && side.columns == width && padding == [0, 0] && side.pairs.is_none() {
         return copy(source, plane, to);
     }
-    let from = padding[1].min(side.width);
-    let until = (padding[1] + width).min(side.width);
-    for (j, row) in to.chunks_exact_mut(side.width * side.pitch).enumerate() {
-        match j.checked_sub(padding[0]).filter(|y| *y < height) {
-            None => row.fill(0.0),
-            Some(y) => {
-                row[..from * side.pitch].fill(0.0);
-                row[until * side.pitch..].fill(0.0);
-                copy(&source[y * width..], until - from, &mut row[from * side.pitch..]);
+    let from = padding[1].min(side.columns);
+    let until = (padding[1] + width).min(side.columns);
+    let fill = |y: usize, row: &mut [f32]| {
+        row[..from * side.pitch].fill(0.0);
+        row[until * side.pitch..].fill(0.0);
+        copy(&source[y * width..], until - from, &mut row[from * side.pitch..]);
+    };
+    tasks::with_scratch(side.columns * side.pitch, |single| {
+        for (j, row) in to.chunks_exact_mut(side.width * side.pitch).enumerate() {
+            let Some(y) = j.checked_sub(padding[0]).filter(|y| *y < height) else {
+                row.fill(0.0);
+                continue;
+            };
+            let Some((next, partner)) = side.pairs else {
+                fill(y, row);
+                continue;
+            };
+            fill(y, single);
+            let second = |x: usize| &single[((x + partner) * side.pitch).min(single.len())..];
+            if next == 1 {
+                pack(isa, single, second(0), row);
+            } else {
+                for (k, pair) in row.chunks_exact_mut(side.pitch).enumerate() {
+                    pack(isa, &single[next * k * side.pitch..], second(next * k), pair);
+                }
             }
         }
-    }
+    });
 }

@@ -17,6 +17,7 @@ use super::Shape;
 use crate::{
     isa::{Isa, mul_add, vectorised},
     output::{self, Output},
+    pairs::{pack, pair},
     tasks,
     tile::{MAX_ROWS, Start, Steps, Tile},
 };
@@ -34,8 +35,10 @@ const CACHED: usize = 144 << 10;
 const LANES: usize = 16;
 
 /// Whether the products of this convolution are best computed here.
-pub(super) fn applies(s: &Shape) -> bool {
-    possible(s) && [s.near, s.far].into_iter().all(|field| pays(s.images, field, s.near[0], s.far[0]))
+pub(super) fn applies(isa: Isa, s: &Shape) -> bool {
+    // A product of pairs takes half the time, the transforms what they took.
+    let product = if Tile::new(isa).takes_pairs() { 0.5 } else { 1.0 };
+    possible(s) && [s.near, s.far].into_iter().all(|field| pays(s.images, field, s.near[0], s.far[0], product))
 }
 
 /// Whether they can be.
@@ -49,16 +52,17 @@ pub(super) fn possible(s: &Shape) -> bool {
         && s.images > 0
 }
 
-/// Whether the multiplications saved for an output of this size are worth the transforms.
-fn pays(images: usize, [_, height, width]: [usize; 3], inputs: usize, outputs: usize) -> bool {
+/// Whether the multiplications saved for an output of this size are worth the transforms, one multiplication
+/// taking `product`.
+fn pays(images: usize, [_, height, width]: [usize; 3], inputs: usize, outputs: usize, product: f64) -> bool {
     let (down, across) = (height.div_ceil(2), width.div_ceil(2));
     let squares = (images * down * across) as f64;
     let products = (inputs * outputs) as f64;
     // Squares that hang over the edge are computed whole, and rows of them in whole vectors.
     let filled = across as f64 / across.next_multiple_of(LANES) as f64;
     let transforms = squares * TRANSFORM / filled * (inputs + outputs) as f64 + KERNEL * products;
-    let here = squares * PLACES as f64 * products + transforms;
-    let directly = 9.0 * products * (images * height * width) as f64;
+    let here = squares * PLACES as f64 * products * product + transforms;
+    let directly = 9.0 * products * (images * height * width) as f64 * product;
     here < 0.9 * directly
 }
 
@@ -91,36 +95,39 @@ struct Plan {
     pitch: usize,
     /// Output channels of a block.
     block: usize,
+    /// Steps of the sum over inputs.
+    depth: usize,
 }
 
 impl Plan {
     fn new(isa: Isa, images: usize, source: [usize; 3], target: [usize; 3], padding: [usize; 2]) -> Plan {
         let tile = Tile::new(isa);
         let squares = [target[1].div_ceil(2), target[2].div_ceil(2)];
-        let (rows, pitch) = rows_of_squares(squares[1], CACHED / (PLACES * source[0]), tile.lanes());
+        let depth = tile.steps(source[0]);
+        let (rows, pitch) = rows_of_squares(squares[1], CACHED / (PLACES * depth), tile.lanes());
         // No more than every thread can have some of.
         let share = (images * squares[0]).div_ceil(2 * tasks::threads()).max(1);
         let (rows, pitch) =
             if rows > share { (share, (share * squares[1]).next_multiple_of(tile.lanes())) } else { (rows, pitch) };
-        Plan { tile, images, source, target, padding, squares, rows, pitch, block: tile.block(target[0]) }
+        Plan { tile, images, source, target, padding, squares, rows, pitch, block: tile.block(target[0]), depth }
     }
 
     fn run(&self, source: &[f32], tap: impl Fn(usize, usize, usize) -> f32 + Sync, bias: Option<&[f32]>) -> Vec<f32> {
         let kernels = self.transformed_kernels(tap);
         let all_rows = self.images * self.squares[0];
-        let (inputs, outputs) = (self.source[0], self.target[0]);
+        let outputs = self.target[0];
         let len = self.images * outputs * self.target[1] * self.target[2];
-        let steps = Steps::new((0..inputs).map(|c| (c * self.block, c * self.pitch)));
+        let steps = Steps::new((0..self.depth).map(|c| (c * self.block, c * self.pitch)));
         let fill = |out: &Output<'_>| {
-            tasks::each(all_rows.div_ceil(self.rows), len * inputs, |task| {
+            tasks::each(all_rows.div_ceil(self.rows), len * self.source[0], |task| {
                 let first = task * self.rows;
                 let rows = first..(first + self.rows).min(all_rows);
-                let (input_len, sums_len) = (PLACES * inputs * self.pitch, PLACES * self.block * self.pitch);
+                let (input_len, sums_len) = (PLACES * self.depth * self.pitch, PLACES * self.block * self.pitch);
                 // Whole vectors are read of the last squares too.
                 tasks::with_scratch(input_len + sums_len + LANES, |scratch| {
                     let (input, sums) = scratch.split_at_mut(input_len);
                     self.transform_input(source, rows.clone(), input);
-                    for (block, kernels) in kernels.chunks(PLACES * inputs * self.block).enumerate() {
+                    for (block, kernels) in kernels.chunks(PLACES * self.depth * self.block).enumerate() {
                         let channels = block * self.block..((block + 1) * self.block).min(outputs);
                         self.multiply(kernels, input, &steps, channels.len(), sums);
                         for (i, channel) in channels.enumerate() {
@@ -138,21 +145,30 @@ impl Plan {
         unsafe { output::filled(len, fill) }
     }
 
-    /// `G g Gᵀ` of every pair of channels: `[block of outputs][place][input][output of the block]`.
+    /// `G g Gᵀ` of every pair of channels: `[block of outputs][place][step][output of the block]`.
     fn transformed_kernels(&self, tap: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<f32> {
         let (inputs, outputs) = (self.source[0], self.target[0]);
-        let size = PLACES * inputs * self.block;
+        let size = PLACES * self.depth * self.block;
         let mut kernels = vec![0.0; outputs.div_ceil(self.block) * size];
         let blocks = outputs.div_ceil(self.block);
         let shared = Output::new(&mut kernels);
+        let kernel = |o: usize, c: usize| transformed_kernel(&std::array::from_fn(|t| tap(o, c, t)));
         tasks::each(blocks, blocks * size, |block| {
             // SAFETY: each task has its own block of the buffer.
             let to = unsafe { shared.slice(block * size..(block + 1) * size).assume_init_mut() };
             for i in 0..self.block.min(outputs - block * self.block) {
-                for c in 0..inputs {
-                    let g: [f32; 9] = std::array::from_fn(|t| tap(block * self.block + i, c, t));
-                    for (place, value) in transformed_kernel(&g).into_iter().enumerate() {
-                        to[(place * inputs + c) * self.block + i] = value;
+                let o = block * self.block + i;
+                for step in 0..self.depth {
+                    let values = if self.tile.takes_pairs() {
+                        let c = 2 * step;
+                        let second = if c + 1 < inputs { kernel(o, c + 1) } else { [0.0; PLACES] };
+                        let first = kernel(o, c);
+                        std::array::from_fn(|place| pair(first[place], second[place]))
+                    } else {
+                        kernel(o, step)
+                    };
+                    for (place, value) in values.into_iter().enumerate() {
+                        to[(place * self.depth + step) * self.block + i] = value;
                     }
                 }
             }
@@ -160,45 +176,87 @@ impl Plan {
         kernels
     }
 
-    /// `Bᵀ d B` of the squares of some rows, `[place][input][square]`.
+    /// `Bᵀ d B` of the squares of some rows, `[place][step][square]`.
     fn transform_input(&self, source: &[f32], rows: std::ops::Range<usize>, to: &mut [f32]) {
-        let [inputs, height, width] = self.source;
-        let [per_image, across] = self.squares;
+        let (inputs, across) = (self.source[0], self.squares[1]);
         // Columns in pairs, one more than squares, and as many as whole vectors read.
-        let pairs = across.next_multiple_of(LANES) + LANES;
-        tasks::with_scratch(10 * pairs, |scratch| {
-            let (line, split) = scratch.split_at_mut(2 * pairs);
-            line.fill(0.0);
-            for c in 0..inputs {
-                for (at, row) in rows.clone().enumerate() {
-                    let (image, y) = (row / per_image, row % per_image * 2);
-                    for i in 0..4 {
-                        let split = &mut split[2 * i * pairs..][..2 * pairs];
-                        match (y + i).checked_sub(self.padding[0]).filter(|y| *y < height) {
-                            Some(y) => {
-                                let from = &source[((image * inputs + c) * height + y) * width..][..width];
-                                // What does not fit is not looked at by any square.
-                                let fits = width.min(2 * pairs - self.padding[1]);
-                                line[self.padding[1]..self.padding[1] + fits].copy_from_slice(&from[..fits]);
-                                deinterleave(self.tile.isa(), line, split);
-                            }
-                            None => split.fill(0.0),
-                        }
+        let columns = across.next_multiple_of(LANES) + LANES;
+        let stride = self.depth * self.pitch;
+        if !self.tile.takes_pairs() {
+            tasks::with_scratch(10 * columns, |scratch| {
+                scratch[..2 * columns].fill(0.0);
+                for c in 0..inputs {
+                    for (at, row) in rows.clone().enumerate() {
+                        let to = &mut to[c * self.pitch + at * across..];
+                        self.transform_row(source, c, row, scratch, columns, to, stride, self.pitch - at * across);
                     }
-                    let start = c * self.pitch + at * across;
-                    let (to, room) = (&mut to[start..], self.pitch - at * across);
-                    transform_rows(self.tile.isa(), split, pairs, across, to, inputs * self.pitch, room);
+                }
+            });
+            return;
+        }
+        let room = columns - LANES;
+        tasks::with_scratch(10 * columns + 2 * PLACES * room, |scratch| {
+            let (scratch, squares) = scratch.split_at_mut(10 * columns);
+            let (first, second) = squares.split_at_mut(PLACES * room);
+            scratch[..2 * columns].fill(0.0);
+            for step in 0..self.depth {
+                for (at, row) in rows.clone().enumerate() {
+                    self.transform_row(source, 2 * step, row, scratch, columns, first, room, room);
+                    match 2 * step + 1 {
+                        c if c < inputs => self.transform_row(source, c, row, scratch, columns, second, room, room),
+                        _ => second.fill(0.0),
+                    }
+                    for place in 0..PLACES {
+                        let to = &mut to[place * stride + step * self.pitch + at * across..][..across];
+                        let from = place * room..place * room + across;
+                        pack(self.tile.isa(), &first[from.clone()], &second[from], to);
+                    }
                 }
             }
         });
     }
 
+    /// `Bᵀ d B` of a row of squares of one channel: place p of square x to `to[p * stride + x]`, x below `room`.
+    /// Of `scratch`, ten times `columns`, the first two fifths are 0 but for what an earlier row of the same
+    /// width left.
+    #[allow(clippy::too_many_arguments)]
+    fn transform_row(
+        &self,
+        source: &[f32],
+        channel: usize,
+        row: usize,
+        scratch: &mut [f32],
+        columns: usize,
+        to: &mut [f32],
+        stride: usize,
+        room: usize,
+    ) {
+        let [inputs, height, width] = self.source;
+        let [per_image, across] = self.squares;
+        let (line, split) = scratch.split_at_mut(2 * columns);
+        let (image, y) = (row / per_image, row % per_image * 2);
+        for i in 0..4 {
+            let split = &mut split[2 * i * columns..][..2 * columns];
+            match (y + i).checked_sub(self.padding[0]).filter(|y| *y < height) {
+                Some(y) => {
+                    let from = &source[((image * inputs + channel) * height + y) * width..][..width];
+                    // What does not fit is not looked at by any square.
+                    let fits = width.min(2 * columns - self.padding[1]);
+                    line[self.padding[1]..self.padding[1] + fits].copy_from_slice(&from[..fits]);
+                    deinterleave(self.tile.isa(), line, split);
+                }
+                None => split.fill(0.0),
+            }
+        }
+        transform_rows(self.tile.isa(), split, columns, across, to, stride, room);
+    }
+
     /// The 16 products for a block of output channels: `[place][output of the block][square]`.
     fn multiply(&self, kernels: &[f32], input: &[f32], steps: &Steps, outputs: usize, sums: &mut [f32]) {
-        let (inputs, lanes) = (self.source[0], self.tile.lanes());
+        let (depth, lanes) = (self.depth, self.tile.lanes());
         for place in 0..PLACES {
-            let kernels = &kernels[place * inputs * self.block..][..inputs * self.block];
-            let input = &input[place * inputs * self.pitch..][..inputs * self.pitch];
+            let kernels = &kernels[place * depth * self.block..][..depth * self.block];
+            let input = &input[place * depth * self.pitch..][..depth * self.pitch];
             for square in (0..self.pitch).step_by(2 * lanes) {
                 let at = [square, square + lanes];
                 let at = &at[..((self.pitch - square) / lanes).min(2)];

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     isa::{Isa, vectorised},
     output::{self, Output},
+    pairs::pack,
     tasks,
     tile::{Start, Steps, Tile},
 };
@@ -84,13 +85,14 @@ impl Plan {
         let (near, far) = (side(s.near, s.options.padding, 4), side(s.far, [0, 0], 2));
         let squares = [s.far[1].div_ceil(2), s.far[2].div_ceil(2)];
         // Squares are steps of the product here, not lanes: none is lost to rounding.
-        let (rows, _) = rows_of_squares(squares[1], CACHED / (PLACES * (near.pitch + far.pitch)), 1);
+        let (rows, _) = rows_of_squares(tile.steps(squares[1]), CACHED / (PLACES * (near.pitch + far.pitch)), 1);
         Plan { tile, squares, rows, block: tile.block(far.channels), near, far }
     }
 
     /// Adds the squares of some rows to `sums`, `[place][far][near]`.
     fn accumulate(&self, rows: Range<usize>, near: &[f32], far: &[f32], sums: &mut [f32]) {
-        let most = self.rows * self.squares[1];
+        let across = self.tile.steps(self.squares[1]);
+        let most = self.rows * across;
         let steps = |squares: usize| Steps::new((0..squares).map(|t| (t * self.far.pitch, t * self.near.pitch)));
         let whole = steps(most);
         let (near_len, far_len) = (PLACES * most * self.near.pitch, PLACES * most * self.far.pitch);
@@ -98,7 +100,7 @@ impl Plan {
             let (near_squares, far_squares) = scratch.split_at_mut(near_len);
             for first in rows.clone().step_by(self.rows) {
                 let some = first..(first + self.rows).min(rows.end);
-                let squares = some.len() * self.squares[1];
+                let squares = some.len() * across;
                 self.load(&self.near, near, some.clone(), near_squares, most);
                 self.load(&self.far, far, some, far_squares, most);
                 let last;
@@ -113,37 +115,62 @@ impl Plan {
         });
     }
 
-    /// Transforms the squares of some rows of a field: `[place][square][channel]`, `most` squares a place.
+    /// Transforms the squares of some rows of a field: `[place][step][channel]`, `most` steps a place. A step is a
+    /// square, or a pair of neighbours in a row.
     fn load(&self, side: &Side, from: &[f32], rows: Range<usize>, to: &mut [f32], most: usize) {
-        let [per_image, across] = self.squares;
+        let (isa, across) = (self.tile.isa(), self.squares[1]);
         let columns = 2 * across + side.square - 2;
-        tasks::with_scratch(side.square * columns * side.pitch, |lines| {
-            for (at, row) in rows.enumerate() {
-                let (image, y) = (row / per_image, row % per_image * 2);
-                for i in 0..side.square {
-                    let line = &mut lines[i * columns * side.pitch..][..columns * side.pitch];
-                    line.fill(0.0);
-                    if let Some(y) = (y + i).checked_sub(side.padding[0]).filter(|y| *y < side.height) {
-                        let plane = side.height * side.width;
-                        let from = &from[image * side.channels * plane + y * side.width..];
-                        // What does not fit is not looked at by any square.
-                        let count = side.width.min(columns - side.padding[1]);
-                        let line = &mut line[side.padding[1] * side.pitch..];
-                        let isa = self.tile.isa();
-                        transpose::channels_last(isa, from, plane, side.channels, count, line, side.pitch);
-                    }
+        let (lines_len, stride) = (side.square * columns * side.pitch, most * side.pitch);
+        let row_len = across * side.pitch;
+        if !self.tile.takes_pairs() {
+            tasks::with_scratch(lines_len, |lines| {
+                for (at, row) in rows.enumerate() {
+                    self.load_row(side, from, row, lines, &mut to[at * row_len..], stride);
                 }
-                for x in 0..across {
-                    let corner = &lines[2 * x * side.pitch..];
-                    let to = &mut to[(at * across + x) * side.pitch..];
-                    let (line, stride) = (columns * side.pitch, most * side.pitch);
-                    match side.square {
-                        4 => transform_near(self.tile.isa(), corner, side.pitch, line, to, stride),
-                        _ => transform_far(self.tile.isa(), corner, side.pitch, line, to, stride),
+            });
+            return;
+        }
+        tasks::with_scratch(lines_len + PLACES * row_len, |scratch| {
+            let (lines, squares) = scratch.split_at_mut(lines_len);
+            for (at, row) in rows.enumerate() {
+                self.load_row(side, from, row, lines, squares, row_len);
+                for (place, squares) in squares.chunks_exact(row_len).enumerate() {
+                    let to = &mut to[place * stride + at * across.div_ceil(2) * side.pitch..];
+                    let pairs = squares.chunks(2 * side.pitch).zip(to.chunks_exact_mut(side.pitch));
+                    for (pair, to) in pairs {
+                        let (first, second) = pair.split_at(side.pitch);
+                        pack(isa, first, second, to);
                     }
                 }
             }
         });
+    }
+
+    /// Transforms a row of squares: place p of square x to `to[p * stride + x * pitch..]`.
+    fn load_row(&self, side: &Side, from: &[f32], row: usize, lines: &mut [f32], to: &mut [f32], stride: usize) {
+        let [per_image, across] = self.squares;
+        let columns = 2 * across + side.square - 2;
+        let (image, y) = (row / per_image, row % per_image * 2);
+        for i in 0..side.square {
+            let line = &mut lines[i * columns * side.pitch..][..columns * side.pitch];
+            line.fill(0.0);
+            if let Some(y) = (y + i).checked_sub(side.padding[0]).filter(|y| *y < side.height) {
+                let plane = side.height * side.width;
+                let from = &from[image * side.channels * plane + y * side.width..];
+                // What does not fit is not looked at by any square.
+                let count = side.width.min(columns - side.padding[1]);
+                let line = &mut line[side.padding[1] * side.pitch..];
+                transpose::channels_last(self.tile.isa(), from, plane, side.channels, count, line, side.pitch);
+            }
+        }
+        for x in 0..across {
+            let corner = &lines[2 * x * side.pitch..];
+            let (to, line) = (&mut to[x * side.pitch..], columns * side.pitch);
+            match side.square {
+                4 => transform_near(self.tile.isa(), corner, side.pitch, line, to, stride),
+                _ => transform_far(self.tile.isa(), corner, side.pitch, line, to, stride),
+            }
+        }
     }
 
     fn multiply(&self, near: &[f32], far: &[f32], steps: &Steps, most: usize, sums: &mut [f32]) {

@@ -63,7 +63,7 @@ pub struct ResumeArgs {
 }
 
 /// The system and the full recipe of a command.
-fn resolve(args: &TrainArgs) -> Result<(Box<dyn AnySystem>, Table)> {
+fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Table)> {
     let path = Path::new(&args.system);
     let (system, mut recipe) = if args.system.ends_with(".toml") {
         let changes = read_table(path)?;
@@ -95,6 +95,9 @@ fn resolve(args: &TrainArgs) -> Result<(Box<dyn AnySystem>, Table)> {
     if let Some(batch) = args.batch {
         flag("train.batch", (batch as i64).into())?;
     }
+    if let Some(precision) = common.precision {
+        flag("train.precision", precision.to_string().into())?;
+    }
     if let Some(every) = args.evaluate_every {
         flag("train.evaluate_every", i64::try_from(every).context(|| format!("--evaluate-every {every}"))?.into())?;
     }
@@ -108,7 +111,7 @@ fn resolve(args: &TrainArgs) -> Result<(Box<dyn AnySystem>, Table)> {
 }
 
 pub fn train(args: &TrainArgs, common: &Common, out: &Output) -> Result<()> {
-    let (system, recipe) = resolve(args)?;
+    let (system, recipe) = resolve(args, common)?;
     if args.steps == Some(0) {
         return Err(Error::usage("--steps 0: nothing to do; give at least 1"));
     }

@@ -1,0 +1,93 @@
+//! Pairs of bf16 in the place of one `f32`: what `vdpbf16ps` multiplies.
+//!
+//! A lane of 32 bits holds two numbers of 16, the first in the low half; the product of two such lanes is
+//! the sum of two products, in `f32`. A buffer of pairs is half as long as what it was made of, and is
+//! moved about as any other buffer of floats.
+
+use crate::isa::{Isa, Kind};
+
+/// `to[i]` becomes the pair of `first[i]` and `second[i]`, which is 0 where `second` has ended. Rounded to
+/// nearest, ties to even.
+///
+/// Panics if `first` is shorter than `to`, or `isa` is not [`Kind::Bf16`].
+pub(crate) fn pack(isa: Isa, first: &[f32], second: &[f32], to: &mut [f32]) {
+    assert!(isa.kind() == Kind::Bf16);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an `Isa` of this kind exists only where these features were detected.
+    unsafe {
+        pack_vectors(first, second, to);
+    }
+}
+
+/// The pair of two numbers.
+pub(crate) fn pair(first: f32, second: f32) -> f32 {
+    f32::from_bits(u32::from(round(first)) | u32::from(round(second)) << 16)
+}
+
+/// The nearest bf16, ties to even, by its bits.
+fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // A NaN must not be rounded up to infinity.
+    let rounded = if x.is_nan() { bits | 1 << 22 } else { bits + 0x7fff + (bits >> 16 & 1) };
+    (rounded >> 16) as u16
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,avx512bf16")]
+fn pack_vectors(first: &[f32], second: &[f32], to: &mut [f32]) {
+    use std::arch::x86_64::*;
+    const LANES: usize = 16;
+    let mask = |left: usize| if left < LANES { (1 << left) - 1 } else { !0u16 };
+    assert!(first.len() >= to.len());
+    for i in (0..to.len()).step_by(LANES) {
+        let some = mask(to.len() - i);
+        let paired = mask(second.len().saturating_sub(i)) & some;
+        // SAFETY: the lanes of `some` are inside `to` and `first`, those of `paired` inside `second`; no others
+        // are read or written.
+        unsafe {
+            let low = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, first.as_ptr().wrapping_add(i)));
+            let high = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(paired, second.as_ptr().wrapping_add(i)));
+            // The same 256 bits under their other name.
+            let [low, high] =
+                [low, high].map(|half| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(half)));
+            let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+            _mm512_mask_storeu_ps(to.as_mut_ptr().wrapping_add(i), some, _mm512_castsi512_ps(pairs));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_to_nearest() {
+        let halves = |x: f32| (f32::from_bits(x.to_bits() << 16), f32::from_bits(x.to_bits() & 0xffff_0000));
+        // 1 + 2⁻⁸ lies between 1 and 1 + 2⁻⁷: ties go to the even one.
+        assert_eq!(halves(pair(1.0 + 2f32.powi(-8), -3.0)), (1.0, -3.0));
+        assert_eq!(halves(pair(1.0 + 3.0 * 2f32.powi(-8), 0.1)), (1.0 + 2f32.powi(-6), 0.100_097_656));
+        assert_eq!(halves(pair(f32::MAX, f32::NEG_INFINITY)), (f32::INFINITY, f32::NEG_INFINITY));
+        let (a, b) = halves(pair(f32::NAN, f32::from_bits(0x7f80_0001)));
+        assert!(a.is_nan() && b.is_nan());
+    }
+
+    #[test]
+    fn vectors_round_as_one_does() {
+        let Some(isa) = Isa::supported(Kind::Bf16) else {
+            return;
+        };
+        let value = |i: usize| (i as f32 * 0.731).sin() * 10f32.powi(i as i32 % 60 - 30);
+        for len in [0, 1, 15, 16, 17, 100] {
+            for others in [0, len / 2, len, len + 7] {
+                let first: Vec<f32> = (0..len + 3).map(value).collect();
+                let second: Vec<f32> = (1000..1000 + others).map(value).collect();
+                let mut pairs = vec![0.0; len];
+                pack(isa, &first, &second, &mut pairs);
+                for (i, got) in pairs.iter().enumerate() {
+                    let expected = pair(first[i], second.get(i).copied().unwrap_or(0.0));
+                    assert_eq!(got.to_bits(), expected.to_bits(), "{i} of {len} and {others}");
+                }
+            }
+        }
+    }
+}
