@@ -19,6 +19,18 @@ pub(crate) fn pack(isa: Isa, first: &[f32], second: &[f32], to: &mut [f32]) {
     }
 }
 
+/// `to[i]` becomes the pair of `from[2 i]` and `from[2 i + 1]`, likewise.
+///
+/// Panics if `from` is not twice as long as `to`, or `isa` is not [`Kind::Bf16`].
+pub(crate) fn pack_neighbours(isa: Isa, from: &[f32], to: &mut [f32]) {
+    assert!(isa.kind() == Kind::Bf16 && from.len() == 2 * to.len());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an `Isa` of this kind exists only where its features were detected.
+    unsafe {
+        pack_neighbouring_vectors(from, to);
+    }
+}
+
 /// The pair of two numbers.
 pub(crate) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(round(first)) | u32::from(round(second)) << 16)
@@ -56,6 +68,24 @@ fn pack_vectors(first: &[f32], second: &[f32], to: &mut [f32]) {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,avx512bf16")]
+fn pack_neighbouring_vectors(from: &[f32], to: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let (vectors, rest) = from.as_chunks::<16>();
+    let (pairs, rest_of_pairs) = to.as_chunks_mut::<8>();
+    for (from, to) in vectors.iter().zip(pairs) {
+        // SAFETY: both arrays are as long as their vectors; 16 bf16 are the same 256 bits as 8 floats.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from.as_ptr()));
+            _mm256_storeu_ps(to.as_mut_ptr(), std::mem::transmute::<__m256bh, __m256>(rounded));
+        }
+    }
+    for (from, to) in rest.as_chunks::<2>().0.iter().zip(rest_of_pairs) {
+        *to = pair(from[0], from[1]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +116,10 @@ mod tests {
                 for (i, got) in pairs.iter().enumerate() {
                     let expected = pair(first[i], second.get(i).copied().unwrap_or(0.0));
                     assert_eq!(got.to_bits(), expected.to_bits(), "{i} of {len} and {others}");
+                }
+                pack_neighbours(isa, &(0..2 * len).map(value).collect::<Vec<_>>(), &mut pairs);
+                for (i, got) in pairs.iter().enumerate() {
+                    assert_eq!(got.to_bits(), pair(value(2 * i), value(2 * i + 1)).to_bits(), "{i} of {len}");
                 }
             }
         }

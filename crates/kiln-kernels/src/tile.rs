@@ -1,7 +1,7 @@
 //! The register tile every convolution product is made of.
 //!
 //! One call computes `rows x (vectors * lanes)` sums of products over a list of steps:
-//! `out[i][v * lanes + l] = start + sum over (a, b) in steps: left[a + i] * right[at[v] + b + l]`.
+//! `out[i][v * lanes + l] = start + sum over (a, b) in steps: left[a + i * apart] * right[at[v] + b + l]`.
 //! A left value is broadcast and meets whole vectors of the right side. Reading both sides through
 //! a list of offsets lets one kernel serve plain products, convolutions read straight from a padded
 //! image, and weight gradients. In bf16 a left and a right value are pairs ([`crate::pairs`]), and a product the
@@ -93,13 +93,13 @@ impl Tile {
         count.div_ceil(count.div_ceil(self.rows()).max(1)).max(1)
     }
 
-    /// Computes a tile of `rows` by `at.len()` (one or two) vectors; row `i` starts at
-    /// `out[i * pitch]`.
+    /// Computes a tile of `rows` by `at.len()` (one or two) vectors, left values of neighbouring rows `apart`
+    /// floats from one another; row `i` starts at `out[i * pitch]`.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn run(
         self,
         rows: usize,
-        left: &[f32],
+        (left, apart): (&[f32], usize),
         right: &[f32],
         at: &[usize],
         steps: &Steps,
@@ -109,7 +109,7 @@ impl Tile {
     ) {
         assert!((rows - 1) * pitch + at.len() * self.lanes() <= out.len());
         // SAFETY: all rows are inside `out`, which is initialised and borrowed exclusively.
-        unsafe { self.run_to(rows, left, right, at, steps, start, out.as_mut_ptr(), pitch) }
+        unsafe { self.run_to(rows, (left, apart), right, at, steps, start, out.as_mut_ptr(), pitch) }
     }
 
     /// As [`Tile::run`], row `i` starting at `out + i * pitch`.
@@ -121,7 +121,7 @@ impl Tile {
     pub(crate) unsafe fn run_to(
         self,
         rows: usize,
-        left: &[f32],
+        (left, apart): (&[f32], usize),
         right: &[f32],
         at: &[usize],
         steps: &Steps,
@@ -133,7 +133,7 @@ impl Tile {
         let lanes = self.lanes();
         assert!((1..=self.rows()).contains(&rows) && (1..=2).contains(&vectors));
         if !steps.pairs.is_empty() {
-            assert!(steps.reach.0 + rows <= left.len());
+            assert!(steps.reach.0 + (rows - 1) * apart < left.len());
             for start in at {
                 assert!(start + steps.reach.1 + lanes <= right.len());
             }
@@ -144,15 +144,15 @@ impl Tile {
         };
         assert!(rows <= base.len());
         let right = [right.as_ptr().wrapping_add(at[0]), right.as_ptr().wrapping_add(at[vectors - 1])];
-        let kernel = self.kernel(rows, vectors);
-        // SAFETY: the kernel reads `rows` floats of `base` and after every left offset, and one
+        let kernel = self.kernel(rows, vectors, apart == 1);
+        // SAFETY: the kernel reads `rows` floats of `base`, as many `apart` after every left offset, and one
         // vector after every right offset of each start, all inside the slices by the assertions
         // above; it writes, and with `add` reads, `rows` rows of `vectors` vectors, which the
         // caller vouches for. Its instructions are available by the meaning of `Isa`.
-        unsafe { kernel(left.as_ptr(), right, &steps.pairs, base.as_ptr(), out, pitch, add) }
+        unsafe { kernel(left.as_ptr(), apart, right, &steps.pairs, base.as_ptr(), out, pitch, add) }
     }
 
-    fn kernel(self, rows: usize, vectors: usize) -> Kernel {
+    fn kernel(self, rows: usize, vectors: usize, neighbours: bool) -> Kernel {
         let table = match self.0.kind() {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => &avx2::TABLE[..],
@@ -162,17 +162,55 @@ impl Tile {
             Kind::Bf16 => &bf16::TABLE[..],
             _ => &portable::TABLE[..],
         };
-        table[rows - 1][vectors - 1]
+        table[rows - 1][vectors - 1][usize::from(neighbours)]
     }
 }
 
-/// `(left, [right; 2], steps, base, out, pitch, add)`, the contract being what `run_to` asserts.
-type Kernel = unsafe fn(*const f32, [*const f32; 2], &[(u32, u32)], *const f32, *mut f32, usize, bool);
+/// `(left, apart, [right; 2], steps, base, out, pitch, add)`, the contract being what `run_to` asserts.
+type Kernel = unsafe fn(*const f32, usize, [*const f32; 2], &[(u32, u32)], *const f32, *mut f32, usize, bool);
+
+/// Multiplies a left value at `$at` with the vectors and moves on to the next row, `$apart` floats further. Written
+/// as assembly where there are registers for no more than the sums and one row: the compiler would read all rows
+/// first, and put sums aside for them.
+macro_rules! next_row {
+    ($at:ident, $apart:ident, $sums:expr, $vectors:ident, plain $mul_add:expr, $broadcast:expr) => {
+        let value = $broadcast(*$at);
+        for v in 0..VECTORS {
+            $sums[v] = $mul_add(value, $vectors[v], $sums[v]);
+        }
+        $at = $at.wrapping_add($apart);
+    };
+    ($at:ident, $apart:ident, $sums:expr, $vectors:ident, $register:ident $mul_add:literal) => {
+        let bytes = $apart * size_of::<f32>();
+        if VECTORS == 2 {
+            std::arch::asm!(
+                "vbroadcastss {value}, dword ptr [{at}]",
+                concat!($mul_add, " {first}, {value}, {x}"),
+                concat!($mul_add, " {second}, {value}, {y}"),
+                "add {at}, {bytes}",
+                value = out($register) _, at = inout(reg) $at, bytes = in(reg) bytes,
+                first = inout($register) $sums[0], second = inout($register) $sums[VECTORS - 1],
+                x = in($register) $vectors[0], y = in($register) $vectors[VECTORS - 1],
+                options(pure, readonly, nostack)
+            );
+        } else {
+            std::arch::asm!(
+                "vbroadcastss {value}, dword ptr [{at}]",
+                concat!($mul_add, " {first}, {value}, {x}"),
+                "add {at}, {bytes}",
+                value = out($register) _, at = inout(reg) $at, bytes = in(reg) bytes,
+                first = inout($register) $sums[0], x = in($register) $vectors[0],
+                options(pure, readonly, nostack)
+            );
+        }
+    };
+}
 
 /// One module per instruction set: the same loop over that set's vector type.
 macro_rules! kernels {
     ($(#[$gate:meta])* mod $name:ident, $lanes:literal, $vector:ty, [$($feature:meta)?],
-     $zero:expr, $load:expr, $store:expr, $broadcast:expr, $mul_add:expr, $add:expr, rows: $($rows:literal)*) => {
+     $zero:expr, $load:expr, $store:expr, $broadcast:expr, $mul_add:expr, $add:expr, apart: [$($apart:tt)*],
+     rows: $($rows:literal)*) => {
         $(#[$gate])*
         mod $name {
             #[allow(unused_imports)]
@@ -181,12 +219,15 @@ macro_rules! kernels {
             #[allow(unused_imports)]
             use std::arch::x86_64::*;
 
-            pub(super) static TABLE: [[Kernel; 2]; [$($rows),*].len()] =
-                [$([tile::<$rows, 1> as Kernel, tile::<$rows, 2> as Kernel]),*];
+            pub(super) static TABLE: [[[Kernel; 2]; 2]; [$($rows),*].len()] = [$([
+                [tile::<$rows, 1, false> as Kernel, tile::<$rows, 1, true> as Kernel],
+                [tile::<$rows, 2, false> as Kernel, tile::<$rows, 2, true> as Kernel],
+            ]),*];
 
             $(#[$feature])?
-            unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
+            unsafe fn tile<const ROWS: usize, const VECTORS: usize, const NEIGHBOURS: bool>(
                 left: *const f32,
+                apart: usize,
                 right: [*const f32; 2],
                 steps: &[(u32, u32)],
                 base: *const f32,
@@ -201,15 +242,20 @@ macro_rules! kernels {
                         sums[i] = [$broadcast(*base.add(i)); VECTORS];
                     }
                     for &(a, b) in steps {
-                        let a = left.add(a as usize);
+                        #[allow(unused_mut)]
+                        let mut a = left.add(a as usize);
                         let mut vectors: [$vector; VECTORS] = [$zero; VECTORS];
                         for v in 0..VECTORS {
                             vectors[v] = $load(right[v].add(b as usize));
                         }
                         for i in 0..ROWS {
-                            let value = $broadcast(*a.add(i));
-                            for v in 0..VECTORS {
-                                sums[i][v] = $mul_add(value, vectors[v], sums[i][v]);
+                            if NEIGHBOURS {
+                                let value = $broadcast(*a.add(i));
+                                for v in 0..VECTORS {
+                                    sums[i][v] = $mul_add(value, vectors[v], sums[i][v]);
+                                }
+                            } else {
+                                next_row!(a, apart, sums[i], vectors, $($apart)*);
                             }
                         }
                     }
@@ -234,18 +280,21 @@ kernels! {
     |x: f32| [x; 4],
     |a: [f32; 4], b: [f32; 4], c: [f32; 4]| std::array::from_fn::<f32, 4, _>(|i| a[i] * b[i] + c[i]),
     |a: [f32; 4], b: [f32; 4]| std::array::from_fn::<f32, 4, _>(|i| a[i] + b[i]),
+    apart: [plain |a: [f32; 4], b: [f32; 4], c: [f32; 4]| std::array::from_fn::<f32, 4, _>(|i| a[i] * b[i] + c[i]), |x: f32| [x; 4]],
     rows: 1 2 3 4 5 6
 }
 kernels! {
     #[cfg(target_arch = "x86_64")]
     mod avx2, 8, __m256, [target_feature(enable = "avx2,fma")],
     _mm256_setzero_ps(), _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps,
+    apart: [ymm_reg "vfmadd231ps"],
     rows: 1 2 3 4 5 6
 }
 kernels! {
     #[cfg(target_arch = "x86_64")]
     mod avx512, 16, __m512, [target_feature(enable = "avx512f")],
     _mm512_setzero_ps(), _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps,
+    apart: [zmm_reg "vfmadd231ps"],
     rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14
 }
 kernels! {
@@ -255,6 +304,7 @@ kernels! {
     // The same 512 bits under their other name.
     |a: __m512, b: __m512, c: __m512| _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)),
     _mm512_add_ps,
+    apart: [zmm_reg "vdpbf16ps"],
     rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14
 }
 
@@ -274,15 +324,16 @@ mod tests {
             let pairs: Vec<(usize, usize)> = (0..20).map(|k| (k * 15, (k * 53) % 700)).collect();
             let steps = Steps::new(pairs.iter().copied());
             for rows in 1..=tile.rows() {
-                for at in [&[3usize][..], &[7, 41][..]] {
+                for (at, apart) in [(&[3usize][..], 1), (&[7, 41][..], 1), (&[7, 41][..], 5)] {
                     for start in [Start::Base(&base), Start::Stored] {
                         let pitch = 2 * lanes + 1;
                         let mut out = vec![2.0; rows * pitch];
-                        tile.run(rows, &left, &right, at, &steps, start, &mut out, pitch);
+                        tile.run(rows, (&left, apart), &right, at, &steps, start, &mut out, pitch);
                         for i in 0..rows {
                             for (v, from) in at.iter().enumerate() {
                                 for l in 0..lanes {
-                                    let sum: f32 = pairs.iter().map(|(a, b)| left[a + i] * right[from + b + l]).sum();
+                                    let sum: f32 =
+                                        pairs.iter().map(|(a, b)| left[a + i * apart] * right[from + b + l]).sum();
                                     // Small integers: exact in any order.
                                     let expected = sum
                                         + match start {

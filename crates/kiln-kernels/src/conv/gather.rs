@@ -386,10 +386,10 @@ impl Work<'_> {
             let to = self.out.pointer(at, (rows - 1) * plane + width);
             // SAFETY: every row is a whole run of output pixels of one of the block's channels,
             // which belong to this task alone.
-            unsafe { tile.run_to(rows, block.weights, buffer, &cover.from, steps, start, to, plane) }
+            unsafe { tile.run_to(rows, (block.weights, 1), buffer, &cover.from, steps, start, to, plane) }
         } else {
             let mut sums = [0.0f32; MAX_ROWS * MAX_WIDTH];
-            tile.run(rows, block.weights, buffer, &cover.from, steps, start, &mut sums, MAX_WIDTH);
+            tile.run(rows, (block.weights, 1), buffer, &cover.from, steps, start, &mut sums, MAX_WIDTH);
             self.store(&sums, MAX_WIDTH, block, &cover.runs);
         }
     }
@@ -423,7 +423,7 @@ impl Work<'_> {
                         let used = cover.runs.last().map_or(0, |run| run.lane + run.len);
                         let at = &[0, lanes][..used.div_ceil(lanes)];
                         let (right, out) = (&collected[panel(i)..], &mut sums[place(i, block)..]);
-                        tile.run(block.channels.len(), left, right, at, steps, start, out, width);
+                        tile.run(block.channels.len(), (left, 1), right, at, steps, start, out, width);
                     }
                 }
             }

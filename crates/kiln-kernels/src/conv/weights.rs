@@ -229,7 +229,7 @@ impl Plan {
                                     if left.is_near { (shift * left.pitch, 0) } else { (0, shift * self.right.pitch) };
                                 tile.run(
                                     height,
-                                    &left_buffer[left_start + dl + block..],
+                                    (&left_buffer[left_start + dl + block..], 1),
                                     &right_buffer[right_start + dr + lane..],
                                     at,
                                     steps,
