@@ -89,6 +89,7 @@ macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $([$generic:ident : $bound:path])?
      ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
         $vis fn $name $(<$generic: $bound>)? (isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn body<const FMA: bool $(, $generic: $bound)?>($($arg: $ty),*) $(-> $ret)? $body

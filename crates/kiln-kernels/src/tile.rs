@@ -225,6 +225,7 @@ macro_rules! kernels {
             ]),*];
 
             $(#[$feature])?
+            #[allow(clippy::too_many_arguments)]
             unsafe fn tile<const ROWS: usize, const VECTORS: usize, const NEIGHBOURS: bool>(
                 left: *const f32,
                 apart: usize,

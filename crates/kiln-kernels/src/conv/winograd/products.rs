@@ -238,8 +238,8 @@ impl<F: Form> Plan<F> {
         }
         let [y, x] = self.views[view];
         let (rows, columns) = (&self.axes[0].views[y].taps, &self.axes[1].views[x].taps);
-        for l in 0..LANES.min(self.target[0].saturating_sub(first)) {
-            let from = &kernels.weights[(first + l) * kernels.output + input * kernels.input..];
+        for (l, output) in (first..self.target[0]).take(LANES).enumerate() {
+            let from = &kernels.weights[output * kernels.output + input * kernels.input..];
             for (i, row) in rows.iter().enumerate() {
                 for (j, column) in columns.iter().enumerate() {
                     g[i * F::TAPS + j][l] = from[row * kernels.width + column];

@@ -153,6 +153,7 @@ impl Form for Three {
 
 /// `f` along columns, then along rows.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // columns have no iterator
 fn both(mut x: [[V; 4]; 4], f: impl Fn([V; 4]) -> [V; 4]) -> [[V; 4]; 4] {
     for j in 0..4 {
         let column = f([x[0][j], x[1][j], x[2][j], x[3][j]]);
