@@ -12,60 +12,82 @@ pub(super) fn channels_last(
     to: &mut [f32],
     pitch: usize,
 ) {
-    let whole = match isa.kind() {
-        Kind::Portable => (0, 0),
+    match isa.kind() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: all other kinds include AVX2.
-        _ => unsafe { blocks(from, plane, channels, pixels, to, pitch) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => (0, 0),
-    };
-    for c in 0..channels {
-        let first = if c < whole.0 { whole.1 } else { 0 };
-        for (q, value) in from[c * plane..][first..pixels].iter().enumerate() {
-            to[(first + q) * pitch + c] = *value;
+        Kind::Avx2 | Kind::Avx512 | Kind::Bf16 => {
+            // SAFETY: all these kinds include AVX2.
+            unsafe { blocks(from, plane, channels, pixels, to, pitch) }
         }
-    }
-}
-
-/// Does all whole blocks of 8 channels and 8 pixels; gives the channels and pixels they cover.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn blocks(from: &[f32], plane: usize, channels: usize, pixels: usize, to: &mut [f32], pitch: usize) -> (usize, usize) {
-    use std::arch::x86_64::*;
-    const SIDE: usize = 8;
-    // Pixels taken from each channel in turn: enough cache lines for hardware to see a stream.
-    const LINE: usize = 64;
-    let (channels, pixels) = (channels / SIDE * SIDE, pixels / SIDE * SIDE);
-    for first in (0..pixels).step_by(LINE) {
-        for c in (0..channels).step_by(SIDE) {
-            for q in (first..pixels.min(first + LINE)).step_by(SIDE) {
-                let r: [__m256; SIDE] = std::array::from_fn(|i| {
-                    let line = &from[(c + i) * plane + q..][..SIDE];
-                    // SAFETY: the slice has the eight floats read.
-                    unsafe { _mm256_loadu_ps(line.as_ptr()) }
-                });
-                // Pairs of rows interleaved, pairs of pairs joined, halves exchanged.
-                let a: [__m256; SIDE] = std::array::from_fn(|i| {
-                    let (x, y) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
-                    if i % 2 == 0 { _mm256_unpacklo_ps(x, y) } else { _mm256_unpackhi_ps(x, y) }
-                });
-                let b: [__m256; SIDE] = std::array::from_fn(|i| {
-                    let (x, y) = (a[i / 4 * 4 + i % 4 / 2], a[i / 4 * 4 + i % 4 / 2 + 2]);
-                    if i % 2 == 0 { _mm256_shuffle_ps(x, y, 0x44) } else { _mm256_shuffle_ps(x, y, 0xee) }
-                });
-                for j in 0..SIDE {
-                    let (x, y) = (b[j % 4], b[j % 4 + 4]);
-                    let pixel =
-                        if j < 4 { _mm256_permute2f128_ps(x, y, 0x20) } else { _mm256_permute2f128_ps(x, y, 0x31) };
-                    let place = &mut to[(q + j) * pitch + c..][..SIDE];
-                    // SAFETY: the slice has the eight floats written.
-                    unsafe { _mm256_storeu_ps(place.as_mut_ptr(), pixel) };
+        _ => {
+            for c in 0..channels {
+                for (q, value) in from[c * plane..][..pixels].iter().enumerate() {
+                    to[q * pitch + c] = *value;
                 }
             }
         }
     }
-    (channels, pixels)
+}
+
+/// In blocks of at most 8 channels and 8 pixels.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn blocks(from: &[f32], plane: usize, channels: usize, pixels: usize, to: &mut [f32], pitch: usize) {
+    use std::arch::x86_64::*;
+    const SIDE: usize = 8;
+    // Floats of a cache line, which are read and written while it is near.
+    const LINE: usize = 16;
+    let index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for square in 0..channels.div_ceil(LINE) * pixels.div_ceil(LINE) {
+        let (first_channel, first) = (square / pixels.div_ceil(LINE) * LINE, square % pixels.div_ceil(LINE) * LINE);
+        for c in (first_channel..channels.min(first_channel + LINE)).step_by(SIDE) {
+            for q in (first..pixels.min(first + LINE)).step_by(SIDE) {
+                let (across, down) = (SIDE.min(pixels - q), SIDE.min(channels - c));
+                let some = _mm256_cmpgt_epi32(_mm256_set1_epi32(across as i32), index);
+                let mut r = [_mm256_setzero_ps(); SIDE];
+                for (i, r) in r.iter_mut().enumerate().take(down) {
+                    let values = &from[(c + i) * plane + q..][..across];
+                    // SAFETY: the slice has the floats read, all eight or those of the mask.
+                    *r = unsafe {
+                        if across == SIDE {
+                            _mm256_loadu_ps(values.as_ptr())
+                        } else {
+                            _mm256_maskload_ps(values.as_ptr(), some)
+                        }
+                    };
+                }
+                // Pairs of rows interleaved, pairs of pairs joined, halves exchanged.
+                let mut a = r;
+                for i in 0..SIDE / 2 {
+                    a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                    a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+                }
+                let mut b = a;
+                for i in 0..SIDE {
+                    let (x, y) = (a[i / 4 * 4 + i % 4 / 2], a[i / 4 * 4 + i % 4 / 2 + 2]);
+                    b[i] = if i % 2 == 0 { _mm256_shuffle_ps(x, y, 0x44) } else { _mm256_shuffle_ps(x, y, 0xee) };
+                }
+                for j in 0..SIDE {
+                    if j >= across {
+                        break;
+                    }
+                    let (x, y) = (b[j % 4], b[j % 4 + 4]);
+                    let pixel =
+                        if j < 4 { _mm256_permute2f128_ps(x, y, 0x20) } else { _mm256_permute2f128_ps(x, y, 0x31) };
+                    let place = &mut to[(q + j) * pitch + c..][..down];
+                    if down == SIDE {
+                        // SAFETY: the slice has the eight floats written.
+                        unsafe { _mm256_storeu_ps(place.as_mut_ptr(), pixel) };
+                    } else {
+                        // Storing under a mask takes longer than this on some processors.
+                        let mut all = [0.0; SIDE];
+                        // SAFETY: the array has the eight floats written.
+                        unsafe { _mm256_storeu_ps(all.as_mut_ptr(), pixel) };
+                        place.copy_from_slice(&all[..down]);
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +97,9 @@ mod tests {
     #[test]
     fn moves_every_element() {
         for isa in Isa::all() {
-            for (channels, pixels, plane, pitch) in [(1, 1, 1, 1), (8, 8, 9, 8), (19, 37, 40, 32), (16, 16, 16, 17)] {
+            for (channels, pixels, plane, pitch) in
+                [(1, 1, 1, 1), (8, 8, 9, 8), (19, 37, 40, 32), (16, 16, 16, 17), (8, 7, 7, 9), (3, 130, 131, 3)]
+            {
                 let from: Vec<f32> = (0..channels * plane).map(|i| i as f32).collect();
                 let mut to = vec![-1.0; pixels * pitch];
                 channels_last(isa, &from, plane, channels, pixels, &mut to, pitch);

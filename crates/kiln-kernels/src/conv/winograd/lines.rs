@@ -3,7 +3,7 @@
 use crate::{conv::transpose, isa::Isa};
 
 /// Channels whose lines are read in turn.
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 16;
 
 /// Which field, and what a row of squares needs of it.
 #[derive(Clone, Debug)]
