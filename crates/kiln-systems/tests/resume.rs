@@ -14,7 +14,7 @@ use kiln_systems::registry;
 use kiln_train::checkpoint::list;
 use kiln_train::model::Weights;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{AnySystem, Figure, GenerateRequest, Model, Options, Run, Watch, Watcher};
+use kiln_train::{AnySystem, Figure, GenerateRequest, Model, Options, Precision, Run, Watch, Watcher};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -163,5 +163,42 @@ fn measuring_changes_no_byte_and_keeps_the_best() {
         assert_eq!(list(&Run::open(&watched).unwrap().checkpoints()), [16, 28]);
         let log = fs::read_to_string(watched.join("log.jsonl")).unwrap();
         assert_eq!(log.matches("measure.fid[net]").count(), 3, "{log}");
+    }
+}
+
+/// The losses of a run, step by step.
+fn losses(root: &Path) -> Vec<f64> {
+    let log = fs::read_to_string(root.join("log.jsonl")).unwrap();
+    let records = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let of = |r: serde_json::Value| ["loss", "discriminator", "generator"].map(|t| r.get(t)?.as_f64());
+    records.flat_map(of).flatten().collect()
+}
+
+#[test]
+fn bf16_tracks_f32() {
+    for id in ["ddpm", "dcgan"] {
+        let system = kiln_systems::find(id).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let run = |name: &str, precision: &str, steps: &[u64]| {
+            let root = dir.path().join(name);
+            let mut recipe = recipe(&*system);
+            for text in [&format!("train.precision={precision}"), "train.log_every=4"] {
+                merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
+            }
+            system.train(recipe, &root, &options(steps[0])).unwrap();
+            for steps in &steps[1..] {
+                system.resume(&Run::open(&root).unwrap(), &options(*steps)).unwrap();
+            }
+            root
+        };
+        let (f32, bf16) = (run("f32", "f32", &[40]), run("bf16", "bf16", &[40]));
+        let (a, b) = (losses(&f32), losses(&bf16));
+        assert!(a.len() >= 40 && a.len() == b.len(), "{id}: {} losses", a.len());
+        for (step, (a, b)) in a.iter().zip(&b).enumerate() {
+            assert!((a - b).abs() < 0.05 * a.abs().max(0.1), "{id}, {step}: {a} in f32, {b} in bf16");
+        }
+        // Not the same numbers by another name, where the processor has others.
+        assert_eq!(a != b, Precision::Bf16.is_native(), "{id}");
+        assert!(files(&bf16) == files(&run("parts", "bf16", &[20, 40])), "{id}: bf16 differs after a resume");
     }
 }
