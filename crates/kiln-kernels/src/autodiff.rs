@@ -8,9 +8,11 @@ use crate::{
 use burn::backend::{AutodiffBackend, Backend, TensorMetadata, tensor::FloatTensor};
 use burn_autodiff::{
     Autodiff, NodeId,
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    checkpoint::{
+        base::Checkpointer, retro_forward::RetroForward, state::BackwardStates, strategy::CheckpointStrategy,
+    },
     grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
+    ops::{Backward, ComputePropertyDone, Init, Ops, OpsKind, OpsPrep},
 };
 
 /// Which field of a convolution an operation computes from the other.
@@ -102,13 +104,49 @@ fn convolve<B: KernelOps, C: CheckpointStrategy>(
     }
 }
 
+/// An input that a forward pass run again reads: from the tape if it is tracked there.
+#[derive(Clone, Debug)]
+enum Input<B: Backend> {
+    Tracked(NodeId),
+    Constant(FloatTensor<B>),
+}
+
+impl<B: Backend> Input<B> {
+    fn of<C: CheckpointStrategy>(x: &FloatTensor<Autodiff<B, C>>) -> Self {
+        if x.is_tracked() { Self::Tracked(x.id()) } else { Self::Constant(x.primitive().clone()) }
+    }
+
+    fn get(&self, states: &mut BackwardStates) -> FloatTensor<B> {
+        match self {
+            Self::Tracked(id) => states.get_state::<B::FloatTensorPrimitive>(id),
+            Self::Constant(x) => x.clone(),
+        }
+    }
+}
+
+/// Declares an operation memory-bound: with gradient checkpointing its output is not kept for the
+/// backward pass but computed again by `again`, which must give the same bits. The tape can do that
+/// only of what it tracks.
+fn memory_bound<B: Backend, C: CheckpointStrategy, O: Backward<B, N>, const N: usize>(
+    prep: OpsPrep<O, B, O::State, C, N, Init>,
+    inputs: [&FloatTensor<Autodiff<B, C>>; N],
+    again: impl RetroForward,
+) -> OpsPrep<O, B, O::State, C, N, ComputePropertyDone> {
+    let tracked: Vec<_> = inputs.into_iter().filter(|input| input.is_tracked()).collect();
+    if tracked.is_empty() {
+        return prep.compute_bound();
+    }
+    prep.memory_bound().retro_forward(again).parents(tracked)
+}
+
 /// Parents: input, gamma, beta.
 #[derive(Debug)]
 struct Normalisation;
 
+/// A normalisation as it was run, `I` standing for its inputs.
 #[derive(Clone, Debug)]
-struct NormalisationState<B: Backend> {
-    inputs: [NodeId; 3],
+struct Normalised<B: Backend, I> {
+    inputs: [I; 3],
     mean: FloatTensor<B>,
     var: FloatTensor<B>,
     scope: Scope,
@@ -116,8 +154,16 @@ struct NormalisationState<B: Backend> {
     activation: Activation,
 }
 
+impl<B: KernelOps> RetroForward for Normalised<B, Input<B>> {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let [x, gamma, beta] = self.inputs.each_ref().map(|input| input.get(states));
+        let (mean, var) = (self.mean.clone(), self.var.clone());
+        states.save(out, B::normalise_by(x, mean, var, gamma, beta, self.scope, self.eps, self.activation));
+    }
+}
+
 impl<B: KernelOps> Backward<B, 3> for Normalisation {
-    type State = NormalisationState<B>;
+    type State = Normalised<B, NodeId>;
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, saved: &mut Checkpointer) {
         let g = grads.consume::<B>(&ops.node);
@@ -131,6 +177,29 @@ impl<B: KernelOps> Backward<B, 3> for Normalisation {
                 grads.register::<B>(node.id, gradient);
             }
         }
+    }
+}
+
+/// Records a normalisation of `[x, gamma, beta]` that gave `y`.
+fn normalised<B: KernelOps, C: CheckpointStrategy>(
+    inputs: [FloatTensor<Autodiff<B, C>>; 3],
+    y: FloatTensor<B>,
+    [mean, var]: [FloatTensor<B>; 2],
+    scope: Scope,
+    eps: f64,
+    activation: Activation,
+) -> FloatTensor<Autodiff<B, C>> {
+    let [x, gamma, beta] = &inputs;
+    let (mean_again, var_again) = (mean.clone(), var.clone());
+    let again = inputs.each_ref().map(Input::of::<C>);
+    let again = Normalised { inputs: again, mean: mean_again, var: var_again, scope, eps, activation };
+    let prep = Normalisation.prepare::<C>([x.node(), gamma.node(), beta.node()]);
+    match memory_bound(prep, [x, gamma, beta], again).stateful() {
+        OpsKind::Tracked(mut prep) => {
+            let inputs = [x, gamma, beta].map(|input| prep.checkpoint(input));
+            prep.finish(Normalised { inputs, mean, var, scope, eps, activation }, y)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(y),
     }
 }
 
@@ -152,14 +221,67 @@ impl<B: KernelOps> Backward<B, 1> for Activating {
     }
 }
 
+#[derive(Clone, Debug)]
+struct Activated<B: Backend>(Input<B>, Activation);
+
+impl<B: KernelOps> RetroForward for Activated<B> {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let x = self.0.get(states);
+        states.save(out, B::activate(x, self.1));
+    }
+}
+
+/// Parents: the terms. The state is the output, if the activation is not the identity.
+#[derive(Debug)]
+struct AddActivating;
+
+impl<B: KernelOps> Backward<B, 2> for AddActivating {
+    type State = Option<(FloatTensor<B>, Activation)>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let g = match ops.state {
+            // The output is above 0 exactly where the sum is.
+            Some((output, activation)) => B::activation_gradient(output, g, activation),
+            None => g,
+        };
+        for node in ops.parents.into_iter().flatten() {
+            grads.register::<B>(node.id, g.clone());
+        }
+    }
+}
+
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        match Backward::<B, 1>::prepare::<C>(Activating, [x.node()]).compute_bound().stateful() {
+        let prep = Backward::<B, 1>::prepare::<C>(Activating, [x.node()]);
+        match memory_bound(prep, [&x], Activated(Input::of::<C>(&x), activation)).stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), activation);
                 prep.finish(state, B::activate(x.into_primitive(), activation))
             }
             OpsKind::UnTracked(prep) => prep.finish(B::activate(x.into_primitive(), activation)),
+        }
+    }
+
+    // Not memory-bound: a sum to compute again would keep both its terms, and along a chain of
+    // residual blocks, whose sums need one another, the first of the backward pass would bring back all.
+    fn add_activate(x: FloatTensor<Self>, y: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        match activation {
+            Activation::None | Activation::Relu => {}
+            Activation::LeakyRelu(slope) if slope >= 0.0 => {}
+            // The output does not tell the slope.
+            _ => return Self::activate(Self::add_activate(x, y, Activation::None), activation),
+        }
+        let prep = Backward::<B, 2>::prepare::<C>(AddActivating, [x.node(), y.node()]);
+        match prep.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let output = B::add_activate(x.into_primitive(), y.into_primitive(), activation);
+                let state = (activation != Activation::None).then(|| (output.clone(), activation));
+                prep.finish(state, output)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::add_activate(x.into_primitive(), y.into_primitive(), activation))
+            }
         }
     }
 
@@ -183,38 +305,18 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         convolve(Direction::Near, g, weight, bias, options, size)
     }
 
-    fn normalise_groups(
+    fn normalise(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        groups: usize,
+        scope: Scope,
         eps: f64,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        let parents = [x.node(), gamma.node(), beta.node()];
-        match Backward::<B, 3>::prepare::<C>(Normalisation, parents).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let inputs = [&x, &gamma, &beta].map(|input| prep.checkpoint(input));
-                let (y, mean, var) = B::normalise_groups_with_statistics(
-                    x.into_primitive(),
-                    gamma.into_primitive(),
-                    beta.into_primitive(),
-                    groups,
-                    eps,
-                    activation,
-                );
-                let scope = Scope::Groups(groups);
-                prep.finish(NormalisationState { inputs, mean, var, scope, eps, activation }, y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::normalise_groups(
-                x.into_primitive(),
-                gamma.into_primitive(),
-                beta.into_primitive(),
-                groups,
-                eps,
-                activation,
-            )),
-        }
+        let inputs = [x, gamma, beta];
+        let [x, gamma, beta] = inputs.each_ref().map(|input| input.primitive().clone());
+        let (y, mean, var) = B::normalise_with_statistics(x, gamma, beta, scope, eps, activation);
+        normalised::<B, C>(inputs, y, [mean, var], scope, eps, activation)
     }
 
     fn batch_statistics(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -222,42 +324,64 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         (Self::from_inner(mean), Self::from_inner(var))
     }
 
-    fn normalise_batch(
+    fn normalise_by(
         x: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         var: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        scope: Scope,
         eps: f64,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        let parents = [x.node(), gamma.node(), beta.node()];
+        let inputs = [x, gamma, beta];
         let (mean, var) = (mean.into_primitive(), var.into_primitive());
-        let prep = Backward::<B, 3>::prepare::<C>(Normalisation, parents).compute_bound().stateful();
-        match prep {
-            OpsKind::Tracked(mut prep) => {
-                let inputs = [&x, &gamma, &beta].map(|input| prep.checkpoint(input));
-                let y = B::normalise_batch(
-                    x.into_primitive(),
-                    mean.clone(),
-                    var.clone(),
-                    gamma.into_primitive(),
-                    beta.into_primitive(),
-                    eps,
-                    activation,
-                );
-                let scope = Scope::Batch;
-                prep.finish(NormalisationState { inputs, mean, var, scope, eps, activation }, y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::normalise_batch(
-                x.into_primitive(),
-                mean,
-                var,
-                gamma.into_primitive(),
-                beta.into_primitive(),
-                eps,
-                activation,
-            )),
+        let [x, gamma, beta] = inputs.each_ref().map(|input| input.primitive().clone());
+        let y = B::normalise_by(x, mean.clone(), var.clone(), gamma, beta, scope, eps, activation);
+        normalised::<B, C>(inputs, y, [mean, var], scope, eps, activation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+    use burn_autodiff::checkpoint::strategy::{BalancedCheckpointing, NoCheckpointing};
+    use burn_flex::FlexTensor;
+
+    fn ones<C: CheckpointStrategy>(dims: &[usize]) -> FloatTensor<Autodiff<Flex, C>> {
+        let data = burn::tensor::TensorData::new(vec![1.0f32; dims.iter().product()], dims);
+        <Autodiff<Flex, C> as AutodiffBackend>::from_inner(FlexTensor::from_data(data)).require_grad()
+    }
+
+    /// Whether the tape keeps the output of an operation on `x` for the convolution that reads it.
+    fn keeps<C: CheckpointStrategy>(
+        operation: impl Fn(FloatTensor<Autodiff<Flex, C>>) -> FloatTensor<Autodiff<Flex, C>>,
+    ) -> bool {
+        let options = ConvOptions { stride: [1; 2], padding: [0; 2], dilation: [1; 2], groups: 1 };
+        let y = operation(ones::<C>(&[2, 4, 5, 5]));
+        let weight = ones::<C>(&[3, 4, 1, 1]);
+        let _z = Autodiff::<Flex, C>::conv_far(y.clone(), weight, Optional::None, options, [5, 5]);
+        !y.primitive().is_unique()
+    }
+
+    #[test]
+    fn checkpointing_keeps_sums_and_what_is_dear() {
+        fn kept<C: CheckpointStrategy>() -> [bool; 4] {
+            type Ad<C> = Autodiff<Flex, C>;
+            let silu = Activation::Silu;
+            let affine = || (ones::<C>(&[4]), ones::<C>(&[4]));
+            [
+                keeps::<C>(|x| Ad::<C>::normalise(x, affine().0, affine().1, Scope::Groups(2), 1e-5, silu)),
+                keeps::<C>(|x| {
+                    let (mean, var) = Ad::<C>::batch_statistics(x.clone());
+                    Ad::<C>::normalise_by(x, mean, var, affine().0, affine().1, Scope::Batch, 1e-5, silu)
+                }),
+                keeps::<C>(|x| Ad::<C>::activate(x, silu)),
+                keeps::<C>(|x| Ad::<C>::add_activate(x.clone(), x, Activation::None)),
+            ]
         }
+        assert_eq!(kept::<NoCheckpointing>(), [true; 4]);
+        assert_eq!(kept::<BalancedCheckpointing>(), [false, false, false, true]);
     }
 }

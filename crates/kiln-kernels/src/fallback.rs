@@ -71,57 +71,75 @@ pub(crate) fn channel_sums<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     reshape::<B, 1>(B::float_sum_dims(x, &[0, 2, 3]), [channels])
 }
 
-/// `[cells, elements]` view of `x` and back, and the shape statistics broadcast against `x` in.
+/// The shapes of a normalisation: the input as it came, as the axes gamma and beta broadcast along
+/// (`[n, c, pixels]`, of rows `[n, rows, c]`), and spread so that statistics do.
 struct Cells {
-    dims: [usize; 4],
-    scope: Scope,
+    shape: Shape,
+    axes: [usize; 3],
+    spread: [usize; 3],
+    /// Axes of `spread` to average over.
+    over: &'static [usize],
 }
 
 impl Cells {
     fn new<B: Backend>(x: &FloatTensor<B>, scope: Scope) -> Cells {
-        Cells { dims: x.shape().dims(), scope }
+        let shape = x.shape();
+        let len = shape.num_elements();
+        let (first, second) = match (scope, &shape[..]) {
+            (Scope::Rows, [.., channels]) => (if shape.num_dims() > 1 { shape[0] } else { 1 }, *channels),
+            (_, [images, channels, ..]) => (*images, *channels),
+            _ => (1, 1),
+        };
+        let rest = len / (first * second).max(1);
+        let axes = if scope == Scope::Rows { [first, rest, second] } else { [first, second, rest] };
+        let (spread, over): (_, &[usize]) = match scope {
+            Scope::Groups(groups) => ([first, groups, second / groups * rest], &[2]),
+            Scope::Rows => (axes, &[2]),
+            Scope::Batch | Scope::Given => (axes, &[0, 2]),
+        };
+        Cells { shape, axes, spread, over }
     }
 
     /// Mean over each cell, shaped to broadcast against [`Cells::spread`].
     fn mean<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        match self.scope {
-            Scope::Groups(_) => B::float_mean_dim(self.spread::<B>(x), 2),
-            Scope::Batch => [0, 2, 3].iter().fold(x, |x, dim| B::float_mean_dim(x, *dim)),
-        }
+        self.over.iter().fold(self.spread::<B>(x), |x, axis| B::float_mean_dim(x, *axis))
     }
 
     /// `x` in the shape statistics broadcast to.
     fn spread<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let [n, c, h, w] = self.dims;
-        match self.scope {
-            Scope::Groups(groups) => reshape::<B, 3>(x, [n, groups, c / groups * h * w]),
-            Scope::Batch => x,
-        }
+        reshape::<B, 3>(x, self.spread)
     }
 
     /// Flat statistics in the shape of [`Cells::mean`].
     fn broadcast<B: Backend>(&self, statistic: FloatTensor<B>) -> FloatTensor<B> {
-        let [n, c, ..] = self.dims;
-        match self.scope {
-            Scope::Groups(groups) => reshape::<B, 3>(statistic, [n, groups, 1]),
-            Scope::Batch => reshape::<B, 4>(statistic, [1, c, 1, 1]),
-        }
+        let mut dims = self.spread;
+        self.over.iter().for_each(|axis| dims[*axis] = 1);
+        reshape::<B, 3>(statistic, dims)
     }
 
     fn flat<B: Backend>(&self, statistic: FloatTensor<B>) -> FloatTensor<B> {
-        let [n, c, ..] = self.dims;
-        match self.scope {
-            Scope::Groups(groups) => reshape::<B, 1>(statistic, [n * groups]),
-            Scope::Batch => reshape::<B, 1>(statistic, [c]),
-        }
+        let len = statistic.shape().num_elements();
+        reshape::<B, 1>(statistic, [len])
+    }
+
+    fn axes<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        reshape::<B, 3>(x, self.axes)
     }
 
     fn image<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        reshape::<B, 4>(x, self.dims)
+        B::float_reshape(x, self.shape.clone())
     }
 
-    fn channel<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        reshape::<B, 4>(x, [1, self.dims[1], 1, 1])
+    /// Gamma or beta of this shape with the axes it is shared along 1, to broadcast against [`Cells::axes`].
+    fn affine(&self, shape: &Shape, scope: Scope) -> [usize; 3] {
+        let mut dims = self.axes;
+        if *shape != self.shape {
+            dims[if scope == Scope::Rows { 1 } else { 2 }] = 1;
+            if shape.num_dims() == 1 {
+                dims[0] = 1;
+            }
+        }
+        dims
     }
 
     /// `1 / sqrt(var + eps)`, broadcastable.
@@ -129,37 +147,36 @@ impl Cells {
         self.broadcast::<B>(B::float_recip(B::float_sqrt(B::float_add_scalar(var, eps.into()))))
     }
 
-    /// `(x - mean) * rstd` as an image.
+    /// `(x - mean) * rstd` as [`Cells::axes`].
     fn standardise<B: Backend>(&self, x: FloatTensor<B>, mean: FloatTensor<B>, rstd: FloatTensor<B>) -> FloatTensor<B> {
         let centred = B::float_sub(self.spread::<B>(x), self.broadcast::<B>(mean));
-        self.image::<B>(B::float_mul(centred, rstd))
+        self.axes::<B>(B::float_mul(centred, rstd))
     }
 }
 
 pub(crate) fn statistics<B: Backend>(x: FloatTensor<B>, scope: Scope) -> (FloatTensor<B>, FloatTensor<B>) {
     let cells = Cells::new::<B>(&x, scope);
     let mean = cells.mean::<B>(x.clone());
-    let centred = cells.image::<B>(B::float_sub(cells.spread::<B>(x), mean.clone()));
+    let centred = B::float_sub(cells.spread::<B>(x), mean.clone());
     let var = cells.mean::<B>(B::float_mul(centred.clone(), centred));
     (cells.flat::<B>(mean), cells.flat::<B>(var))
 }
 
-pub(crate) fn group_norm<B: Backend>(
+pub(crate) fn normalise<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
     beta: FloatTensor<B>,
-    groups: usize,
+    scope: Scope,
     eps: f64,
     activation: Activation,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let scope = Scope::Groups(groups);
     let (mean, var) = statistics::<B>(x.clone(), scope);
-    let y = apply_statistics::<B>(x, mean.clone(), var.clone(), gamma, beta, scope, eps, activation);
+    let y = normalise_by::<B>(x, mean.clone(), var.clone(), gamma, beta, scope, eps, activation);
     (y, mean, var)
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn apply_statistics<B: Backend>(
+pub(crate) fn normalise_by<B: Backend>(
     x: FloatTensor<B>,
     mean: FloatTensor<B>,
     var: FloatTensor<B>,
@@ -170,9 +187,11 @@ pub(crate) fn apply_statistics<B: Backend>(
     activation: Activation,
 ) -> FloatTensor<B> {
     let cells = Cells::new::<B>(&x, scope);
+    let affine = cells.affine(&gamma.shape(), scope);
     let h = cells.standardise::<B>(x, mean, cells.rstd::<B>(var, eps));
-    let z = B::float_add(B::float_mul(h, cells.channel::<B>(gamma)), cells.channel::<B>(beta));
-    activate::<B>(z, activation)
+    let [gamma, beta] = [gamma, beta].map(|p| reshape::<B, 3>(p, affine));
+    let z = B::float_add(B::float_mul(h, gamma), beta);
+    activate::<B>(cells.image::<B>(z), activation)
 }
 
 pub(crate) fn activate<B: Backend>(z: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
@@ -181,7 +200,22 @@ pub(crate) fn activate<B: Backend>(z: FloatTensor<B>, activation: Activation) ->
         Activation::Relu => B::relu(z),
         Activation::LeakyRelu(slope) => B::leaky_relu(z, slope.into()),
         Activation::Silu => B::float_mul(z.clone(), B::sigmoid(z)),
+        Activation::Gelu => B::float_mul(z.clone(), below::<B>(z)),
+        Activation::GeluTanh => B::float_mul(z.clone(), B::sigmoid(tanh_gate::<B>(z))),
     }
+}
+
+/// The distribution function of the standard normal distribution.
+fn below<B: Backend>(z: FloatTensor<B>) -> FloatTensor<B> {
+    let erf = B::float_erf(B::float_mul_scalar(z, std::f64::consts::FRAC_1_SQRT_2.into()));
+    B::float_mul_scalar(B::float_add_scalar(erf, 1f32.into()), 0.5.into())
+}
+
+/// `2 sqrt(2 / pi) (z + 0.044715 z^3)`, whose sigmoid times `z` is GELU's approximation.
+fn tanh_gate<B: Backend>(z: FloatTensor<B>) -> FloatTensor<B> {
+    let cube = B::float_mul(B::float_mul(z.clone(), z.clone()), z.clone());
+    let sum = B::float_add(z, B::float_mul_scalar(cube, 0.044_715.into()));
+    B::float_mul_scalar(sum, (8.0 / std::f64::consts::PI).sqrt().into())
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -197,24 +231,33 @@ pub(crate) fn norm_gradient<B: Backend>(
     activation: Activation,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let cells = Cells::new::<B>(&x, scope);
+    let shape = gamma.shape();
+    let affine = cells.affine(&shape, scope);
     let rstd = cells.rstd::<B>(var, eps);
     let h = cells.standardise::<B>(x, mean, rstd.clone());
-    let gamma = cells.channel::<B>(gamma);
+    let [gamma, beta] = [gamma, beta].map(|p| reshape::<B, 3>(p, affine));
+    let g = cells.axes::<B>(g);
     let t = if activation == Activation::None {
         g
     } else {
-        let z = B::float_add(B::float_mul(h.clone(), gamma.clone()), cells.channel::<B>(beta));
-        unactivate::<B>(z, g, activation)
+        unactivate::<B>(B::float_add(B::float_mul(h.clone(), gamma.clone()), beta), g, activation)
     };
-    let beta_gradient = channel_sums::<B>(t.clone());
-    let gamma_gradient = channel_sums::<B>(B::float_mul(t.clone(), h.clone()));
+    let shared: Vec<usize> = (0..3).filter(|axis| affine[*axis] < cells.axes[*axis]).collect();
+    let sum = |x: FloatTensor<B>| {
+        let sum = if shared.is_empty() { x } else { B::float_sum_dims(x, &shared) };
+        B::float_reshape(sum, shape.clone())
+    };
+    let beta_gradient = sum(t.clone());
+    let gamma_gradient = sum(B::float_mul(t.clone(), h.clone()));
 
     let t = B::float_mul(t, gamma);
-    let offset = cells.mean::<B>(t.clone());
-    let pull = cells.mean::<B>(B::float_mul(t.clone(), h.clone()));
-    let t = B::float_sub(cells.spread::<B>(t), offset);
-    let t = B::float_sub(t, B::float_mul(cells.spread::<B>(h), pull));
-    (cells.image::<B>(B::float_mul(t, rstd)), gamma_gradient, beta_gradient)
+    let mut through = cells.spread::<B>(t.clone());
+    if scope != Scope::Given {
+        through = B::float_sub(through, cells.mean::<B>(t.clone()));
+        let pull = cells.mean::<B>(B::float_mul(t, h.clone()));
+        through = B::float_sub(through, B::float_mul(cells.spread::<B>(h), pull));
+    }
+    (cells.image::<B>(B::float_mul(through, rstd)), gamma_gradient, beta_gradient)
 }
 
 /// `g * a'(z)`.
@@ -232,11 +275,28 @@ pub(crate) fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activ
         }
         Activation::Silu => {
             let s = B::sigmoid(z.clone());
-            let rest = B::float_add_scalar(B::float_neg(s.clone()), 1f32.into());
-            let slope = B::float_add(s.clone(), B::float_mul(B::float_mul(z, s), rest));
-            B::float_mul(g, slope)
+            B::float_mul(g, gate_slope::<B>(z, s))
+        }
+        Activation::Gelu => {
+            let square = B::float_mul(z.clone(), z.clone());
+            let density = B::float_exp(B::float_mul_scalar(square, (-0.5).into()));
+            let density = B::float_mul_scalar(density, (0.5 / std::f64::consts::PI).sqrt().into());
+            B::float_mul(g, B::float_add(below::<B>(z.clone()), B::float_mul(z, density)))
+        }
+        Activation::GeluTanh => {
+            let square = B::float_mul(z.clone(), z.clone());
+            let inner = B::float_add_scalar(B::float_mul_scalar(square, (3.0 * 0.044_715).into()), 1f32.into());
+            let inner = B::float_mul_scalar(inner, (8.0 / std::f64::consts::PI).sqrt().into());
+            let s = B::sigmoid(tanh_gate::<B>(z.clone()));
+            B::float_mul(g, gate_slope::<B>(B::float_mul(z, inner), s))
         }
     }
+}
+
+/// `s (1 + z (1 - s))`.
+fn gate_slope<B: Backend>(z: FloatTensor<B>, s: FloatTensor<B>) -> FloatTensor<B> {
+    let rest = B::float_add_scalar(B::float_neg(s.clone()), 1f32.into());
+    B::float_add(s.clone(), B::float_mul(B::float_mul(z, s), rest))
 }
 
 pub(crate) fn adam<B: Backend>(

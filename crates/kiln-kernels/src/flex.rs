@@ -121,51 +121,53 @@ impl KernelOps for Flex {
         tensor(sums, [c])
     }
 
-    fn normalise_groups_with_statistics(
+    fn normalise_with_statistics(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        groups: usize,
+        scope: Scope,
         eps: f64,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&x, &gamma, &beta]) {
-            return fallback::group_norm::<Self>(x, gamma, beta, groups, eps, activation);
+            return fallback::normalise::<Self>(x, gamma, beta, scope, eps, activation);
         }
-        let (shape, dims) = norm_shape(&x, Scope::Groups(groups));
-        let (x, gamma, beta) = (contiguous(x), contiguous(gamma), contiguous(beta));
+        let (shape, dims) = (norm_shape(&x, &gamma, scope), x.layout().shape().clone());
+        let [x, gamma, beta] = [x, gamma, beta].map(contiguous);
         let affine = Affine { gamma: elements(&gamma), beta: elements(&beta), eps, activation };
         let (y, mean, var) = norm::forward(Isa::current(), &shape, elements(&x), affine);
         let cells = [shape.cells()];
-        (tensor(y, dims), tensor(mean, cells), tensor(var, cells))
+        (flat(y, dims), tensor(mean, cells), tensor(var, cells))
     }
 
     fn batch_statistics(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&x]) {
             return fallback::statistics::<Self>(x, Scope::Batch);
         }
-        let (shape, [_, c, ..]) = norm_shape(&x, Scope::Batch);
+        let channels = [x.layout().shape()[1]];
+        let shape = norm::Shape::new(&x.layout().shape()[..], &channels, Scope::Batch);
         let (mean, var) = norm::statistics(Isa::current(), &shape, elements(&contiguous(x)));
-        (tensor(mean, [c]), tensor(var, [c]))
+        (tensor(mean, channels), tensor(var, channels))
     }
 
-    fn normalise_batch(
+    fn normalise_by(
         x: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         var: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        scope: Scope,
         eps: f64,
         activation: Activation,
     ) -> FloatTensor<Self> {
         if !all_f32(&[&x, &mean, &var, &gamma, &beta]) {
-            return fallback::apply_statistics::<Self>(x, mean, var, gamma, beta, Scope::Batch, eps, activation);
+            return fallback::normalise_by::<Self>(x, mean, var, gamma, beta, scope, eps, activation);
         }
-        let (shape, dims) = norm_shape(&x, Scope::Batch);
+        let (shape, dims) = (norm_shape(&x, &gamma, scope), x.layout().shape().clone());
         let [x, mean, var, gamma, beta] = [x, mean, var, gamma, beta].map(contiguous);
         let affine = Affine { gamma: elements(&gamma), beta: elements(&beta), eps, activation };
         let y = norm::apply_statistics(Isa::current(), &shape, elements(&x), elements(&mean), elements(&var), affine);
-        tensor(y, dims)
+        flat(y, dims)
     }
 
     fn norm_gradient(
@@ -183,7 +185,8 @@ impl KernelOps for Flex {
         if !all_f32(&[&x, &g, &mean, &var, &gamma, &beta]) {
             return fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation);
         }
-        let (shape, dims) = norm_shape(&x, scope);
+        let (shape, dims) = (norm_shape(&x, &gamma, scope), x.layout().shape().clone());
+        let affine_dims = gamma.layout().shape().clone();
         let [x, g, mean, var, gamma, beta] = [x, g, mean, var, gamma, beta].map(contiguous);
         let affine = Affine { gamma: elements(&gamma), beta: elements(&beta), eps, activation };
         let gradients = norm::backward(
@@ -196,8 +199,7 @@ impl KernelOps for Flex {
             affine,
             wants_input,
         );
-        let channels = [shape.channels];
-        (tensor(gradients.input, dims), tensor(gradients.gamma, channels), tensor(gradients.beta, channels))
+        (flat(gradients.input, dims), flat(gradients.gamma, affine_dims.clone()), flat(gradients.beta, affine_dims))
     }
 
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
@@ -214,6 +216,22 @@ impl KernelOps for Flex {
         }
         let (shape, [x, g]) = (x.layout().shape().clone(), [x, g].map(contiguous));
         flat(activation::backward(Isa::current(), activation, elements(&x), elements(&g)), shape)
+    }
+
+    fn add_activate(x: FloatTensor<Self>, y: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &y]) {
+            return fallback::activate::<Self>(Self::float_add(x, y), activation);
+        }
+        let [mut x, mut y] = [x, y].map(contiguous);
+        if !x.is_unique() {
+            std::mem::swap(&mut x, &mut y);
+        }
+        if !x.is_unique() {
+            let sum = activation::add(Isa::current(), activation, elements(&x), elements(&y));
+            return flat(sum, x.layout().shape().clone());
+        }
+        activation::add_to(Isa::current(), activation, elements_mut(&mut x), elements(&y));
+        x
     }
 
     fn adam(
@@ -256,7 +274,6 @@ fn elements_mut(x: &mut FlexTensor) -> &mut [f32] {
     &mut x.storage_mut::<f32>()[range.0..range.1]
 }
 
-fn norm_shape(x: &FlexTensor, scope: Scope) -> (norm::Shape, [usize; 4]) {
-    let [n, c, h, w] = dims(x);
-    (norm::Shape { images: n, channels: c, plane: h * w, scope }, [n, c, h, w])
+fn norm_shape(x: &FlexTensor, gamma: &FlexTensor, scope: Scope) -> norm::Shape {
+    norm::Shape::new(&x.layout().shape()[..], &gamma.layout().shape()[..], scope)
 }

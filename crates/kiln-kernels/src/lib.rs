@@ -29,11 +29,12 @@ mod tile;
 mod update;
 
 use burn::{backend::Dispatch, tensor::Tensor};
+use norm::Scope;
 use ops::{KernelOps, Optional};
 pub use precision::Precision;
 pub use update::AdamStep;
 
-/// Activation fused after a normalisation.
+/// An activation: alone ([`activate`]), of a sum ([`add_activate`]), or fused after a normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// The identity.
@@ -44,6 +45,11 @@ pub enum Activation {
     LeakyRelu(f32),
     /// `z / (1 + exp(-z))`.
     Silu,
+    /// `z Phi(z)` with the standard normal distribution function (Hendrycks and Gimpel 2016);
+    /// PyTorch's default `gelu`.
+    Gelu,
+    /// `z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2`; PyTorch's `gelu` with `approximate="tanh"`.
+    GeluTanh,
 }
 
 /// Sizes of a convolution beyond its operands' shapes, as (vertical, horizontal).
@@ -162,36 +168,70 @@ pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch()))
 }
 
+/// `a(x + y)`, as at the end of a residual block. Panics if the shapes differ.
+pub fn add_activate<const D: usize>(x: Tensor<D>, y: Tensor<D>, activation: Activation) -> Tensor<D> {
+    assert!(x.dims() == y.dims(), "add_activate: shapes {:?} and {:?} differ", x.dims(), y.dims());
+    Tensor::from_dispatch(Dispatch::add_activate(x.into_dispatch(), y.into_dispatch(), activation))
+}
+
 /// Group normalisation (Wu and He 2018), then affine step, then activation:
 /// `a(gamma (x - mean) / sqrt(var + eps) + beta)`, statistics over each of `groups` sets of
-/// neighbouring channels of each image, variance biased.
+/// neighbouring channels of each image, variance biased. With `groups == c` this is instance
+/// normalisation.
 ///
-/// `x` is `[n, c, h, w]`, `gamma` and `beta` `[c]`. With `groups == c` this is instance
-/// normalisation. Panics if the shapes do not fit together.
-pub fn group_norm(
-    x: Tensor<4>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
+/// `x` is `[n, c, ..]`. The shape of `gamma` and `beta` says what shares them:
+/// - `[c]`: each channel has its own, as the paper has it;
+/// - `[n, c]`: each channel of each sample, as AdaIN (Huang and Belongie 2017; Karras 2019) and, with
+///   `gamma = 1 + s`, AdaGN (Dhariwal and Nichol 2021) want it;
+/// - the shape of `x`: each pixel of each sample, as SPADE (Park 2019).
+///
+/// Panics if the shapes do not fit together.
+pub fn group_norm<const D: usize, const A: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<A>,
+    beta: Tensor<A>,
     groups: usize,
     eps: f64,
     activation: Activation,
-) -> Tensor<4> {
+) -> Tensor<D> {
+    check_affine("group_norm", &x, 1, &gamma, &beta);
     let c = x.dims()[1];
     assert!(groups > 0 && c.is_multiple_of(groups), "group_norm: {c} channels do not divide into {groups} groups");
-    check_channels("group_norm", c, &[&gamma, &beta]);
-    Tensor::from_dispatch(Dispatch::normalise_groups(
-        x.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        groups,
-        eps,
-        activation,
-    ))
+    normalise(x, gamma, beta, Scope::Groups(groups), eps, activation)
 }
 
-/// Mean and biased variance of each channel of `x` `[n, c, h, w]` over batch and pixels, `[c]`
+/// Layer normalisation (Ba 2016) over the last axis, then affine step, then activation:
+/// `a(gamma (x - mean) / sqrt(var + eps) + beta)`, variance biased.
+///
+/// `x` is `[n, .., c]`, `gamma` and `beta` are `[c]`, `[n, c]` (with `gamma = 1 + s`, the adaLN of DiT,
+/// Peebles and Xie 2023) or of the shape of `x`. Panics if the shapes do not fit together.
+pub fn layer_norm<const D: usize, const A: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<A>,
+    beta: Tensor<A>,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<D> {
+    check_affine("layer_norm", &x, D - 1, &gamma, &beta);
+    normalise(x, gamma, beta, Scope::Rows, eps, activation)
+}
+
+fn normalise<const D: usize, const A: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<A>,
+    beta: Tensor<A>,
+    scope: Scope,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<D> {
+    let (gamma, beta) = (gamma.into_dispatch(), beta.into_dispatch());
+    Tensor::from_dispatch(Dispatch::normalise(x.into_dispatch(), gamma, beta, scope, eps, activation))
+}
+
+/// Mean and biased variance of each channel of `x` `[n, c, ..]` over batch and pixels, `[c]`
 /// each. Never tracked by autodiff.
-pub fn batch_stats(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+pub fn batch_stats<const D: usize>(x: Tensor<D>) -> (Tensor<1>, Tensor<1>) {
+    assert!(D >= 2, "batch_stats: an input of shape {:?} has no channels", x.dims());
     let (mean, var) = Dispatch::batch_statistics(x.into_dispatch());
     (Tensor::from_dispatch(mean), Tensor::from_dispatch(var))
 }
@@ -199,28 +239,51 @@ pub fn batch_stats(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
 /// Batch normalisation (Ioffe and Szegedy 2015) with the batch's own statistics, then affine step,
 /// then activation: `a(gamma (x - mean) / sqrt(var + eps) + beta)`.
 ///
-/// `x` is `[n, c, h, w]`, the rest `[c]`; `mean` and `var` must be what [`batch_stats`] gives for
-/// the same `x`, and the gradient in `x` goes through them. Panics if the shapes do not fit
-/// together.
-pub fn batch_norm(
-    x: Tensor<4>,
+/// `x` is `[n, c, ..]`, `gamma` and `beta` are as those of [`group_norm`] (`[n, c]` makes it conditional:
+/// de Vries 2017, Brock 2019); `mean` and `var`, `[c]`, must be what [`batch_stats`] gives for the same
+/// `x`, and the gradient in `x` goes through them. Panics if the shapes do not fit together.
+pub fn batch_norm<const D: usize, const A: usize>(
+    x: Tensor<D>,
     mean: Tensor<1>,
     var: Tensor<1>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
+    gamma: Tensor<A>,
+    beta: Tensor<A>,
     eps: f64,
     activation: Activation,
-) -> Tensor<4> {
-    check_channels("batch_norm", x.dims()[1], &[&mean, &var, &gamma, &beta]);
-    Tensor::from_dispatch(Dispatch::normalise_batch(
-        x.into_dispatch(),
-        mean.into_dispatch(),
-        var.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        eps,
-        activation,
-    ))
+) -> Tensor<D> {
+    normalise_by(x, mean, var, gamma, beta, Scope::Batch, eps, activation)
+}
+
+/// [`batch_norm`] by statistics that were gathered before, as inference wants it: `mean` and `var` are
+/// constants to the gradient in `x`.
+pub fn batch_norm_inference<const D: usize, const A: usize>(
+    x: Tensor<D>,
+    mean: Tensor<1>,
+    var: Tensor<1>,
+    gamma: Tensor<A>,
+    beta: Tensor<A>,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<D> {
+    normalise_by(x, mean, var, gamma, beta, Scope::Given, eps, activation)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn normalise_by<const D: usize, const A: usize>(
+    x: Tensor<D>,
+    mean: Tensor<1>,
+    var: Tensor<1>,
+    gamma: Tensor<A>,
+    beta: Tensor<A>,
+    scope: Scope,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<D> {
+    check_affine("batch_norm", &x, 1, &gamma, &beta);
+    check_channels("batch_norm", x.dims()[1], &[&mean, &var]);
+    let (mean, var) = (mean.into_dispatch(), var.into_dispatch());
+    let (gamma, beta) = (gamma.into_dispatch(), beta.into_dispatch());
+    Tensor::from_dispatch(Dispatch::normalise_by(x.into_dispatch(), mean, var, gamma, beta, scope, eps, activation))
 }
 
 fn optional(x: Option<Tensor<1>>) -> Optional<Dispatch> {
@@ -241,4 +304,21 @@ fn check_channels(name: &str, channels: usize, vectors: &[&Tensor<1>]) {
         let [len] = vector.dims();
         assert!(len == channels, "{name}: a vector of {len} values for {channels} channels");
     }
+}
+
+/// Gamma and beta must be `[c]`, `[n, c]` or of the input's shape, whose channels are at `axis`.
+fn check_affine<const D: usize, const A: usize>(
+    name: &str,
+    x: &Tensor<D>,
+    axis: usize,
+    gamma: &Tensor<A>,
+    beta: &Tensor<A>,
+) {
+    let (x, gamma, beta) = (x.dims(), gamma.dims(), beta.dims());
+    assert!(axis < D, "{name}: an input of shape {x:?} has no channels");
+    let fits = gamma[..] == [x[axis]] || gamma[..] == [x[0], x[axis]] || gamma[..] == x[..];
+    assert!(
+        fits && gamma == beta,
+        "{name}: gamma {gamma:?} and beta {beta:?} do not fit an input of shape {x:?}: give a value a channel, sample and channel, or element",
+    );
 }

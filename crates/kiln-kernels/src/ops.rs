@@ -13,7 +13,7 @@ pub enum Optional<B: Backend> {
     None,
 }
 
-/// How [`KernelOps::norm_gradient`] shares statistics.
+/// What shares the statistics of a normalisation.
 pub type NormScope = Scope;
 
 /// Kiln's operations on one backend. Sizes: near field `[n, c, h, w]`, far field `[n, f, oh, ow]`,
@@ -57,28 +57,28 @@ pub trait KernelOps: Backend {
         fallback::channel_sums::<Self>(x)
     }
 
-    /// Group normalisation, affine step and activation.
-    fn normalise_groups(
+    /// Normalisation, affine step and activation. Gamma and beta are `[c]`, `[n, c]` or of `x`'s shape.
+    fn normalise(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        groups: usize,
+        scope: NormScope,
         eps: f64,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        Self::normalise_groups_with_statistics(x, gamma, beta, groups, eps, activation).0
+        Self::normalise_with_statistics(x, gamma, beta, scope, eps, activation).0
     }
 
-    /// As [`KernelOps::normalise_groups`], with mean and variance `[n * groups]`.
-    fn normalise_groups_with_statistics(
+    /// As [`KernelOps::normalise`], with mean and biased variance of every cell, flat.
+    fn normalise_with_statistics(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        groups: usize,
+        scope: NormScope,
         eps: f64,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        fallback::group_norm::<Self>(x, gamma, beta, groups, eps, activation)
+        fallback::normalise::<Self>(x, gamma, beta, scope, eps, activation)
     }
 
     /// Mean and biased variance of every channel, `[c]` each, untracked.
@@ -86,21 +86,23 @@ pub trait KernelOps: Backend {
         fallback::statistics::<Self>(x, Scope::Batch)
     }
 
-    /// Normalisation under given statistics of the batch, affine step and activation.
-    fn normalise_batch(
+    /// Normalisation under given statistics, affine step and activation.
+    #[allow(clippy::too_many_arguments)]
+    fn normalise_by(
         x: FloatTensor<Self>,
         mean: FloatTensor<Self>,
         var: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        scope: NormScope,
         eps: f64,
         activation: Activation,
     ) -> FloatTensor<Self> {
-        fallback::apply_statistics::<Self>(x, mean, var, gamma, beta, Scope::Batch, eps, activation)
+        fallback::normalise_by::<Self>(x, mean, var, gamma, beta, scope, eps, activation)
     }
 
-    /// Gradients in input, gamma and beta of either normalisation for output gradient `g`, through
-    /// the statistics. Without `wants_input` the first is meaningless.
+    /// Gradients in input, gamma and beta of a normalisation for output gradient `g`, through the
+    /// statistics if they are `x`'s. Without `wants_input` the first is meaningless.
     #[allow(clippy::too_many_arguments)]
     fn norm_gradient(
         x: FloatTensor<Self>,
@@ -126,6 +128,11 @@ pub trait KernelOps: Backend {
     /// `g a'(x)`.
     fn activation_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         fallback::unactivate::<Self>(x, g, activation)
+    }
+
+    /// `a(x + y)` of equal shapes.
+    fn add_activate(x: FloatTensor<Self>, y: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        fallback::activate::<Self>(Self::float_add(x, y), activation)
     }
 
     /// Parameter, first and second moment after a step of Adam; not differentiable.

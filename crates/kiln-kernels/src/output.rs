@@ -69,9 +69,26 @@ impl<'a> Output<'a> {
 /// # Safety
 /// `fill` must write every element.
 pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&Output<'_>)) -> Vec<f32> {
-    let mut buffer = Vec::<f32>::with_capacity(len);
-    fill(&Output { start: buffer.as_mut_ptr(), len, borrow: PhantomData });
-    // SAFETY: the capacity is at least `len` and `fill` wrote every element.
-    unsafe { buffer.set_len(len) };
-    buffer
+    // SAFETY: the caller's promise.
+    let [vector] = unsafe { filled_all([len], |[output]| fill(output)) };
+    vector
+}
+
+/// The same of several vectors.
+///
+/// # Safety
+/// `fill` must write every element of each.
+pub(crate) unsafe fn filled_all<const N: usize>(
+    lens: [usize; N],
+    fill: impl FnOnce([&Output<'_>; N]),
+) -> [Vec<f32>; N] {
+    let mut vectors = lens.map(Vec::<f32>::with_capacity);
+    let outputs: [Output<'_>; N] =
+        std::array::from_fn(|i| Output { start: vectors[i].as_mut_ptr(), len: lens[i], borrow: PhantomData });
+    fill(outputs.each_ref());
+    for (vector, len) in vectors.iter_mut().zip(lens) {
+        // SAFETY: the capacity is at least `len` and `fill` wrote every element.
+        unsafe { vector.set_len(len) };
+    }
+    vectors
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
-use burn::tensor::{Device, Distribution, Gradients, Tensor, TensorData, activation, module, ops};
+use burn::tensor::{
+    Device, Distribution, GradientCheckpointingStrategy, Gradients, Tensor, TensorData, activation, module, ops,
+};
 use kiln_kernels::*;
 
 fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
@@ -143,35 +145,86 @@ fn conv_transpose2d_agrees_with_burn() {
     }
 }
 
-const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Relu, Activation::LeakyRelu(0.2), Activation::Silu];
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::None,
+    Activation::Relu,
+    Activation::LeakyRelu(0.2),
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+];
 
-fn activate(z: Tensor<4>, a: Activation) -> Tensor<4> {
+fn burns<const D: usize>(z: Tensor<D>, a: Activation) -> Tensor<D> {
     match a {
         Activation::None => z,
         Activation::Relu => activation::relu(z),
         Activation::LeakyRelu(slope) => activation::leaky_relu(z, slope as f64),
         Activation::Silu => activation::silu(z),
+        Activation::Gelu => activation::gelu(z),
+        Activation::GeluTanh => activation::gelu_approximate(z),
     }
 }
 
-/// Normalisation by Burn's differentiable operations.
-fn normalise(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, groups: Option<usize>, eps: f64) -> Tensor<4> {
-    let [n, c, h, w] = x.dims();
-    let h = match groups {
-        Some(groups) => {
-            let x = x.reshape([n, groups, c / groups * h * w]);
-            let centred = x.clone() - x.mean_dim(2);
-            let var = centred.clone().powi_scalar(2).mean_dim(2);
-            (centred / (var + eps).sqrt()).reshape([n, c, h, w])
-        }
-        None => {
+/// How a normalisation shares statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Groups(usize),
+    Batch,
+    Inference,
+    /// Over the last axis.
+    Layer,
+}
+
+/// `(x - mean) / sqrt(var + eps)` by Burn's differentiable operations.
+fn standardise(x: Tensor<4>, kind: Kind, eps: f64) -> Tensor<4> {
+    let dims = x.dims();
+    let [n, c, h, w] = dims;
+    let centre = |x: Tensor<3>| {
+        let centred = x.clone() - x.mean_dim(2);
+        let var = centred.clone().powi_scalar(2).mean_dim(2);
+        (centred / (var + eps).sqrt()).reshape(dims)
+    };
+    match kind {
+        Kind::Groups(groups) => centre(x.reshape([n, groups, c / groups * h * w])),
+        Kind::Layer => centre(x.reshape([n, c * h, w])),
+        Kind::Batch | Kind::Inference => {
             let mean = |x: Tensor<4>| x.mean_dim(0).mean_dim(2).mean_dim(3);
-            let centred = x.clone() - mean(x);
-            let var = mean(centred.clone().powi_scalar(2));
+            let still = |x: Tensor<4>| if kind == Kind::Inference { x.detach() } else { x };
+            let centred = x.clone() - still(mean(x));
+            let var = still(mean(centred.clone().powi_scalar(2)));
             centred / (var + eps).sqrt()
         }
+    }
+}
+
+/// Normalisation with gamma and beta of dimensions `affine`, which broadcast as `spread`, by Kiln and by
+/// Burn: outputs and all gradients.
+fn compare<const A: usize>(x: &Tensor<4>, affine: [usize; A], spread: [usize; 4], kind: Kind, a: Activation) {
+    let what = format!("{:?} {kind:?} {affine:?} {a:?}", x.dims());
+    let (gamma, beta) = (random(affine), random(affine));
+    let run = |kiln: bool| {
+        let (tx, tg, tb) = (tracked(x), tracked(&gamma), tracked(&beta));
+        let (x, gamma, beta) = (tx.clone(), tg.clone(), tb.clone());
+        let y = match (kiln, kind) {
+            (true, Kind::Groups(groups)) => group_norm(x, gamma, beta, groups, 1e-3, a),
+            (true, Kind::Layer) => layer_norm(x, gamma, beta, 1e-3, a),
+            (true, _) => {
+                let (mean, var) = batch_stats(x.clone());
+                assert!(!mean.is_require_grad() && !var.is_require_grad());
+                let norm = if kind == Kind::Batch { batch_norm } else { batch_norm_inference };
+                norm(x, mean, var, gamma, beta, 1e-3, a)
+            }
+            (false, _) => burns(standardise(x, kind, 1e-3) * gamma.reshape(spread) + beta.reshape(spread), a),
+        };
+        (y, tx, tg, tb)
     };
-    h * gamma.reshape([1, c, 1, 1]) + beta.reshape([1, c, 1, 1])
+    let (ours, theirs) = (run(true), run(false));
+    close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
+    let g = random(x.dims());
+    let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
+    close(&format!("dX {what}"), ours.1.grad(&a).unwrap(), theirs.1.grad(&b).unwrap());
+    close(&format!("dgamma {what}"), ours.2.grad(&a).unwrap(), theirs.2.grad(&b).unwrap());
+    close(&format!("dbeta {what}"), ours.3.grad(&a).unwrap(), theirs.3.grad(&b).unwrap());
 }
 
 #[test]
@@ -180,43 +233,41 @@ fn normalisations_agree_with_burn() {
     #[rustfmt::skip]
     let table = [
         ([1, 4, 3, 3], 2), ([5, 6, 7, 5], 3), ([2, 8, 16, 16], 8), ([2, 8, 16, 16], 1),
-        ([5, 3, 1, 1], 1), ([1, 32, 40, 33], 4), ([3, 12, 8, 4], 4),
+        ([5, 3, 1, 1], 1), ([1, 32, 40, 33], 4), ([3, 12, 8, 4], 4), ([33, 5, 1, 3], 5), ([7, 1, 2, 130], 1),
     ];
     for (dims, groups) in table {
+        let [n, c, h, w] = dims;
         for x in [vec![random(dims)], awkward(dims).to_vec()].concat() {
             let x = x * 2.0 + 3.0;
-            let (gamma, beta) = (random([dims[1]]), random([dims[1]]));
             for a in ACTIVATIONS {
-                for groups in [Some(groups), None] {
-                    if dims == [5, 3, 1, 1] && groups.is_some() && a != Activation::None {
+                for kind in [Kind::Groups(groups), Kind::Batch, Kind::Inference] {
+                    if dims == [5, 3, 1, 1] && kind == Kind::Groups(groups) && a != Activation::None {
                         continue;
                     }
-                    let what = format!("{dims:?} {groups:?} {a:?}");
-                    let run = |kiln: bool| {
-                        let (tx, tg, tb) = (tracked(&x), tracked(&gamma), tracked(&beta));
-                        let (x, gamma, beta) = (tx.clone(), tg.clone(), tb.clone());
-                        let y = match (kiln, groups) {
-                            (true, Some(groups)) => group_norm(x, gamma, beta, groups, 1e-3, a),
-                            (true, None) => {
-                                let (mean, var) = batch_stats(x.clone());
-                                assert!(!mean.is_require_grad() && !var.is_require_grad());
-                                batch_norm(x, mean, var, gamma, beta, 1e-3, a)
-                            }
-                            (false, groups) => activate(normalise(x, gamma, beta, groups, 1e-3), a),
-                        };
-                        (y, tx, tg, tb)
-                    };
-                    let (ours, theirs) = (run(true), run(false));
-                    close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
-                    let g = random(dims);
-                    let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
-                    close(&format!("dX {what}"), ours.1.grad(&a).unwrap(), theirs.1.grad(&b).unwrap());
-                    close(&format!("dgamma {what}"), ours.2.grad(&a).unwrap(), theirs.2.grad(&b).unwrap());
-                    close(&format!("dbeta {what}"), ours.3.grad(&a).unwrap(), theirs.3.grad(&b).unwrap());
+                    compare(&x, [c], [1, c, 1, 1], kind, a);
+                    compare(&x, [n, c], [n, c, 1, 1], kind, a);
+                    compare(&x, dims, dims, kind, a);
+                }
+                if w > 1 {
+                    compare(&x, [w], [1, 1, 1, w], Kind::Layer, a);
+                    compare(&x, [n, w], [n, 1, 1, w], Kind::Layer, a);
+                    compare(&x, [n, c, h, w], dims, Kind::Layer, a);
                 }
             }
         }
     }
+    // Burn's own, and other ranks.
+    let (x, gamma, beta) = (random([7, 33, 48]), random([48]), random([48]));
+    let theirs = module::layer_norm(x.clone(), gamma.clone(), Some(beta.clone()), 1e-5);
+    close("layer norm", layer_norm(x.clone(), gamma.clone(), beta.clone(), 1e-5, Activation::None), theirs.clone());
+    let flat = layer_norm(x.clone().reshape([7 * 33, 48]), gamma.clone(), beta.clone(), 1e-5, Activation::None);
+    close("layer norm of rows", flat.reshape([7, 33, 48]), theirs.clone());
+    let one = layer_norm(x.slice([2..3, 5..6, 0..48]).reshape([48]), gamma, beta, 1e-5, Activation::None);
+    close("layer norm of a vector", one, theirs.slice([2..3, 5..6, 0..48]).reshape([48]));
+    let (x, gamma, beta) = (random([2, 6, 3, 4, 5]), random([2, 6]), random([2, 6]));
+    let volume = group_norm(x.clone(), gamma.clone(), beta.clone(), 3, 1e-5, Activation::Gelu);
+    let image = group_norm(x.reshape([2, 6, 12, 5]), gamma, beta, 3, 1e-5, Activation::Gelu);
+    close("volumes", volume.reshape([2, 6, 12, 5]), image);
 }
 
 #[test]
@@ -259,6 +310,33 @@ fn only_tracked_inputs_get_gradients() {
     let fy = tracked(&y);
     let some = run(fy.clone(), frozen(&gamma), frozen(&beta));
     assert_eq!(values(fy.grad(&some).unwrap()), values(ty.grad(&all).unwrap()));
+
+    // A scale alone for each pixel, and for each sample of rows.
+    let scale = random([2, 5, 8, 8]);
+    let run = |y: Tensor<4>, gamma: Tensor<4>, beta: Tensor<4>| {
+        backward(group_norm(y, gamma, beta, 1, 1e-5, Activation::Gelu), &g)
+    };
+    let (ty, tg, tb) = (tracked(&y), tracked(&scale), tracked(&g));
+    let all = run(ty.clone(), tg.clone(), tb.clone());
+    let fg = tracked(&scale);
+    let some = run(frozen(&y), fg.clone(), frozen(&g));
+    assert_eq!(values(fg.grad(&some).unwrap()), values(tg.grad(&all).unwrap()));
+    let scale = random([2, 8]);
+    let run = |y: Tensor<4>, gamma: Tensor<2>, beta: Tensor<2>| {
+        backward(layer_norm(y, gamma, beta, 1e-5, Activation::Gelu), &g)
+    };
+    let (ty, tg, tb) = (tracked(&y), tracked(&scale), tracked(&scale));
+    let all = run(ty.clone(), tg.clone(), tb.clone());
+    let fb = tracked(&scale);
+    let some = run(y.clone(), frozen(&scale), fb.clone());
+    assert_eq!(values(fb.grad(&some).unwrap()), values(tb.grad(&all).unwrap()));
+
+    // One term of a sum.
+    let (ty, fy) = (tracked(&y), frozen(&y));
+    let some = backward(add_activate(fy.clone(), ty.clone(), Activation::Relu), &g);
+    assert!(fy.grad(&some).is_none() && ty.grad(&some).is_some());
+    let y = add_activate(frozen(&y), frozen(&y), Activation::Gelu);
+    assert!(!y.is_require_grad() && !y.is_tracked());
 }
 
 #[test]
@@ -266,16 +344,23 @@ fn repeats_to_the_bit() {
     let (x, w, b) = (random([5, 17, 15, 18]), random([19, 17, 3, 3]), random([19]));
     let o = ConvOptions { stride: [2, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
     let (gamma, beta) = (random([19]), random([19]));
+    let maps = [random([5, 19, 8, 18]), random([5, 19, 8, 18])];
+    let rows = [random([5, 18]), random([5, 18])];
     let run = || {
         let (x, w, b) = (tracked(&x), tracked(&w), tracked(&b));
         let (gamma, beta) = (tracked(&gamma), tracked(&beta));
+        let (maps, rows) = (maps.each_ref().map(tracked), rows.each_ref().map(tracked));
         let y = conv2d(x.clone(), w.clone(), Some(b.clone()), o);
         let y = group_norm(y, gamma.clone(), beta.clone(), 19, 1e-5, Activation::Silu);
         let (mean, var) = batch_stats(y.clone());
         let y = batch_norm(y, mean, var, gamma.clone(), beta.clone(), 1e-5, Activation::Relu);
+        let y = group_norm(y, maps[0].clone(), maps[1].clone(), 1, 1e-5, Activation::Gelu);
+        let y = layer_norm(y, rows[0].clone(), rows[1].clone(), 1e-5, Activation::GeluTanh);
         let y = conv_transpose2d(y, w.clone(), None, o, [0, 0]);
         let grads = y.clone().powi_scalar(3).sum().backward();
         let mut all = values(y.inner());
+        maps.iter().for_each(|v| all.extend(values(v.grad(&grads).unwrap())));
+        rows.iter().for_each(|v| all.extend(values(v.grad(&grads).unwrap())));
         all.extend(values(x.grad(&grads).unwrap()));
         all.extend(values(w.grad(&grads).unwrap()));
         for v in [b, gamma, beta] {
@@ -286,6 +371,46 @@ fn repeats_to_the_bit() {
     let first = run();
     for _ in 0..20 {
         assert!(run() == first);
+    }
+}
+
+/// With gradient checkpointing the tape computes again what it did not keep, to the same bits.
+#[test]
+fn checkpointing_changes_no_bit() {
+    let o = ConvOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+    let (x, w) = (random([2, 6, 9, 7]), random([6, 6, 3, 3]));
+    let [gamma, beta, sample, maps] =
+        [random([6]).unsqueeze(), random([6]).unsqueeze(), random([2, 6]).unsqueeze(), random([2, 6, 9, 7])];
+    let run = |strategy: GradientCheckpointingStrategy, tracks: [bool; 5]| {
+        let plain: [Tensor<4>; 5] = [x.clone(), w.clone(), gamma.clone(), sample.clone(), maps.clone()];
+        let mut tracked = tracks.into_iter();
+        let inputs = plain.map(|v| {
+            let v = v.autodiff().with_gradient_checkpointing_strategy(strategy);
+            if tracked.next().unwrap() { v.require_grad() } else { v }
+        });
+        let [x, w, gamma, sample, maps] = inputs.clone();
+        let (gamma, sample) = (gamma.reshape([6]), sample.reshape([2, 6]));
+        let beta = beta.clone().reshape([6]);
+        let conv = |x: Tensor<4>| conv2d(x, w.clone(), None, o);
+        let h = conv(group_norm(x.clone(), gamma.clone(), beta.clone(), 3, 1e-5, Activation::Silu));
+        // Read twice, once by a chain of operations none of which is kept.
+        let h = group_norm(h, sample.clone(), sample.clone() + 1.0, 6, 1e-5, Activation::None);
+        let again = activate(activate(h.clone(), Activation::Gelu) * 2.0, Activation::LeakyRelu(0.1));
+        let h = add_activate(conv(h), conv(again), Activation::Relu);
+        let (mean, var) = batch_stats(h.clone());
+        let h = conv(batch_norm(h, mean, var, maps.clone(), maps * 0.5, 1e-5, Activation::Relu));
+        let h = add_activate(h, x, Activation::Gelu);
+        let rows = h.reshape([2, 63, 6]);
+        let y = conv(layer_norm(rows, gamma, beta, 1e-5, Activation::GeluTanh).reshape([2, 6, 9, 7]));
+        let grads = y.clone().powi_scalar(2).sum().backward();
+        let mut all = values(y.inner());
+        inputs.iter().for_each(|v| all.extend(v.grad(&grads).map(values).unwrap_or_default()));
+        all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    for frozen in 0..6 {
+        let tracks = std::array::from_fn(|i| i != frozen);
+        let kept = run(GradientCheckpointingStrategy::Disabled, tracks);
+        assert!(run(GradientCheckpointingStrategy::Balanced, tracks) == kept, "input {frozen} frozen");
     }
 }
 
@@ -321,6 +446,22 @@ fn other_element_types_take_burns_operations() {
         let (mean, var) = batch_stats(y.clone());
         let y = batch_norm(y, mean, var, g.clone(), b.clone(), 1e-5, Activation::Silu);
         let y = group_norm(y, g.clone(), b.clone(), 2, 1e-5, Activation::Relu);
+        let y = batch_norm_inference(
+            y,
+            b.clone().detach(),
+            b.clone().detach(),
+            g.clone(),
+            b.clone(),
+            1e-5,
+            Activation::Gelu,
+        );
+        let (scale, shift) = (y.clone() + 1.0, y.clone() * 0.5);
+        let y = group_norm(y, scale, shift, 3, 1e-5, Activation::GeluTanh);
+        let rows = |v: &Tensor<1>| v.clone().slice([0..5]);
+        let z = layer_norm(y.clone(), rows(&g), rows(&b), 1e-5, Activation::None);
+        let (scale, shift) = (rows(&g).unsqueeze::<2>().repeat_dim(0, 2), rows(&b).unsqueeze::<2>().repeat_dim(0, 2));
+        let z = layer_norm(z, scale, shift, 1e-5, Activation::Silu);
+        let y = add_activate(y, z, Activation::Relu);
         let y = conv_transpose2d(y, w.clone(), None, o, [0, 0]);
         let grads = y.clone().powi_scalar(2).sum().backward();
         let list = |t: TensorData| t.convert::<f64>().try_to_vec::<f64>().unwrap();
@@ -341,24 +482,34 @@ fn other_element_types_take_burns_operations() {
 }
 
 #[test]
-fn activations_alone() {
+fn activations_alone_and_of_sums() {
     let shapes = [[1, 1, 1, 1], [2, 3, 5, 7], [3, 40, 20, 20]];
-    type Pair = (Activation, fn(Tensor<4>) -> Tensor<4>);
-    let kinds: [Pair; 3] = [
-        (Activation::Relu, activation::relu),
-        (Activation::LeakyRelu(0.2), |x| activation::leaky_relu(x, 0.2)),
-        (Activation::Silu, activation::silu),
-    ];
     for dims in shapes {
-        let g = random(dims);
+        let (g, other) = (random(dims), random(dims));
         for x in [random(dims)].into_iter().chain(awkward(dims)) {
-            for (kind, burns) in kinds {
+            for kind in ACTIVATIONS {
                 let what = format!("{kind:?} {dims:?}");
                 let (ours, theirs) = (tracked(&x), tracked(&x));
-                let (y, z) = (activate(ours.clone(), kind), burns(theirs.clone()));
+                let (y, z) = (activate(ours.clone(), kind), burns(theirs.clone(), kind));
                 close(&what, y.clone().inner(), z.clone().inner());
                 let (d, e) = (backward(y, &g), backward(z, &g));
                 close(&format!("gradient {what}"), ours.grad(&d).unwrap(), theirs.grad(&e).unwrap());
+
+                let what = format!("sum {what}");
+                let (ours, theirs) = ([tracked(&x), tracked(&other)], [tracked(&x), tracked(&other)]);
+                let y = add_activate(ours[0].clone(), ours[1].clone(), kind);
+                let z = burns(theirs[0].clone() + theirs[1].clone(), kind);
+                close(&what, y.clone().inner(), z.clone().inner());
+                // Of plain tensors: both terms kept, either given away, and one twice.
+                let expected = z.clone().inner();
+                close(&what, add_activate(x.clone(), other.clone(), kind), expected.clone());
+                close(&what, add_activate(x.clone() * 1.0, other.clone(), kind), expected.clone());
+                close(&what, add_activate(x.clone(), other.clone() * 1.0, kind), expected);
+                close(&what, add_activate(x.clone(), x.clone(), kind), burns(x.clone() * 2.0, kind));
+                let (d, e) = (backward(y, &g), backward(z, &g));
+                for (ours, theirs) in ours.iter().zip(&theirs) {
+                    close(&format!("gradient {what}"), ours.grad(&d).unwrap(), theirs.grad(&e).unwrap());
+                }
             }
         }
     }

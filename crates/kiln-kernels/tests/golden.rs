@@ -43,18 +43,67 @@ impl Golden<'_> {
         }
     }
 
-    /// Checks `y` and the gradients of `sum(y * g)`.
-    fn check(&self, case: &str, y: Tensor<4>, x: Tensor<4>, w: Option<Tensor<4>>, vectors: &[(&str, Tensor<1>)]) {
+    /// Checks `y` and the gradients of `sum(y * g)` in the maps and the others.
+    fn check<const A: usize>(
+        &self,
+        case: &str,
+        y: Tensor<4>,
+        maps: &[(&str, Tensor<4>)],
+        others: &[(&str, Tensor<A>)],
+    ) {
         self.close(&format!("{case}.y"), y.clone().inner());
         let g = Tensor::from_inner(self.plain::<4>(&format!("{case}.g")));
         let grads = (y * g).sum().backward();
-        self.close(&format!("{case}.dx"), x.grad(&grads).unwrap());
-        if let Some(w) = w {
-            self.close(&format!("{case}.dw"), w.grad(&grads).unwrap());
-        }
-        for (name, v) in vectors {
+        for (name, v) in maps {
             self.close(&format!("{case}.d{name}"), v.grad(&grads).unwrap());
         }
+        for (name, v) in others {
+            self.close(&format!("{case}.d{name}"), v.grad(&grads).unwrap());
+        }
+    }
+
+    /// A normalisation whose gamma and beta have `A` dimensions.
+    fn check_norm<const A: usize>(&self, case: &str) {
+        let name = |part: &str| format!("{case}.{part}");
+        let (x, gamma, beta) =
+            (self.tracked::<4>(&name("x")), self.tracked::<A>(&name("gamma")), self.tracked::<A>(&name("beta")));
+        let (input, scale, shift) = (x.clone(), gamma.clone(), beta.clone());
+        let mut parts = case.split('.');
+        let kind = parts.next().unwrap();
+        let activation = activation(parts.next().unwrap());
+        let y = match kind {
+            "group" => {
+                let groups = self.integers(&name("groups"))[0];
+                group_norm(input, scale, shift, groups, 1e-5, activation)
+            }
+            "batch" => {
+                let (mean, var) = batch_stats(input.clone());
+                if A == 1 {
+                    self.close(&name("mean"), mean.clone().inner());
+                    self.close(&name("var"), var.clone().inner());
+                }
+                batch_norm(input, mean, var, scale, shift, 1e-5, activation)
+            }
+            "inference" => {
+                let (mean, var) = (self.plain(&name("running_mean")), self.plain(&name("running_var")));
+                batch_norm_inference(input, mean, var, scale, shift, 1e-5, activation)
+            }
+            "rows" => layer_norm(input, scale, shift, 1e-5, activation),
+            other => panic!("unknown operation {other}"),
+        };
+        self.check(case, y, &[("x", x)], &[("gamma", gamma), ("beta", beta)]);
+    }
+}
+
+fn activation(name: &str) -> Activation {
+    match name {
+        "none" => Activation::None,
+        "relu" | "instance" => Activation::Relu,
+        "leaky" => Activation::LeakyRelu(0.2),
+        "silu" | "layer" => Activation::Silu,
+        "gelu" => Activation::Gelu,
+        "gelu_tanh" => Activation::GeluTanh,
+        other => panic!("unknown activation {other}"),
     }
 }
 
@@ -65,7 +114,7 @@ fn operations_agree_with_pytorch() {
     let mut cases: Vec<String> =
         golden.0.names().iter().filter_map(|n| n.strip_suffix(".y")).map(String::from).collect();
     cases.sort();
-    assert_eq!(cases.len(), 21);
+    assert_eq!(cases.len(), 40);
     for case in cases {
         let name = |part: &str| format!("{case}.{part}");
         let kind = case.split('.').next().unwrap();
@@ -82,29 +131,18 @@ fn operations_agree_with_pytorch() {
                 } else {
                     conv_transpose2d(x.clone(), w.clone(), Some(b.clone()), options, [o[7], o[8]])
                 };
-                golden.check(&case, y, x, Some(w), &[("b", b)]);
+                golden.check(&case, y, &[("x", x), ("w", w)], &[("b", b)]);
             }
-            _ => {
-                let gamma = golden.tracked::<1>(&name("gamma"));
-                let beta = golden.tracked::<1>(&name("beta"));
-                let activation = match case.split('.').nth(1).unwrap() {
-                    "none" => Activation::None,
-                    "relu" | "instance" => Activation::Relu,
-                    "leaky" => Activation::LeakyRelu(0.2),
-                    "silu" | "layer" => Activation::Silu,
-                    other => panic!("unknown activation {other}"),
-                };
-                let y = if kind == "group" {
-                    let groups = golden.integers(&name("groups"))[0];
-                    group_norm(x.clone(), gamma.clone(), beta.clone(), groups, 1e-5, activation)
-                } else {
-                    let (mean, var) = batch_stats(x.clone());
-                    golden.close(&name("mean"), mean.clone().inner());
-                    golden.close(&name("var"), var.clone().inner());
-                    batch_norm(x.clone(), mean, var, gamma.clone(), beta.clone(), 1e-5, activation)
-                };
-                golden.check(&case, y, x, None, &[("gamma", gamma), ("beta", beta)]);
+            "sum" => {
+                let z = golden.tracked::<4>(&name("z"));
+                let y = add_activate(x.clone(), z.clone(), activation(case.split('.').nth(1).unwrap()));
+                golden.check::<1>(&case, y, &[("x", x), ("z", z)], &[]);
             }
+            _ => match golden.floats(&name("gamma")).1.len() {
+                1 => golden.check_norm::<1>(&case),
+                2 => golden.check_norm::<2>(&case),
+                _ => golden.check_norm::<4>(&case),
+            },
         }
     }
 }

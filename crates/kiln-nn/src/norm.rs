@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, RunningState};
 use burn::tensor::Tensor;
-use kiln_kernels::{Activation, activate, batch_norm, batch_stats, group_norm};
+use kiln_kernels::{Activation, batch_norm, batch_norm_inference, batch_stats, group_norm, layer_norm};
 
 use crate::Init;
 
@@ -55,7 +55,8 @@ impl BatchNorm2d {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         if !weight.is_autodiff() {
-            return self.inference(x, weight, bias, activation);
+            let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
+            return batch_norm_inference(x, mean, var, weight, bias, self.eps, activation);
         }
         let [n, _, h, w] = x.dims();
         let count = (n * h * w) as f64;
@@ -68,14 +69,6 @@ impl BatchNorm2d {
             state.value_sync();
         }
         batch_norm(x, mean, var, weight, bias, self.eps, activation)
-    }
-
-    fn inference(&self, x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, activation: Activation) -> Tensor<4> {
-        let channels = weight.dims()[0];
-        let shape = [1, channels, 1, 1];
-        let scale = weight / (self.running_var.value_sync() + self.eps).sqrt();
-        let shift = bias - self.running_mean.value_sync() * scale.clone();
-        activate(x * scale.reshape(shape) + shift.reshape(shape), activation)
     }
 }
 
@@ -123,8 +116,7 @@ impl InstanceNorm2d {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let channels = x.dims()[1];
         let device = x.device().without_autodiff();
-        let (one, zero) = (Tensor::ones([channels], &device), Tensor::zeros([channels], &device));
-        let (one, zero) = if x.is_autodiff() { (one.autodiff(), zero.autodiff()) } else { (one, zero) };
+        let (one, zero) = (Tensor::<1>::ones([channels], &device), Tensor::zeros([channels], &device));
         group_norm(x, one, zero, channels, self.eps, activation)
     }
 }
@@ -149,7 +141,6 @@ impl LayerNorm {
     /// # Shapes
     /// `[…, features]` → the same
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        burn::tensor::module::layer_norm(x, weight, Some(bias), self.eps)
+        layer_norm(x, self.weight.val(), self.bias.val(), self.eps, Activation::None)
     }
 }

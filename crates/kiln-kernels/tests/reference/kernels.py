@@ -58,6 +58,8 @@ ACTIVATIONS = {
     "relu": F.relu,
     "leaky": lambda z: F.leaky_relu(z, 0.2),
     "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
 }
 
 
@@ -98,10 +100,66 @@ transposed("double", 2, 4, (4, 5), 3, (4, 4), (2, 2), (1, 1))
 transposed("uneven", 1, 3, (5, 4), 4, (3, 3), (2, 2), (1, 1), (1, 1))
 transposed("dilated", 1, 2, (4, 4), 3, (3, 2), (1, 2), (0, 1), (1, 2), (2, 3))
 transposed("grouped", 2, 4, (3, 4), 6, (3, 3), (3, 2), (0, 0), (2, 1), groups=2)
-for activation in ACTIVATIONS:
+for activation in ["none", "relu", "leaky", "silu"]:
     group(activation, 2, 6, (5, 7), 3, activation)
     batch(activation, 3, 4, (5, 4), activation)
 group("instance", 2, 5, (4, 6), 5, "relu")
 group("layer", 2, 4, (3, 3), 1, "silu")
+for activation in ["gelu", "gelu_tanh"]:
+    group(activation, 2, 6, (5, 7), 3, activation)
+    batch(activation, 3, 4, (5, 4), activation)
+
+
+def conditional(name, n, channels, size, activation, shape, norm, extra={}):
+    """A normalisation without parameters, then a scale and a shift of another shape."""
+    scale, shift = 1 + 0.3 * noise(*shape), 0.5 * noise(*shape)
+    spread = lambda v: v if v.dim() == 4 else v[:, :, None, None]
+    record(
+        name,
+        {"x": 2 * noise(n, channels, *size) + 1.5, "gamma": scale, "beta": shift},
+        lambda x, gamma, beta: ACTIVATIONS[activation](norm(x) * spread(gamma) + spread(beta)),
+        extra,
+    )
+
+
+def layer(name, shape, activation, per_sample=False):
+    c = shape[-1]
+    plain = {"x": 2 * noise(*shape) - 0.5, **affine(c)}
+    sample = {"gamma": 1 + 0.3 * noise(shape[0], c), "beta": 0.5 * noise(shape[0], c)}
+    spread = lambda v: v.reshape(shape[0], *[1] * (len(shape) - 2), c)
+    record(
+        f"rows.{activation}.{name}",
+        {**plain, **(sample if per_sample else {})},
+        (lambda x, gamma, beta: ACTIVATIONS[activation](F.layer_norm(x, [c]) * spread(gamma) + spread(beta)))
+        if per_sample
+        else (lambda x, gamma, beta: ACTIVATIONS[activation](F.layer_norm(x, [c], gamma, beta))),
+    )
+
+
+groups = {"groups": torch.tensor([3])}
+conditional("group.silu.sample", 2, 6, (5, 7), "silu", (2, 6), lambda x: F.group_norm(x, 3), groups)
+conditional("group.relu.pixel", 2, 6, (5, 7), "relu", (2, 6, 5, 7), lambda x: F.group_norm(x, 3), groups)
+statistics = {"running_mean": noise(4), "running_var": noise(4).square() + 0.5}
+statistics = {k: v.float().double() for k, v in statistics.items()}
+train = lambda x: F.batch_norm(x, None, None, training=True)
+infer = lambda x: F.batch_norm(x, statistics["running_mean"], statistics["running_var"], training=False)
+conditional("batch.relu.sample", 3, 4, (5, 4), "relu", (3, 4), train)
+conditional("batch.leaky.pixel", 3, 4, (5, 4), "leaky", (3, 4, 5, 4), train)
+conditional("inference.gelu.sample", 3, 4, (5, 4), "gelu", (3, 4), infer, statistics)
+record(
+    "inference.silu.channel",
+    {"x": 2 * noise(3, 4, 5, 4), **affine(4)},
+    lambda x, gamma, beta: F.silu(F.batch_norm(x, *statistics.values(), gamma, beta)),
+    statistics,
+)
+layer("channel", (2, 3, 2, 6), "none")
+layer("narrow", (3, 1, 5, 3), "gelu")
+layer("sample", (2, 4, 3, 35), "gelu_tanh", per_sample=True)
+for activation in ACTIVATIONS:
+    record(
+        f"sum.{activation}",
+        {"x": 2 * noise(2, 3, 2, 5), "z": noise(2, 3, 2, 5)},
+        lambda x, z: ACTIVATIONS[activation](x + z),
+    )
 
 save_file(tensors, os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernels.safetensors"))
