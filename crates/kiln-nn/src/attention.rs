@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, activation::softmax};
 
-use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, cost};
+use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, add_activate, cost};
 
 /// Scaled dot-product attention, softmax(q·kᵀ / √d)·v (Vaswani 2017, equation 1).
 ///
@@ -47,6 +47,6 @@ impl FeatureAttention {
         let part =
             |i: usize| qkv.clone().narrow(1, i * c, c).reshape([n, self.heads, c / self.heads, h * w]).swap_dims(2, 3);
         let out = attention(part(0), part(1), part(2));
-        x + self.proj.forward(out.swap_dims(2, 3).reshape([n, c, h, w]))
+        add_activate(self.proj.forward(out.swap_dims(2, 3).reshape([n, c, h, w])), x, Activation::None)
     }
 }

@@ -12,7 +12,9 @@ use crate::attention::FeatureAttention;
 use crate::resample::{pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::tensor::dropout;
 use crate::time::sinusoidal;
-use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights, activate};
+use crate::{
+    Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights, activate, add_activate,
+};
 
 /// The shape of a [`UNet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,10 +198,11 @@ impl ResidualBlock {
         let [n, c] = t.dims();
         let h = self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu);
         let h = self.conv2.forward(dropout(h, self.dropout, key));
-        h + match &self.skip {
+        let x = match &self.skip {
             Some(conv) => conv.forward(x),
             None => x,
-        }
+        };
+        add_activate(h, x, Activation::None)
     }
 }
 

@@ -98,6 +98,25 @@ fn two_n_steps_are_n_steps_a_resume_and_n_steps() {
     }
 }
 
+/// What the tape did not keep is computed again to the same bits.
+#[test]
+fn gradient_checkpointing_changes_no_weight() {
+    for system in registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let trained = |checkpointing: bool| {
+            let root = dir.path().join(checkpointing.to_string());
+            let mut recipe = recipe(&*system);
+            let switch = format!("train.gradient_checkpointing={checkpointing}");
+            merge(&mut recipe, &assignment(&switch).unwrap(), "test").unwrap();
+            system.train(recipe, &root, &options(2)).unwrap();
+            files(&root)
+        };
+        for ((name, x), (_, y)) in trained(false).iter().zip(&trained(true)) {
+            assert!(x == y, "{}: {name} differs", system.id());
+        }
+    }
+}
+
 /// A run of an older version lacks the settings that came later.
 #[test]
 fn a_recipe_with_fewer_settings_is_still_a_run() {

@@ -63,9 +63,13 @@ pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tenso
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let path = self.path.join(".");
             let (id, value, mapper) = param.consume();
-            let (shape, tracked, autodiff) = (value.dims(), value.is_require_grad(), value.is_autodiff());
+            let (shape, tracked) = (value.dims(), value.is_require_grad());
+            let strategy = value.gradient_checkpointing_strategy();
             let new = (self.each)(&path, value.inner().reshape([shape.iter().product::<usize>()])).reshape(shape);
-            let new = if autodiff { new.autodiff() } else { new };
+            let new = match strategy {
+                Some(strategy) => new.autodiff().with_gradient_checkpointing_strategy(strategy),
+                None => new,
+            };
             let new = if tracked { new.require_grad() } else { new };
             Param::from_mapped_value(id, new, mapper)
         }

@@ -166,8 +166,9 @@ fn train<S: System>(
     }
     let stop = interrupt()?;
     let plain = &options.device;
-    let training = plain.clone().autodiff();
     let config = &recipe.train;
+    let training = plain.clone().autodiff();
+    let training = if config.gradient_checkpointing { training.gradient_checkpointing() } else { training };
     let mut live = Live::<S> {
         networks: system.networks(&mut Init::new(&training, recipe.seed)),
         average: (config.ema_half_life > 0.0).then(|| system.networks(&mut Init::new(plain, recipe.seed))),

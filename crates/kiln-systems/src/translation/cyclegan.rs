@@ -35,6 +35,7 @@ use kiln_nn::resample::reflect_pad;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{
     Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, InstanceNorm2d, Weights,
+    add_activate,
 };
 use kiln_train::params::{HostTensor, State};
 use kiln_train::{
@@ -157,7 +158,7 @@ impl ResidualBlock {
     /// `[n, channels, h, w]` → the same
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let h = norm(self.conv1.forward(reflect_pad(x.clone(), 1)), Activation::Relu);
-        x + norm(self.conv2.forward(reflect_pad(h, 1)), Activation::None)
+        add_activate(norm(self.conv2.forward(reflect_pad(h, 1)), Activation::None), x, Activation::None)
     }
 }
 
