@@ -4,9 +4,11 @@ use crate::isa::{mul_add, vectorised};
 use std::mem::MaybeUninit;
 
 /// Partial sums a reduction keeps: a multiple of every vector length, enough to hide latency.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
+/// The same of what is left of a row.
+pub(crate) const SHORT: usize = 8;
 /// Elements summed in `f32` before the sum moves to `f64`.
-const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// An activation and its derivative.
 pub(crate) trait Act: Copy {
@@ -176,10 +178,56 @@ fn reciprocal<const FMA: bool>(d: f32) -> f32 {
     y
 }
 
-/// Sum of `LANES` partial sums.
+/// Sum of partial sums, by a tree: one after another would take longer than a short row.
 #[inline(always)]
-fn total(lanes: &[f32; LANES]) -> f64 {
-    lanes.iter().map(|v| *v as f64).sum()
+pub(crate) fn total<const N: usize>(lanes: &[f32; N]) -> f64 {
+    let mut sums = [0.0f32; SHORT];
+    for (l, lane) in lanes.iter().enumerate() {
+        sums[l % SHORT] += lane;
+    }
+    let [a, b, c, d, e, f, g, h] = sums.map(f64::from);
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}
+
+/// Adds the whole vectors of `N` in `x` to as many of the sums; gives what is left.
+#[inline(always)]
+fn add_vectors<'a, const N: usize>(x: &'a [f32], sums: &mut [f32; LANES]) -> &'a [f32] {
+    let (vectors, rest) = x.as_chunks::<N>();
+    for v in vectors {
+        for l in 0..N {
+            sums[l] += v[l];
+        }
+    }
+    rest
+}
+
+/// Sum of at most [`CHUNK`] elements.
+#[inline(always)]
+fn sum_chunk(x: &[f32]) -> f64 {
+    let mut sums = [0.0f32; LANES];
+    let rest = add_vectors::<LANES>(x, &mut sums);
+    let rest = add_vectors::<SHORT>(rest, &mut sums);
+    add_vectors::<1>(rest, &mut sums);
+    total(&sums)
+}
+
+/// Adds deviations from `centre` and their squares likewise.
+#[inline(always)]
+fn add_deviations<'a, const FMA: bool, const N: usize>(
+    x: &'a [f32],
+    centre: f32,
+    sums: &mut [f32; LANES],
+    squares: &mut [f32; LANES],
+) -> &'a [f32] {
+    let (vectors, rest) = x.as_chunks::<N>();
+    for v in vectors {
+        for l in 0..N {
+            let d = v[l] - centre;
+            sums[l] += d;
+            squares[l] = mul_add::<FMA>(d, d, squares[l]);
+        }
+    }
+    rest
 }
 
 /// Count, mean and sum of squared deviations of a sample, in `f64`.
@@ -191,6 +239,12 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
+    /// Mean and biased variance.
+    #[inline(always)]
+    pub(crate) fn rounded(self) -> (f32, f32) {
+        (self.mean as f32, (self.squares / self.count) as f32)
+    }
+
     /// The moments of both samples together (Chan, Golub and LeVeque 1979).
     #[inline(always)]
     pub(crate) fn join(self, other: Moments) -> Moments {
@@ -207,61 +261,39 @@ impl Moments {
     }
 }
 
+/// Moments of `x`: two passes over each cache-resident chunk, so no digits are lost to a mean
+/// much larger than the deviation.
+#[inline(always)]
+pub(crate) fn moments_of<const FMA: bool>(x: &[f32]) -> Moments {
+    let mut result = Moments::default();
+    for chunk in x.chunks(CHUNK) {
+        let share = 1.0 / chunk.len() as f64;
+        let centre = (sum_chunk(chunk) * share) as f32;
+        let (mut sums, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let rest = add_deviations::<FMA, LANES>(chunk, centre, &mut sums, &mut squares);
+        let rest = add_deviations::<FMA, SHORT>(rest, centre, &mut sums, &mut squares);
+        add_deviations::<FMA, 1>(rest, centre, &mut sums, &mut squares);
+        let (sum, square) = (total(&sums), total(&squares));
+        result = result.join(Moments {
+            count: chunk.len() as f64,
+            mean: centre as f64 + sum * share,
+            squares: (square - sum * sum * share).max(0.0),
+        });
+    }
+    result
+}
+
 vectorised! {
-    /// Moments of `x`: two passes over each cache-resident chunk, so no digits are lost to a mean
-    /// much larger than the deviation.
+    /// [`moments_of`].
     pub(crate) fn moments(x: &[f32]) -> Moments {
-        let mut result = Moments::default();
-        for chunk in x.chunks(CHUNK) {
-            let (vectors, rest) = chunk.as_chunks::<LANES>();
-            let mut sums = [0.0f32; LANES];
-            for v in vectors {
-                for l in 0..LANES {
-                    sums[l] += v[l];
-                }
-            }
-            let sum = total(&sums) + rest.iter().map(|v| *v as f64).sum::<f64>();
-            let count = chunk.len() as f64;
-            let centre = (sum / count) as f32;
-            let (mut sums, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
-            for v in vectors {
-                for l in 0..LANES {
-                    let d = v[l] - centre;
-                    sums[l] += d;
-                    squares[l] = mul_add::<FMA>(d, d, squares[l]);
-                }
-            }
-            let (mut sum, mut square) = (total(&sums), total(&squares));
-            for v in rest {
-                let d = (*v - centre) as f64;
-                sum += d;
-                square += d * d;
-            }
-            result = result.join(Moments {
-                count,
-                mean: centre as f64 + sum / count,
-                squares: (square - sum * sum / count).max(0.0),
-            });
-        }
-        result
+        moments_of::<FMA>(x)
     }
 }
 
 vectorised! {
     /// Sum of `x`.
     pub(crate) fn sum(x: &[f32]) -> f64 {
-        let mut result = 0.0;
-        for chunk in x.chunks(CHUNK) {
-            let (vectors, rest) = chunk.as_chunks::<LANES>();
-            let mut sums = [0.0f32; LANES];
-            for v in vectors {
-                for l in 0..LANES {
-                    sums[l] += v[l];
-                }
-            }
-            result += total(&sums) + rest.iter().map(|v| *v as f64).sum::<f64>();
-        }
-        result
+        x.chunks(CHUNK).map(sum_chunk).sum()
     }
 }
 
@@ -280,17 +312,6 @@ vectorised! {
         let scale = s.rstd * s.gamma;
         for (y, x) in y.iter_mut().zip(x) {
             y.write(act.value::<FMA>(mul_add::<FMA>(x - s.mean, scale, s.beta)));
-        }
-    }
-}
-
-vectorised! {
-    /// The same with a gamma and a beta for every element.
-    pub(crate) fn normalise_each[A: Act](
-        act: A, mean: f32, rstd: f32, gamma: &[f32], beta: &[f32], x: &[f32], y: &mut [MaybeUninit<f32>]
-    ) {
-        for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-            y.write(act.value::<FMA>(mul_add::<FMA>((x - mean) * rstd, *gamma, *beta)));
         }
     }
 }
@@ -366,49 +387,27 @@ vectorised! {
     }
 }
 
-vectorised! {
-    /// The same with a gamma and a beta for every element: writes `gamma t`, adds `t h` and `t` to the
-    /// gradients of gamma and beta, and gives the sums of `gamma t` and of `gamma t h`.
-    pub(crate) fn unactivate_each[A: Act](
-        act: A, mean: f32, rstd: f32, affine: [&[f32]; 2], x: &[f32], g: &[f32],
-        t: &mut [MaybeUninit<f32>], gradients: [&mut [f32]; 2]
-    ) -> (f64, f64) {
-        let ([gamma, beta], [dgamma, dbeta]) = (affine, gradients);
-        let (mut result, mut weighted) = (0.0, 0.0);
-        let chunks = x.chunks(CHUNK).zip(g.chunks(CHUNK)).zip(gamma.chunks(CHUNK)).zip(beta.chunks(CHUNK));
-        let outputs = t.chunks_mut(CHUNK).zip(dgamma.chunks_mut(CHUNK)).zip(dbeta.chunks_mut(CHUNK));
-        for ((((x, g), gamma), beta), ((t, dgamma), dbeta)) in chunks.zip(outputs) {
-            let (mut sums, mut products) = ([0.0f32; LANES], [0.0f32; LANES]);
-            // The rest of a chunk is a short vector.
-            let lanes = x.chunks(LANES).zip(g.chunks(LANES)).zip(gamma.chunks(LANES)).zip(beta.chunks(LANES));
-            let outputs = t.chunks_mut(LANES).zip(dgamma.chunks_mut(LANES)).zip(dbeta.chunks_mut(LANES));
-            for ((((x, g), gamma), beta), ((t, dgamma), dbeta)) in lanes.zip(outputs) {
-                for l in 0..x.len().min(LANES) {
-                    let h = (x[l] - mean) * rstd;
-                    let v = g[l] * act.slope::<FMA>(mul_add::<FMA>(h, gamma[l], beta[l]));
-                    dgamma[l] = mul_add::<FMA>(v, h, dgamma[l]);
-                    dbeta[l] += v;
-                    let v = v * gamma[l];
-                    t[l].write(v);
-                    sums[l] += v;
-                    products[l] = mul_add::<FMA>(v, h, products[l]);
-                }
-            }
-            result += total(&sums);
-            weighted += total(&products);
-        }
-        (result, weighted)
+/// Gradient through the statistics: `t = scale * t - offset - (x - mean) * pull`, in place.
+#[inline(always)]
+pub(crate) fn through_statistics_of<const FMA: bool>(
+    x: &[f32],
+    t: &mut [f32],
+    mean: f32,
+    scale: f32,
+    offset: f32,
+    pull: f32,
+) {
+    for (t, x) in t.iter_mut().zip(x) {
+        *t = mul_add::<FMA>(*t, scale, -mul_add::<FMA>(x - mean, pull, offset));
     }
 }
 
 vectorised! {
-    /// Gradient through the statistics: `t = scale * t - offset - (x - mean) * pull`, in place.
+    /// [`through_statistics_of`].
     pub(crate) fn through_statistics(
         x: &[f32], t: &mut [f32], mean: f32, scale: f32, offset: f32, pull: f32
     ) {
-        for (t, x) in t.iter_mut().zip(x) {
-            *t = mul_add::<FMA>(*t, scale, -mul_add::<FMA>(x - mean, pull, offset));
-        }
+        through_statistics_of::<FMA>(x, t, mean, scale, offset, pull);
     }
 }
 

@@ -315,7 +315,7 @@ fn check_affine<const D: usize, const A: usize>(
     beta: &Tensor<A>,
 ) {
     let (x, gamma, beta) = (x.dims(), gamma.dims(), beta.dims());
-    assert!(axis < D, "{name}: an input of shape {x:?} has no channels");
+    assert!(axis < D && x[axis] > 0, "{name}: an input of shape {x:?} has no channels");
     let fits = gamma[..] == [x[axis]] || gamma[..] == [x[0], x[axis]] || gamma[..] == x[..];
     assert!(
         fits && gamma == beta,

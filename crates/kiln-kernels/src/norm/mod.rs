@@ -7,6 +7,7 @@
 //! is `(gamma t - mean(gamma t) - h mean(gamma t h)) / sqrt(var + eps)`, `t = dy a'`, means over the
 //! cell; those in `gamma` and `beta` are the sums of `t h` and of `t` over what shares them.
 
+mod each;
 mod gradient;
 
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     tasks,
 };
 pub(crate) use gradient::{backward, channel_sums};
+use std::ops::Range;
 
 /// What shares statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,11 @@ impl Shape {
         self.values == self.plane && (self.sets == self.images || self.groups().is_some())
     }
 
+    /// Whether the cells are rows that share gamma and beta.
+    fn shares_rows(&self) -> bool {
+        self.scope == Scope::Rows && self.sets < self.images
+    }
+
     /// Elements of a segment: all of a cell's where they and their gammas are neighbours, else a plane.
     fn run(&self) -> usize {
         match self.groups() {
@@ -148,11 +155,11 @@ pub(crate) fn statistics(isa: Isa, s: &Shape, x: &[f32]) -> (Vec<f32>, Vec<f32>)
     {
         let (mean, var) = (Output::new(&mut mean), Output::new(&mut var));
         tasks::each(cells, s.len(), |cell| {
-            let m = s.moments(isa, x, cell);
+            let (centre, spread) = s.moments(isa, x, cell).rounded();
             // SAFETY: each task writes its own cell's elements.
             unsafe {
-                mean.write(cell, 1, &[m.mean as f32]);
-                var.write(cell, 1, &[(m.squares / m.count) as f32]);
+                mean.write(cell, 1, &[centre]);
+                var.write(cell, 1, &[spread]);
             }
         });
     }
@@ -162,25 +169,71 @@ pub(crate) fn statistics(isa: Isa, s: &Shape, x: &[f32]) -> (Vec<f32>, Vec<f32>)
 /// The output, with the mean and variance of every cell computed on the way.
 pub(crate) fn forward(isa: Isa, s: &Shape, x: &[f32], affine: Affine) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let cells = s.cells();
-    let (mut mean, mut var) = (vec![0.0; cells], vec![0.0; cells]);
-    let y = {
-        let (mean, var) = (Output::new(&mut mean), Output::new(&mut var));
-        let fill = |y: &Output<'_>| {
-            tasks::each(cells, s.len(), |cell| {
-                let m = s.moments(isa, x, cell);
-                let (centre, spread) = (m.mean as f32, (m.squares / m.count) as f32);
-                // SAFETY: each task writes its own cell's elements.
-                unsafe {
-                    mean.write(cell, 1, &[centre]);
-                    var.write(cell, 1, &[spread]);
-                }
-                with_activation!(affine.activation, act => apply(isa, s, x, cell, centre, spread, affine, act, y));
-            });
-        };
-        // SAFETY: the cells together are the whole output.
-        unsafe { output::filled(s.len(), fill) }
+    let fill = |[y, mean, var]: [&Output<'_>; 3]| {
+        if s.shares_rows() {
+            return rows(isa, s, x, affine, [y, mean, var]);
+        }
+        tasks::each(cells, s.len(), |cell| {
+            let (centre, spread) = s.moments(isa, x, cell).rounded();
+            // SAFETY: each task writes its own cell's elements.
+            unsafe {
+                mean.write(cell, 1, &[centre]);
+                var.write(cell, 1, &[spread]);
+            }
+            with_activation!(affine.activation, act => apply(isa, s, x, cell, centre, spread, affine, act, y));
+        });
     };
+    // SAFETY: the cells together are the whole output, and each has its statistics written.
+    let [y, mean, var] = unsafe { output::filled_all([s.len(), cells, cells], fill) };
     (y, mean, var)
+}
+
+/// The same of rows that share gamma and beta.
+fn rows(isa: Isa, s: &Shape, x: &[f32], affine: Affine, [y, mean, var]: [&Output<'_>; 3]) {
+    let (blocks, width) = (Blocks::of(s), s.channels);
+    tasks::each(blocks.count, s.len(), |block| {
+        let rows = blocks.rows(block);
+        let elements = rows.start * width..rows.end * width;
+        // SAFETY: the rows of blocks do not meet.
+        let [y, mean, var] = unsafe { [y.slice(elements.clone()), mean.slice(rows.clone()), var.slice(rows)] };
+        let parameters = blocks.affine(block, affine, width);
+        with_activation!(affine.activation,
+            act => each::normalise_rows(isa, act, affine.eps, parameters, &x[elements], y, mean, var));
+    });
+}
+
+/// Elements of the rows that one task takes, and most of these rows.
+const BLOCK: usize = 1 << 14;
+const BLOCK_ROWS: usize = 256;
+
+/// Rows that share gamma and beta, in blocks that tasks take.
+struct Blocks {
+    count: usize,
+    /// Blocks of a set of parameters.
+    of_set: usize,
+    /// Rows of a block; the last of a set may have fewer.
+    rows: usize,
+    rows_of_set: usize,
+}
+
+impl Blocks {
+    fn of(s: &Shape) -> Blocks {
+        let rows_of_set = s.images.checked_div(s.sets).unwrap_or(0);
+        let rows = (BLOCK / s.channels.max(1)).clamp(1, BLOCK_ROWS);
+        let of_set = rows_of_set.div_ceil(rows);
+        Blocks { count: s.sets * of_set, of_set, rows, rows_of_set }
+    }
+
+    fn rows(&self, block: usize) -> Range<usize> {
+        let (set, first) = (block / self.of_set, block % self.of_set * self.rows);
+        let row = |row: usize| set * self.rows_of_set + row.min(self.rows_of_set);
+        row(first)..row(first + self.rows)
+    }
+
+    /// Gamma and beta.
+    fn affine<'a>(&self, block: usize, affine: Affine<'a>, width: usize) -> [&'a [f32]; 2] {
+        [affine.gamma, affine.beta].map(|values| &values[block / self.of_set * width..][..width])
+    }
 }
 
 /// The output under given statistics.
@@ -194,6 +247,7 @@ pub(crate) fn apply_statistics(isa: Isa, s: &Shape, x: &[f32], mean: &[f32], var
     unsafe { output::filled(s.len(), fill) }
 }
 
+#[inline(always)]
 fn reciprocal_deviation(var: f32, eps: f64) -> f32 {
     (1.0 / (var as f64 + eps).sqrt()) as f32
 }
@@ -217,7 +271,7 @@ fn apply<A: Act>(
         let y = unsafe { y.slice(range.clone()) };
         let (x, gamma, beta) = (&x[range], &affine.gamma[p..], &affine.beta[p..]);
         if s.each() {
-            lanes::normalise_each(isa, act, mean, rstd, &gamma[..run], &beta[..run], x, y);
+            each::normalise(isa, act, mean, rstd, [&gamma[..run], &beta[..run]], x, y);
         } else {
             lanes::normalise(isa, act, Standard { mean, rstd, gamma: gamma[0], beta: beta[0] }, x, y);
         }
