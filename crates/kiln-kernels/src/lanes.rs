@@ -107,7 +107,7 @@ impl Act for GeluTanh {
 #[inline(always)]
 fn tanh_gate<const FMA: bool>(z: f32) -> (f32, f32) {
     // 2 sqrt(2 / pi), and that times 0.044715.
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     // Beyond 9.9 the gate is 0 or 1, and `2 u` above 85. NaN passes through.
     let a = z.abs();

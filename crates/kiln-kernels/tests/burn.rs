@@ -466,7 +466,7 @@ fn other_element_types_take_burns_operations() {
         );
         let (scale, shift) = (y.clone() + 1.0, y.clone() * 0.5);
         let y = group_norm(y, scale, shift, 3, 1e-5, Activation::GeluTanh);
-        let rows = |v: &Tensor<1>| v.clone().slice([0..5]);
+        let rows = |v: &Tensor<1>| v.clone().narrow(0, 0, 5);
         let z = layer_norm(y.clone(), rows(&g), rows(&b), 1e-5, Activation::None);
         let (scale, shift) = (rows(&g).unsqueeze::<2>().repeat_dim(0, 2), rows(&b).unsqueeze::<2>().repeat_dim(0, 2));
         let z = layer_norm(z, scale, shift, 1e-5, Activation::Silu);
