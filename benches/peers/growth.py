@@ -17,19 +17,21 @@ AXES = {
     "size": ([16, 32, 64, 128, 256], ["--batch=2", "--channels=32"]),
     "channels": ([32, 64, 128, 256], ["--batch=4", "--size=16"]),
 }
-MODES = {"PyTorch": "eager", "PyTorch, channels last": "channels_last"}
+KILNS = {"Kiln": "f32", "Kiln, bf16": "bf16"}
+MODES = {"PyTorch": "eager", "PyTorch, channels last": "channels_last", "PyTorch, bf16, channels last": "bf16_channels_last"}
 NAMES = {"batch": "batch", "size": "pixels a side", "channels": "channels"}
 
 
 def main(out):
     figure, plots = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     for plot, (axis, (values, fixed)) in zip(plots, AXES.items()):
-        lines = {"Kiln": [], **{name: [] for name in MODES}}
+        lines = {name: [] for name in [*KILNS, *MODES]}
         for value in values:
             shape = [f"--{axis}={value}", *fixed, "--runs=3"]
-            lines["Kiln"].append(call([KILN, "bench", "unet", "--json", *shape]))
+            for name, precision in KILNS.items():
+                lines[name].append(call([KILN, "bench", "unet", "--json", "--precision", precision, *shape])[0])
             for name, mode in MODES.items():
-                lines[name].append(call([sys.executable, "benches/peers/work.py", "unet", "--alone", mode, *shape]))
+                lines[name].append(call([sys.executable, "benches/peers/work.py", "unet", "--alone", mode, *shape])[0])
             print(axis, value, {name: round(times[-1], 1) for name, times in lines.items()}, flush=True)
         for name, times in lines.items():
             plot.loglog(values, times, marker="o", label=name)

@@ -3,8 +3,8 @@
 python benches/peers/work.py [WORK...] [--rounds N] [--modes eager,channels_last,...]
 
 From the repository, with nothing else running, after `cargo build --release`. Every work is a process of its
-own, `kiln bench WORK` and each mode of PyTorch in turn, N times; a row gives the medians and Kiln's time over
-the peer's best. Measured with torch==2.15.0.
+own, `kiln bench WORK` and each mode of PyTorch in turn, N times. A line a precision gives the medians, Kiln's time over
+each of PyTorch's, and the processes' peak memory. Measured with torch==2.15.0.
 """
 
 import argparse
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "kiln"
 WORKS = ["conv-forward", "conv", "conv-transpose", "unet", "unet-forward", "dcgan", "adamw"]
 MODES = ["eager", "channels_last", "bf16", "bf16_channels_last", "compile", "compile_channels_last", "compile_bf16"]
+PRECISIONS = ["f32", "bf16"]
 LEVELS = (1, 2, 2)
 
 
@@ -204,30 +205,35 @@ def torch_work(work, mode, batch, size, channels, runs):
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"milliseconds": statistics.median(times), "peak": peak}))
+    print(json.dumps({"milliseconds": statistics.median(times), "peak_memory": peak << 20}))
 
 
 def call(command):
+    """Milliseconds and MiB, or None if it failed."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode:
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])["milliseconds"]
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    return said["milliseconds"], said["peak_memory"] / 2**20
 
 
 def compare(args):
     shape = [f"--{k}={getattr(args, k)}" for k in ("batch", "size", "channels") if getattr(args, k)]
-    print(f"{'work':14} {'kiln':>9}   {'peers: ms (kiln / peer)'}")
     for work in args.work or WORKS:
         found = {}
         for _ in range(args.rounds):
-            mine = [KILN, "bench", work, "--json", f"--runs={args.runs}", *shape]
-            theirs = {m: [sys.executable, __file__, work, "--alone", m, f"--runs={args.runs}", *shape] for m in args.modes}
-            for name, command in {"kiln": mine, **theirs}.items():
-                found.setdefault(name, []).append(call(command))
-        middle = {n: statistics.median(t for t in times) for n, times in found.items() if None not in times}
-        kiln = middle.pop("kiln")
-        row = "   ".join(f"{n} {t:.2f} ({kiln / t:.2f})" for n, t in middle.items())
-        print(f"{work:14} {kiln:9.2f}   {row}", flush=True)
+            for precision in PRECISIONS:
+                mine = [KILN, "bench", work, "--json", "--precision", precision, f"--runs={args.runs}", *shape]
+                found.setdefault(f"kiln {precision}", []).append(call(mine))
+            for mode in args.modes:
+                theirs = [sys.executable, __file__, work, "--alone", mode, f"--runs={args.runs}", *shape]
+                found.setdefault(mode, []).append(call(theirs))
+        middle = {n: [statistics.median(v) for v in zip(*runs)] for n, runs in found.items() if None not in runs}
+        for precision in PRECISIONS:
+            time, peak = middle.pop(f"kiln {precision}")
+            peers = {n: v for n, v in middle.items() if ("bf16" in n) == (precision == "bf16")}
+            row = "   ".join(f"{n} {t:.2f} ({time / t:.2f}), {m:.0f} MiB" for n, (t, m) in peers.items())
+            print(f"{work:14} {precision:4} kiln {time:9.2f} ms, {peak:.0f} MiB   {row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ use kiln_nn::time::sinusoidal;
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2dConfig, GroupNorm, Init, Linear, LinearConfig};
 use kiln_systems::adversarial::dcgan;
 use kiln_train::optim::Optimizer;
-use kiln_train::{OptimizerConfig, device, ema, params};
+use kiln_train::{OptimizerConfig, device, ema, memory, params};
 use serde_json::json;
 
 use crate::output::Output;
@@ -69,8 +69,14 @@ pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
     for work in all {
         let milliseconds = work.time(args, &device);
         let name = work.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
-        let object =
-            json!({"work": name, "milliseconds": milliseconds, "runs": args.runs, "hardware": hardware::describe()});
+        let object = json!({
+            "work": name,
+            "milliseconds": milliseconds,
+            "runs": args.runs,
+            "peak_memory": memory::peak(),
+            "precision": common.precision.unwrap_or_default(),
+            "hardware": hardware::describe(),
+        });
         out.say(|| format!("{name:14} {milliseconds:9.2} ms"), &object);
     }
     Ok(())
