@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
+use kiln_kernels::{Filter, resample};
+use kiln_nn::resample::{Interpolation, interpolate};
 use kiln_nn::tensor::from_values;
 
 /// `[n, c, h, w]` in [−1, 1] as RGB: one channel is repeated, three are kept.
@@ -43,7 +45,7 @@ pub fn imagenet(images: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
 pub fn resize_tensorflow1(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    resample(x, size, |inputs, outputs| {
+    let filter = |inputs: usize, outputs: usize| {
         // In f32 as there: the position's rounding is part of the definition.
         let scale = (inputs as f64 / outputs as f64) as f32;
         let taps = |i| {
@@ -52,8 +54,10 @@ pub fn resize_tensorflow1(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
             let part = at - low as f32;
             vec![(low, 1.0 - part), ((low + 1).min(inputs - 1), part)]
         };
-        (0..outputs).map(taps).collect()
-    })
+        Filter::new(inputs, (0..outputs).map(taps))
+    };
+    let [_, _, h, w] = x.dims();
+    resample(x, &filter(h, size[0]), &filter(w, size[1]))
 }
 
 /// Bilinear resize that averages when it shrinks: a triangle as wide as an output pixel around its
@@ -62,35 +66,5 @@ pub fn resize_tensorflow1(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
 pub fn resize_antialiased(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    resample(x, size, |inputs, outputs| {
-        let scale = inputs as f64 / outputs as f64;
-        let reach = scale.max(1.0);
-        let taps = |i| {
-            let centre = (i as f64 + 0.5) * scale;
-            let first = (centre - reach + 0.5).max(0.0) as usize;
-            let end = ((centre + reach + 0.5) as usize).min(inputs);
-            let height = |j| (1.0 - ((j as f64 + 0.5 - centre) / reach).abs()).max(0.0);
-            let sum: f64 = (first..end).map(height).sum();
-            (first..end).map(|j| (j, (height(j) / sum) as f32)).collect()
-        };
-        (0..outputs).map(taps).collect()
-    })
-}
-
-/// Applies to each axis the linear map whose rows `taps(inputs, outputs)` lists: for each output the
-/// inputs it reads, with their weights.
-fn resample(x: Tensor<4>, size: [usize; 2], taps: impl Fn(usize, usize) -> Vec<Vec<(usize, f32)>>) -> Tensor<4> {
-    let along_width = |x: Tensor<4>, outputs: usize| {
-        let [n, c, h, inputs] = x.dims();
-        if inputs == outputs {
-            return x;
-        }
-        let mut matrix = vec![0.0; inputs * outputs];
-        for (o, row) in taps(inputs, outputs).into_iter().enumerate() {
-            row.into_iter().for_each(|(i, weight)| matrix[i * outputs + o] += weight);
-        }
-        let matrix = from_values(matrix, [inputs, outputs], &x.device());
-        x.reshape([n * c * h, inputs]).matmul(matrix).reshape([n, c, h, outputs])
-    };
-    along_width(along_width(x, size[1]).swap_dims(2, 3), size[0]).swap_dims(2, 3)
+    interpolate(x, size, Interpolation::Bilinear { antialias: true })
 }

@@ -1,11 +1,14 @@
 //! Gradients of the operations. Only those that some tracked input needs are computed.
 
 use crate::{
-    Activation, ConvOptions,
+    Activation, ConvOptions, Filter, Mask,
     norm::Scope,
     ops::{KernelOps, Optional},
 };
-use burn::backend::{AutodiffBackend, Backend, TensorMetadata, tensor::FloatTensor};
+use burn::{
+    backend::{AutodiffBackend, Backend, TensorMetadata, tensor::FloatTensor},
+    tensor::Shape,
+};
 use burn_autodiff::{
     Autodiff, NodeId,
     checkpoint::{
@@ -120,6 +123,31 @@ impl<B: Backend> Input<B> {
         match self {
             Self::Tracked(id) => states.get_state::<B::FloatTensorPrimitive>(id),
             Self::Constant(x) => x.clone(),
+        }
+    }
+}
+
+/// Parents: input, weights, and the bias if there is one.
+#[derive(Debug)]
+struct Connection;
+
+impl<B: KernelOps, const N: usize> Backward<B, N> for Connection {
+    type State = [NodeId; 2];
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let [x, weight] = ops.state.map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
+        let parent = |i: usize| ops.parents.get(i).and_then(|node| node.as_ref());
+        if let Some(node) = parent(0) {
+            grads.register::<B>(node.id, B::float_matmul(g.clone(), weight));
+        }
+        if let Some(node) = parent(1) {
+            grads.register::<B>(node.id, B::float_matmul(B::float_swap_dims(g.clone(), 0, 1), x));
+        }
+        if let Some(node) = parent(2) {
+            let outputs = g.shape()[1];
+            let sums = B::float_sum_dim(g, 0);
+            grads.register::<B>(node.id, B::float_reshape(sums, Shape::from([outputs])));
         }
     }
 }
@@ -251,7 +279,100 @@ impl<B: KernelOps> Backward<B, 2> for AddActivating {
     }
 }
 
+/// Parents: queries, keys, values.
+#[derive(Debug)]
+struct Attention;
+
+#[derive(Clone, Debug)]
+struct AttentionState<B: Backend> {
+    inputs: [NodeId; 3],
+    out: FloatTensor<B>,
+    logs: FloatTensor<B>,
+    mask: Mask,
+}
+
+impl<B: KernelOps> Backward<B, 3> for Attention {
+    type State = AttentionState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let s = ops.state;
+        let [q, k, v] = s.inputs.map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
+        let wants = [0, 1, 2].map(|i| ops.parents[i].is_some());
+        let (dq, dk, dv) = B::attention_gradient(q, k, v, s.out, s.logs, g, s.mask, wants);
+        for (node, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// Parent: the pictures.
+#[derive(Debug)]
+struct Resampling;
+
+impl<B: KernelOps> Backward<B, 1> for Resampling {
+    type State = [Filter; 2];
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let [rows, columns] = ops.state;
+        let [parent] = ops.parents;
+        if let Some(node) = parent {
+            grads.register::<B>(node.id, B::resample(g, rows.transposed(), columns.transposed()));
+        }
+    }
+}
+
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+    fn fully_connected(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Optional<Self>) -> FloatTensor<Self> {
+        macro_rules! record {
+            ($parents:expr, $bias:expr) => {
+                match Backward::<B, _>::prepare::<C>(Connection, $parents).compute_bound().stateful() {
+                    OpsKind::Tracked(mut prep) => {
+                        let state = [prep.checkpoint(&x), prep.checkpoint(&weight)];
+                        prep.finish(state, B::fully_connected(x.into_primitive(), weight.into_primitive(), $bias))
+                    }
+                    OpsKind::UnTracked(prep) => {
+                        prep.finish(B::fully_connected(x.into_primitive(), weight.into_primitive(), $bias))
+                    }
+                }
+            };
+        }
+        match bias {
+            Optional::Some(bias) => {
+                record!([x.node(), weight.node(), bias.node()], Optional::Some(bias.into_primitive()))
+            }
+            Optional::None => record!([x.node(), weight.node()], Optional::None),
+        }
+    }
+
+    fn resample(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
+        match Backward::<B, 1>::prepare::<C>(Resampling, [x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let state = [rows.clone(), columns.clone()];
+                prep.finish(state, B::resample(x.into_primitive(), rows, columns))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::resample(x.into_primitive(), rows, columns)),
+        }
+    }
+
+    fn attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+        let parents = [q.node(), k.node(), v.node()];
+        match Backward::<B, 3>::prepare::<C>(Attention, parents).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let inputs = [&q, &k, &v].map(|input| prep.checkpoint(input));
+                let [q, k, v] = [q, k, v].map(|x| x.into_primitive());
+                let (out, logs) = B::attend_with_logs(q, k, v, mask.clone());
+                prep.finish(AttentionState { inputs, out: out.clone(), logs, mask }, out)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::attend(q.into_primitive(), k.into_primitive(), v.into_primitive(), mask))
+            }
+        }
+    }
+
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         let prep = Backward::<B, 1>::prepare::<C>(Activating, [x.node()]);
         match memory_bound(prep, [&x], Activated(Input::of::<C>(&x), activation)).stateful() {

@@ -1,9 +1,9 @@
 //! The operations made of Burn's own: for GPUs and for element types other than `f32`.
 
-use crate::{Activation, AdamStep, ConvOptions, norm::Scope, ops::Optional};
+use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, norm::Scope, ops::Optional};
 use burn::{
     backend::{Backend, TensorMetadata, get_or_init_device_settings, tensor::FloatTensor},
-    tensor::{Shape, Slice, ops},
+    tensor::{Shape, Slice, TensorData, ops},
 };
 
 fn reshape<B: Backend, const D: usize>(x: FloatTensor<B>, dims: [usize; D]) -> FloatTensor<B> {
@@ -319,4 +319,80 @@ pub(crate) fn adam<B: Backend>(
 
 pub(crate) fn lerp<B: Backend>(x: FloatTensor<B>, y: FloatTensor<B>, weight: f64) -> FloatTensor<B> {
     B::float_add(B::float_mul_scalar(x, (1.0 - weight).into()), B::float_mul_scalar(y, weight.into()))
+}
+
+/// `q kᵀ / sqrt(d)`, minus infinity where a key is hidden.
+fn scores<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, mask: &Mask) -> FloatTensor<B> {
+    let ([n, _, queries, d], [_, _, keys, _]) = (q.shape().dims(), k.shape().dims());
+    let (device, dtype) = (q.device(), q.dtype());
+    let q = B::float_mul_scalar(q, (1.0 / (d as f64).sqrt()).into());
+    let scores = B::float_matmul(q, B::float_swap_dims(k, 2, 3));
+    let images = match mask {
+        Mask::None => return scores,
+        Mask::Causal => 1,
+        Mask::Lengths(_) => n,
+    };
+    let hidden = (0..images * queries * keys).map(|i| {
+        let (image, query, key) = (i / (queries * keys), i / keys % queries, i % keys);
+        if key < mask.visible(image, query, keys) { 0.0f32 } else { f32::NEG_INFINITY }
+    });
+    let hidden = TensorData::new(hidden.collect(), [images, 1, queries, keys]).convert_dtype(dtype);
+    B::float_add(scores, B::float_from_data(hidden, &device))
+}
+
+/// The output, and the logarithm of the softmax's denominator.
+pub(crate) fn attention<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    mask: &Mask,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let [n, heads, queries, _] = q.shape().dims();
+    let scores = scores::<B>(q, k, mask);
+    let max = B::float_max_dim(scores.clone(), 3);
+    let p = B::float_exp(B::float_sub(scores, max.clone()));
+    let sum = B::float_sum_dim(p.clone(), 3);
+    let logs = B::float_add(max, B::float_log(sum.clone()));
+    (B::float_matmul(B::float_div(p, sum), v), reshape::<B, 3>(logs, [n, heads, queries]))
+}
+
+pub(crate) fn attention_gradient<B: Backend>(
+    [q, k, v]: [FloatTensor<B>; 3],
+    out: FloatTensor<B>,
+    logs: FloatTensor<B>,
+    g: FloatTensor<B>,
+    mask: &Mask,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let [n, heads, queries, d] = q.shape().dims();
+    let turned = |x: FloatTensor<B>| B::float_swap_dims(x, 2, 3);
+    let logs = reshape::<B, 4>(logs, [n, heads, queries, 1]);
+    let p = B::float_exp(B::float_sub(scores::<B>(q.clone(), k.clone(), mask), logs));
+    let dv = B::float_matmul(turned(p.clone()), g.clone());
+    let dots = B::float_sum_dim(B::float_mul(g.clone(), out), 3);
+    let dp = B::float_sub(B::float_matmul(g, turned(v)), dots);
+    let ds = B::float_mul_scalar(B::float_mul(p, dp), (1.0 / (d as f64).sqrt()).into());
+    (B::float_matmul(ds.clone(), k), B::float_matmul(turned(ds), q), dv)
+}
+
+pub(crate) fn resample<B: Backend>(x: FloatTensor<B>, rows: &Filter, columns: &Filter) -> FloatTensor<B> {
+    // The filter as a dense matrix, applied along the last axis.
+    let along_width = |x: FloatTensor<B>, filter: &Filter| {
+        let ([n, c, h, w], outputs) = (x.shape().dims(), filter.outputs());
+        let Some(matrix) = filter.matrix() else { return x };
+        let matrix = TensorData::new(matrix, [w, outputs]).convert_dtype(x.dtype());
+        let matrix = B::float_from_data(matrix, &x.device());
+        let y = B::float_matmul(reshape::<B, 2>(x, [n * c * h, w]), matrix);
+        reshape::<B, 4>(y, [n, c, h, outputs])
+    };
+    let wide = along_width(x, columns);
+    B::float_swap_dims(along_width(B::float_swap_dims(wide, 2, 3), rows), 2, 3)
+}
+
+pub(crate) fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: Optional<B>) -> FloatTensor<B> {
+    let outputs = weight.shape()[0];
+    let y = B::float_matmul(x, B::float_swap_dims(weight, 0, 1));
+    match present(bias) {
+        Some(bias) => B::float_add(y, reshape::<B, 2>(bias, [1, outputs])),
+        None => y,
+    }
 }

@@ -1,11 +1,14 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, Precision, activation, conv, fallback,
+    Activation, AdamStep, ConvOptions, Filter, Mask, Precision, activation,
+    attention::{self, Strides, View},
+    conv, fallback,
     isa::Isa,
+    linear,
     norm::{self, Affine, Scope},
     ops::{KernelOps, Optional},
-    update,
+    resample, update,
 };
 use burn::{
     backend::{Flex, ops::FloatTensorOps, tensor::FloatTensor},
@@ -266,6 +269,99 @@ impl KernelOps for Flex {
         let sum = update::sum_of_squares(Isa::current(), elements(&contiguous(x)));
         tensor(vec![sum as f32], [1])
     }
+
+    fn attend_with_logs(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: Mask,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&q, &k, &v]) {
+            return fallback::attention::<Self>(q, k, v, &mask);
+        }
+        let s = attention_shape(&q, &v);
+        let [q, k, v] = [q, k, v].map(readable);
+        let operands = [&q, &k, &v].map(view);
+        let size = [s.images, s.heads, s.queries, s.values];
+        let strides = operands[0].strides_for(size);
+        let (out, logs) = attention::forward(Isa::current(), &s, operands, &mask, strides);
+        (strided(out, size, strides), tensor(logs, [s.images, s.heads, s.queries]))
+    }
+
+    fn attention_gradient(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        logs: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        mask: Mask,
+        wants: [bool; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&q, &k, &v, &out, &logs, &g]) {
+            return fallback::attention_gradient::<Self>([q, k, v], out, logs, g, &mask);
+        }
+        let s = attention_shape(&q, &v);
+        let sizes = [&q, &k, &v].map(dims);
+        let [q, k, v, out, g] = [q, k, v, out, g].map(readable);
+        let operands = [&q, &k, &v].map(view);
+        let strides = [0, 1, 2].map(|i| operands[i].strides_for(sizes[i]));
+        let logs = contiguous(logs);
+        let (isa, logs) = (Isa::current(), elements(&logs));
+        let gradients = attention::backward(isa, &s, operands, view(&out), logs, view(&g), &mask, wants, strides);
+        let whole = |i: usize, gradient: Vec<f32>| {
+            if wants[i] { strided(gradient, sizes[i], strides[i]) } else { tensor(gradient, [0]) }
+        };
+        let [dq, dk, dv] = gradients;
+        (whole(0, dq), whole(1, dk), whole(2, dv))
+    }
+
+    fn fully_connected(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Optional<Self>) -> FloatTensor<Self> {
+        let ([rows, inputs], [outputs, _]) = (dims(&x), dims(&weight));
+        let ours = all_f32(&[&x, &weight]) && bias_is_f32(&bias) && rows <= linear::FEW;
+        if !ours {
+            return fallback::linear::<Self>(x, weight, bias);
+        }
+        let (x, weight) = (contiguous(x), contiguous(weight));
+        let run = |bias: Option<&[f32]>| {
+            linear::forward(Isa::current(), elements(&x), elements(&weight), bias, [rows, inputs, outputs])
+        };
+        let y = match bias {
+            Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
+            Optional::None => run(None),
+        };
+        tensor(y, [rows, outputs])
+    }
+
+    fn resample(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return fallback::resample::<Self>(x, &rows, &columns);
+        }
+        let [n, c, _, _] = dims(&x);
+        let y = resample::resample(Isa::current(), elements(&contiguous(x)), n * c, &rows, &columns);
+        tensor(y, [n, c, rows.outputs(), columns.outputs()])
+    }
+}
+
+fn attention_shape(q: &FlexTensor, v: &FlexTensor) -> attention::Shape {
+    let ([images, heads, queries, features], [_, _, keys, values]) = (dims(q), dims(v));
+    attention::Shape { images, heads, queries, keys, features, values }
+}
+
+/// The tensor, copied only if it runs backwards through memory.
+fn readable(x: FlexTensor) -> FlexTensor {
+    if x.layout().strides().iter().all(|stride| *stride >= 0) { x } else { x.to_contiguous() }
+}
+
+/// A readable `f32` tensor where it lies.
+fn view(x: &FlexTensor) -> View<'_> {
+    let strides = x.layout().strides();
+    View { data: &x.storage::<f32>()[x.layout().start_offset()..], strides: [0, 1, 2, 3].map(|i| strides[i] as usize) }
+}
+
+fn strided(elements: Vec<f32>, dims: [usize; 4], strides: Strides) -> FlexTensor {
+    let layout = Layout::new(Shape::from(dims), strides.map(|stride| stride as isize).to_vec(), 0);
+    FlexTensor::new(Bytes::from_elems(elements), layout, DType::F32)
 }
 
 /// The elements of a contiguous `f32` tensor to change: its own if it is theirs alone, else a copy.

@@ -150,7 +150,7 @@ pub(crate) fn sigmoid<const FMA: bool>(z: f32) -> f32 {
 
 /// `exp(x)` for `|x| <= 87`, by `2^n` times the polynomial of Cephes' `expf` on the remainder.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);

@@ -10,28 +10,35 @@
 //! of threads.
 
 mod activation;
+mod attention;
 mod autodiff;
 mod conv;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
+mod dimensions;
 mod fallback;
 mod flex;
 mod isa;
 mod lanes;
+mod linear;
 pub mod memory;
 mod norm;
 mod ops;
 mod output;
 mod pairs;
 mod precision;
+mod product;
+mod resample;
 mod tasks;
 mod tile;
 mod update;
 
 use burn::{backend::Dispatch, tensor::Tensor};
+pub use dimensions::{conv_transpose1d, conv_transpose3d, conv1d, conv3d};
 use norm::Scope;
 use ops::{KernelOps, Optional};
 pub use precision::Precision;
+pub use resample::Filter;
 pub use update::AdamStep;
 
 /// An activation: alone ([`activate`]), of a sum ([`add_activate`]), or fused after a normalisation.
@@ -52,23 +59,71 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// Sizes of a convolution beyond its operands' shapes, as (vertical, horizontal).
+/// Which keys a query sees in [`attention`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// All of them.
+    None,
+    /// Query i the keys 0 to i.
+    Causal,
+    /// Each image its first so many, at least 1: captions of different lengths.
+    Lengths(Vec<usize>),
+}
+
+/// Sizes of a convolution in `D` dimensions beyond its operands' shapes, the outermost axis first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvOptions {
+pub struct ConvOptions<const D: usize = 2> {
     /// Distance between kernel positions, at least 1.
-    pub stride: [usize; 2],
+    pub stride: [usize; D],
     /// Zeros assumed on each side.
-    pub padding: [usize; 2],
+    pub padding: [usize; D],
     /// Distance between kernel taps, at least 1.
-    pub dilation: [usize; 2],
+    pub dilation: [usize; D],
     /// Groups of channels that do not see one another, at least 1.
     pub groups: usize,
 }
 
-impl ConvOptions {
-    fn check(&self) {
+impl<const D: usize> ConvOptions<D> {
+    fn check_positive(&self) {
         let positive = self.stride.into_iter().chain(self.dilation).chain([self.groups]).all(|v| v > 0);
         assert!(positive, "stride, dilation and groups must be at least 1: {self:?}");
+    }
+
+    /// Input channels and output size of a convolution of operands with these dimensions. Panics if they
+    /// do not fit together.
+    fn check<const N: usize>(&self, name: &str, x: [usize; N], weight: [usize; N]) -> (usize, [usize; D]) {
+        self.check_positive();
+        let (channels, out) = (weight[1] * self.groups, weight[0]);
+        let fit = x[1] == channels && out.is_multiple_of(self.groups);
+        assert!(fit, "{name}: input {x:?} and weights {weight:?} do not fit with {} groups", self.groups);
+        let size = std::array::from_fn(|a| {
+            let reach = self.dilation[a] * (weight[2 + a] - 1) + 1;
+            let padded = x[2 + a] + 2 * self.padding[a];
+            assert!(reach <= padded, "{name}: kernel reach {reach} exceeds padded input {padded}");
+            (padded - reach) / self.stride[a] + 1
+        });
+        (channels, size)
+    }
+
+    /// Output channels and size of a transposed convolution, likewise.
+    fn check_transposed<const N: usize>(
+        &self,
+        name: &str,
+        x: [usize; N],
+        weight: [usize; N],
+        output_padding: [usize; D],
+    ) -> (usize, [usize; D]) {
+        self.check_positive();
+        let fit = x[1] == weight[0] && x[1].is_multiple_of(self.groups);
+        assert!(fit, "{name}: input {x:?} and weights {weight:?} do not fit with {} groups", self.groups);
+        let size = std::array::from_fn(|a| {
+            let (stride, dilation, extra) = (self.stride[a], self.dilation[a], output_padding[a]);
+            assert!(extra < stride.max(dilation), "{name}: output padding must be smaller than stride or dilation");
+            let full = (x[2 + a] - 1) * stride + dilation * (weight[2 + a] - 1) + extra + 1;
+            assert!(full > 2 * self.padding[a], "{name}: padding leaves no output");
+            full - 2 * self.padding[a]
+        });
+        (weight[1] * self.groups, size)
     }
 }
 
@@ -78,23 +133,8 @@ impl ConvOptions {
 /// `[n, out, oh, ow]` with `oh = (h + 2 padding - dilation (kh - 1) - 1) / stride + 1`.
 /// Panics if the shapes do not fit together or the kernel exceeds the padded input.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions) -> Tensor<4> {
-    options.check();
-    let ([_, c, h, w], [out, per_group, kh, kw]) = (x.dims(), weight.dims());
-    assert!(
-        c == per_group * options.groups && out.is_multiple_of(options.groups),
-        "conv2d: input {:?} and weights {:?} do not fit with {} groups",
-        x.dims(),
-        weight.dims(),
-        options.groups,
-    );
-    check_bias("conv2d", bias.as_ref(), out);
-    let size = |axis: usize, len: usize, kernel: usize| {
-        let reach = options.dilation[axis] * (kernel - 1) + 1;
-        let padded = len + 2 * options.padding[axis];
-        assert!(reach <= padded, "conv2d: kernel reach {reach} exceeds padded input {padded}");
-        (padded - reach) / options.stride[axis] + 1
-    };
-    let size = [size(0, h, kh), size(1, w, kw)];
+    let (_, size) = options.check("conv2d", x.dims(), weight.dims());
+    check_bias("conv2d", bias.as_ref(), weight.dims()[0]);
     Tensor::from_dispatch(Dispatch::conv_far(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
 }
 
@@ -111,27 +151,55 @@ pub fn conv_transpose2d(
     options: ConvOptions,
     output_padding: [usize; 2],
 ) -> Tensor<4> {
-    options.check();
-    let ([_, c, h, w], [inputs, per_group, kh, kw]) = (x.dims(), weight.dims());
-    assert!(
-        c == inputs && c.is_multiple_of(options.groups),
-        "conv_transpose2d: input {:?} and weights {:?} do not fit with {} groups",
-        x.dims(),
-        weight.dims(),
-        options.groups,
-    );
-    check_bias("conv_transpose2d", bias.as_ref(), per_group * options.groups);
-    let size = |axis: usize, len: usize, kernel: usize| {
-        assert!(
-            output_padding[axis] < options.stride[axis].max(options.dilation[axis]),
-            "conv_transpose2d: output padding must be smaller than stride or dilation",
-        );
-        let full = (len - 1) * options.stride[axis] + options.dilation[axis] * (kernel - 1) + output_padding[axis] + 1;
-        assert!(full > 2 * options.padding[axis], "conv_transpose2d: padding leaves no output");
-        full - 2 * options.padding[axis]
-    };
-    let size = [size(0, h, kh), size(1, w, kw)];
+    let (out, size) = options.check_transposed("conv_transpose2d", x.dims(), weight.dims(), output_padding);
+    check_bias("conv_transpose2d", bias.as_ref(), out);
     Tensor::from_dispatch(Dispatch::conv_near(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
+}
+
+/// Scaled dot-product attention, `softmax(q kᵀ / sqrt(d)) v` (Vaswani et al. 2017, equation 1), without
+/// keeping its scores.
+///
+/// `q` is `[n, heads, queries, d]`, `k` `[n, heads, keys, d]`, `v` `[n, heads, keys, e]`; the result is
+/// `[n, heads, queries, e]`, in memory in the order `q` has there. Panics if the shapes or lengths do not fit
+/// together.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+    let ([n, heads, _, d], [_, _, keys, e]) = (q.dims(), v.dims());
+    assert!(
+        k.dims() == [n, heads, keys, d] && v.dims() == [n, heads, keys, e] && keys > 0,
+        "attention: queries {:?}, keys {:?} and values {:?} do not fit together",
+        q.dims(),
+        k.dims(),
+        v.dims(),
+    );
+    if let Mask::Lengths(lengths) = &mask {
+        let fit = lengths.len() == n && lengths.iter().all(|length| (1..=keys).contains(length));
+        assert!(fit, "attention: lengths {lengths:?} for {n} images of {keys} keys");
+    }
+    Tensor::from_dispatch(Dispatch::attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask))
+}
+
+/// A fully connected layer, `x Wᵀ + b`.
+///
+/// `x` is `[rows, in]`, `weight` `[out, in]`, `bias` `[out]`; the result is `[rows, out]`. Panics if the shapes
+/// do not fit together.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([_, inputs], [outputs, expected]) = (x.dims(), weight.dims());
+    assert!(inputs == expected, "linear: input {:?} and weights {:?} do not fit", x.dims(), weight.dims());
+    check_bias("linear", bias.as_ref(), outputs);
+    Tensor::from_dispatch(Dispatch::fully_connected(x.into_dispatch(), weight.into_dispatch(), optional(bias)))
+}
+
+/// Maps the rows and the columns of pictures by a [`Filter`] each: `x` `[n, c, h, w]` to
+/// `[n, c, rows.outputs(), columns.outputs()]`. Panics if the filters are not for this height and width.
+pub fn resample(x: Tensor<4>, rows: &Filter, columns: &Filter) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    assert!(
+        [h, w] == [rows.inputs(), columns.inputs()],
+        "resample: filters for {}x{} pixels, {h}x{w} given",
+        rows.inputs(),
+        columns.inputs(),
+    );
+    Tensor::from_dispatch(Dispatch::resample(x.into_dispatch(), rows.clone(), columns.clone()))
 }
 
 /// `a(x)` of each element.

@@ -1,7 +1,7 @@
 //! The operations as an extension of Burn's backends. Default bodies are made of Burn's own
 //! operations; `flex` and `autodiff` replace them where there is something better.
 
-use crate::{Activation, AdamStep, ConvOptions, fallback, norm::Scope};
+use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, fallback, norm::Scope};
 use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
 
 /// A tensor that may be absent.
@@ -154,5 +154,51 @@ pub trait KernelOps: Backend {
     /// Sum of the squares of all elements, `[1]`.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_sum(Self::float_mul(x.clone(), x))
+    }
+
+    /// Attention.
+    fn attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+        Self::attend_with_logs(q, k, v, mask).0
+    }
+
+    /// As [`KernelOps::attend`], with the logarithm of the softmax's denominator `[n, heads, queries]`.
+    fn attend_with_logs(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: Mask,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::attention::<Self>(q, k, v, &mask)
+    }
+
+    /// Gradients of attention in queries, keys and values for output gradient `g`, given the output and the
+    /// logarithms. Those not in `wants` are meaningless.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_gradient(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        logs: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        mask: Mask,
+        wants: [bool; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = wants;
+        fallback::attention_gradient::<Self>([q, k, v], out, logs, g, &mask)
+    }
+
+    /// Rows and columns mapped by a filter each.
+    fn resample(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
+        fallback::resample::<Self>(x, &rows, &columns)
+    }
+
+    /// `x Wᵀ + b`.
+    fn fully_connected(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: Optional<Self>,
+    ) -> FloatTensor<Self> {
+        fallback::linear::<Self>(x, weight, bias)
     }
 }

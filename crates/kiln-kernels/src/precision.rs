@@ -4,7 +4,8 @@ use crate::isa::{Isa, Kind};
 use serde::{Deserialize, Serialize};
 use std::{cell::Cell, fmt, str::FromStr};
 
-/// What convolutions and linear layers multiply. Tensors, sums, statistics, updates and everything else stay `f32`.
+/// What convolutions multiply. Tensors, sums, normalisation, attention, linear layers, losses, weights and their
+/// updates stay `f32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

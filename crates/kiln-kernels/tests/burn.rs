@@ -2,50 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
-use burn::tensor::{
-    Device, Distribution, GradientCheckpointingStrategy, Gradients, Tensor, TensorData, activation, module, ops,
-};
+mod common;
+
+use burn::tensor::{Device, GradientCheckpointingStrategy, Tensor, TensorData, activation, module, ops};
+use common::*;
 use kiln_kernels::*;
-
-fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
-    Tensor::random(dims, Distribution::Normal(0.0, 1.0), &Device::flex())
-}
-
-fn tracked<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
-    Tensor::from_inner(x.clone()).require_grad()
-}
-
-fn frozen<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
-    Tensor::from_inner(x.clone())
-}
-
-fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().try_to_vec::<f32>().unwrap()
-}
-
-#[track_caller]
-fn close<const D: usize>(what: &str, got: Tensor<D>, expected: Tensor<D>) {
-    assert_eq!(got.dims(), expected.dims(), "{what}");
-    let (got, expected) = (values(got), values(expected));
-    let scale = expected.iter().fold(0.1f32, |m, v| m.max(v.abs()));
-    for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
-        assert!((g - e).abs() <= 5e-5 * scale, "{what}[{i}]: {g}, Burn {e}");
-    }
-}
-
-/// An image whose memory is not in row-major order, and one that is a window of a larger one.
-fn awkward(dims: [usize; 4]) -> [Tensor<4>; 2] {
-    let [n, c, h, w] = dims;
-    [
-        random([n, h, w, c]).permute([0, 3, 1, 2]),
-        random([n + 1, c, h + 2, w + 1]).slice([1..n + 1, 0..c, 1..h + 1, 0..w]),
-    ]
-}
-
-/// Gradients of `sum(y * g)`.
-fn backward(y: Tensor<4>, g: &Tensor<4>) -> Gradients {
-    (y * Tensor::from_inner(g.clone())).sum().backward()
-}
 
 type Convolution = (usize, usize, [usize; 2], usize, [usize; 2], ConvOptions);
 

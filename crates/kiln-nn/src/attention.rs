@@ -1,7 +1,8 @@
-//! Self-attention over sequences and feature maps.
+//! Attention over sequences and feature maps.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, activation::softmax};
+use burn::tensor::Tensor;
+pub use kiln_kernels::Mask;
 
 use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, add_activate, cost};
 
@@ -10,10 +11,14 @@ use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, add_acti
 /// # Shapes
 /// `[n, heads, queries, d]`, `[n, heads, keys, d]`, `[n, heads, keys, e]` → `[n, heads, queries, e]`
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    masked_attention(q, k, v, Mask::None)
+}
+
+/// [`attention`] to the keys that `mask` leaves a query: those before it, or those a caption has.
+pub fn masked_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
     let ([n, heads, queries, d], [_, _, keys, e]) = (q.dims(), v.dims());
     cost::count(&[n, heads, queries, keys, d + e]);
-    let scale = 1.0 / (d as f64).sqrt();
-    softmax((q * scale).matmul(k.swap_dims(2, 3)), 3).matmul(v)
+    kiln_kernels::attention(q, k, v, mask)
 }
 
 /// Residual self-attention between all positions of a feature map (Ho 2020, appendix B):

@@ -11,9 +11,11 @@
 pub mod attention;
 pub mod conv;
 pub mod cost;
+pub mod fir;
 pub mod init;
 pub mod linear;
 pub mod loss;
+pub mod modulated;
 pub mod norm;
 pub mod resample;
 pub mod tensor;

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
+use kiln_kernels::linear;
 
 use crate::conv::bias;
 use crate::{Init, Weights, cost};
@@ -59,11 +60,7 @@ impl Linear {
         let features = shape[D - 1];
         let rows: usize = shape[..D - 1].iter().product();
         cost::count(&[rows, self.weight.dims()[0], features]);
-        let y = x.reshape([rows, features]).matmul(self.weight.val().transpose());
-        let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
-        };
+        let y = linear(x.reshape([rows, features]), self.weight.val(), self.bias.as_ref().map(Param::val));
         let mut out = shape;
         out[D - 1] = y.dims()[1];
         y.reshape(out)

@@ -1,14 +1,133 @@
-//! Changing the size of feature maps: nearest enlargement, reflection padding, pooling.
+//! Changing the size of feature maps: interpolation, pooling, padding, and moving pixels to channels.
 
 use burn::tensor::Tensor;
+use kiln_kernels::{Filter, resample};
+
+/// How [`interpolate`] finds a pixel between those there are: PyTorch's modes with `align_corners=False`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// The pixel left and above, ⌊i · in / out⌋.
+    Nearest,
+    /// The pixel whose centre is nearest, ⌊(i + ½) · in / out⌋.
+    NearestExact,
+    /// The mean of the pixels an output pixel covers any of.
+    Area,
+    /// Between two pixels along each axis; with `antialias` a triangle as wide as the output's pixels, as
+    /// Pillow does.
+    Bilinear {
+        /// Whether reducing averages.
+        antialias: bool,
+    },
+    /// Keys' cubic convolution over four pixels along each axis, a = −3/4; with `antialias` as wide as the
+    /// output's pixels and a = −1/2, as Pillow does.
+    Bicubic {
+        /// Whether reducing averages.
+        antialias: bool,
+    },
+}
+
+/// Resizes feature maps, PyTorch's `interpolate` of two dimensions. Both sizes must be at least 1.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
+pub fn interpolate(x: Tensor<4>, size: [usize; 2], mode: Interpolation) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    resample(x, &mode.filter(h, size[0]), &mode.filter(w, size[1]))
+}
+
+impl Interpolation {
+    fn filter(self, inputs: usize, outputs: usize) -> Filter {
+        let scale = inputs as f64 / outputs as f64;
+        let centre = |i: usize| (i as f64 + 0.5) * scale;
+        // In f32 as there: which pixel is meant depends on the rounding.
+        let place = |i: usize, shift: f32| (((i as f32 + shift) * scale as f32) as usize).min(inputs - 1);
+        let taps = |i: usize| match self {
+            Self::Nearest => vec![(place(i, 0.0), 1.0)],
+            Self::NearestExact => vec![(place(i, 0.5), 1.0)],
+            Self::Area => mean(i * inputs / outputs..((i + 1) * inputs).div_ceil(outputs)),
+            Self::Bilinear { antialias: true } => averaged(centre(i), scale, inputs, 1.0, triangle),
+            Self::Bicubic { antialias: true } => averaged(centre(i), scale, inputs, 2.0, |x| cubic(x, -0.5)),
+            Self::Bilinear { antialias: false } => {
+                let at = (centre(i) - 0.5).max(0.0);
+                let first = at as usize;
+                let part = (at - first as f64) as f32;
+                vec![(first.min(inputs - 1), 1.0 - part), ((first + 1).min(inputs - 1), part)]
+            }
+            Self::Bicubic { antialias: false } => {
+                let at = centre(i) - 0.5;
+                let clamped = |j: f64| j.clamp(0.0, (inputs - 1) as f64) as usize;
+                let tap = |k: i32| {
+                    let j = at.floor() + f64::from(k);
+                    (clamped(j), cubic(j - at, -0.75) as f32)
+                };
+                (-1..3).map(tap).collect()
+            }
+        };
+        Filter::new(inputs, (0..outputs).map(taps))
+    }
+}
+
+fn mean(pixels: std::ops::Range<usize>) -> Vec<(usize, f32)> {
+    let weight = 1.0 / pixels.len() as f32;
+    pixels.map(|pixel| (pixel, weight)).collect()
+}
+
+/// Taps of a kernel with this support, stretched to an output pixel of `scale` pixels where that is more
+/// than one, and made to sum to 1.
+fn averaged(centre: f64, scale: f64, inputs: usize, support: f64, kernel: impl Fn(f64) -> f64) -> Vec<(usize, f32)> {
+    let stretch = scale.max(1.0);
+    let reach = support * stretch;
+    let first = (centre - reach + 0.5).max(0.0) as usize;
+    let end = ((centre + reach + 0.5) as usize).min(inputs);
+    let height = |j: usize| kernel((j as f64 + 0.5 - centre) / stretch);
+    let sum: f64 = (first..end).map(height).sum();
+    (first..end).map(|j| (j, (height(j) / sum) as f32)).collect()
+}
+
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+/// The cubic convolution kernel (Keys 1981) with slope `a` at 1.
+fn cubic(x: f64, a: f64) -> f64 {
+    let x = x.abs();
+    if x < 1.0 {
+        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        a * (((x - 5.0) * x + 8.0) * x - 4.0)
+    } else {
+        0.0
+    }
+}
 
 /// Each pixel becomes a `factor`×`factor` block.
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, factor·h, factor·w]`
 pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
-    let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h, 1, w, 1]).repeat_dim(3, factor).repeat_dim(5, factor).reshape([n, c, factor * h, factor * w])
+    let [_, _, h, w] = x.dims();
+    let repeated = |len: usize| Filter::new(len, (0..factor * len).map(|i| vec![(i / factor, 1.0)]));
+    resample(x, &repeated(h), &repeated(w))
+}
+
+/// Means of `kernel`×`kernel` windows `stride` apart, `padding` zeros around the picture counted as pixels:
+/// PyTorch's `avg_pool2d`.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, (h + 2·padding − kernel) / stride + 1, …]`
+pub fn avg_pool2d(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    let weight = 1.0 / kernel as f32;
+    let windows = |len: usize| {
+        let count = (len + 2 * padding).saturating_sub(kernel) / stride + 1;
+        let inside = |at: usize| at.checked_sub(padding).filter(|pixel| *pixel < len);
+        Filter::new(
+            len,
+            (0..count)
+                .map(|i| (i * stride..i * stride + kernel).filter_map(inside).map(|pixel| (pixel, weight)).collect()),
+        )
+    };
+    resample(x, &windows(h), &windows(w))
 }
 
 /// Mirrors `pad` rows and columns at each border, the border itself not repeated
@@ -17,17 +136,15 @@ pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, h + 2·pad, w + 2·pad]`
 pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
-    if pad == 0 {
-        return x;
-    }
-    // Flipped borders around the picture: its gradient is far cheaper than that of a selection.
-    let mirror = |x: Tensor<4>, axis: usize| {
-        let len = x.dims()[axis];
-        let before = x.clone().narrow(axis, 1, pad).flip([axis]);
-        let after = x.clone().narrow(axis, len - 1 - pad, pad).flip([axis]);
-        Tensor::cat(vec![before, x, after], axis)
+    let [_, _, h, w] = x.dims();
+    let mirrored = |len: usize| {
+        let source = move |i: usize| {
+            let distance = i.abs_diff(pad);
+            if i < pad || distance < len { distance } else { 2 * (len - 1) - distance }
+        };
+        Filter::new(len, (0..len + 2 * pad).map(|i| vec![(source(i), 1.0)]))
     };
-    mirror(mirror(x, 2), 3)
+    resample(x, &mirrored(h), &mirrored(w))
 }
 
 /// Mean over height and width: `[n, c, h, w]` → `[n, c]`.

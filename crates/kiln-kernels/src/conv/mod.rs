@@ -9,7 +9,7 @@ mod axis;
 mod band;
 mod gather;
 mod rows;
-mod transpose;
+pub(crate) mod transpose;
 mod weights;
 mod winograd;
 

@@ -3,7 +3,7 @@
 use crate::isa::{Isa, Kind};
 
 /// `to[q * pitch + c] = from[c * plane + q]` for `q < pixels` and `c < channels`.
-pub(super) fn channels_last(
+pub(crate) fn channels_last(
     isa: Isa,
     from: &[f32],
     plane: usize,
