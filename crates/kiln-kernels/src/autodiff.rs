@@ -308,6 +308,24 @@ impl<B: KernelOps> Backward<B, 3> for Attention {
     }
 }
 
+/// Parents: what is joined. The state is how many channels each has.
+#[derive(Debug)]
+struct Concat;
+
+impl<B: KernelOps> Backward<B, 2> for Concat {
+    type State = [usize; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let [first, second] = ops.state;
+        for (node, (start, count)) in ops.parents.into_iter().zip([(0, first), (first, second)]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, B::channels(g.clone(), start, count));
+            }
+        }
+    }
+}
+
 /// Parent: the pictures.
 #[derive(Debug)]
 struct Resampling;
@@ -322,6 +340,26 @@ impl<B: KernelOps> Backward<B, 1> for Resampling {
         if let Some(node) = parent {
             grads.register::<B>(node.id, B::resample(g, rows.transposed(), columns.transposed()));
         }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Resampled<B: Backend>(Input<B>, [Filter; 2]);
+
+impl<B: KernelOps> RetroForward for Resampled<B> {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let (x, [rows, columns]) = (self.0.get(states), self.1.clone());
+        states.save(out, B::resample(x, rows, columns));
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Concatenated<B: Backend>([Input<B>; 2]);
+
+impl<B: KernelOps> RetroForward for Concatenated<B> {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let [x, y] = self.0.each_ref().map(|input| input.get(states));
+        states.save(out, B::concat(x, y));
     }
 }
 
@@ -349,7 +387,8 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     }
 
     fn resample(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
-        match Backward::<B, 1>::prepare::<C>(Resampling, [x.node()]).compute_bound().stateful() {
+        let again = Resampled(Input::of::<C>(&x), [rows.clone(), columns.clone()]);
+        match memory_bound(Resampling.prepare::<C>([x.node()]), [&x], again).stateful() {
             OpsKind::Tracked(prep) => {
                 let state = [rows.clone(), columns.clone()];
                 prep.finish(state, B::resample(x.into_primitive(), rows, columns))
@@ -370,6 +409,18 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => {
                 prep.finish(B::attend(q.into_primitive(), k.into_primitive(), v.into_primitive(), mask))
             }
+        }
+    }
+
+    fn concat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prep = Backward::<B, 2>::prepare::<C>(Concat, [x.node(), y.node()]);
+        let again = Concatenated([&x, &y].map(Input::of::<C>));
+        match memory_bound(prep, [&x, &y], again).stateful() {
+            OpsKind::Tracked(prep) => {
+                let channels = [x.shape()[1], y.shape()[1]];
+                prep.finish(channels, B::concat(x.into_primitive(), y.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::concat(x.into_primitive(), y.into_primitive())),
         }
     }
 
@@ -488,7 +539,7 @@ mod tests {
 
     #[test]
     fn checkpointing_keeps_sums_and_what_is_dear() {
-        fn kept<C: CheckpointStrategy>() -> [bool; 4] {
+        fn kept<C: CheckpointStrategy>() -> [bool; 5] {
             type Ad<C> = Autodiff<Flex, C>;
             let silu = Activation::Silu;
             let affine = || (ones::<C>(&[4]), ones::<C>(&[4]));
@@ -499,10 +550,11 @@ mod tests {
                     Ad::<C>::normalise_by(x, mean, var, affine().0, affine().1, Scope::Batch, 1e-5, silu)
                 }),
                 keeps::<C>(|x| Ad::<C>::activate(x, silu)),
+                keeps::<C>(|x| Ad::<C>::concat(x, ones::<C>(&[2, 0, 5, 5]))),
                 keeps::<C>(|x| Ad::<C>::add_activate(x.clone(), x, Activation::None)),
             ]
         }
-        assert_eq!(kept::<NoCheckpointing>(), [true; 4]);
-        assert_eq!(kept::<BalancedCheckpointing>(), [false, false, false, true]);
+        assert_eq!(kept::<NoCheckpointing>(), [true; 5]);
+        assert_eq!(kept::<BalancedCheckpointing>(), [false, false, false, false, true]);
     }
 }

@@ -260,6 +260,12 @@ pub(crate) fn norm_gradient<B: Backend>(
     (cells.image::<B>(B::float_mul(through, rstd)), gamma_gradient, beta_gradient)
 }
 
+pub(crate) fn channels<B: Backend>(x: FloatTensor<B>, start: usize, count: usize) -> FloatTensor<B> {
+    let mut ranges: Vec<_> = x.shape().iter().map(|len| 0..*len).collect();
+    ranges[1] = start..start + count;
+    B::float_slice(x, &ranges.into_iter().map(Slice::from).collect::<Vec<_>>())
+}
+
 /// `g * a'(z)`.
 pub(crate) fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     let negative = |z: FloatTensor<B>| {

@@ -3,7 +3,7 @@
 use crate::{
     Activation, AdamStep, ConvOptions, Filter, Mask, Precision, activation,
     attention::{self, Strides, View},
-    conv, fallback,
+    conv, copy, fallback,
     isa::Isa,
     linear,
     norm::{self, Affine, Scope},
@@ -237,6 +237,28 @@ impl KernelOps for Flex {
         x
     }
 
+    fn concat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &y]) {
+            return Self::float_cat(vec![x, y], 1);
+        }
+        let mut dims = x.layout().shape().clone();
+        let (images, x_len, y_len) = (dims[0], image_len(&x), image_len(&y));
+        dims[1] += y.layout().shape()[1];
+        let [x, y] = [x, y].map(contiguous);
+        flat(copy::concat(images, elements(&x), x_len, elements(&y), y_len), dims)
+    }
+
+    fn channels(x: FloatTensor<Self>, start: usize, count: usize) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return fallback::channels::<Self>(x, start, count);
+        }
+        let mut dims = x.layout().shape().clone();
+        let (images, len, channel) = (dims[0], image_len(&x), dims.iter().skip(2).product::<usize>());
+        dims[1] = count;
+        let part = start * channel..(start + count) * channel;
+        flat(copy::parts(images, elements(&contiguous(x)), len, part), dims)
+    }
+
     fn adam(
         value: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -368,6 +390,11 @@ fn strided(elements: Vec<f32>, dims: [usize; 4], strides: Strides) -> FlexTensor
 fn elements_mut(x: &mut FlexTensor) -> &mut [f32] {
     let range = x.layout().contiguous_offsets().unwrap_or((0, 0));
     &mut x.storage_mut::<f32>()[range.0..range.1]
+}
+
+/// Elements of an image of `[n, c, ..]`.
+fn image_len(x: &FlexTensor) -> usize {
+    x.layout().shape().iter().skip(1).product()
 }
 
 fn norm_shape(x: &FlexTensor, gamma: &FlexTensor, scope: Scope) -> norm::Shape {

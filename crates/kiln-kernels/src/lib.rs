@@ -13,6 +13,7 @@ mod activation;
 mod attention;
 mod autodiff;
 mod conv;
+mod copy;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
 mod dimensions;
@@ -240,6 +241,15 @@ pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 pub fn add_activate<const D: usize>(x: Tensor<D>, y: Tensor<D>, activation: Activation) -> Tensor<D> {
     assert!(x.dims() == y.dims(), "add_activate: shapes {:?} and {:?} differ", x.dims(), y.dims());
     Tensor::from_dispatch(Dispatch::add_activate(x.into_dispatch(), y.into_dispatch(), activation))
+}
+
+/// `x` `[n, a, ..]` and `y` `[n, b, ..]` as `[n, a + b, ..]`, PyTorch's `cat` along axis 1. Panics if the
+/// shapes differ in another axis.
+pub fn concat<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
+    let (a, b) = (x.dims(), y.dims());
+    let fits = D >= 2 && a[0] == b[0] && a[2..] == b[2..];
+    assert!(fits, "concat: shapes {a:?} and {b:?} differ not only in their channels");
+    Tensor::from_dispatch(Dispatch::concat(x.into_dispatch(), y.into_dispatch()))
 }
 
 /// Group normalisation (Wu and He 2018), then affine step, then activation:

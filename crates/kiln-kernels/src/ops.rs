@@ -135,6 +135,16 @@ pub trait KernelOps: Backend {
         fallback::activate::<Self>(Self::float_add(x, y), activation)
     }
 
+    /// `[n, a, ..]` and `[n, b, ..]` as `[n, a + b, ..]`.
+    fn concat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cat(vec![x, y], 1)
+    }
+
+    /// The given channels of `[n, c, ..]`.
+    fn channels(x: FloatTensor<Self>, start: usize, count: usize) -> FloatTensor<Self> {
+        fallback::channels::<Self>(x, start, count)
+    }
+
     /// Parameter, first and second moment after a step of Adam; not differentiable.
     fn adam(
         value: FloatTensor<Self>,

@@ -366,7 +366,16 @@ fn checkpointing_changes_no_bit() {
         // Read twice, once by a chain of operations none of which is kept.
         let h = group_norm(h, sample.clone(), sample.clone() + 1.0, 6, 1e-5, Activation::None);
         let again = activate(activate(h.clone(), Activation::Gelu) * 2.0, Activation::LeakyRelu(0.1));
-        let h = add_activate(conv(h), conv(again), Activation::Relu);
+        let h = conv(h);
+        let wide = group_norm(
+            concat(h.clone(), again.clone()),
+            Tensor::cat(vec![gamma.clone(), gamma.clone()], 0),
+            Tensor::cat(vec![beta.clone(), beta.clone()], 0),
+            3,
+            1e-5,
+            Activation::Silu,
+        );
+        let h = add_activate(h, conv(wide.narrow(1, 3, 6)), Activation::Relu);
         let (mean, var) = batch_stats(h.clone());
         let h = conv(batch_norm(h, mean, var, maps.clone(), maps * 0.5, 1e-5, Activation::Relu));
         let h = add_activate(h, x, Activation::Gelu);
@@ -431,7 +440,7 @@ fn other_element_types_take_burns_operations() {
         let z = layer_norm(y.clone(), rows(&g), rows(&b), 1e-5, Activation::None);
         let (scale, shift) = (rows(&g).unsqueeze::<2>().repeat_dim(0, 2), rows(&b).unsqueeze::<2>().repeat_dim(0, 2));
         let z = layer_norm(z, scale, shift, 1e-5, Activation::Silu);
-        let y = add_activate(y, z, Activation::Relu);
+        let y = concat(add_activate(y.clone(), z, Activation::Relu), y).narrow(1, 3, 6);
         let y = conv_transpose2d(y, w.clone(), None, o, [0, 0]);
         let grads = y.clone().powi_scalar(2).sum().backward();
         let list = |t: TensorData| t.convert::<f64>().try_to_vec::<f64>().unwrap();
@@ -481,6 +490,32 @@ fn activations_alone_and_of_sums() {
                     close(&format!("gradient {what}"), ours.grad(&d).unwrap(), theirs.grad(&e).unwrap());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn channels_are_joined_and_their_gradients_parted() {
+    for (dims, more) in [([1, 1, 1, 1], 1), ([7, 3, 5, 7], 130), ([33, 48, 9, 3], 5), ([2, 40, 33, 20], 17)] {
+        let [n, c, h, w] = dims;
+        let y = random([n, more, h, w]);
+        let g = random([n, c + more, h, w]);
+        for x in [random(dims)].into_iter().chain(awkward(dims)) {
+            let run = |kiln: bool| {
+                let (tx, ty) = (tracked(&x), tracked(&y));
+                let z =
+                    if kiln { concat(tx.clone(), ty.clone()) } else { Tensor::cat(vec![tx.clone(), ty.clone()], 1) };
+                let grads = backward(z.clone(), &g);
+                [z.inner(), tx.grad(&grads).unwrap(), ty.grad(&grads).unwrap()].map(values)
+            };
+            assert!(run(true) == run(false), "{dims:?} and {more} channels");
+            let ty = tracked(&y);
+            let (fx, all) = (frozen(&x), tracked(&x));
+            let some = backward(concat(fx.clone(), ty.clone()), &g);
+            let both = backward(concat(all.clone(), tracked(&y)), &g);
+            assert!(fx.grad(&some).is_none() && all.grad(&both).is_some());
+            assert_eq!(values(ty.grad(&some).unwrap()), values(g.clone().narrow(1, c, more)));
+            assert_eq!(values(concat(x.clone(), y.clone())), values(Tensor::cat(vec![x, y.clone()], 1)));
         }
     }
 }

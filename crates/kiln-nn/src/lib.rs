@@ -24,6 +24,6 @@ pub mod unet;
 
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 pub use init::{Init, Weights};
-pub use kiln_kernels::{Activation, activate, add_activate};
+pub use kiln_kernels::{Activation, activate, add_activate, concat};
 pub use linear::{Embedding, Linear, LinearConfig};
 pub use norm::{BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm};

@@ -13,7 +13,8 @@ use crate::resample::{pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::tensor::dropout;
 use crate::time::sinusoidal;
 use crate::{
-    Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights, activate, add_activate,
+    Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights, activate,
+    add_activate, concat,
 };
 
 /// The shape of a [`UNet`].
@@ -297,7 +298,7 @@ impl UNet {
             if !matches!(stage, Stage::Up(_))
                 && let Some(skip) = skips.pop()
             {
-                h = Tensor::cat(vec![h, skip], 1);
+                h = concat(h, skip);
             }
             h = stage.forward(h, &time, key());
         }

@@ -79,8 +79,8 @@ pub struct TrainConfig {
     pub precision: Precision,
     /// Parts a batch is split into to save memory; gradients are summed.
     pub accumulate: usize,
-    /// Drops what is cheap to compute again, normalised and activated maps, and does so in the backward
-    /// pass (Chen 2016): less memory, a little more time, the same bits.
+    /// Drops what is cheap to compute again (normalised, activated and joined maps) and does so in the
+    /// backward pass (Chen 2016): less memory, a little more time, the same bits.
     pub gradient_checkpointing: bool,
     /// Images the run sees.
     pub images: u64,

@@ -25,12 +25,12 @@ fn report(folder: &Path, checkpointing: bool) -> Value {
 }
 
 #[test]
-fn gradient_checkpointing_takes_a_quarter_less() {
+fn gradient_checkpointing_takes_a_third_less() {
     let dir = tempfile::tempdir().unwrap();
     let [kept, again] = [false, true].map(|checkpointing| report(dir.path(), checkpointing));
     assert_eq!(kept["losses"], again["losses"]);
     // Not every system tells.
     if let (Some(kept), Some(again)) = (kept["peak_memory"].as_f64(), again["peak_memory"].as_f64()) {
-        assert!(again < 0.75 * kept, "{again} bytes with, {kept} without");
+        assert!(again < 0.67 * kept, "{again} bytes with, {kept} without");
     }
 }
