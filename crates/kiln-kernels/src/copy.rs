@@ -1,13 +1,7 @@
 //! Channels joined and taken apart: copies, in parallel.
 
 use crate::{output, output::Output, tasks};
-use std::{mem::MaybeUninit, ops::Range};
-
-fn copy(from: &[f32], to: &mut [MaybeUninit<f32>]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        to.write(*from);
-    }
-}
+use std::ops::Range;
 
 /// The images of `x` and `y`, `x_len` and `y_len` elements each, joined one by one.
 pub(crate) fn concat(images: usize, x: &[f32], x_len: usize, y: &[f32], y_len: usize) -> Vec<f32> {
@@ -18,7 +12,8 @@ pub(crate) fn concat(images: usize, x: &[f32], x_len: usize, y: &[f32], y_len: u
             let (from, size, at) = if first { (x, x_len, 0) } else { (y, y_len, x_len) };
             let start = image * len + at;
             // SAFETY: each task has its own part of an image.
-            copy(&from[image * size..][..size], unsafe { out.slice(start..start + size) });
+            let to = unsafe { out.slice(start..start + size) };
+            to.write_copy_of_slice(&from[image * size..][..size]);
         });
     };
     // SAFETY: the parts together are the whole.
@@ -30,9 +25,9 @@ pub(crate) fn parts(images: usize, x: &[f32], len: usize, part: Range<usize>) ->
     let size = part.len();
     let fill = |out: &Output<'_>| {
         tasks::each(images, images * size, |image| {
-            let from = &x[image * len..][..len][part.clone()];
             // SAFETY: each task has its own image.
-            copy(from, unsafe { out.slice(image * size..(image + 1) * size) });
+            let to = unsafe { out.slice(image * size..(image + 1) * size) };
+            to.write_copy_of_slice(&x[image * len..][..len][part.clone()]);
         });
     };
     // SAFETY: the images together are the whole.

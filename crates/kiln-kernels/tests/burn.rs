@@ -367,15 +367,12 @@ fn checkpointing_changes_no_bit() {
         let h = group_norm(h, sample.clone(), sample.clone() + 1.0, 6, 1e-5, Activation::None);
         let again = activate(activate(h.clone(), Activation::Gelu) * 2.0, Activation::LeakyRelu(0.1));
         let h = conv(h);
-        let wide = group_norm(
-            concat(h.clone(), again.clone()),
-            Tensor::cat(vec![gamma.clone(), gamma.clone()], 0),
-            Tensor::cat(vec![beta.clone(), beta.clone()], 0),
-            3,
-            1e-5,
-            Activation::Silu,
-        );
-        let h = add_activate(h, conv(wide.narrow(1, 3, 6)), Activation::Relu);
+        // One input twice.
+        let twice = |v: &Tensor<1>| Tensor::cat(vec![v.clone(), v.clone()], 0);
+        let wide = concat(concat(h.clone(), again.clone()), concat(again.clone(), again));
+        let wide = group_norm(wide, twice(&twice(&gamma)), twice(&twice(&gamma)), 3, 1e-5, Activation::Silu);
+        let wide = layer_norm(wide.clone(), wide.clone(), wide, 1e-5, Activation::None);
+        let h = add_activate(h, conv(wide.narrow(1, 9, 6)), Activation::Relu);
         let (mean, var) = batch_stats(h.clone());
         let h = conv(batch_norm(h, mean, var, maps.clone(), maps * 0.5, 1e-5, Activation::Relu));
         let h = add_activate(h, x, Activation::Gelu);

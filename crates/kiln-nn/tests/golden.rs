@@ -132,6 +132,8 @@ fn batch_normalisation_trains_and_infers() {
     let layer = with_reference(BatchNorm2d::new(3, &mut init()), &f, "batch_norm2d_eval").valid();
     let y = layer.forward(f.tensor("batch_norm2d_eval.input"), Activation::None);
     f.assert_close(y, "batch_norm2d_eval.output", 1e-5);
+    // A frozen network under an input with gradients, as guidance has it: the statistics are constants.
+    check(&f, "batch_norm2d_eval", |x: Tensor<4>| layer.forward(x, Activation::None));
 }
 
 #[test]
