@@ -14,7 +14,10 @@ use kiln_nn::loss::{binary_cross_entropy_to, mse};
 use kiln_nn::resample::upsample_nearest;
 use kiln_nn::tensor::{from_values, normal};
 use kiln_nn::time::sinusoidal;
-use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2dConfig, GroupNorm, Init, Linear, LinearConfig};
+use kiln_nn::{
+    Activation, Conv2d, Conv2dConfig, ConvTranspose2dConfig, GroupNorm, Init, Linear, LinearConfig, add_activate,
+    concat,
+};
 use kiln_systems::adversarial::dcgan;
 use kiln_train::optim::Optimizer;
 use kiln_train::{OptimizerConfig, device, ema, memory, params};
@@ -263,7 +266,8 @@ impl Block {
         let t = self.time.forward(silu(time.clone()));
         let [n, c] = t.dims();
         let h = self.conv2.forward(self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu));
-        h + self.skip.as_ref().map_or_else(|| x.clone(), |conv| conv.forward(x.clone()))
+        let x = self.skip.as_ref().map_or_else(|| x.clone(), |conv| conv.forward(x.clone()));
+        add_activate(h, x, Activation::None)
     }
 }
 
@@ -323,7 +327,9 @@ impl UNet {
         let (first, attention, second) = &self.middle;
         h = second.forward(attention.forward(first.forward(h, &t)), &t);
         for (i, block) in self.up.iter().enumerate() {
-            h = Tensor::cat([Some(h), skips.pop()].into_iter().flatten().collect(), 1);
+            if let Some(skip) = skips.pop() {
+                h = concat(h, skip);
+            }
             h = block.forward(h, &t);
             if let (1, Some(double)) = (i % 2, self.double.get(i / 2)) {
                 h = double.forward(upsample_nearest(h, 2));
