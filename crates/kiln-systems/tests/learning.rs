@@ -10,9 +10,11 @@ use kiln_nn::Init;
 use kiln_nn::tensor::{normal, to_values};
 use kiln_nn::unet::UNetConfig;
 use kiln_systems::classifier::{self, Classifier};
-use kiln_systems::diffusion::ddpm::{self, Ddpm, Objective};
+use kiln_systems::diffusion::ddpm::{self, Ddpm};
+use kiln_systems::diffusion::objective::Objective;
 use kiln_systems::diffusion::parameterisation::Prediction;
-use kiln_systems::diffusion::sampler::Variance;
+use kiln_systems::diffusion::sampler::ancestral::Variance;
+use kiln_systems::diffusion::sampler::settings::SAMPLERS;
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
 use kiln_train::{Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, System};
@@ -117,9 +119,10 @@ fn a_sample_does_not_depend_on_its_batch() {
         let len = value.dims()[0];
         value + kiln_nn::tensor::normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.05
     });
-    for sampler in ["ddpm", "ddim"] {
+    for sampler in SAMPLERS {
+        let eta = (sampler == "ddim").then_some(0.5);
         let request = |indices| GenerateRequest {
-            sampler: SamplerSettings { sampler: Some(sampler.into()), eta: Some(0.5), ..SamplerSettings::default() },
+            sampler: SamplerSettings { sampler: Some(sampler.into()), eta, ..SamplerSettings::default() },
             ..GenerateRequest::new(indices, 7, &device)
         };
         let all = system.generate(&networks.valid(), &request(0..6)).unwrap();
