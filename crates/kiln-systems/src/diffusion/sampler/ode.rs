@@ -226,13 +226,12 @@ impl Flow<'_> {
     /// As [`Flow::sample`].
     pub fn log_likelihood(&self, x: Tensor<4>, from: Level, to: Level, probes: usize, key: Key) -> Result<Vec<f64>> {
         let d: usize = self.shape.iter().product();
-        let signs = |sample: usize, probe: usize| -> Vec<f64> {
+        let signs = |probe: usize, sample: usize| -> Vec<f64> {
             let draws = key.purpose("probe").at(probe as u64).uniform([sample as u64], d);
             draws.into_iter().map(|u| if u < 0.5 { -1.0 } else { 1.0 }).collect()
         };
-        let probes = probes.max(1);
-        let vectors: Vec<Vec<Vec<f64>>> =
-            (0..x.dims()[0]).map(|i| (0..probes).map(|p| signs(i, p)).collect()).collect();
+        let (probes, n) = (probes.max(1), x.dims()[0]);
+        let vectors: Vec<Vec<Vec<f64>>> = (0..probes).map(|p| (0..n).map(|i| signs(p, i)).collect()).collect();
         // A state is y and the log-density gathered so far.
         let mut slope = |which: &[usize], at: &[f64], states: &[Vec<f64>]| {
             let y: Vec<&[f64]> = states.iter().map(|s| &s[..d]).collect();
