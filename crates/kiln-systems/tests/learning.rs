@@ -11,10 +11,12 @@ use kiln_nn::tensor::{normal, to_values};
 use kiln_nn::unet::UNetConfig;
 use kiln_systems::classifier::{self, Classifier};
 use kiln_systems::diffusion::ddpm::{self, Ddpm};
-use kiln_systems::diffusion::objective::Objective;
+use kiln_systems::diffusion::noisy_classifier::{self, NoisyClassifier};
+use kiln_systems::diffusion::objective::{Objective, Times, Weighting};
 use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::sampler::ancestral::Variance;
 use kiln_systems::diffusion::sampler::settings::SAMPLERS;
+use kiln_systems::diffusion::schedule::Sde;
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
 use kiln_train::{Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, System};
@@ -70,6 +72,35 @@ fn a_denoiser_learns_a_batch_by_heart_in_every_parameterisation() {
         let (first, last) = learn(&mut system, 60);
         assert!(last < 0.3 * first, "{prediction:?}: {first} to {last}");
     }
+}
+
+/// Every noise, weighting and draw of times.
+#[test]
+fn a_denoiser_learns_from_every_noise() {
+    let ve = || ddpm::Config { sde: Sde::Ve, sigma_max: 20.0, ..small() };
+    for config in [
+        ddpm::Config { prediction: Prediction::Epsilon, ..ve() },
+        ddpm::Config { prediction: Prediction::V, ..ve() },
+        ddpm::Config { prediction: Prediction::Edm, times: Times::Lognormal, ..ve() },
+        ddpm::Config { sde: Sde::SubVp, prediction: Prediction::V, ..small() },
+        ddpm::Config { prediction: Prediction::V, weighting: Weighting::MinSnr, ..small() },
+        ddpm::Config { prediction: Prediction::V, weighting: Weighting::P2, weighting_gamma: 1.0, ..small() },
+        ddpm::Config { prediction: Prediction::V, zero_terminal_snr: true, ..small() },
+        ddpm::Config { prediction: Prediction::V, times: Times::Importance, objective: Objective::Bound, ..small() },
+    ] {
+        let place = format!("{:?} {:?} {:?} {:?}", config.sde, config.prediction, config.weighting, config.times);
+        let mut system = Ddpm::new(config, &pictures()).unwrap();
+        let (first, last) = learn(&mut system, 100);
+        assert!(last < 0.5 * first, "{place}: {first} to {last}");
+    }
+}
+
+#[test]
+fn a_noisy_classifier_learns_a_batch_by_heart() {
+    let config = noisy_classifier::Config { timesteps: 50, unet: small().unet, ..noisy_classifier::Config::default() };
+    let mut system = NoisyClassifier::new(config, &pictures()).unwrap();
+    let (first, last) = learn(&mut system, 60);
+    assert!(last < 0.3 * first, "{first} to {last}");
 }
 
 #[test]
@@ -146,6 +177,11 @@ fn settings_that_do_not_fit_are_usage_errors() {
         ddpm::Config { variance: Variance::Learned, ..small() },
         ddpm::Config { objective: Objective::Hybrid, ..small() },
         ddpm::Config { bound_weight: f64::NAN, ..small() },
+        ddpm::Config { zero_terminal_snr: true, ..small() },
+        ddpm::Config { sde: Sde::Ve, sigma_min: 2.0, sigma_max: 1.0, ..small() },
+        ddpm::Config { times: Times::Lognormal, objective: Objective::Bound, ..small() },
+        ddpm::Config { weighting_gamma: 0.0, ..small() },
+        ddpm::Config { unet: UNetConfig { head_channels: 5, ..small().unet }, ..small() },
     ];
     for config in wrong {
         assert!(refused(config).is_usage());

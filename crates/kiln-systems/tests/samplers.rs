@@ -161,6 +161,51 @@ fn every_chain_is_diffusers() {
     assert!(chains > 150, "{chains}");
 }
 
+/// Whatever is predicted, it leads back to the picture; and where variance explodes, the network is shown numbers of
+/// unit variance.
+#[test]
+fn every_prediction_is_taken_back_at_every_noise() {
+    let device = Device::flex();
+    let (x0, noise) =
+        (normal(Key::new(0), 0..4, [4, 1, 3, 3], &device), normal(Key::new(1), 0..4, [4, 1, 3, 3], &device));
+    for schedule in processes() {
+        let levels = [3, 300, 700, 990].map(|t| schedule.level(t));
+        let at = Levels::new(&levels, &device);
+        let xt = at.noised(x0.clone(), noise.clone());
+        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::V, Prediction::Edm] {
+            let target = prediction.target(x0.clone(), noise.clone(), &at);
+            let back = prediction.to_x0(target, xt.clone(), &at);
+            for (i, level) in levels.iter().enumerate() {
+                let off = (back.clone() - x0.clone()).narrow(0, i, 1).abs().max().into_scalar::<f32>();
+                assert!(f64::from(off) < 1e-5 * (1.0 + level.ratio()), "{prediction:?} {level:?}: {off}");
+            }
+        }
+        let shown = Prediction::V.input(xt, &at).square().mean().into_scalar::<f32>();
+        assert!((shown - 1.0).abs() < 0.5, "{:?}: {shown}", schedule.options().sde);
+    }
+}
+
+/// Karras 2022, table 1: c_skip, c_out, c_in and the loss weight at σ_data = 0.5.
+#[test]
+fn the_preconditioning_of_edm() {
+    let device = Device::flex();
+    for sigma in [0.02, 0.7, 30.0f64] {
+        let at = Levels::new(&[Sde::Ve.level(0.0, sigma)], &device);
+        let of = |x: f64| Tensor::<4>::full([1, 1, 1, 1], x, &device);
+        let number = |x: Tensor<4>| f64::from(x.into_scalar::<f32>());
+        let whole = (sigma * sigma + 0.25).sqrt();
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-5 * b.abs(), "{a} instead of {b} at {sigma}");
+        close(number(Prediction::Edm.to_x0(of(0.0), of(1.0), &at)), 0.25 / (whole * whole));
+        close(number(Prediction::Edm.to_x0(of(1.0), of(0.0), &at)), sigma * 0.5 / whole);
+        close(number(Prediction::Edm.input(of(1.0), &at)), 1.0 / whole);
+        close(Prediction::Edm.weight_on_x0(1.0 / (sigma * sigma)), (whole / (sigma * 0.5)).powi(2));
+    }
+    // The time steps of equation 5.
+    let sigmas = "karras".parse::<grid::Sigmas>().unwrap().between(80.0, 0.002, 3);
+    let middle = (80f64.powf(1.0 / 7.0) * 0.5 + 0.002f64.powf(1.0 / 7.0) * 0.5).powi(7);
+    assert!((sigmas[0] - 80.0).abs() < 1e-9 && (sigmas[1] - middle).abs() < 1e-9 && (sigmas[2] - 0.002).abs() < 1e-9);
+}
+
 #[test]
 fn predictor_and_corrector_where_variance_explodes() {
     let f = Fixtures::open("samplers");

@@ -558,6 +558,16 @@ fn is_finite(x: &Tensor<4>) -> bool {
 
 impl Generate<Networks> for Ddpm {
     fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+        // A guide's gradient keeps what a plain pass lets go of.
+        if !request.guides.is_empty() && request.len() > (self.at_once / 8).max(1) {
+            let half = request.len() / 2;
+            let part = |from: usize, to: usize| {
+                let index = |i: usize| request.indices.start + i as u64;
+                let noise = request.noise.as_ref().map(|noise| noise.clone().narrow(0, from, to - from));
+                self.generate(networks, &GenerateRequest { indices: index(from)..index(to), noise, ..request.clone() })
+            };
+            return Ok(Tensor::cat(vec![part(0, half)?, part(half, request.len())?], 0));
+        }
         let plan = self.plan(&request.sampler)?;
         let steered = self.steered(request, &plan)?;
         let [c, h, w] = self.shape;
@@ -671,5 +681,51 @@ impl Ddpm {
             return Ok(());
         }
         Err(Error::usage(format!("ddpm was trained on pictures {:?}, not {:?}", self.shape, &shape[1..])))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests {
+    use super::*;
+
+    /// With and without a class, guided or not, the pictures are the same however many the network is shown at once.
+    #[test]
+    fn a_batch_is_split_where_memory_is_short() {
+        let device = Device::flex();
+        let pictures = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
+        let unet = UNetConfig {
+            base_channels: 8,
+            groups: 4,
+            channel_multipliers: vec![1, 2],
+            blocks: 1,
+            ..UNetConfig::default()
+        };
+        let config = Config { timesteps: 20, sampling_steps: 3, class_conditional: true, unet, ..Config::default() };
+        let mut system = Ddpm::new(config, &pictures).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0));
+        let networks = kiln_train::params::map_flat(networks, |path, value| {
+            let len = value.dims()[0];
+            value + normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.1
+        });
+        let sampler = SamplerSettings { guidance_scale: Some(3.0), ..SamplerSettings::default() };
+        for (sampler, class) in [(SamplerSettings::default(), None), (sampler.clone(), None), (sampler, Some(1))] {
+            let request = GenerateRequest { sampler, class, ..GenerateRequest::new(3..8, 7, &device) };
+            system.at_once = 64;
+            let whole = to_values(system.generate(&networks, &request).unwrap());
+            system.at_once = 2;
+            let split = to_values(system.generate(&networks, &request).unwrap());
+            assert!(whole.iter().zip(&split).all(|(a, b)| (a - b).abs() < 1e-3), "class {class:?}");
+            assert!(whole.iter().any(|v| v.abs() < 0.9));
+        }
+    }
+
+    /// 256 pictures of 64×64 with attention over 32×32 would take more than a few gigabytes at once.
+    #[test]
+    fn memory_is_counted_by_the_picture() {
+        let unet = UNetConfig::default();
+        let at_once = MEMORY / unet.memory(64, 64);
+        assert!((10..256).contains(&at_once), "{at_once}");
+        assert!(MEMORY / unet.memory(28, 28) > at_once);
     }
 }

@@ -106,8 +106,8 @@ pub struct SamplerArgs {
     #[arg(long, help_heading = GUIDANCE)]
     pub guidance_rescale: Option<f64>,
     /// Noise levels σ/α between which to guide, such as 0.2,5
-    #[arg(long, value_delimiter = ',', num_args = 2, help_heading = GUIDANCE)]
-    pub guidance_interval: Option<Vec<f64>>,
+    #[arg(long, value_parser = interval, help_heading = GUIDANCE)]
+    pub guidance_interval: Option<[f64; 2]>,
     /// A run that classifies: one of noisy-classifier guides the noisy picture, any other the predicted one
     #[arg(long, help_heading = GUIDANCE)]
     pub classifier: Option<PathBuf>,
@@ -134,6 +134,15 @@ pub struct SamplerArgs {
     pub truncation_psi: Option<f64>,
 }
 
+/// `0.2,5`.
+fn interval(text: &str) -> std::result::Result<[f64; 2], String> {
+    let ends = text.split_once(',').map(|(low, high)| [low, high].map(|end| end.trim().parse::<f64>()));
+    match ends {
+        Some([Ok(low), Ok(high)]) => Ok([low, high]),
+        _ => Err("expected two numbers, such as 0.2,5".into()),
+    }
+}
+
 const SAMPLER: &str = "Sampler";
 const GUIDANCE: &str = "Guidance";
 
@@ -157,7 +166,7 @@ impl SamplerArgs {
             atol: self.atol,
             guidance_scale: self.guidance_scale,
             guidance_rescale: self.guidance_rescale,
-            guidance_interval: self.guidance_interval.as_ref().and_then(|v| v.as_slice().try_into().ok()),
+            guidance_interval: self.guidance_interval,
             backward_steps: self.backward_steps,
             backward_rate: self.backward_rate,
             recurrence: self.recurrence,
