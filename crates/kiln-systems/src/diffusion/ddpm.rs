@@ -31,7 +31,7 @@ use kiln_train::batch::drop_labels;
 use kiln_train::system::check_class;
 use kiln_train::{
     Abilities, Batch, ChainWatch, DataConfig, Decode, Encode, Generate, GenerateRequest, Likelihood, Looks, Loss,
-    OptimizerConfig, Phase, Pictures, SamplerSettings, State, System, TrainConfig,
+    OptimizerConfig, Phase, Pictures, Reconstruct, SamplerSettings, State, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -305,6 +305,7 @@ impl System for Ddpm {
     fn abilities(&self) -> Abilities<'_, Networks> {
         Abilities {
             generate: Some(self),
+            reconstruct: Some(self),
             encode: Some(self),
             decode: Some(self),
             likelihood: Some(self),
@@ -619,6 +620,13 @@ impl Encode<Networks> for Ddpm {
     }
 }
 
+/// There and back along DDIM (table 2 of its paper).
+impl Reconstruct<Networks> for Ddpm {
+    fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
+        self.decode(networks, self.encode(networks, images)?)
+    }
+}
+
 /// The bound of [`bound`], x̂₀ clamped as in sampling; and the exact likelihood under the probability flow.
 impl Likelihood<Networks> for Ddpm {
     /// `samples` terms at random times, one in each of as many equal stretches, stand for the T; 0 takes them all.
@@ -718,6 +726,25 @@ mod tests {
             assert!(whole.iter().zip(&split).all(|(a, b)| (a - b).abs() < 1e-3), "class {class:?}");
             assert!(whole.iter().any(|v| v.abs() < 0.9));
         }
+    }
+
+    #[test]
+    fn recipes_hold_known_settings() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/ddpm");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let changes: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+            let place = path.display().to_string();
+            let mut table = kiln_train::recipe::defaults::<Ddpm>().unwrap();
+            kiln_train::recipe::merge(&mut table, &changes, &place).unwrap();
+            let recipe = kiln_train::recipe::typed::<Ddpm>(table, &place).unwrap();
+            let side = if recipe.data.size == 0 { 28 } else { recipe.data.size };
+            let pictures = Pictures { shape: [recipe.data.channels.max(1), side, side], classes: vec!["a".into(); 10] };
+            Ddpm::new(recipe.model, &pictures).unwrap();
+            count += 1;
+        }
+        assert!(count >= 6);
     }
 
     /// 256 pictures of 64×64 with attention over 32×32 would take more than a few gigabytes at once.
