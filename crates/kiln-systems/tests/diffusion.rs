@@ -12,7 +12,7 @@ use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::sampler::Denoised;
 use kiln_systems::diffusion::sampler::ancestral::{Variance, ddim_step, ddpm_step};
 use kiln_systems::diffusion::sampler::grid::{Spacing, timesteps};
-use kiln_systems::diffusion::schedule::{BetaSchedule, Levels, NoiseSchedule, Posterior, ScheduleOptions};
+use kiln_systems::diffusion::schedule::{BetaSchedule, Levels, NoiseSchedule, Posterior, ScheduleOptions, Sde};
 
 const KINDS: [(&str, BetaSchedule); 2] = [("linear", BetaSchedule::Linear), ("cosine", BetaSchedule::Cosine)];
 const PREDICTIONS: [(&str, Prediction); 3] =
@@ -157,6 +157,17 @@ fn the_bound_of_a_perfect_denoiser_is_its_decoder_alone() {
     let expected = 16.0 * 0.5 * (ratio - 1.0 - ratio.ln());
     assert!((f64::from(large[1]) - expected).abs() < 1e-3, "{} instead of {expected}", large[1]);
     assert_eq!(large[0], nats[0]);
+    // As with any other noise.
+    for sde in [Sde::SubVp, Sde::Ve] {
+        let other = ScheduleOptions { sde, steps: 100, ..ScheduleOptions::default() }.schedule();
+        let perfect = Denoised { x0: x0.clone(), variance: None };
+        let xt = Tensor::<4>::full([3, 1, 4, 4], 0.3, &device);
+        let nats = term(&other, Variance::Small, &[0, 40, 99], x0.clone(), xt, perfect);
+        let nats = nats.try_into_vec_as::<f32>().unwrap();
+        assert!(nats[0] > 0.0 && nats[1].abs() < 1e-3 && nats[2].abs() < 1e-3, "{sde:?}: {nats:?}");
+        let prior = prior(&other, x0.clone()).try_into_vec_as::<f32>().unwrap();
+        assert!(prior.iter().all(|p| p.abs() < 1e-2), "{sde:?}: {prior:?}");
+    }
     // Nothing is left of the picture at T.
     let prior = prior(&schedule, x0).try_into_vec_as::<f32>().unwrap();
     assert!(prior.iter().all(|p| p.abs() < 1e-3), "{prior:?}");

@@ -328,30 +328,32 @@ pub struct SamplerSettings {
 }
 
 impl SamplerSettings {
-    /// Flags of what only chains of many steps have, and whether they are set.
-    fn of_chains(&self) -> [(&'static str, bool); 20] {
-        [
-            ("--sampler", self.sampler.is_some()),
-            ("--steps", self.steps.is_some()),
-            ("--timestep-spacing", self.timestep_spacing.is_some()),
-            ("--eta", self.eta.is_some()),
-            ("--variance", self.variance.is_some()),
-            ("--sigmas", self.sigmas.is_some()),
-            ("--final-sigma", self.final_sigma.is_some()),
-            ("--order", self.order.is_some()),
-            ("--solver-type", self.solver_type.is_some()),
-            ("--predictor", self.predictor.is_some()),
-            ("--corrector-steps", self.corrector_steps.is_some()),
-            ("--snr", self.snr.is_some()),
-            ("--rtol", self.rtol.is_some()),
-            ("--atol", self.atol.is_some()),
-            ("--guidance-scale", self.guidance_scale.is_some()),
-            ("--guidance-rescale", self.guidance_rescale.is_some()),
-            ("--guidance-interval", self.guidance_interval.is_some()),
-            ("--backward-steps", self.backward_steps.is_some()),
-            ("--backward-rate", self.backward_rate.is_some()),
-            ("--recurrence", self.recurrence.is_some()),
-        ]
+    /// What is set, as flags of `kiln sample` with their values.
+    pub fn given(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("--sampler", self.sampler.clone()),
+            ("--steps", self.steps.map(|v| v.to_string())),
+            ("--timestep-spacing", self.timestep_spacing.clone()),
+            ("--eta", self.eta.map(|v| v.to_string())),
+            ("--variance", self.variance.clone()),
+            ("--sigmas", self.sigmas.clone()),
+            ("--final-sigma", self.final_sigma.clone()),
+            ("--order", self.order.map(|v| v.to_string())),
+            ("--solver-type", self.solver_type.clone()),
+            ("--predictor", self.predictor.clone()),
+            ("--corrector-steps", self.corrector_steps.map(|v| v.to_string())),
+            ("--snr", self.snr.map(|v| v.to_string())),
+            ("--rtol", self.rtol.map(|v| v.to_string())),
+            ("--atol", self.atol.map(|v| v.to_string())),
+            ("--guidance-scale", self.guidance_scale.map(|v| v.to_string())),
+            ("--guidance-rescale", self.guidance_rescale.map(|v| v.to_string())),
+            ("--guidance-interval", self.guidance_interval.map(|[low, high]| format!("{low},{high}"))),
+            ("--backward-steps", self.backward_steps.map(|v| v.to_string())),
+            ("--backward-rate", self.backward_rate.map(|v| v.to_string())),
+            ("--recurrence", self.recurrence.map(|v| v.to_string())),
+            ("--truncation-psi", self.truncation_psi.map(|v| v.to_string())),
+        ];
+        all.into_iter().filter_map(|(flag, value)| Some((flag, value?))).collect()
     }
 }
 
@@ -551,11 +553,10 @@ pub fn check_class(class: Option<u32>, classes: &[String]) -> Result<()> {
 /// # Errors
 /// A usage error naming the flag.
 pub fn check_one_pass(system: &str, request: &GenerateRequest) -> Result<()> {
-    let guided = ("--classifier (and --guide)", !request.guides.is_empty());
-    match request.sampler.of_chains().into_iter().chain([guided]).find(|(_, given)| *given) {
-        Some((flag, _)) => {
-            Err(Error::usage(format!("{flag}: {system} samples in one pass of its network; leave it out")))
-        }
+    let guided = (!request.guides.is_empty()).then_some("--classifier (and --guide)");
+    let given = request.sampler.given().into_iter().map(|(flag, _)| flag);
+    match given.chain(guided).find(|flag| *flag != "--truncation-psi") {
+        Some(flag) => Err(Error::usage(format!("{flag}: {system} samples in one pass of its network; leave it out"))),
         None => Ok(()),
     }
 }

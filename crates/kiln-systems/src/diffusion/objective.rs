@@ -81,7 +81,7 @@ const HISTORY: usize = 10;
 /// What is left to uniform draws, so that no time is forgotten.
 const UNIFORM: f64 = 0.001;
 
-/// Importance sampling of t by p ∝ √E[L²] over the last ten losses of each time, uniform until each has ten
+/// Importance sampling of t by p ∝ √(E L²) over the last ten losses of each time, uniform until each has ten
 /// (Nichol & Dhariwal 2021, equation 18; `LossSecondMomentResampler`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecondMoment {

@@ -320,7 +320,10 @@ fn write(
         std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
-            let settings = format!("{:?} class {:?} {:?}", request.sampler, request.class, request.guides);
+            let flags = request.sampler.given().into_iter().map(|(flag, value)| format!("{flag} {value}"));
+            let class = request.class.map(|class| format!("--class {class}"));
+            let guides = request.guides.iter().map(|g| format!("{g:?}"));
+            let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
             let text = [
                 ("system", info.system.to_string()),
                 ("run", info.run.clone()),

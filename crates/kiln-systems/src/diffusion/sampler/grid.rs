@@ -191,7 +191,8 @@ pub fn solver(
         (Family::Sigma, _) => t,
         (Family::UniPc, Sigmas::Karras) => t.round_ties_even(),
         (Family::Dpm, Sigmas::Karras) if !cosine => t.round_ties_even(),
-        _ => t.trunc(),
+        // Not the whole time before by rounding.
+        _ => (t + 1e-6).floor(),
     };
     let mut levels: Vec<Level> = match sigmas {
         Sigmas::Schedule => times.into_iter().map(|t| sde.level(t, schedule.ratio_between(t))).collect(),
