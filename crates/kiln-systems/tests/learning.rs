@@ -16,7 +16,7 @@ use kiln_systems::diffusion::objective::{Objective, Times, Weighting};
 use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::sampler::ancestral::Variance;
 use kiln_systems::diffusion::sampler::settings::SAMPLERS;
-use kiln_systems::diffusion::schedule::Sde;
+use kiln_systems::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
 use kiln_train::{Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, System};
@@ -131,6 +131,28 @@ fn a_bound_by_few_terms_is_the_bound() {
     assert!((all - few).abs() < 0.03 * all, "{few} instead of {all}");
     let one = to_values(system.nll(&networks, images.clone().narrow(0, 0, 1), 10, Key::new(5)).unwrap());
     assert!((one[0] - nll(10, 5)[0]).abs() < 1e-3 * one[0].abs());
+}
+
+/// A fresh network says v = 0, which is the flow of standard normal pictures.
+#[test]
+fn the_exact_likelihood_of_a_network_that_knows_nothing() {
+    let device = Device::flex();
+    for (sde, schedule) in [(Sde::Vp, BetaSchedule::Cosine), (Sde::SubVp, BetaSchedule::Linear)] {
+        let config = ddpm::Config { prediction: Prediction::V, sde, schedule, ..small() };
+        let system = Ddpm::new(config, &pictures()).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0)).valid();
+        let images = normal(Key::new(3), 0..3, [3, 1, 8, 8], &device).clamp(-1.0, 1.0);
+        let exact = system.exact_nll(&networks, images.clone(), 1, Key::new(0)).unwrap().unwrap();
+        // Where variance is not preserved, the network's pictures are as wide as what it is shown.
+        let first =
+            ScheduleOptions { shape: schedule, steps: 50, sde, ..ScheduleOptions::default() }.schedule().level(0);
+        let width = first.scale().powi(2);
+        for (image, got) in to_values(images).chunks(64).zip(to_values(exact)) {
+            let density = |x: f32| -0.5 * (f64::from(x).powi(2) / width + (std::f64::consts::TAU * width).ln());
+            let expected: f64 = image.iter().map(|&x| 127.5f64.ln() - density(x)).sum();
+            assert!((f64::from(got) - expected).abs() < 2e-3 * expected, "{sde:?}: {got} instead of {expected}");
+        }
+    }
 }
 
 #[test]

@@ -656,13 +656,13 @@ impl Likelihood<Networks> for Ddpm {
         Ok(total)
     }
 
-    /// −log p of the 256 levels, each spread evenly over its share of [−1, 1] (Song 2021b, §4.3).
+    /// −log p of the 256 levels, each spread evenly over the half level below and above it (Song 2021b, §4.3): the
+    /// shares of L_0, but for the outermost two, which reach to infinity there.
     fn exact_nll(&self, networks: &Networks, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
         let (shape, device) = (images.dims(), images.device());
         self.check_shape(&images)?;
         let within = uniform(key.purpose("dequantise"), 0..shape[0] as u64, shape, &device);
-        // Levels k/127.5 − 1 to (k + u)/128 − 1.
-        let x = ((images + 1.0) * 127.5 + within) / 128.0 - 1.0;
+        let x = images + (within - 0.5) / 127.5;
         let request = GenerateRequest::new(0..shape[0] as u64, 0, &device);
         let [last, first] = ends(&self.schedule);
         let plan = Plan { method: Method::Ode(Tolerance::default()), levels: vec![last, first] };
@@ -672,7 +672,7 @@ impl Likelihood<Networks> for Ddpm {
         let flow = self.flow(&predict, &at_ratio, Tolerance::default(), &device);
         let d = self.shape.iter().product::<usize>() as f64;
         let nats = flow.log_likelihood(x, first, last, probes, key)?;
-        let nats = nats.into_iter().map(|log| (d * 128f64.ln() - log) as f32).collect();
+        let nats = nats.into_iter().map(|log| (d * 127.5f64.ln() - log) as f32).collect();
         Ok(Some(from_values(nats, [shape[0]], &device)))
     }
 
