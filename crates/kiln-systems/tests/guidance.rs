@@ -276,6 +276,8 @@ fn settings_that_do_not_belong_are_named() {
     assert!(refused(SamplerSettings { eta: Some(0.5), ..of("euler") }, None).starts_with("--eta: the sampler euler"));
     assert!(refused(SamplerSettings { order: Some(4), ..of("dpm++") }, None).contains("1 to 3"));
     assert!(refused(SamplerSettings { steps: Some(50), ..of("dpm++") }, None).contains("1 to 49"));
+    let short = SamplerSettings { final_sigma: Some("sigma_min".into()), steps: Some(1), ..of("heun") };
+    assert!(refused(short, None).contains("take more steps"));
     assert!(refused(SamplerSettings { variance: Some("learned".into()), ..of("ddpm") }, None).contains("--variance"));
     assert!(refused(SamplerSettings { guidance_scale: Some(2.0), ..of("ddim") }, None).contains("class_conditional"));
     assert!(refused(SamplerSettings { backward_steps: Some(2), ..of("ddim") }, None).contains("--guide"));

@@ -1,21 +1,24 @@
-//! Ho, Jain & Abbeel, *Denoising Diffusion Probabilistic Models*, 2020; sampled by its own chain
-//! or by Song, Meng & Ermon, *Denoising Diffusion Implicit Models*, 2021.
+//! Ho, Jain & Abbeel, *Denoising Diffusion Probabilistic Models*, 2020, and the family that grew from it: how noise is added
+//! ([`super::schedule`]), what the network predicts ([`super::parameterisation`]), what training minimises
+//! ([`super::objective`], [`bound`]), how pictures are drawn ([`super::sampler`]) and steered ([`super::guidance`]) are
+//! five choices of their own. This file brings them together.
 //!
 //! Objective, L_simple (equation 14): E ‖ε − ε_θ(√ᾱₜ x₀ + √(1 − ᾱₜ) ε, t)‖², t uniform, ε ~ N(0, I);
-//! or the bound itself ([`bound`]); or both, with a learned variance (Nichol & Dhariwal, *Improved
-//! Denoising Diffusion Probabilistic Models*, 2021, equation 16).
+//! or the bound itself; or both, with a learned variance (Nichol & Dhariwal, *Improved Denoising Diffusion
+//! Probabilistic Models*, 2021, equation 16).
 //!
 //! | paper | here |
 //! |---|---|
 //! | T | `timesteps` |
 //! | βₜ, ᾱₜ | [`ScheduleOptions::betas`], [`ScheduleOptions::alphas_cumprod`] |
+//! | √ᾱₜ, √(1 − ᾱₜ); α, σ of other noise | [`Level::signal`], [`Level::sigma`] |
 //! | ε_θ | `denoiser`, a [`UNet`] |
 //! | σₜ² = βₜ, β̃ₜ or Σ_θ | `variance` |
 //! | L_simple, L_vlb, L_hybrid | `objective` |
 //! | λ of L_hybrid = L_simple + λ L_vlb | `bound_weight` |
 //! | S, η (DDIM) | `steps`, `eta` |
 //!
-//! `kiln train ddpm --data starter`, then `kiln sample RUN -n 64 --sampler ddim --steps 50`.
+//! `kiln train ddpm --data starter`, then `kiln sample RUN -n 64 --sampler dpm++ --steps 15`.
 
 use std::cell::{Cell, RefCell};
 

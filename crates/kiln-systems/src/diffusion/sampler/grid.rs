@@ -41,8 +41,7 @@ impl FromStr for Spacing {
 }
 
 /// How the noise levels between the first and the last are spaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sigmas {
     /// As the schedule has them at the times of [`Spacing`].
     #[default]
@@ -80,8 +79,7 @@ impl Sigmas {
 }
 
 /// Where a walk of noise levels ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FinalSigma {
     /// At the picture.
     #[default]
@@ -208,6 +206,11 @@ pub fn solver(
     // No step of length 0.
     while levels.last().is_some_and(|l| l.ratio() <= last.ratio() * (1.0 + 1e-9)) {
         levels.pop();
+    }
+    if levels.is_empty() {
+        return Err(Error::usage(format!(
+            "--final-sigma sigma_min: --steps {steps} at this spacing begin where they would end; take more steps"
+        )));
     }
     levels.push(last);
     Ok(levels)
