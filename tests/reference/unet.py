@@ -1,30 +1,35 @@
-"""The U-Net of Ho et al. 2020 as diffusers builds it, under the names that Kiln gives its parameters.
+"""The U-Nets of Ho et al. 2020 and of Dhariwal & Nichol 2021 as diffusers builds them, under the names that Kiln gives
+their parameters.
 
 Made with torch==2.15.0, diffusers==0.42.1.
 """
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 
 from reference import begin, save, spread
 
 versions = begin("diffusers")
-LEVELS, BLOCKS, ATTENTION = 2, 1, {1}
-net = UNet2DModel(
-    sample_size=8,
-    in_channels=1,
-    out_channels=2,
-    freq_shift=1,
-    flip_sin_to_cos=False,
-    block_out_channels=(8, 16),
-    layers_per_block=BLOCKS,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    attention_head_dim=16,
-    norm_num_groups=4,
-    norm_eps=1e-5,
-)
-spread(net, 0.2)
+LEVELS, BLOCKS = 2, 1
+
+
+def build(**more):
+    return spread(
+        UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=2,
+            freq_shift=1,
+            flip_sin_to_cos=False,
+            block_out_channels=(8, 16),
+            layers_per_block=BLOCKS,
+            norm_num_groups=4,
+            norm_eps=1e-5,
+            **more,
+        ),
+        0.2,
+    )
 
 
 def resnet(prefix, path):
@@ -37,41 +42,44 @@ def attention(prefix, path):
     return {f"{prefix}.group_norm": f"{path}.norm", f"{prefix}.to_out.0": f"{path}.proj"}
 
 
-# Their modules to ours; queries, keys and values are one projection here and are joined below.
-modules = {"time_embedding.linear_1": "time1", "time_embedding.linear_2": "time2", "conv_in": "conv_in"}
-modules |= {"conv_norm_out": "norm_out", "conv_out": "conv_out"}
-attentions = {}
+def paths(attended, resample):
+    """Their modules to ours; queries, keys and values are one projection here and are joined below."""
+    modules = {"time_embedding.linear_1": "time1", "time_embedding.linear_2": "time2", "conv_in": "conv_in"}
+    modules |= {"conv_norm_out": "norm_out", "conv_out": "conv_out"}
+    attentions = {}
+
+    def blocks(way, stage, block, level, count):
+        for i in range(count):
+            kind = "Attend.block" if level in attended else "Block"
+            modules.update(resnet(f"{way}_blocks.{block}.resnets.{i}", f"{way}.{stage}.{kind}"))
+            if level in attended:
+                attentions[f"{way}_blocks.{block}.attentions.{i}"] = f"{way}.{stage}.Attend.attention"
+            stage += 1
+        return stage
+
+    def resampler(theirs, ours):
+        modules.update(resnet(theirs, f"{ours}Block") if resample else {f"{theirs}.conv": ours})
+
+    stage = 0
+    for level in range(LEVELS):
+        stage = blocks("down", stage, level, level, BLOCKS)
+        if level + 1 < LEVELS:
+            resampler(f"down_blocks.{level}.downsamplers.0", f"down.{stage}.Down")
+            stage += 1
+    modules |= resnet("mid_block.resnets.0", "middle.block1") | resnet("mid_block.resnets.1", "middle.block2")
+    attentions["mid_block.attentions.0"] = "middle.attention"
+    stage = 0
+    for block, level in enumerate(reversed(range(LEVELS))):
+        stage = blocks("up", stage, block, level, BLOCKS + 1)
+        if level > 0:
+            resampler(f"up_blocks.{block}.upsamplers.0", f"up.{stage}.Up")
+            stage += 1
+    for theirs, ours in attentions.items():
+        modules |= attention(theirs, ours)
+    return modules, attentions
 
 
-def blocks(way, stage, block, level, count):
-    for i in range(count):
-        kind = "Attend.block" if level in ATTENTION else "Block"
-        modules.update(resnet(f"{way}_blocks.{block}.resnets.{i}", f"{way}.{stage}.{kind}"))
-        if level in ATTENTION:
-            attentions[f"{way}_blocks.{block}.attentions.{i}"] = f"{way}.{stage}.Attend.attention"
-        stage += 1
-    return stage
-
-
-stage = 0
-for level in range(LEVELS):
-    stage = blocks("down", stage, level, level, BLOCKS)
-    if level + 1 < LEVELS:
-        modules[f"down_blocks.{level}.downsamplers.0.conv"] = f"down.{stage}.Down"
-        stage += 1
-modules |= resnet("mid_block.resnets.0", "middle.block1") | resnet("mid_block.resnets.1", "middle.block2")
-attentions["mid_block.attentions.0"] = "middle.attention"
-stage = 0
-for block, level in enumerate(reversed(range(LEVELS))):
-    stage = blocks("up", stage, block, level, BLOCKS + 1)
-    if level > 0:
-        modules[f"up_blocks.{block}.upsamplers.0.conv"] = f"up.{stage}.Up"
-        stage += 1
-for theirs, ours in attentions.items():
-    modules |= attention(theirs, ours)
-
-
-def ours(tensors):
+def ours(tensors, modules, attentions):
     out, left = {}, dict(tensors)
     for theirs, path in modules.items():
         for kind in ("weight", "bias"):
@@ -87,12 +95,38 @@ def ours(tensors):
     return out
 
 
-x = torch.randn(2, 1, 8, 8, requires_grad=True)
-times = torch.tensor([3, 700])
-y = net(x, times).sample
-g = torch.randn_like(y)
-y.backward(g)
-out = {"input": x, "times": times.float(), "output": y, "grad_output": g, "grad_input": x.grad}
-out |= {f"net.{k}": v for k, v in ours(net.state_dict()).items()}
-out |= {f"grad.{k}": v for k, v in ours({k: p.grad for k, p in net.named_parameters()}).items()}
-save("unet", out, versions)
+def record(topic, net, attended, resample=False, grads=lambda name: True):
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    times = torch.tensor([3, 700])
+    y = net(x, times).sample
+    g = torch.randn_like(y)
+    y.backward(g)
+    named = paths(attended, resample)
+    out = {"input": x, "times": times.float(), "output": y, "grad_output": g, "grad_input": x.grad}
+    out |= {f"net.{k}": v for k, v in ours(net.state_dict(), *named).items()}
+    gradients = ours({k: p.grad for k, p in net.named_parameters()}, *named)
+    out |= {f"grad.{k}": v for k, v in gradients.items() if grads(k)}
+    save(topic, out, versions)
+
+
+ho = build(
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=16,
+)
+record("unet", ho, {1})
+
+# AdaGN, heads of 8 channels, attention at both sizes, residual blocks that resample, sums divided by the root of 2.
+adm = build(
+    down_block_types=("AttnDownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "AttnUpBlock2D"),
+    attention_head_dim=8,
+    attn_norm_num_groups=4,
+    resnet_time_scale_shift="scale_shift",
+    downsample_type="resnet",
+    upsample_type="resnet",
+)
+for module in adm.modules():
+    if isinstance(module, ResnetBlock2D):
+        module.output_scale_factor = 2**0.5
+record("adm", adm, {0, 1}, True, lambda name: name.endswith(("time.weight", "norm2.weight", "time1.weight")))

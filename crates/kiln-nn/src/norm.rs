@@ -96,6 +96,23 @@ impl GroupNorm {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         group_norm(x, self.weight.val(), self.bias.val(), self.groups, self.eps, activation)
     }
+
+    /// AdaGN (Dhariwal & Nichol 2021, §3): the normalised maps times 1 + `scale` plus `shift`, then the activation.
+    ///
+    /// # Shapes
+    /// `[n, channels, h, w]`, twice `[n, channels]` → `[n, channels, h, w]`
+    pub fn forward_adaptive(
+        &self,
+        x: Tensor<4>,
+        scale: Tensor<2>,
+        shift: Tensor<2>,
+        activation: Activation,
+    ) -> Tensor<4> {
+        let scale = scale + 1.0;
+        let gamma = scale.clone() * self.weight.val().unsqueeze();
+        let beta = scale * self.bias.val().unsqueeze() + shift;
+        group_norm(x, gamma, beta, self.groups, self.eps, activation)
+    }
 }
 
 /// Instance normalisation (Ulyanov 2016) without parameters, PyTorch's `InstanceNorm2d` default.

@@ -9,7 +9,7 @@ use kiln_core::random::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::attention::FeatureAttention;
-use crate::resample::{pixel_shuffle, pixel_unshuffle, upsample_nearest};
+use crate::resample::{global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::tensor::dropout;
 use crate::time::sinusoidal;
 use crate::{
@@ -31,8 +31,17 @@ pub struct UNetConfig {
     pub blocks: usize,
     /// Levels (0 is full size) that attend over all positions. The middle always does.
     pub attention_levels: Vec<usize>,
-    /// Attention heads.
+    /// Attention heads, where `head_channels` does not say.
     pub heads: usize,
+    /// Channels of a head, whatever their number (Dhariwal & Nichol 2021: 64); 0 goes by `heads`.
+    pub head_channels: usize,
+    /// Time and class scale and shift the second normalisation, AdaGN, where they else are added before it
+    /// (Dhariwal & Nichol 2021, equation 4).
+    pub scale_shift: bool,
+    /// Halve and double inside residual blocks, as BigGAN (Dhariwal & Nichol 2021, §3; Song 2021b).
+    pub resample_blocks: bool,
+    /// Divide the sum of a residual block and its input by √2 (Song 2021b, appendix H).
+    pub rescale_residual: bool,
     /// Groups of every normalisation; must divide every level's channels.
     pub groups: usize,
     /// Dropout inside residual blocks.
@@ -48,6 +57,10 @@ impl Default for UNetConfig {
             blocks: 2,
             attention_levels: vec![1],
             heads: 1,
+            head_channels: 0,
+            scale_shift: false,
+            resample_blocks: false,
+            rescale_residual: false,
             groups: 8,
             dropout: 0.0,
         }
@@ -81,10 +94,12 @@ impl UNetConfig {
         }
         for m in &self.channel_multipliers {
             let channels = m * self.base_channels;
-            if !channels.is_multiple_of(self.groups) || !channels.is_multiple_of(self.heads) || channels == 0 {
+            let (name, per) =
+                if self.head_channels > 0 { ("head_channels", self.head_channels) } else { ("heads", self.heads) };
+            if !channels.is_multiple_of(self.groups) || !channels.is_multiple_of(per) || channels == 0 {
                 return Err(format!(
-                    "{channels} channels are not divisible by groups = {} and heads = {}",
-                    self.groups, self.heads
+                    "{channels} channels are not divisible by groups = {} and {name} = {per}",
+                    self.groups
                 ));
             }
         }
@@ -97,33 +112,27 @@ impl UNetConfig {
         Ok(())
     }
 
+    /// About how many bytes one picture's activations take in a forward pass: the scores of the largest attention,
+    /// or a few times the widest features, whichever is more.
+    pub fn memory(&self, height: usize, width: usize) -> usize {
+        let level = |l: usize| ((height / self.patch) >> l) * ((width / self.patch) >> l);
+        let last = self.channel_multipliers.len().saturating_sub(1);
+        let features = (0..=last).map(|l| level(l) * self.channel_multipliers[l] * self.base_channels).sum::<usize>();
+        let attending = self.attention_levels.iter().copied().chain([last]);
+        let scores = attending
+            .map(|l| self.heads(self.channel_multipliers[l] * self.base_channels) * level(l).pow(2))
+            .max()
+            .unwrap_or(0);
+        4 * (2 * scores + 4 * (self.blocks + 2) * features)
+    }
+
     /// Makes the network. `classes` is the number of conditions (0: unconditional); one more entry
     /// stands for "no class".
     pub fn init(&self, in_channels: usize, out_channels: usize, classes: usize, init: &mut Init) -> UNet {
         let base = self.base_channels;
-        let time = 4 * base;
-        let levels = self.channel_multipliers.len();
-        let mut skips = vec![base];
-        let mut channels = base;
         let area = self.patch * self.patch;
-        let conv_in = Conv2dConfig::same3(in_channels * area, base).init(init);
-        let mut down = Vec::new();
-        for (level, m) in self.channel_multipliers.iter().enumerate() {
-            for _ in 0..self.blocks {
-                down.push(self.stage(channels, m * base, level, init));
-                channels = m * base;
-                skips.push(channels);
-            }
-            if level + 1 < levels {
-                down.push(Stage::Down(Conv2dConfig::same3(channels, channels).stride(2).init(init)));
-                skips.push(channels);
-            }
-        }
-        let middle = Middle {
-            block1: ResidualBlock::new(channels, channels, self, init),
-            attention: FeatureAttention::new(channels, self.groups, self.heads, init),
-            block2: ResidualBlock::new(channels, channels, self, init),
-        };
+        let Trunk { conv_in, down, middle, mut skips } = self.trunk(in_channels, init);
+        let mut channels = *skips.last().unwrap_or(&base);
         let mut up = Vec::new();
         for (level, m) in self.channel_multipliers.iter().enumerate().rev() {
             for _ in 0..=self.blocks {
@@ -133,9 +142,13 @@ impl UNetConfig {
                 channels = m * base;
             }
             if level > 0 {
-                up.push(Stage::Up(Conv2dConfig::same3(channels, channels).init(init)));
+                up.push(match self.resample_blocks {
+                    true => Stage::UpBlock(ResidualBlock::new(channels, channels, self, init)),
+                    false => Stage::Up(Conv2dConfig::same3(channels, channels).init(init)),
+                });
             }
         }
+        let time = 4 * base;
         UNet {
             time1: LinearConfig::new(base, time).init(init),
             time2: LinearConfig::new(time, time).init(init),
@@ -151,17 +164,77 @@ impl UNetConfig {
         }
     }
 
+    /// Makes half of the network: the way down, the middle, and `outputs` numbers from the mean over all positions
+    /// (the classifier of Dhariwal & Nichol 2021, §4.1, with the mean in place of pooling by attention).
+    pub fn encoder(&self, in_channels: usize, outputs: usize, init: &mut Init) -> UNetEncoder {
+        let Trunk { conv_in, down, middle, skips } = self.trunk(in_channels, init);
+        let (base, channels) = (self.base_channels, *skips.last().unwrap_or(&self.base_channels));
+        UNetEncoder {
+            time1: LinearConfig::new(base, 4 * base).init(init),
+            time2: LinearConfig::new(4 * base, 4 * base).init(init),
+            conv_in,
+            down,
+            middle,
+            norm_out: GroupNorm::new(self.groups, channels, init),
+            out: LinearConfig::new(channels, outputs).init(init),
+            base_channels: base,
+            patch: self.patch,
+        }
+    }
+
+    /// The first convolution, the way down and the middle, and the channels of each skip.
+    fn trunk(&self, in_channels: usize, init: &mut Init) -> Trunk {
+        let base = self.base_channels;
+        let levels = self.channel_multipliers.len();
+        let mut skips = vec![base];
+        let mut channels = base;
+        let conv_in = Conv2dConfig::same3(in_channels * self.patch * self.patch, base).init(init);
+        let mut down = Vec::new();
+        for (level, m) in self.channel_multipliers.iter().enumerate() {
+            for _ in 0..self.blocks {
+                down.push(self.stage(channels, m * base, level, init));
+                channels = m * base;
+                skips.push(channels);
+            }
+            if level + 1 < levels {
+                down.push(match self.resample_blocks {
+                    true => Stage::DownBlock(ResidualBlock::new(channels, channels, self, init)),
+                    false => Stage::Down(Conv2dConfig::same3(channels, channels).stride(2).init(init)),
+                });
+                skips.push(channels);
+            }
+        }
+        let middle = Middle {
+            block1: ResidualBlock::new(channels, channels, self, init),
+            attention: FeatureAttention::new(channels, self.groups, self.heads(channels), init),
+            block2: ResidualBlock::new(channels, channels, self, init),
+        };
+        Trunk { conv_in, down, middle, skips }
+    }
+
+    fn heads(&self, channels: usize) -> usize {
+        channels.checked_div(self.head_channels).unwrap_or(self.heads)
+    }
+
     fn stage(&self, inputs: usize, outputs: usize, level: usize, init: &mut Init) -> Stage {
         let block = ResidualBlock::new(inputs, outputs, self, init);
         if self.attention_levels.contains(&level) {
             Stage::Attend(AttendingBlock {
                 block,
-                attention: FeatureAttention::new(outputs, self.groups, self.heads, init),
+                attention: FeatureAttention::new(outputs, self.groups, self.heads(outputs), init),
             })
         } else {
             Stage::Block(block)
         }
     }
+}
+
+/// What the network and its half share.
+struct Trunk {
+    conv_in: Conv2d,
+    down: Vec<Stage>,
+    middle: Middle,
+    skips: Vec<usize>,
 }
 
 /// GroupNorm–SiLU–conv, add the projected time, GroupNorm–SiLU–dropout–conv, add the input.
@@ -175,6 +248,33 @@ pub struct ResidualBlock {
     skip: Option<Conv2d>,
     #[module(skip)]
     dropout: f64,
+    #[module(skip)]
+    scale_shift: bool,
+    #[module(skip)]
+    rescale: bool,
+}
+
+/// What a residual block does to the size of its features, after the first normalisation and beside the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resample {
+    Keep,
+    /// Means of 2×2.
+    Halve,
+    /// Repetition.
+    Double,
+}
+
+impl Resample {
+    fn apply(self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Keep => x,
+            Self::Halve => {
+                let [n, c, h, w] = x.dims();
+                x.reshape([n, c, h / 2, 2, w / 2, 2]).mean_dim(5).mean_dim(3).reshape([n, c, h / 2, w / 2])
+            }
+            Self::Double => upsample_nearest(x, 2),
+        }
+    }
 }
 
 impl ResidualBlock {
@@ -182,28 +282,39 @@ impl ResidualBlock {
         Self {
             norm1: GroupNorm::new(groups_for(inputs, unet.groups), inputs, init),
             conv1: Conv2dConfig::same3(inputs, outputs).init(init),
-            time: LinearConfig::new(4 * unet.base_channels, outputs).init(init),
+            time: LinearConfig::new(4 * unet.base_channels, if unet.scale_shift { 2 * outputs } else { outputs })
+                .init(init),
             norm2: GroupNorm::new(unet.groups, outputs, init),
             // Zero: the block starts as its skip (Ho 2020).
             conv2: Conv2dConfig::same3(outputs, outputs).weights(Weights::Zero).init(init),
             skip: (inputs != outputs).then(|| Conv2dConfig::new(inputs, outputs, 1).init(init)),
             dropout: unet.dropout,
+            scale_shift: unet.scale_shift,
+            rescale: unet.rescale_residual,
         }
     }
 
     /// # Shapes
-    /// `[n, in, h, w]` and the activated time embedding `[n, 4·base]` → `[n, out, h, w]`
-    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
-        let h = self.conv1.forward(self.norm1.forward(x.clone(), Activation::Silu));
+    /// `[n, in, h, w]` and the activated time embedding `[n, 4·base]` → `[n, out, h, w]`, h and w resampled
+    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>, resample: Resample) -> Tensor<4> {
+        let h = resample.apply(self.norm1.forward(x.clone(), Activation::Silu));
+        let x = resample.apply(x);
+        let h = self.conv1.forward(h);
         let t = self.time.forward(time.clone());
         let [n, c] = t.dims();
-        let h = self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu);
+        let h = if self.scale_shift {
+            let (scale, shift) = (t.clone().narrow(1, 0, c / 2), t.narrow(1, c / 2, c / 2));
+            self.norm2.forward_adaptive(h, scale, shift, Activation::Silu)
+        } else {
+            self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu)
+        };
         let h = self.conv2.forward(dropout(h, self.dropout, key));
         let x = match &self.skip {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        add_activate(h, x, Activation::None)
+        let sum = add_activate(h, x, Activation::None);
+        if self.rescale { sum * std::f64::consts::FRAC_1_SQRT_2 } else { sum }
     }
 }
 
@@ -231,6 +342,10 @@ pub enum Stage {
     Down(Conv2d),
     /// Doubles the size by repetition and a convolution.
     Up(Conv2d),
+    /// Halves the size inside a residual block.
+    DownBlock(ResidualBlock),
+    /// Doubles it likewise.
+    UpBlock(ResidualBlock),
 }
 
 /// Block, attention, block at the smallest size.
@@ -239,6 +354,50 @@ pub struct Middle {
     block1: ResidualBlock,
     attention: FeatureAttention,
     block2: ResidualBlock,
+}
+
+impl Middle {
+    fn forward(&self, h: Tensor<4>, time: &Tensor<2>, key: &mut impl FnMut() -> Option<Key>) -> Tensor<4> {
+        let h = self.block1.forward(h, time, key(), Resample::Keep);
+        self.block2.forward(self.attention.forward(h), time, key(), Resample::Keep)
+    }
+}
+
+/// The network's half: pictures at a time to a few numbers; see [`UNetConfig::encoder`].
+#[derive(Module, Debug)]
+pub struct UNetEncoder {
+    time1: Linear,
+    time2: Linear,
+    conv_in: Conv2d,
+    down: Vec<Stage>,
+    middle: Middle,
+    norm_out: GroupNorm,
+    out: Linear,
+    #[module(skip)]
+    base_channels: usize,
+    #[module(skip)]
+    patch: usize,
+}
+
+impl UNetEncoder {
+    /// # Shapes
+    /// x `[n, in, h, w]`, t `[n]` in steps → `[n, outputs]`; `dropout` keys the masks while training.
+    pub fn forward(&self, x: Tensor<4>, t: Tensor<1>, dropout: Option<Key>) -> Tensor<2> {
+        let silu = |x: Tensor<2>| activate(x, Activation::Silu);
+        let time = sinusoidal(t, self.base_channels, 1.0);
+        let time = silu(self.time2.forward(silu(self.time1.forward(time))));
+        let mut site = 0;
+        let mut key = || {
+            site += 1;
+            dropout.map(|k| k.purpose("dropout").at(site))
+        };
+        let mut h = self.conv_in.forward(pixel_unshuffle(x, self.patch));
+        for stage in &self.down {
+            h = stage.forward(h, &time, key());
+        }
+        h = self.middle.forward(h, &time, &mut key);
+        self.out.forward(global_mean(self.norm_out.forward(h, Activation::Silu)))
+    }
 }
 
 /// The network; see the [module page](self).
@@ -291,11 +450,9 @@ impl UNet {
             h = stage.forward(h, &time, key());
             skips.push(h.clone());
         }
-        h = self.middle.block1.forward(h, &time, key());
-        h = self.middle.attention.forward(h);
-        h = self.middle.block2.forward(h, &time, key());
+        h = self.middle.forward(h, &time, &mut key);
         for stage in &self.up {
-            if !matches!(stage, Stage::Up(_))
+            if !matches!(stage, Stage::Up(_) | Stage::UpBlock(_))
                 && let Some(skip) = skips.pop()
             {
                 h = concat(h, skip);
@@ -310,10 +467,12 @@ impl UNet {
 impl Stage {
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
         match self {
-            Self::Block(block) => block.forward(x, time, key),
-            Self::Attend(both) => both.attention.forward(both.block.forward(x, time, key)),
+            Self::Block(block) => block.forward(x, time, key, Resample::Keep),
+            Self::Attend(both) => both.attention.forward(both.block.forward(x, time, key, Resample::Keep)),
             Self::Down(conv) => conv.forward(x),
             Self::Up(conv) => conv.forward(upsample_nearest(x, 2)),
+            Self::DownBlock(block) => block.forward(x, time, key, Resample::Halve),
+            Self::UpBlock(block) => block.forward(x, time, key, Resample::Double),
         }
     }
 }

@@ -9,8 +9,10 @@ use burn::tensor::{Device, Tensor};
 use fixtures::Fixtures;
 use kiln_systems::diffusion::bound::{discretized_log_likelihood, gaussian_kl, prior, term};
 use kiln_systems::diffusion::parameterisation::Prediction;
-use kiln_systems::diffusion::sampler::{Denoised, Spacing, Variance, ddim_step, ddpm_step, timesteps};
-use kiln_systems::diffusion::schedule::{BetaSchedule, NoiseSchedule};
+use kiln_systems::diffusion::sampler::Denoised;
+use kiln_systems::diffusion::sampler::ancestral::{Variance, ddim_step, ddpm_step};
+use kiln_systems::diffusion::sampler::grid::{Spacing, timesteps};
+use kiln_systems::diffusion::schedule::{BetaSchedule, Levels, NoiseSchedule, Posterior, ScheduleOptions, Sde};
 
 const KINDS: [(&str, BetaSchedule); 2] = [("linear", BetaSchedule::Linear), ("cosine", BetaSchedule::Cosine)];
 const PREDICTIONS: [(&str, Prediction); 3] =
@@ -23,8 +25,8 @@ const SPACINGS: [(&str, Spacing); 2] = [("leading", Spacing::Leading), ("trailin
 fn schedules() {
     let f = Fixtures::open("diffusion");
     for (name, kind) in KINDS {
-        let schedule = NoiseSchedule::new(kind, 1000);
-        for (values, what) in [(&schedule.betas, "betas"), (&schedule.alphas_cumprod, "alphas_cumprod")] {
+        let options = ScheduleOptions { shape: kind, ..ScheduleOptions::default() };
+        for (values, what) in [(options.betas(), "betas"), (options.alphas_cumprod(), "alphas_cumprod")] {
             let (_, expected) = f.values(&format!("{name}.{what}"));
             for (a, e) in values.iter().zip(&expected) {
                 assert!((a - e).abs() <= 1e-7 + 1e-6 * e.abs(), "{name}.{what}: {a} instead of {e}");
@@ -56,14 +58,13 @@ fn ancestral_steps() {
                         let x0 = prediction.to_x0(
                             row(f.tensor("ddpm.model_output"), i),
                             xt.clone(),
-                            &schedule.level(&[t], &Device::flex()),
+                            &Levels::new(&[schedule.level(t)], &Device::flex()),
                         );
                         let x0 = if clip == "clip" { x0.clamp(-1.0, 1.0) } else { x0 };
-                        let at = (t, t.checked_sub(1));
+                        let at = (schedule.level(t), schedule.level_or_picture(t.checked_sub(1)));
                         let learned = Some(row(f.tensor("ddpm.variance_output"), i));
                         let denoised = Denoised { x0, variance: learned };
-                        samples
-                            .push(ddpm_step(&schedule, denoised, xt, at, variance, || row(f.tensor("ddpm.noise"), i)));
+                        samples.push(ddpm_step(at, xt, denoised, variance, || row(f.tensor("ddpm.noise"), i)));
                     }
                     f.assert_close(Tensor::cat(samples, 0), &format!("ddpm.{name}.{p}.{clip}.{v}.sample"), 1e-5);
                 }
@@ -91,10 +92,11 @@ fn implicit_steps() {
                     let mut all = Vec::new();
                     for (k, &t) in times.iter().enumerate() {
                         let output = row(f.tensor("ddim.model_outputs"), k);
-                        let x0 = prediction.to_x0(output, x.clone(), &schedule.level(&[t], &Device::flex()));
+                        let x0 =
+                            prediction.to_x0(output, x.clone(), &Levels::new(&[schedule.level(t)], &Device::flex()));
                         let x0 = if clip == "noclip" { x0 } else { x0.clamp(-1.0, 1.0) };
-                        let at = (t, times.get(k + 1).copied());
-                        x = ddim_step(&schedule, x0, x, at, eta, || row(f.tensor("ddim.noises"), k));
+                        let at = (schedule.level(t), schedule.level_or_picture(times.get(k + 1).copied()));
+                        x = ddim_step(at, x, x0, eta, || row(f.tensor("ddim.noises"), k));
                         all.push(x.clone());
                     }
                     f.assert_close(Tensor::cat(all, 0), &format!("ddim.{name}.{steps}.{p}.{clip}.eta{eta_name}"), 2e-5);
@@ -150,11 +152,22 @@ fn the_bound_of_a_perfect_denoiser_is_its_decoder_alone() {
     // With β in its place each pixel pays ½ (β̃/β − 1 − log β̃/β).
     let large = term(&schedule, Variance::Large, &[0, 40, 99], x0.clone(), xt, perfect);
     let large = large.try_into_vec_as::<f32>().unwrap();
-    let p = schedule.posterior(40, Some(39));
+    let p = Posterior::between(schedule.level(40), schedule.level(39));
     let ratio = p.beta_tilde / p.beta;
     let expected = 16.0 * 0.5 * (ratio - 1.0 - ratio.ln());
     assert!((f64::from(large[1]) - expected).abs() < 1e-3, "{} instead of {expected}", large[1]);
     assert_eq!(large[0], nats[0]);
+    // As with any other noise.
+    for sde in [Sde::SubVp, Sde::Ve] {
+        let other = ScheduleOptions { sde, steps: 100, ..ScheduleOptions::default() }.schedule();
+        let perfect = Denoised { x0: x0.clone(), variance: None };
+        let xt = Tensor::<4>::full([3, 1, 4, 4], 0.3, &device);
+        let nats = term(&other, Variance::Small, &[0, 40, 99], x0.clone(), xt, perfect);
+        let nats = nats.try_into_vec_as::<f32>().unwrap();
+        assert!(nats[0] > 0.0 && nats[1].abs() < 1e-3 && nats[2].abs() < 1e-3, "{sde:?}: {nats:?}");
+        let prior = prior(&other, x0.clone()).try_into_vec_as::<f32>().unwrap();
+        assert!(prior.iter().all(|p| p.abs() < 1e-2), "{sde:?}: {prior:?}");
+    }
     // Nothing is left of the picture at T.
     let prior = prior(&schedule, x0).try_into_vec_as::<f32>().unwrap();
     assert!(prior.iter().all(|p| p.abs() < 1e-3), "{prior:?}");

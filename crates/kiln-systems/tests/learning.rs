@@ -10,9 +10,13 @@ use kiln_nn::Init;
 use kiln_nn::tensor::{normal, to_values};
 use kiln_nn::unet::UNetConfig;
 use kiln_systems::classifier::{self, Classifier};
-use kiln_systems::diffusion::ddpm::{self, Ddpm, Objective};
+use kiln_systems::diffusion::ddpm::{self, Ddpm};
+use kiln_systems::diffusion::noisy_classifier::{self, NoisyClassifier};
+use kiln_systems::diffusion::objective::{Objective, Times, Weighting};
 use kiln_systems::diffusion::parameterisation::Prediction;
-use kiln_systems::diffusion::sampler::Variance;
+use kiln_systems::diffusion::sampler::ancestral::Variance;
+use kiln_systems::diffusion::sampler::settings::SAMPLERS;
+use kiln_systems::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
 use kiln_train::{Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, System};
@@ -70,6 +74,35 @@ fn a_denoiser_learns_a_batch_by_heart_in_every_parameterisation() {
     }
 }
 
+/// Every noise, weighting and draw of times.
+#[test]
+fn a_denoiser_learns_from_every_noise() {
+    let ve = || ddpm::Config { sde: Sde::Ve, sigma_max: 20.0, ..small() };
+    for config in [
+        ddpm::Config { prediction: Prediction::Epsilon, ..ve() },
+        ddpm::Config { prediction: Prediction::V, ..ve() },
+        ddpm::Config { prediction: Prediction::Edm, times: Times::Lognormal, ..ve() },
+        ddpm::Config { sde: Sde::SubVp, prediction: Prediction::V, ..small() },
+        ddpm::Config { prediction: Prediction::V, weighting: Weighting::MinSnr, ..small() },
+        ddpm::Config { prediction: Prediction::V, weighting: Weighting::P2, weighting_gamma: 1.0, ..small() },
+        ddpm::Config { prediction: Prediction::V, zero_terminal_snr: true, ..small() },
+        ddpm::Config { prediction: Prediction::V, times: Times::Importance, objective: Objective::Bound, ..small() },
+    ] {
+        let place = format!("{:?} {:?} {:?} {:?}", config.sde, config.prediction, config.weighting, config.times);
+        let mut system = Ddpm::new(config, &pictures()).unwrap();
+        let (first, last) = learn(&mut system, 100);
+        assert!(last < 0.5 * first, "{place}: {first} to {last}");
+    }
+}
+
+#[test]
+fn a_noisy_classifier_learns_a_batch_by_heart() {
+    let config = noisy_classifier::Config { timesteps: 50, unet: small().unet, ..noisy_classifier::Config::default() };
+    let mut system = NoisyClassifier::new(config, &pictures()).unwrap();
+    let (first, last) = learn(&mut system, 60);
+    assert!(last < 0.3 * first, "{first} to {last}");
+}
+
 #[test]
 fn a_denoiser_learns_the_bound_and_a_variance() {
     for (objective, variance) in [
@@ -100,6 +133,28 @@ fn a_bound_by_few_terms_is_the_bound() {
     assert!((one[0] - nll(10, 5)[0]).abs() < 1e-3 * one[0].abs());
 }
 
+/// A fresh network says v = 0, which is the flow of standard normal pictures.
+#[test]
+fn the_exact_likelihood_of_a_network_that_knows_nothing() {
+    let device = Device::flex();
+    for (sde, schedule) in [(Sde::Vp, BetaSchedule::Cosine), (Sde::SubVp, BetaSchedule::Linear)] {
+        let config = ddpm::Config { prediction: Prediction::V, sde, schedule, ..small() };
+        let system = Ddpm::new(config, &pictures()).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0)).valid();
+        let images = normal(Key::new(3), 0..3, [3, 1, 8, 8], &device).clamp(-1.0, 1.0);
+        let exact = system.exact_nll(&networks, images.clone(), 1, Key::new(0)).unwrap().unwrap();
+        // Where variance is not preserved, the network's pictures are as wide as what it is shown.
+        let first =
+            ScheduleOptions { shape: schedule, steps: 50, sde, ..ScheduleOptions::default() }.schedule().level(0);
+        let width = first.scale().powi(2);
+        for (image, got) in to_values(images).chunks(64).zip(to_values(exact)) {
+            let density = |x: f32| -0.5 * (f64::from(x).powi(2) / width + (std::f64::consts::TAU * width).ln());
+            let expected: f64 = image.iter().map(|&x| 127.5f64.ln() - density(x)).sum();
+            assert!((f64::from(got) - expected).abs() < 2e-3 * expected, "{sde:?}: {got} instead of {expected}");
+        }
+    }
+}
+
 #[test]
 fn a_classifier_learns_a_batch_by_heart() {
     let config = classifier::Config { channels: 4, features: 16, dropout: 0.0, ..classifier::Config::default() };
@@ -117,9 +172,10 @@ fn a_sample_does_not_depend_on_its_batch() {
         let len = value.dims()[0];
         value + kiln_nn::tensor::normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.05
     });
-    for sampler in ["ddpm", "ddim"] {
+    for sampler in SAMPLERS {
+        let eta = (sampler == "ddim").then_some(0.5);
         let request = |indices| GenerateRequest {
-            sampler: SamplerSettings { sampler: Some(sampler.into()), eta: Some(0.5), ..SamplerSettings::default() },
+            sampler: SamplerSettings { sampler: Some(sampler.into()), eta, ..SamplerSettings::default() },
             ..GenerateRequest::new(indices, 7, &device)
         };
         let all = system.generate(&networks.valid(), &request(0..6)).unwrap();
@@ -143,6 +199,11 @@ fn settings_that_do_not_fit_are_usage_errors() {
         ddpm::Config { variance: Variance::Learned, ..small() },
         ddpm::Config { objective: Objective::Hybrid, ..small() },
         ddpm::Config { bound_weight: f64::NAN, ..small() },
+        ddpm::Config { zero_terminal_snr: true, ..small() },
+        ddpm::Config { sde: Sde::Ve, sigma_min: 2.0, sigma_max: 1.0, ..small() },
+        ddpm::Config { times: Times::Lognormal, objective: Objective::Bound, ..small() },
+        ddpm::Config { weighting_gamma: 0.0, ..small() },
+        ddpm::Config { unet: UNetConfig { head_channels: 5, ..small().unet }, ..small() },
     ];
     for config in wrong {
         assert!(refused(config).is_usage());

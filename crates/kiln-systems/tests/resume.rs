@@ -31,6 +31,14 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.blocks=1",
             "model.unet.dropout=0.1",
         ],
+        "noisy-classifier" => &[
+            "model.timesteps=20",
+            "model.unet.base_channels=8",
+            "model.unet.groups=4",
+            "model.unet.channel_multipliers=[1, 2]",
+            "model.unet.attention_levels=[1]",
+            "model.unet.dropout=0.1",
+        ],
         "dcgan" | "cgan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
@@ -115,6 +123,26 @@ fn gradient_checkpointing_changes_no_weight() {
             assert!(x == y, "{}: {name} differs", system.id());
         }
     }
+}
+
+/// Two times are known well enough after some steps to be drawn by their losses, which a resume must remember.
+#[test]
+fn importance_sampled_times_survive_a_resume() {
+    let system = kiln_systems::find("ddpm").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(&*system);
+    for text in ["model.timesteps=2", "model.objective=hybrid", "model.variance=learned", "model.times=importance"] {
+        merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
+    }
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    system.train(recipe.clone(), &whole, &options(24)).unwrap();
+    system.train(recipe, &parts, &options(17)).unwrap();
+    // Without what is remembered, the same draws are other times.
+    let folder = Run::open(&parts).unwrap().checkpoints();
+    let saved = kiln_train::checkpoint::Checkpoint::newest(&folder, &mut |_| ()).unwrap().unwrap();
+    assert!(saved.system["second_moment"].values.iter().step_by(11).all(|&known| known == 10.0));
+    system.resume(&Run::open(&parts).unwrap(), &options(24)).unwrap();
+    assert!(files(&whole) == files(&parts));
 }
 
 /// A run of an older version lacks the settings that came later.

@@ -262,6 +262,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    /// See [`crate::Classify::classify_noisy`].
+    ///
+    /// # Errors
+    /// As above.
+    fn classify_noisy(&self, x: Tensor<4>, signal: f64, sigma: f64) -> Result<Option<Tensor<2>>>;
     /// See [`crate::Represent::represent`].
     ///
     /// # Errors
@@ -272,6 +277,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+    /// See [`crate::Likelihood::exact_nll`].
+    ///
+    /// # Errors
+    /// As above.
+    fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>>;
     /// See [`crate::Likelihood::name`].
     ///
     /// # Errors
@@ -349,6 +359,11 @@ impl<S: System> Model for Loaded<S> {
         able.classify(&self.networks, images)
     }
 
+    fn classify_noisy(&self, x: Tensor<4>, signal: f64, sigma: f64) -> Result<Option<Tensor<2>>> {
+        let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
+        Ok(able.classify_noisy(&self.networks, x, signal, sigma))
+    }
+
     fn represent(&self, images: Tensor<4>) -> Result<Tensor<2>> {
         let able = self.system.abilities().represent.ok_or_else(|| lacks::<S>(Ability::Represent))?;
         able.represent(&self.networks, images)
@@ -357,6 +372,11 @@ impl<S: System> Model for Loaded<S> {
     fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
         let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
         able.nll(&self.networks, images, samples, key)
+    }
+
+    fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        able.exact_nll(&self.networks, images, probes, key)
     }
 
     fn nll_name(&self, samples: usize) -> Result<String> {

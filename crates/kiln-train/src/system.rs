@@ -1,6 +1,8 @@
 //! The seam between the loop and a system, and what a system can do.
 
+use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -177,6 +179,10 @@ pub struct GenerateRequest {
     pub sampler: SamplerSettings,
     /// Initial noise `[n, c, h, w]` or latents, in place of keyed noise.
     pub noise: Option<Tensor<4>>,
+    /// What steers the chain beside the model itself.
+    pub guides: Vec<Guided>,
+    /// Told of the chain on its way.
+    pub watch: Option<ChainWatch>,
     /// Where to compute; not an autodiff device.
     pub device: Device,
 }
@@ -191,6 +197,8 @@ impl GenerateRequest {
             class: None,
             sampler: SamplerSettings::default(),
             noise: None,
+            guides: Vec::new(),
+            watch: None,
             device: device.clone(),
         }
     }
@@ -205,9 +213,70 @@ impl GenerateRequest {
         self.len() == 0
     }
 
+    /// The class of each sample: the one asked for, else one of `count` drawn for it.
+    pub fn classes(&self, count: usize) -> Vec<u32> {
+        match self.class {
+            Some(class) => vec![class; self.len()],
+            None => {
+                let draws = self.key.purpose("class").below(self.indices.clone(), count as u64);
+                draws.into_iter().map(|c| c as u32).collect()
+            }
+        }
+    }
+
     /// Standard normal numbers for each sample.
     pub fn normal<const D: usize>(&self, purpose: &str, shape: [usize; D]) -> Tensor<D> {
         kiln_nn::tensor::normal(self.key.purpose(purpose), self.indices.clone(), shape, &self.device)
+    }
+}
+
+/// What a [`Guide`] is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looks {
+    /// The noisy picture of the chain.
+    Noisy,
+    /// The picture that the model expects behind it.
+    Clean,
+}
+
+/// A score that pictures are steered to raise: a classifier's log-probability, nearness to something.
+pub trait Guide {
+    /// What it must be shown.
+    fn looks_at(&self) -> Looks;
+
+    /// The score of each picture x = `signal`·x₀ + `sigma`·ε of a request, `[n]`; differentiable in `x`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit.
+    fn score(&self, x: Tensor<4>, signal: f64, sigma: f64, request: &GenerateRequest) -> Result<Tensor<1>>;
+}
+
+/// A guide and how strongly it steers.
+#[derive(Clone)]
+pub struct Guided {
+    /// What scores.
+    pub guide: Rc<dyn Guide>,
+    /// What its gradient is multiplied by.
+    pub scale: f64,
+}
+
+impl fmt::Debug for Guided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guided({})", self.scale)
+    }
+}
+
+/// Told at each evaluation of a chain: which it is, of how many if that is known, and the picture `[n, c, h, w]` that
+/// the model expects so far.
+#[derive(Clone)]
+pub struct ChainWatch(pub Rc<WatchChain>);
+
+/// See [`ChainWatch`].
+pub type WatchChain = dyn Fn(usize, Option<usize>, &Tensor<4>);
+
+impl fmt::Debug for ChainWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChainWatch")
     }
 }
 
@@ -222,10 +291,70 @@ pub struct SamplerSettings {
     pub timestep_spacing: Option<String>,
     /// DDIM's η: 0 deterministic, 1 as random as DDPM.
     pub eta: Option<f64>,
+    /// Of DDPM's step: `small` or `large`.
+    pub variance: Option<String>,
+    /// Spacing of a solver's noise levels: `schedule`, `karras` or `exponential`.
+    pub sigmas: Option<String>,
+    /// Where a solver ends: `zero` or `sigma_min`.
+    pub final_sigma: Option<String>,
+    /// Order of a multistep solver.
+    pub order: Option<usize>,
+    /// Its kind: `midpoint`, `heun`; `bh1`, `bh2`.
+    pub solver_type: Option<String>,
+    /// Of predictor–corrector: `reverse-diffusion`, `ancestral` or `none`.
+    pub predictor: Option<String>,
+    /// Langevin steps at each level.
+    pub corrector_steps: Option<usize>,
+    /// Their signal-to-noise ratio.
+    pub snr: Option<f64>,
+    /// Relative tolerance of the adaptive solver.
+    pub rtol: Option<f64>,
+    /// Its absolute tolerance.
+    pub atol: Option<f64>,
     /// Classifier-free guidance scale w.
     pub guidance_scale: Option<f64>,
+    /// How far guidance is brought back to the unguided deviation: 0 to 1.
+    pub guidance_rescale: Option<f64>,
+    /// Noise σ/α between which to guide.
+    pub guidance_interval: Option<[f64; 2]>,
+    /// Steps of universal guidance on the picture itself.
+    pub backward_steps: Option<usize>,
+    /// The size of each.
+    pub backward_rate: Option<f64>,
+    /// How often each step is undone and taken again.
+    pub recurrence: Option<usize>,
     /// Truncation ψ of the latent.
     pub truncation_psi: Option<f64>,
+}
+
+impl SamplerSettings {
+    /// What is set, as flags of `kiln sample` with their values.
+    pub fn given(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("--sampler", self.sampler.clone()),
+            ("--steps", self.steps.map(|v| v.to_string())),
+            ("--timestep-spacing", self.timestep_spacing.clone()),
+            ("--eta", self.eta.map(|v| v.to_string())),
+            ("--variance", self.variance.clone()),
+            ("--sigmas", self.sigmas.clone()),
+            ("--final-sigma", self.final_sigma.clone()),
+            ("--order", self.order.map(|v| v.to_string())),
+            ("--solver-type", self.solver_type.clone()),
+            ("--predictor", self.predictor.clone()),
+            ("--corrector-steps", self.corrector_steps.map(|v| v.to_string())),
+            ("--snr", self.snr.map(|v| v.to_string())),
+            ("--rtol", self.rtol.map(|v| v.to_string())),
+            ("--atol", self.atol.map(|v| v.to_string())),
+            ("--guidance-scale", self.guidance_scale.map(|v| v.to_string())),
+            ("--guidance-rescale", self.guidance_rescale.map(|v| v.to_string())),
+            ("--guidance-interval", self.guidance_interval.map(|[low, high]| format!("{low},{high}"))),
+            ("--backward-steps", self.backward_steps.map(|v| v.to_string())),
+            ("--backward-rate", self.backward_rate.map(|v| v.to_string())),
+            ("--recurrence", self.recurrence.map(|v| v.to_string())),
+            ("--truncation-psi", self.truncation_psi.map(|v| v.to_string())),
+        ];
+        all.into_iter().filter_map(|(flag, value)| Some((flag, value?))).collect()
+    }
 }
 
 /// Makes pictures from nothing but randomness (and perhaps a class).
@@ -308,6 +437,11 @@ pub trait Classify<N>: Sync {
     /// # Errors
     /// If the pictures do not fit the network.
     fn classify(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+
+    /// For a classifier that knows noise: the logits of x = `signal`·x₀ + `sigma`·ε; `None` for any other.
+    fn classify_noisy(&self, _networks: &N, _x: Tensor<4>, _signal: f64, _sigma: f64) -> Option<Tensor<2>> {
+        None
+    }
 }
 
 /// Sees more in a picture than its pixels: features learned for another end.
@@ -327,6 +461,15 @@ pub trait Likelihood<N>: Sync {
     /// # Errors
     /// If the pictures do not fit the network.
     fn nll(&self, networks: &N, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+
+    /// Negative log-likelihood in nats of each picture's 256 levels, `[n]`, exact but for the noise of `probes`
+    /// random vectors; `None` if there is only a bound.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn exact_nll(&self, _networks: &N, _images: Tensor<4>, _probes: usize, _key: Key) -> Result<Option<Tensor<1>>> {
+        Ok(None)
+    }
 
     /// What a figure with so many samples is called.
     fn name(&self, samples: usize) -> String {
@@ -410,18 +553,10 @@ pub fn check_class(class: Option<u32>, classes: &[String]) -> Result<()> {
 /// # Errors
 /// A usage error naming the flag.
 pub fn check_one_pass(system: &str, request: &GenerateRequest) -> Result<()> {
-    let s = &request.sampler;
-    let given = [
-        ("--sampler", s.sampler.is_some()),
-        ("--steps", s.steps.is_some()),
-        ("--timestep-spacing", s.timestep_spacing.is_some()),
-        ("--eta", s.eta.is_some()),
-        ("--guidance-scale", s.guidance_scale.is_some()),
-    ];
-    match given.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => {
-            Err(Error::usage(format!("{flag}: {system} samples in one pass of its network; leave it out")))
-        }
+    let guided = (!request.guides.is_empty()).then_some("--classifier (and --guide)");
+    let given = request.sampler.given().into_iter().map(|(flag, _)| flag);
+    match given.chain(guided).find(|flag| *flag != "--truncation-psi") {
+        Some(flag) => Err(Error::usage(format!("{flag}: {system} samples in one pass of its network; leave it out"))),
         None => Ok(()),
     }
 }

@@ -9,8 +9,9 @@
 use burn::tensor::{Bool, Tensor};
 use kiln_nn::tensor::{from_values, per_sample};
 
-use super::sampler::{Denoised, Variance};
-use super::schedule::NoiseSchedule;
+use super::sampler::Denoised;
+use super::sampler::ancestral::Variance;
+use super::schedule::{Level, NoiseSchedule, Posterior};
 
 /// Half the distance between two of the 256 levels of [−1, 1].
 const HALF_LEVEL: f64 = 1.0 / 255.0;
@@ -56,12 +57,13 @@ pub fn term(
     denoised: Denoised,
 ) -> Tensor<1> {
     let device = x0.device();
-    let posteriors: Vec<_> = t.iter().map(|&t| schedule.posterior(t, t.checked_sub(1))).collect();
-    let second = schedule.posterior(1, Some(0)).beta_tilde;
+    let back = |t: usize| Posterior::between(schedule.level(t), schedule.level_or_picture(t.checked_sub(1)));
+    let posteriors: Vec<Posterior> = t.iter().map(|&t| back(t)).collect();
+    let second = back(1).beta_tilde;
     let each =
         |values: Vec<f64>| per_sample(from_values(values.into_iter().map(|v| v as f32).collect(), [t.len()], &device));
     let beta_tilde = each(posteriors.iter().map(|p| if p.beta_tilde > 0.0 { p.beta_tilde } else { second }).collect());
-    let fixed_beta = |p: &super::schedule::Posterior| match variance {
+    let fixed_beta = |p: &Posterior| match variance {
         Variance::Large if p.beta_tilde == 0.0 => second,
         _ => p.beta,
     };
@@ -79,11 +81,13 @@ pub fn term(
     nats(kl.mask_where(first.expand(shape), decoder))
 }
 
-/// L_T of each picture, `[n]`.
+/// L_T of each picture, `[n]`: against N(0, α² + σ²), which is N(0, I) where variance is preserved.
 pub fn prior(schedule: &NoiseSchedule, x0: Tensor<4>) -> Tensor<1> {
-    let alpha_bar = schedule.alpha_bar(Some(schedule.steps() - 1));
-    let (mean, variance) = (x0 * alpha_bar.sqrt(), 1.0 - alpha_bar);
-    nats((mean.square() + (variance - variance.ln() - 1.0)) * 0.5)
+    let last = schedule.level(schedule.steps() - 1);
+    let Level { signal, sigma, .. } = last;
+    let whole = last.scale().powi(2);
+    let share = sigma * sigma / whole;
+    nats(((x0 * signal).square() / whole + (share - share.ln() - 1.0)) * 0.5)
 }
 
 /// The sum over each picture.

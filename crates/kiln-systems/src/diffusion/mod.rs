@@ -1,8 +1,11 @@
-//! Diffusion. Schedule, parameterisation and sampler are separate and combine freely; a system
-//! brings the network and the loss.
+//! Diffusion. Schedule, parameterisation, objective, sampler and guidance are separate and combine freely; a system
+//! brings the network.
 
 pub mod bound;
 pub mod ddpm;
+pub mod guidance;
+pub mod noisy_classifier;
+pub mod objective;
 pub mod parameterisation;
 pub mod sampler;
 pub mod schedule;

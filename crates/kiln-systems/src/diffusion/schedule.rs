@@ -1,4 +1,6 @@
-//! Noise schedules: how much of the picture is left after t steps.
+//! Noise schedules: how much of the picture is left, and how much noise there is, at each time.
+//!
+//! Whatever the schedule, x = `signal`·x₀ + `sigma`·ε. Everything else asks a [`Level`] for these two.
 
 use burn::tensor::{Device, Tensor};
 use kiln_nn::tensor::{from_values, per_sample};
@@ -6,109 +8,283 @@ use serde::{Deserialize, Serialize};
 
 /// The shape of β.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
-    /// β rises linearly from 10⁻⁴ to 0.02 at T = 1000 (Ho 2020, §4), scaled by 1000/T otherwise.
+    /// β rises linearly (Ho 2020, §4).
     #[default]
     Linear,
-    /// ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, equation 17).
+    /// √β rises linearly (Rombach 2022; `scaled_linear` of diffusers).
+    ScaledLinear,
+    /// ᾱ falls as a squared cosine (Nichol & Dhariwal 2021, equation 17; `squaredcos_cap_v2`).
     Cosine,
+    /// β rises as a sigmoid over [−6, 6] (Xu 2022, GeoDiff).
+    Sigmoid,
 }
 
-/// A discrete schedule of T steps. `t` counts from 0, so `t` here is t + 1 in the papers.
-#[derive(Clone, Debug)]
-pub struct NoiseSchedule {
-    /// βₜ, the variance added at step t.
-    pub betas: Vec<f64>,
-    /// ᾱₜ = Π (1 − βₛ), the share of the picture's variance left.
-    pub alphas_cumprod: Vec<f64>,
+/// Which of the stochastic differential equations of Song 2021b adds the noise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sde {
+    /// Variance preserving (equation 32): α = √ᾱ, σ = √(1 − ᾱ). DDPM's.
+    #[default]
+    Vp,
+    /// Below it (equation 34): α = √ᾱ, σ = 1 − ᾱ.
+    SubVp,
+    /// Variance exploding (equation 30): α = 1, σ geometric from `sigma_min` to `sigma_max`.
+    Ve,
 }
 
-impl NoiseSchedule {
-    /// A schedule of `steps` ≥ 1 steps.
-    pub fn new(kind: BetaSchedule, steps: usize) -> Self {
-        let n = steps as f64;
-        let betas: Vec<f64> = match kind {
-            BetaSchedule::Linear => {
-                let scale = 1000.0 / n;
-                let (first, last) = (scale * 1e-4, scale * 0.02);
-                let at = |i: usize| first + (last - first) * i as f64 / (n - 1.0).max(1.0);
-                (0..steps).map(|i| at(i).min(0.999)).collect()
-            }
-            BetaSchedule::Cosine => {
-                let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-                (0..steps).map(|i| (1.0 - bar((i as f64 + 1.0) / n) / bar(i as f64 / n)).min(0.999)).collect()
-            }
+impl Sde {
+    /// The level of time `t` at which σ/α is `ratio`.
+    pub fn level(self, t: f64, ratio: f64) -> Level {
+        let signal = match self {
+            Self::Vp => 1.0 / (1.0 + ratio * ratio).sqrt(),
+            // The positive root of α² + ratio·α − 1.
+            Self::SubVp => 2.0 / (ratio + (ratio * ratio + 4.0).sqrt()),
+            Self::Ve => 1.0,
         };
-        let alphas_cumprod = betas
-            .iter()
-            .scan(1.0, |product, beta| {
-                *product *= 1.0 - beta;
-                Some(*product)
-            })
-            .collect();
-        Self { betas, alphas_cumprod }
+        Level { t, signal, sigma: ratio * signal }
     }
+}
 
+/// A schedule in the words of a recipe.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScheduleOptions {
+    /// The shape of β.
+    pub shape: BetaSchedule,
     /// T.
-    pub fn steps(&self) -> usize {
-        self.betas.len()
-    }
+    pub steps: usize,
+    /// β at the first time if T is 1000; scaled by 1000/T otherwise. Not for the cosine.
+    pub beta_start: f64,
+    /// β at the last time, likewise.
+    pub beta_end: f64,
+    /// Rescale so that nothing is left of the picture at the last time (Lin 2024, algorithm 1).
+    pub zero_terminal_snr: bool,
+    /// How β, or the σ below, become levels.
+    pub sde: Sde,
+    /// The least σ of [`Sde::Ve`].
+    pub sigma_min: f64,
+    /// The greatest σ of [`Sde::Ve`].
+    pub sigma_max: f64,
+}
 
-    /// ᾱₜ, with ᾱ = 1 before the first step (`None`).
-    pub fn alpha_bar(&self, t: Option<usize>) -> f64 {
-        t.map_or(1.0, |t| self.alphas_cumprod[t])
-    }
-
-    /// The level of each of a batch's times; of all pictures if there is one time.
-    pub fn level(&self, t: &[usize], device: &Device) -> Level {
-        let each = |f: fn(f64) -> f64| {
-            let values = t.iter().map(|&t| f(self.alphas_cumprod[t]) as f32).collect();
-            per_sample(from_values(values, [t.len()], device))
-        };
-        Level { signal: each(f64::sqrt), sigma: each(|a| (1.0 - a).sqrt()) }
-    }
-
-    /// q(x before | xₜ, x₀), from `t` to any earlier time or to the picture (`None`).
-    pub fn posterior(&self, t: usize, before: Option<usize>) -> Posterior {
-        let (alpha_bar, previous) = (self.alpha_bar(Some(t)), self.alpha_bar(before));
-        let alpha = alpha_bar / previous;
-        let beta = 1.0 - alpha;
-        Posterior {
-            x0: previous.sqrt() * beta / (1.0 - alpha_bar),
-            xt: alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar),
-            beta,
-            beta_tilde: beta * (1.0 - previous) / (1.0 - alpha_bar),
+impl Default for ScheduleOptions {
+    fn default() -> Self {
+        Self {
+            shape: BetaSchedule::Linear,
+            steps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            zero_terminal_snr: false,
+            sde: Sde::Vp,
+            sigma_min: 0.01,
+            sigma_max: 50.0,
         }
     }
 }
 
-/// How much picture and how much noise there is at a time.
-#[derive(Clone, Debug)]
-pub struct Level {
-    /// √ᾱ, `[n, 1, 1, 1]`.
-    pub signal: Tensor<4>,
-    /// √(1 − ᾱ), `[n, 1, 1, 1]`.
-    pub sigma: Tensor<4>,
-}
+impl ScheduleOptions {
+    /// βₜ, each at most 0.999.
+    pub fn betas(&self) -> Vec<f64> {
+        let n = self.steps as f64;
+        let scale = 1000.0 / n;
+        let (first, last) = (scale * self.beta_start, scale * self.beta_end);
+        let between = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (n - 1.0).max(1.0);
+        let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+        let at = |i: usize| match self.shape {
+            BetaSchedule::Linear => between(first, last, i),
+            BetaSchedule::ScaledLinear => between(first.sqrt(), last.sqrt(), i).powi(2),
+            BetaSchedule::Cosine => 1.0 - bar((i as f64 + 1.0) / n) / bar(i as f64 / n),
+            BetaSchedule::Sigmoid => first + (last - first) / (1.0 + (-between(-6.0, 6.0, i)).exp()),
+        };
+        (0..self.steps).map(|i| at(i).min(0.999)).collect()
+    }
 
-impl Level {
-    /// xₜ = √ᾱ x₀ + √(1 − ᾱ) ε (Ho 2020, equation 4).
-    pub fn noised(&self, x0: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
-        x0 * self.signal.clone() + noise * self.sigma.clone()
+    /// ᾱₜ = Π (1 − βₛ), the share of the picture's variance left.
+    pub fn alphas_cumprod(&self) -> Vec<f64> {
+        let mut product = 1.0;
+        let mut bars: Vec<f64> = self.betas().into_iter().map(|beta| (product *= 1.0 - beta, product).1).collect();
+        if let (true, Some(first), Some(last)) = (self.zero_terminal_snr, bars.first().copied(), bars.last().copied()) {
+            // √ᾱ is shifted until the last is 0, then stretched until the first is what it was.
+            let (first, last) = (first.sqrt(), last.sqrt());
+            bars.iter_mut().for_each(|bar| *bar = ((bar.sqrt() - last) * first / (first - last)).powi(2));
+        }
+        bars
+    }
+
+    /// The levels of all times.
+    pub fn schedule(&self) -> NoiseSchedule {
+        let timed = |(t, (signal, sigma)): (usize, (f64, f64))| Level { t: t as f64, signal, sigma };
+        let geometric = |t: usize| {
+            let share = t as f64 / (self.steps as f64 - 1.0).max(1.0);
+            (1.0, self.sigma_min * (self.sigma_max / self.sigma_min).powf(share))
+        };
+        let levels: Vec<(f64, f64)> = match self.sde {
+            Sde::Vp => self.alphas_cumprod().into_iter().map(|bar| (bar.sqrt(), (1.0 - bar).sqrt())).collect(),
+            Sde::SubVp => self.alphas_cumprod().into_iter().map(|bar| (bar.sqrt(), 1.0 - bar)).collect(),
+            Sde::Ve => (0..self.steps).map(geometric).collect(),
+        };
+        NoiseSchedule { options: *self, levels: levels.into_iter().enumerate().map(timed).collect() }
     }
 }
 
-/// The Gaussian a step back draws from if x₀ is known: mean `x0`·x₀ + `xt`·xₜ and variance β̃
-/// (Ho 2020, equations 6 and 7).
-#[derive(Clone, Copy, Debug)]
+/// How much picture and how much noise there is at a time: x = `signal`·x₀ + `sigma`·ε.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    /// What the network is told, in steps of the schedule; it need not be whole.
+    pub t: f64,
+    /// α, which is √ᾱ if variance is preserved.
+    pub signal: f64,
+    /// σ.
+    pub sigma: f64,
+}
+
+/// The α that stands for 0 where it is divided by: ᾱ = 2⁻²⁴, as in diffusers.
+const LEAST_SIGNAL: f64 = 1.0 / 4096.0;
+
+impl Level {
+    /// No noise at all: where every walk ends.
+    pub const PICTURE: Self = Self { t: 0.0, signal: 1.0, sigma: 0.0 };
+
+    /// σ/α, the noise in units of the picture: σ of Karras 2022.
+    pub fn ratio(self) -> f64 {
+        self.sigma / self.signal
+    }
+
+    /// λ = ln α/σ, half the log signal-to-noise ratio (Lu 2022); infinite for the picture.
+    pub fn lambda(self) -> f64 {
+        -self.ratio().ln()
+    }
+
+    /// √(α² + σ²): the deviation of x where the picture's is 1.
+    pub fn scale(self) -> f64 {
+        self.signal.hypot(self.sigma)
+    }
+}
+
+/// A discrete schedule of T levels. `t` counts from 0, so `t` here is t + 1 in the papers.
+#[derive(Clone, Debug)]
+pub struct NoiseSchedule {
+    options: ScheduleOptions,
+    levels: Vec<Level>,
+}
+
+impl NoiseSchedule {
+    /// A variance-preserving schedule of `steps` ≥ 1 steps.
+    pub fn new(shape: BetaSchedule, steps: usize) -> Self {
+        ScheduleOptions { shape, steps, ..ScheduleOptions::default() }.schedule()
+    }
+
+    /// What it was made from.
+    pub fn options(&self) -> &ScheduleOptions {
+        &self.options
+    }
+
+    /// T.
+    pub fn steps(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// The level at time `t`.
+    pub fn level(&self, t: usize) -> Level {
+        self.levels[t]
+    }
+
+    /// The level at time `t` if any, else the picture.
+    pub fn level_or_picture(&self, t: Option<usize>) -> Level {
+        t.map_or(Level::PICTURE, |t| self.level(t))
+    }
+
+    /// σ/α at time `t`; about 2¹² where nothing is left of the picture.
+    pub fn ratio(&self, t: usize) -> f64 {
+        let level = self.levels[t];
+        if level.signal > 0.0 { level.ratio() } else { (1.0 - LEAST_SIGNAL * LEAST_SIGNAL).sqrt() / LEAST_SIGNAL }
+    }
+
+    /// σ/α at a time between the whole ones, linear between its neighbours.
+    pub fn ratio_between(&self, t: f64) -> f64 {
+        let low = (t.max(0.0).floor() as usize).min(self.steps() - 1);
+        let high = (low + 1).min(self.steps() - 1);
+        let share = t - low as f64;
+        self.ratio(low) * (1.0 - share) + self.ratio(high) * share
+    }
+
+    /// The time at which σ/α is `ratio`, linear in its logarithm and within the schedule: what lets
+    /// a network of whole times serve a continuous sampler (Karras 2022, appendix C.3.4).
+    pub fn time_of(&self, ratio: f64) -> f64 {
+        let goal = ratio.max(1e-10).ln();
+        let after = (0..self.steps()).position(|t| self.ratio(t).ln() > goal).unwrap_or(self.steps());
+        let low = after.saturating_sub(1).min(self.steps().saturating_sub(2));
+        let high = (low + 1).min(self.steps() - 1);
+        let (a, b) = (self.ratio(low).ln(), self.ratio(high).ln());
+        let share = if b > a { ((goal - a) / (b - a)).clamp(0.0, 1.0) } else { 0.0 };
+        low as f64 + share
+    }
+
+    /// The level at which σ/α is `ratio`.
+    pub fn at_ratio(&self, ratio: f64) -> Level {
+        self.options.sde.level(self.time_of(ratio), ratio)
+    }
+}
+
+/// The levels of a batch's pictures, or one level for all of them.
+#[derive(Clone, Debug)]
+pub struct Levels {
+    levels: Vec<Level>,
+    device: Device,
+}
+
+impl Levels {
+    /// On a device.
+    pub fn new(levels: &[Level], device: &Device) -> Self {
+        Self { levels: levels.to_vec(), device: device.clone() }
+    }
+
+    /// A number of each level, computed in 64 bits: `[n, 1, 1, 1]`.
+    pub fn each(&self, f: impl Fn(Level) -> f64) -> Tensor<4> {
+        let values = self.levels.iter().map(|&l| f(l) as f32).collect();
+        per_sample(from_values(values, [self.levels.len()], &self.device))
+    }
+
+    /// Whether a number is 1 at every level, so that nothing need be multiplied by it.
+    pub fn all_one(&self, f: impl Fn(Level) -> f64) -> bool {
+        self.levels.iter().all(|&l| (f(l) - 1.0).abs() < 1e-9)
+    }
+
+    /// x = α x₀ + σ ε (Ho 2020, equation 4).
+    pub fn noised(&self, x0: Tensor<4>, noise: Tensor<4>) -> Tensor<4> {
+        x0 * self.each(|l| l.signal) + noise * self.each(|l| l.sigma)
+    }
+}
+
+/// The step forward that leads from one level to a noisier one, x = `keep`·x′ + √`beta`·ε, and the Gaussian
+/// that its reverse draws from if x₀ is known: mean `x0`·x₀ + `xt`·x, variance `beta_tilde` (Ho 2020, equations 6 and 7).
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Posterior {
+    /// What the less noisy one is multiplied by in the step forward: √(1 − β).
+    pub keep: f64,
+    /// The variance the step forward adds: β.
+    pub beta: f64,
     /// What x₀ is multiplied by in the mean.
     pub x0: f64,
-    /// What xₜ is multiplied by in the mean.
+    /// What x is multiplied by in the mean.
     pub xt: f64,
-    /// β, the variance the step forward adds.
-    pub beta: f64,
     /// β̃; 0 for a step to the picture.
     pub beta_tilde: f64,
+}
+
+impl Posterior {
+    /// Of the step back `from` a level `to` a less noisy one.
+    pub fn between(from: Level, to: Level) -> Self {
+        let keep = from.signal / to.signal;
+        let variance = from.sigma * from.sigma;
+        let beta = (variance - (keep * to.sigma).powi(2)).max(0.0);
+        Self {
+            keep,
+            beta,
+            x0: to.signal * beta / variance,
+            xt: keep * to.sigma * to.sigma / variance,
+            beta_tilde: beta * to.sigma * to.sigma / variance,
+        }
+    }
 }

@@ -75,6 +75,14 @@ fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     (0..prepared.len()).map(|i| prepared.get(i)).collect()
 }
 
+/// A user's one picture as the run's network wants it, `[1, c, h, w]` in [−1, 1].
+pub fn one_picture(path: &Path, info: &Info) -> Result<Tensor<4>> {
+    let [c, h, w] = info.pictures.shape;
+    let first = read(path, info)?.into_iter().next();
+    let picture = first.ok_or_else(|| Error::usage(format!("{}: no picture in it", path.display())))?;
+    Ok(from_values(picture.values, [1, c, h, w], &info.device))
+}
+
 /// A user's pictures at their own sizes.
 fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let rule = PictureRule { size: 0, resize: Resize::None, flip: false, ..info.data.rule() };

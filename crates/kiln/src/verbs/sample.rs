@@ -1,20 +1,25 @@
 //! `kiln sample`.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{Picture, contact_sheet};
 use kiln_nn::tensor::from_values;
-use kiln_train::model::Weights;
+use kiln_systems::diffusion::guidance::{ColourHistogram, Edges};
+use kiln_systems::diffusion::noisy_classifier::ClassifierGuide;
+use kiln_train::model::{Info, Weights};
 use kiln_train::preview::pictures;
 use kiln_train::system::check_class;
-use kiln_train::{Ability, GenerateRequest, Model, Progress, SamplerSettings, checkpoint};
+use kiln_train::{Ability, ChainWatch, GenerateRequest, Guide, Guided, Model, Progress, SamplerSettings, checkpoint};
 use serde_json::json;
 
 use crate::Common;
 use crate::output::Output;
+use crate::verbs::pictures::one_picture;
 use crate::verbs::{need, open};
 
 /// Pictures made at a time; the pictures do not depend on it.
@@ -42,6 +47,9 @@ pub struct SampleArgs {
     /// Use the live weights instead of their average
     #[arg(long)]
     raw: bool,
+    /// Draw the pictures expected along the chain, into trajectory.png
+    #[arg(long)]
+    trajectory: bool,
     #[command(flatten)]
     sampler: SamplerArgs,
 }
@@ -49,25 +57,94 @@ pub struct SampleArgs {
 /// Settings of the sampler; each system has its own defaults.
 #[derive(Args, Clone, Default)]
 pub struct SamplerArgs {
-    /// ddpm or ddim
-    #[arg(long)]
+    /// ddpm, ddim, euler, euler-ancestral, heun, dpm++, dpm++-sde, unipc, pc or ode
+    #[arg(long, help_heading = SAMPLER)]
     pub sampler: Option<String>,
     /// Denoising steps
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLER)]
     pub steps: Option<usize>,
     /// Which times they visit: leading, trailing, linspace or quadratic
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLER)]
     pub timestep_spacing: Option<String>,
     /// DDIM's η: 0 deterministic, 1 as random as DDPM
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLER)]
     pub eta: Option<f64>,
-    /// Classifier-free guidance scale (1 is unguided)
-    #[arg(long)]
+    /// Variance of DDPM's steps: small (β̃) or large (β)
+    #[arg(long, help_heading = SAMPLER)]
+    pub variance: Option<String>,
+    /// Noise levels of a solver: schedule, karras or exponential
+    #[arg(long, help_heading = SAMPLER)]
+    pub sigmas: Option<String>,
+    /// Where a solver ends: zero or sigma_min
+    #[arg(long, help_heading = SAMPLER)]
+    pub final_sigma: Option<String>,
+    /// Order of dpm++ and unipc: 1 to 3
+    #[arg(long, help_heading = SAMPLER)]
+    pub order: Option<usize>,
+    /// midpoint or heun of dpm++, bh1 or bh2 of unipc
+    #[arg(long, help_heading = SAMPLER)]
+    pub solver_type: Option<String>,
+    /// Predictor of pc: reverse-diffusion, ancestral or none
+    #[arg(long, help_heading = SAMPLER)]
+    pub predictor: Option<String>,
+    /// Langevin steps of pc at each level
+    #[arg(long, help_heading = SAMPLER)]
+    pub corrector_steps: Option<usize>,
+    /// Their signal-to-noise ratio
+    #[arg(long, help_heading = SAMPLER)]
+    pub snr: Option<f64>,
+    /// Relative tolerance of ode
+    #[arg(long, help_heading = SAMPLER)]
+    pub rtol: Option<f64>,
+    /// Absolute tolerance of ode
+    #[arg(long, help_heading = SAMPLER)]
+    pub atol: Option<f64>,
+    /// Classifier-free guidance scale (1 is unguided); without --class, to a class drawn for each picture
+    #[arg(long, help_heading = GUIDANCE)]
     pub guidance_scale: Option<f64>,
+    /// How far a guided prediction is brought back to the unguided one's deviation: 0 to 1
+    #[arg(long, help_heading = GUIDANCE)]
+    pub guidance_rescale: Option<f64>,
+    /// Noise levels σ/α between which to guide, such as 0.2,5
+    #[arg(long, value_parser = interval, help_heading = GUIDANCE)]
+    pub guidance_interval: Option<[f64; 2]>,
+    /// A run that classifies: one of noisy-classifier guides the noisy picture, any other the predicted one
+    #[arg(long, help_heading = GUIDANCE)]
+    pub classifier: Option<PathBuf>,
+    /// How strongly
+    #[arg(long, default_value_t = 1.0, requires = "classifier", help_heading = GUIDANCE)]
+    pub classifier_scale: f64,
+    /// A picture to come near to: colours:FILE by its histogram, edges:FILE by its outlines
+    #[arg(long, help_heading = GUIDANCE)]
+    pub guide: Option<String>,
+    /// How strongly
+    #[arg(long, default_value_t = 1.0, requires = "guide", help_heading = GUIDANCE)]
+    pub guide_scale: f64,
+    /// Steps uphill on the predicted picture itself, for a guide that looks at it
+    #[arg(long, help_heading = GUIDANCE)]
+    pub backward_steps: Option<usize>,
+    /// The size of each
+    #[arg(long, help_heading = GUIDANCE)]
+    pub backward_rate: Option<f64>,
+    /// How often each step of ddpm and ddim is undone and taken again
+    #[arg(long, help_heading = GUIDANCE)]
+    pub recurrence: Option<usize>,
     /// Truncation ψ of the latent
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLER)]
     pub truncation_psi: Option<f64>,
 }
+
+/// `0.2,5`.
+fn interval(text: &str) -> std::result::Result<[f64; 2], String> {
+    let ends = text.split_once(',').map(|(low, high)| [low, high].map(|end| end.trim().parse::<f64>()));
+    match ends {
+        Some([Ok(low), Ok(high)]) => Ok([low, high]),
+        _ => Err("expected two numbers, such as 0.2,5".into()),
+    }
+}
+
+const SAMPLER: &str = "Sampler";
+const GUIDANCE: &str = "Guidance";
 
 impl SamplerArgs {
     /// As the systems take them.
@@ -77,8 +154,54 @@ impl SamplerArgs {
             steps: self.steps,
             timestep_spacing: self.timestep_spacing.clone(),
             eta: self.eta,
+            variance: self.variance.clone(),
+            sigmas: self.sigmas.clone(),
+            final_sigma: self.final_sigma.clone(),
+            order: self.order,
+            solver_type: self.solver_type.clone(),
+            predictor: self.predictor.clone(),
+            corrector_steps: self.corrector_steps,
+            snr: self.snr,
+            rtol: self.rtol,
+            atol: self.atol,
             guidance_scale: self.guidance_scale,
+            guidance_rescale: self.guidance_rescale,
+            guidance_interval: self.guidance_interval,
+            backward_steps: self.backward_steps,
+            backward_rate: self.backward_rate,
+            recurrence: self.recurrence,
             truncation_psi: self.truncation_psi,
+        }
+    }
+
+    /// What else steers the pictures of a run.
+    ///
+    /// # Errors
+    /// If a classifier or a picture does not fit it.
+    pub fn guides(&self, info: &Info, class: Option<u32>, common: &Common) -> Result<Vec<Guided>> {
+        let mut guides: Vec<Guided> = Vec::new();
+        if let Some(run) = &self.classifier {
+            let (model, _) = open(run, Weights::Average, &common.device)?;
+            need(&*model, Ability::Classify)?;
+            let guide = ClassifierGuide::new(model, info.pictures.shape)?;
+            check_class(class, guide.classes())?;
+            guides.push(Guided { guide: Rc::new(guide), scale: self.classifier_scale });
+        }
+        if let Some(spec) = &self.guide {
+            let Some((kind, file)) = spec.split_once(':') else {
+                return Err(Error::usage(format!("--guide {spec}: expected colours:FILE or edges:FILE")));
+            };
+            let picture = one_picture(Path::new(file), info)?;
+            let guide: Rc<dyn Guide> = match kind {
+                "colours" => Rc::new(ColourHistogram::of(picture)),
+                "edges" => Rc::new(Edges::of(picture)),
+                _ => return Err(Error::usage(format!("--guide {spec}: there are colours:FILE and edges:FILE"))),
+            };
+            guides.push(Guided { guide, scale: self.guide_scale });
+        }
+        match guides.iter().find(|g| !g.scale.is_finite()) {
+            Some(g) => Err(Error::usage(format!("--classifier-scale (--guide-scale) {}: must be finite", g.scale))),
+            None => Ok(guides),
         }
     }
 }
@@ -92,18 +215,31 @@ pub fn generate(
     each: &mut dyn FnMut(u64, Tensor<4>) -> Result<()>,
 ) -> Result<()> {
     let n = n as u64;
-    let mut progress = (!quiet).then(|| Progress::new("sampling", "pictures", 0, n));
+    let progress = (!quiet).then(|| Rc::new(RefCell::new(Progress::new("sampling", "pictures", 0, n))));
     for start in (0..n).step_by(CHUNK as usize) {
         let end = (start + CHUNK).min(n);
         let noise = request.noise.as_ref().map(|t| t.clone().narrow(0, start as usize, (end - start) as usize));
-        let part = GenerateRequest { indices: start..end, noise, ..request.clone() };
+        let mut part = GenerateRequest { indices: start..end, noise, ..request.clone() };
+        if let Some(progress) = progress.clone() {
+            // A chain of many steps tells how far its pictures are.
+            let (inner, many) = (request.watch.clone(), end - start);
+            part.watch = Some(ChainWatch(Rc::new(move |i, of, x0| {
+                if let Some(of) = of {
+                    let done = start + many * i as u64 / of as u64;
+                    progress.borrow_mut().update(done, || format!("step {} of {of}", i + 1));
+                }
+                if let Some(ChainWatch(watch)) = &inner {
+                    watch(i, of, x0);
+                }
+            })));
+        }
         each(start, model.generate(&part)?)?;
-        if let Some(p) = &mut progress {
-            p.update(end, String::new);
+        if let Some(p) = &progress {
+            p.borrow_mut().update(end, String::new);
         }
     }
     if let Some(p) = &progress {
-        p.finish();
+        p.borrow().finish();
     }
     Ok(())
 }
@@ -118,10 +254,44 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     let mut request = GenerateRequest::new(0..args.n as u64, args.seed, &device);
     request.class = args.class;
     request.sampler = args.sampler.settings();
+    request.guides = args.sampler.guides(model.info(), args.class, common)?;
     if let Some(path) = &args.noise {
         request.noise = Some(read_noise(path, args.n, &device)?);
     }
-    write(&*model, &request, args.n, &args.out, common, out)
+    if !args.trajectory {
+        return write(&*model, &request, args.n, &args.out, common, out);
+    }
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let into = seen.clone();
+    request.watch = Some(ChainWatch(Rc::new(move |i, _, x0: &Tensor<4>| {
+        // A chain that begins after the first is of other pictures.
+        if i == into.borrow().len() {
+            let shown = x0.dims()[0].min(TRAJECTORIES);
+            into.borrow_mut().push(pictures(x0.clone().narrow(0, 0, shown)));
+        }
+    })));
+    write(&*model, &request, args.n, &args.out, common, out)?;
+    let strip = args.out.join("trajectory.png");
+    trajectory(&seen.borrow())?.write_png(&strip, &[("system", model.info().system)])?;
+    out.say(|| format!("the chain of the first ones in {}", strip.display()), &json!({"trajectory": strip}));
+    Ok(())
+}
+
+/// Chains drawn, and pictures of each.
+const TRAJECTORIES: usize = 8;
+const STATIONS: usize = 12;
+
+/// A row for each chain: the pictures expected on the way, evenly over its evaluations.
+fn trajectory(seen: &[Vec<Picture>]) -> Result<Picture> {
+    let Some(last) = seen.len().checked_sub(1) else {
+        return Err(Error::usage("--trajectory: this system or sampler has no chain of steps to draw; leave it out"));
+    };
+    let stations = STATIONS.min(seen.len());
+    let at = |i: usize| &seen[i * last / (stations - 1).max(1)];
+    let cell = |row: usize, i: usize| at(i)[row].clone();
+    let cells: Vec<Picture> =
+        (0..seen[0].len()).flat_map(|row| (0..stations).map(move |i| (row, i))).map(|(row, i)| cell(row, i)).collect();
+    contact_sheet(&cells, stations, 1)
 }
 
 /// After training: samples on seed 0 into the run folder.
@@ -141,7 +311,7 @@ fn write(
     out: &Output,
 ) -> Result<()> {
     let info = model.info();
-    if request.class.is_some() && info.pictures.classes.is_empty() {
+    if request.class.is_some() && info.pictures.classes.is_empty() && request.guides.is_empty() {
         check_class(request.class, &[])?;
     }
     let mut all: Vec<Picture> = Vec::new();
@@ -150,7 +320,10 @@ fn write(
         std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
-            let settings = format!("{:?} class {:?}", request.sampler, request.class);
+            let flags = request.sampler.given().into_iter().map(|(flag, value)| format!("{flag} {value}"));
+            let class = request.class.map(|class| format!("--class {class}"));
+            let guides = request.guides.iter().map(|g| format!("{g:?}"));
+            let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
             let text = [
                 ("system", info.system.to_string()),
                 ("run", info.run.clone()),

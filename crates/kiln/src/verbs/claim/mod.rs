@@ -3,13 +3,14 @@
 //! A claim is data: variants of a recipe, seeds, and measurements. Runs live below `--runs`, are
 //! resumed if they exist, and are not trained again once complete.
 
+mod diffusion;
 mod measures;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, Parser};
 use kiln_core::{Context, Error, Result};
 use kiln_data::Split;
 use kiln_systems::find;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use toml::Table;
 
 use crate::output::Output;
+use crate::verbs::claim::diffusion::{DDPM, of_ddpm};
 use crate::verbs::evaluate::{EvaluateArgs, measure};
 use crate::verbs::open;
 use crate::verbs::sample::SamplerArgs;
@@ -28,7 +30,7 @@ use crate::{Common, hardware};
 
 #[derive(Args)]
 pub struct ClaimArgs {
-    /// The system, or `measures` for what disturbances do to them
+    /// The system; `ddim`, `solvers`, `cfg` or `sde` of ddpm; or `measures` for what disturbances do to them
     system: String,
     /// Images each run sees, instead of the claim's own budget
     #[arg(long)]
@@ -57,7 +59,8 @@ struct Measurement {
     metrics: &'static str,
     n: usize,
     split: Split,
-    sampler: Option<(&'static str, usize)>,
+    /// Flags of `kiln sample`, separated by spaces.
+    sampler: &'static str,
     samples: usize,
 }
 
@@ -71,7 +74,7 @@ struct Claim {
 }
 
 const SCORE: Measurement =
-    Measurement { label: "", metrics: "fid,is,classes", n: 2000, split: Split::Train, sampler: None, samples: 0 };
+    Measurement { label: "", metrics: "fid,is,classes", n: 2000, split: Split::Train, sampler: "", samples: 0 };
 
 const FASHION: Variant = Variant { name: "fashion", set: &["data.set=fashion"] };
 
@@ -86,6 +89,17 @@ const RATE: &str = "model.optimizer.learning_rate=1e-3";
 /// Without it the domain head tells the domains apart to the end at this budget. Alone it harms: the
 /// source's statistics do not fit the target, so source-only has a row with and one without.
 const BATCH_NORM: &str = "model.batch_norm=true";
+
+/// Sampler flags as `kiln sample` reads them.
+fn flags(text: &str) -> Result<SamplerArgs> {
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        sampler: SamplerArgs,
+    }
+    let parsed = Flags::try_parse_from(std::iter::once("kiln").chain(text.split_whitespace()));
+    parsed.map(|f| f.sampler).map_err(|e| Error::new(format!("a claim's sampler `{text}`: {e}")))
+}
 
 /// The claim of a system; by default: train its own recipe and score what it makes.
 fn claim(system: &dyn AnySystem) -> Result<Claim> {
@@ -104,7 +118,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                     metrics: "nll",
                     n: 1000,
                     split: Split::Test,
-                    sampler: None,
+                    sampler: "",
                     samples: 200,
                 },
                 SCORE,
@@ -114,29 +128,23 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
             ..scored
         },
         "ddpm" => Claim {
-            variants: &[Variant {
-                name: "fashion",
-                set: &[
-                    "data.set=fashion",
-                    "train.batch=16",
-                    "train.ema_half_life=4000",
-                    "model.schedule=cosine",
-                    "model.prediction=v",
-                    "model.unet.patch=2",
-                    "model.unet.base_channels=32",
-                    "model.unet.channel_multipliers=[1, 2]",
-                    "model.unet.blocks=1",
-                    "model.unet.attention_levels=[]",
-                    "model.optimizer.learning_rate=1e-3",
-                    "model.optimizer.warmup=5000",
-                    "model.optimizer.schedule=cosine",
-                ],
-            }],
+            variants: &[DDPM],
             measurements: &[
-                Measurement { label: "DDIM 50", sampler: Some(("ddim", 50)), ..SCORE },
-                Measurement { label: "full chain", sampler: Some(("ddpm", 1000)), n: 300, ..SCORE },
-                Measurement { label: "DDIM 50, n as the full chain", sampler: Some(("ddim", 50)), n: 300, ..SCORE },
-                Measurement { label: "DDIM 1000", sampler: Some(("ddim", 1000)), metrics: "fid,is", n: 300, ..SCORE },
+                Measurement { label: "DDIM 50", sampler: "--sampler ddim --steps 50", ..SCORE },
+                Measurement { label: "full chain", sampler: "--sampler ddpm --steps 1000", n: 300, ..SCORE },
+                Measurement {
+                    label: "DDIM 50, n as the full chain",
+                    sampler: "--sampler ddim --steps 50",
+                    n: 300,
+                    ..SCORE
+                },
+                Measurement {
+                    label: "DDIM 1000",
+                    sampler: "--sampler ddim --steps 1000",
+                    metrics: "fid,is",
+                    n: 300,
+                    ..SCORE
+                },
             ],
             reference: "better than vae; DDIM 50 within 10 % of the full chain",
             images: 200_000,
@@ -154,7 +162,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 metrics: "pairs",
                 n: 400,
                 split: Split::Test,
-                sampler: None,
+                sampler: "",
                 samples: 0,
             }],
             reference: "below the input's own distance and both ablations",
@@ -174,7 +182,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 metrics: "accuracy",
                 n: 10_000,
                 split: Split::Test,
-                sampler: None,
+                sampler: "",
                 samples: 0,
             }],
             reference: "52.25 source-only, 76.66 DANN, 95.96 target-only (Ganin 2016, table 2)",
@@ -203,8 +211,15 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
     if args.system == "measures" {
         return measures::run(&args.pictures, common, out);
     }
-    let system = find(&args.system)?;
-    let claim = claim(&*system)?;
+    let name = args.system.as_str();
+    let (system, claim) = match of_ddpm(name) {
+        Some(claim) => (find("ddpm")?, claim),
+        None => {
+            let system = find(name)?;
+            let claim = claim(&*system)?;
+            (system, claim)
+        }
+    };
     let images = args.images.unwrap_or(claim.images);
     for variant in claim.variants {
         let mut values: BTreeMap<(usize, String), Vec<f64>> = BTreeMap::new();
@@ -219,10 +234,8 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
             for (at, m) in claim.measurements.iter().enumerate() {
                 let mut evaluation =
                     EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n).split(m.split).samples(m.samples);
-                if let Some((sampler, steps)) = m.sampler {
-                    let sampler =
-                        SamplerArgs { sampler: Some(sampler.into()), steps: Some(steps), ..SamplerArgs::default() };
-                    evaluation = evaluation.sampler(sampler);
+                if !m.sampler.is_empty() {
+                    evaluation = evaluation.sampler(flags(m.sampler)?);
                 }
                 for figure in measure(&evaluation, common)? {
                     let net = figure.features.as_ref().map(|f| format!("[{f}]")).unwrap_or_default();
@@ -234,13 +247,13 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
                 }
             }
         }
-        for ((at, name), figures) in values {
+        for ((at, figure), figures) in values {
             let label = claim.measurements[at].label;
-            let note = &notes[&(at, name.clone())];
+            let note = &notes[&(at, figure.clone())];
             let row = Row {
-                system: system.id().into(),
+                system: name.into(),
                 variant: variant.name.into(),
-                measurement: [name.as_str(), label]
+                measurement: [figure.as_str(), label]
                     .into_iter()
                     .filter(|s| !s.is_empty())
                     .collect::<Vec<_>>()
@@ -250,8 +263,8 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
                 images: seen,
                 seconds: seconds / claim.seeds.len() as f64,
                 command: match args.images {
-                    Some(images) => format!("kiln claim {} --images {images}", system.id()),
-                    None => format!("kiln claim {}", system.id()),
+                    Some(images) => format!("kiln claim {name} --images {images}"),
+                    None => format!("kiln claim {name}"),
                 },
             };
             write_row(&args.results, &row, claim.seeds)?;
@@ -335,4 +348,21 @@ fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
         fs::create_dir_all(parent).context(place)?;
     }
     fs::write(page, lines.join("\n") + "\n").context(place)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_claim_has_known_flags() {
+        let named = ["ddim", "solvers", "cfg", "sde"].map(|name| of_ddpm(name).unwrap());
+        let ddpm = claim(&*find("ddpm").unwrap()).unwrap();
+        for claim in named.into_iter().chain([ddpm]) {
+            for m in claim.measurements {
+                flags(m.sampler).unwrap();
+            }
+        }
+    }
 }

@@ -1,30 +1,36 @@
 //! How probable does a run think held-out pictures are?
 
-use kiln_core::Result;
 use kiln_core::random::Key;
+use kiln_core::{Error, Result};
 use kiln_measure::Measure;
 use kiln_nn::tensor::to_values;
 use kiln_train::Ability;
 
 use super::{Asked, chunks};
 
-/// Mean and 95 % interval over the pictures, in nats and in bits a dimension.
-pub fn measure(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+/// Mean and 95 % interval over the pictures, in nats and in bits a dimension: of the bound, or exactly.
+pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<Measure>> {
     let (model, args) = (asked.run("nll", Ability::Likelihood)?, asked.args);
     let mut all = Vec::new();
     let n = chunks(model, &asked.reference, asked.split, args.n, asked.device, |images, _| {
         let key = Key::new(args.seed).purpose("nll").at(all.len() as u64);
-        all.extend(to_values(model.nll(images, args.samples, key)?).into_iter().map(f64::from));
+        let nats = match exact {
+            false => model.nll(images, args.samples, key)?,
+            true => model.exact_nll(images, args.samples.max(1), key)?.ok_or_else(|| {
+                Error::usage(format!("nll_exact: {} has a bound only; ask for nll", model.info().system))
+            })?,
+        };
+        all.extend(to_values(nats).into_iter().map(f64::from));
         Ok(())
     })?;
     let mean = all.iter().sum::<f64>() / n as f64;
     let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
     let half = 1.96 * (variance / n as f64).sqrt();
-    let name = model.nll_name(args.samples)?;
+    let name = if exact { "nll_exact".into() } else { model.nll_name(args.samples)? };
     let dims: usize = model.info().pictures.shape.iter().product();
     let bits = 1.0 / (dims as f64 * std::f64::consts::LN_2);
     let scaled = |name: &str, scale: f64| {
         asked.against(Measure::new(name, mean * scale, n).within([(mean - half) * scale, (mean + half) * scale]))
     };
-    Ok(vec![scaled(&name, 1.0), scaled("bpd", bits)])
+    Ok(vec![scaled(&name, 1.0), scaled(if exact { "bpd_exact" } else { "bpd" }, bits)])
 }

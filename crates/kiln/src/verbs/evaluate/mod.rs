@@ -69,6 +69,7 @@ pub const METRICS: &[Metric] = &[
     metric("diversity", On::Sets, GENERATE),
     metric("memorisation", On::Sets, GENERATE),
     metric("nll", On::Likelihood, &[Ability::Likelihood]),
+    metric("nll_exact", On::Likelihood, &[Ability::Likelihood]),
     metric("accuracy", On::Labels, &[Ability::Classify]),
     metric("svm", On::Labels, &[Ability::Represent]),
     metric("a_distance", On::Labels, &[Ability::Represent]),
@@ -100,7 +101,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, ndb, diversity, memorisation, nll,
-    /// accuracy, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability,
+    /// nll_exact, accuracy, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability,
     /// mig
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
@@ -124,7 +125,7 @@ pub struct EvaluateArgs {
     /// Resamples behind a 95 % interval of fid; 0 gives none
     #[arg(long, default_value_t = 0)]
     bootstrap: usize,
-    /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all)
+    /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all); probes of nll_exact
     #[arg(long, default_value_t = 0)]
     samples: usize,
     /// Labelled pictures of each class that svm learns from
@@ -288,7 +289,8 @@ fn measure_on(
     }
     for metric in &metrics {
         out.extend(match metric.name {
-            "nll" => likelihood::measure(&asked)?,
+            "nll" => likelihood::measure(&asked, false)?,
+            "nll_exact" => likelihood::measure(&asked, true)?,
             "accuracy" => vec![labels::accuracy(&asked)?],
             "svm" => labels::svm(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],

@@ -101,6 +101,7 @@ fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn F
     let (args, mut seen) = (asked.args, Seen::default());
     let mut request = GenerateRequest::new(0..args.n as u64, args.seed, asked.device);
     request.sampler = args.sampler.settings();
+    request.guides = args.sampler.guides(model.info(), None, asked.common)?;
     generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
         draw(&images);
         judge.look(images, &mut seen)

@@ -1,0 +1,192 @@
+//! A classifier of noisy pictures, which guides a diffusion model that need not know classes: Dhariwal & Nichol,
+//! *Diffusion Models Beat GANs on Image Synthesis*, 2021, §4.
+//!
+//! Objective: E −log p(c | xₜ, t), with xₜ as the diffusion model is trained on it and t uniform. The network is the way
+//! down of the diffusion model's U-Net.
+//!
+//! | paper | here |
+//! |---|---|
+//! | p_φ(y \| xₜ, t) | [`Classify::classify_noisy`] |
+//! | ∇ log p_φ, γ | [`super::guidance::steer`], `--classifier-scale` |
+//!
+//! `kiln train noisy-classifier --data starter`, then
+//! `kiln sample RUN -n 64 --class 7 --classifier CLASSIFIER --classifier-scale 3`.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, activation::log_softmax};
+use kiln_core::{Error, Result};
+use kiln_data::DataKind;
+use kiln_nn::Init;
+use kiln_nn::loss::cross_entropy;
+use kiln_nn::tensor::{from_indices, from_values};
+use kiln_nn::unet::{UNetConfig, UNetEncoder};
+use kiln_train::{
+    Abilities, Batch, Classify, DataConfig, GenerateRequest, Guide, Looks, Loss, Model, OptimizerConfig, Phase,
+    Pictures, Schedule, System, TrainConfig,
+};
+use serde::{Deserialize, Serialize};
+
+use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, Sde};
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// T, the number of noising steps.
+    pub timesteps: usize,
+    /// `linear`, `scaled_linear`, `cosine` or `sigmoid`; that of the model to guide is best, any serves.
+    pub schedule: BetaSchedule,
+    /// The network, of which only the way down and the middle are made.
+    pub unet: UNetConfig,
+    /// Its optimiser.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let unet = UNetConfig { base_channels: 32, blocks: 1, attention_levels: vec![2], ..UNetConfig::default() };
+        let optimizer = OptimizerConfig::adam(1e-3).schedule(Schedule::Cosine);
+        Self { timesteps: 1000, schedule: BetaSchedule::Linear, unet, optimizer }
+    }
+}
+
+/// The one network.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// p_φ.
+    pub classifier: UNetEncoder,
+}
+
+/// The system.
+pub struct NoisyClassifier {
+    config: Config,
+    schedule: NoiseSchedule,
+    pictures: Pictures,
+}
+
+impl System for NoisyClassifier {
+    const ID: &'static str = "noisy-classifier";
+    const PAPER: &'static str =
+        "Dhariwal & Nichol: Diffusion Models Beat GANs on Image Synthesis, 2021 (the classifier)";
+    const DATA: DataKind = DataKind::Labelled;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        let train = TrainConfig { images: 100_000, preview_every: 0, ..TrainConfig::default() };
+        (DataConfig::default(), train)
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let [_, height, width] = pictures.shape;
+        for side in [height, width] {
+            if let Err(why) = config.unet.check(side) {
+                return Err(Error::usage(format!("model.unet: {why}")));
+            }
+        }
+        if config.timesteps < 2 {
+            return Err(Error::usage("model.timesteps must be at least 2"));
+        }
+        if pictures.classes.len() < 2 {
+            return Err(Error::usage("noisy-classifier needs a set of at least two classes"));
+        }
+        let schedule = NoiseSchedule::new(config.schedule, config.timesteps);
+        Ok(Self { config, schedule, pictures: pictures.clone() })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        Networks { classifier: self.config.unet.encoder(self.pictures.shape[0], self.pictures.classes.len(), init) }
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone())]
+    }
+
+    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+        let (x0, n, device) = (batch.images(), batch.len(), batch.device());
+        let times = batch.below("t", self.schedule.steps() as u64);
+        let levels: Vec<Level> = times.iter().map(|&t| self.schedule.level(t as usize)).collect();
+        let noise = batch.normal("noise", x0.dims());
+        let xt = Levels::new(&levels, device).noised(x0, noise);
+        let told = from_values(times.iter().map(|&t| t as f32).collect(), [n], device);
+        let logits = networks.classifier.forward(xt, told, Some(batch.key("dropout")));
+        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { classify: Some(self), ..Abilities::default() }
+    }
+}
+
+impl Classify<Networks> for NoisyClassifier {
+    /// As pictures of the least noise.
+    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        let Level { signal, sigma, .. } = self.schedule.level(0);
+        Ok(self.at(networks, images * signal, signal, sigma))
+    }
+
+    fn classify_noisy(&self, networks: &Networks, x: Tensor<4>, signal: f64, sigma: f64) -> Option<Tensor<2>> {
+        Some(self.at(networks, x, signal, sigma))
+    }
+}
+
+impl NoisyClassifier {
+    /// Whatever added the noise, it is brought to the scale and the time that the network knows.
+    fn at(&self, networks: &Networks, x: Tensor<4>, signal: f64, sigma: f64) -> Tensor<2> {
+        let (n, device) = (x.dims()[0], x.device());
+        let scale = signal.hypot(sigma);
+        let x = if (scale - 1.0).abs() < 1e-9 { x } else { x / scale };
+        let level = Sde::Vp.level(0.0, if signal > 0.0 { sigma / signal } else { f64::MAX.sqrt() });
+        let t = self.schedule.time_of(level.ratio());
+        networks.classifier.forward(x, Tensor::full([n], t as f32, &device), None)
+    }
+}
+
+/// log p(c | x) of a classifier's run: one that knows noise looks at the chain, any other at x̂₀.
+pub struct ClassifierGuide {
+    model: Box<dyn Model>,
+    looks: Looks,
+}
+
+impl ClassifierGuide {
+    /// Guides by a run that classifies.
+    ///
+    /// # Errors
+    /// If it does not, or was trained on pictures of another shape.
+    pub fn new(model: Box<dyn Model>, shape: [usize; 3]) -> Result<Self> {
+        let info = model.info();
+        let run = info.run.clone();
+        if info.pictures.shape != shape {
+            return Err(Error::usage(format!(
+                "{run} was trained on pictures {:?} (channels, height, width), and the run to guide makes {shape:?}",
+                info.pictures.shape
+            )));
+        }
+        let probe = Tensor::zeros([1, shape[0], shape[1], shape[2]], &info.device);
+        let looks = if model.classify_noisy(probe, 1.0, 0.0)?.is_some() { Looks::Noisy } else { Looks::Clean };
+        Ok(Self { model, looks })
+    }
+
+    /// Names of its classes.
+    pub fn classes(&self) -> &[String] {
+        &self.model.info().pictures.classes
+    }
+}
+
+impl Guide for ClassifierGuide {
+    fn looks_at(&self) -> Looks {
+        self.looks
+    }
+
+    fn score(&self, x: Tensor<4>, signal: f64, sigma: f64, request: &GenerateRequest) -> Result<Tensor<1>> {
+        let (n, device) = (x.dims()[0], x.device());
+        let logits = match self.looks {
+            Looks::Clean => self.model.classify(x)?,
+            Looks::Noisy => match self.model.classify_noisy(x, signal, sigma)? {
+                Some(logits) => logits,
+                None => return Err(Error::new("the classifier knows no noise")),
+            },
+        };
+        let labels = from_indices(&request.classes(self.classes().len()), &device).reshape([n, 1]);
+        Ok(log_softmax(logits, 1).gather(1, labels).reshape([n]))
+    }
+}

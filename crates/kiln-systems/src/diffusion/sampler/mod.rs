@@ -1,0 +1,40 @@
+//! Samplers: short functions that walk a noisy picture to a clean one over a denoiser.
+//!
+//! Each takes xₜ at the first of the `levels`, a [`Denoiser`], and what noise it needs, and knows nothing of
+//! networks, schedules or guidance.
+//!
+//! | paper | here |
+//! |---|---|
+//! | xₜ | `xt` |
+//! | x̂₀ | `x0` |
+//! | αₜ, σₜ; √ᾱₜ, √(1 − ᾱₜ) of DDPM | [`Level::signal`], [`Level::sigma`] |
+//! | σ of Karras 2022; λ of DPM-Solver | [`Level::ratio`]; [`Level::lambda`] |
+
+pub mod ancestral;
+pub mod grid;
+pub mod multistep;
+pub mod ode;
+pub mod predictor_corrector;
+pub mod settings;
+pub mod sigma;
+pub mod unipc;
+
+use burn::tensor::Tensor;
+use kiln_core::Result;
+
+use super::schedule::Level;
+
+/// What the network says of xₜ.
+#[derive(Clone, Debug)]
+pub struct Denoised {
+    /// x̂₀.
+    pub x0: Tensor<4>,
+    /// Where log σ² lies between log β̃ (−1) and log β (1), if the network learned it.
+    pub variance: Option<Tensor<4>>,
+}
+
+/// Asks the network about xₜ at a level.
+pub type Denoiser<'a> = dyn Fn(Tensor<4>, Level) -> Result<Denoised> + 'a;
+
+/// Standard normal noise for a numbered draw; each number gives other noise.
+pub type Noise<'a> = dyn Fn(u64) -> Tensor<4> + 'a;

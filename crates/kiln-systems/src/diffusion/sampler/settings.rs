@@ -1,0 +1,233 @@
+//! From the words of a recipe or of the command line to a sampler and its levels.
+
+use burn::tensor::Tensor;
+use kiln_core::{Error, Result};
+use kiln_train::SamplerSettings;
+
+use super::ancestral::{Variance, Walk};
+use super::grid::{self, Family, FinalSigma, Sigmas, Spacing};
+use super::multistep::{self, DpmSolver};
+use super::ode::Tolerance;
+use super::predictor_corrector::PredictorCorrector;
+use super::unipc::{self, UniPc};
+use super::{Denoiser, Noise, sigma};
+use crate::diffusion::schedule::{Level, NoiseSchedule, Sde};
+
+/// Names of all samplers.
+pub const SAMPLERS: [&str; 10] =
+    ["ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++", "dpm++-sde", "unipc", "pc", "ode"];
+
+/// What a recipe says of sampling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defaults {
+    /// The sampler.
+    pub sampler: String,
+    /// Its steps; 0 is T.
+    pub steps: usize,
+    /// Which times they visit.
+    pub spacing: Spacing,
+    /// DDIM's η.
+    pub eta: f64,
+    /// Of DDPM's step; what the network learned if it learned one.
+    pub variance: Variance,
+}
+
+/// A sampler, its options resolved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Method {
+    /// DDPM and DDIM.
+    Walk(Walk),
+    /// Euler's method.
+    Euler,
+    /// Euler's, with noise.
+    EulerAncestral,
+    /// Heun's method.
+    Heun,
+    /// DPM-Solver++.
+    DpmSolver(DpmSolver),
+    /// UniPC.
+    UniPc(UniPc),
+    /// Song's predictor and corrector.
+    PredictorCorrector(PredictorCorrector),
+    /// The probability-flow equation by an adaptive solver.
+    Ode(Tolerance),
+}
+
+/// A sampler and the levels it visits, the noisiest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// How.
+    pub method: Method,
+    /// Where.
+    pub levels: Vec<Level>,
+}
+
+/// Settings, whether they were given, and the samplers that have them.
+fn check_given(name: &str, s: &SamplerSettings) -> Result<()> {
+    let solvers: &[&str] = &["euler", "heun", "dpm++", "dpm++-sde", "unipc"];
+    let multistep: &[&str] = &["dpm++", "dpm++-sde", "unipc"];
+    let all_but_ode = &SAMPLERS[..9];
+    let given: [(&str, bool, &[&str]); 14] = [
+        ("--steps", s.steps.is_some(), all_but_ode),
+        ("--timestep-spacing", s.timestep_spacing.is_some(), all_but_ode),
+        ("--eta", s.eta.is_some(), &["ddim"]),
+        ("--variance", s.variance.is_some(), &["ddpm"]),
+        ("--recurrence", s.recurrence.is_some(), &["ddpm", "ddim"]),
+        ("--sigmas", s.sigmas.is_some(), solvers),
+        ("--final-sigma", s.final_sigma.is_some(), solvers),
+        ("--order", s.order.is_some(), multistep),
+        ("--solver-type", s.solver_type.is_some(), multistep),
+        ("--predictor", s.predictor.is_some(), &["pc"]),
+        ("--corrector-steps", s.corrector_steps.is_some(), &["pc"]),
+        ("--snr", s.snr.is_some(), &["pc"]),
+        ("--rtol", s.rtol.is_some(), &["ode"]),
+        ("--atol", s.atol.is_some(), &["ode"]),
+    ];
+    for (flag, is_given, has) in given {
+        if is_given && !has.contains(&name) {
+            return Err(Error::usage(format!(
+                "{flag}: the sampler {name} does not have it; it is for {}",
+                has.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn within(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
+    if (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    let range = if high.is_finite() { format!("between {low} and {high}") } else { format!("at least {low}") };
+    Err(Error::usage(format!("{flag} {value}: must be {range}")))
+}
+
+impl Plan {
+    /// What `settings` ask for, and what they leave open as the recipe has it.
+    ///
+    /// # Errors
+    /// A usage error naming the setting.
+    pub fn new(schedule: &NoiseSchedule, settings: &SamplerSettings, defaults: &Defaults) -> Result<Self> {
+        let s = settings;
+        let name = s.sampler.as_deref().unwrap_or(&defaults.sampler);
+        if !SAMPLERS.contains(&name) {
+            return Err(Error::usage(format!("--sampler {name}: there are {}", SAMPLERS.join(", "))));
+        }
+        check_given(name, s)?;
+        let spacing = match &s.timestep_spacing {
+            Some(name) => name.parse()?,
+            None => defaults.spacing,
+        };
+        let total = schedule.steps();
+        let steps = match (s.steps, name, defaults.steps) {
+            (Some(steps), ..) => steps,
+            (None, "ddpm" | "pc", _) | (None, "ddim" | "euler" | "heun" | "euler-ancestral", 0) => total,
+            // The multistep solvers visit one time less than they count.
+            (None, _, 0) => total - 1,
+            (None, _, steps) => steps,
+        };
+        let order = |most: usize| match s.order.unwrap_or(2) {
+            order if (1..=most).contains(&order) => Ok(order),
+            order => Err(Error::usage(format!("--order {order}: {name} has 1 to {most}"))),
+        };
+        let method = match name {
+            "ddpm" | "ddim" => Method::Walk(Walk {
+                eta: match name {
+                    "ddpm" => None,
+                    _ => Some(within("--eta (model.eta)", s.eta.unwrap_or(defaults.eta), 0.0, 1.0)?),
+                },
+                variance: match (s.variance.as_deref(), defaults.variance) {
+                    (None | Some("learned"), Variance::Learned) => Variance::Learned,
+                    (None, variance) => variance,
+                    (Some("small"), _) => Variance::Small,
+                    (Some("large"), _) => Variance::Large,
+                    (Some(other), _) => {
+                        return Err(Error::usage(format!(
+                            "--variance {other}: there are small and large, and learned if the model learned it"
+                        )));
+                    }
+                },
+                recurrence: s.recurrence.unwrap_or(0),
+            }),
+            "euler" => Method::Euler,
+            "euler-ancestral" => Method::EulerAncestral,
+            "heun" => Method::Heun,
+            "dpm++" | "dpm++-sde" => {
+                let stochastic = name == "dpm++-sde";
+                let kind: multistep::Kind = s.solver_type.as_deref().map_or(Ok(Default::default()), str::parse)?;
+                Method::DpmSolver(DpmSolver { order: order(3)?, kind, stochastic, lower_order_final: true })
+            }
+            "unipc" => {
+                let kind: unipc::Kind = s.solver_type.as_deref().map_or(Ok(Default::default()), str::parse)?;
+                Method::UniPc(UniPc { order: order(3)?, kind })
+            }
+            "pc" => Method::PredictorCorrector(PredictorCorrector {
+                predictor: s.predictor.as_deref().map_or(Ok(Default::default()), str::parse)?,
+                corrector_steps: s.corrector_steps.unwrap_or(1),
+                snr: within("--snr", s.snr.unwrap_or(0.16), 1e-6, f64::INFINITY)?,
+            }),
+            _ => {
+                let usual = Tolerance::default();
+                Method::Ode(Tolerance {
+                    rtol: within("--rtol", s.rtol.unwrap_or(usual.rtol), 1e-12, 1.0)?,
+                    atol: within("--atol", s.atol.unwrap_or(usual.atol), 1e-12, f64::INFINITY)?,
+                })
+            }
+        };
+        let sigmas: Sigmas = s.sigmas.as_deref().map_or(Ok(Default::default()), str::parse)?;
+        let end: FinalSigma = s.final_sigma.as_deref().map_or(Ok(Default::default()), str::parse)?;
+        let solver = |family| grid::solver(schedule, steps, spacing, sigmas, end, family);
+        let levels = match method {
+            Method::Walk(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, spacing)?,
+            Method::Euler | Method::EulerAncestral | Method::Heun => solver(Family::Sigma)?,
+            Method::DpmSolver(_) => solver(Family::Dpm)?,
+            Method::UniPc(_) => solver(Family::UniPc)?,
+            Method::Ode(_) => ends(schedule).to_vec(),
+        };
+        Ok(Self { method, levels })
+    }
+
+    /// About how often the network is asked; `None` if the solver decides.
+    pub fn evaluations(&self) -> Option<usize> {
+        let steps = self.levels.len() - 1;
+        match self.method {
+            Method::Walk(walk) => Some(steps * (walk.recurrence + 1)),
+            Method::Heun => Some(2 * steps - 1),
+            Method::PredictorCorrector(pc) => Some(steps * (pc.corrector_steps + 1)),
+            Method::Ode(_) => None,
+            _ => Some(steps),
+        }
+    }
+
+    /// Walks `xt` down the levels; the adaptive solver has its own way ([`super::ode::Flow`]).
+    ///
+    /// # Errors
+    /// If the denoiser fails.
+    pub fn run(&self, xt: Tensor<4>, ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+        let levels = &self.levels;
+        match self.method {
+            Method::Walk(walk) => walk.run(xt, levels, ask, noise),
+            Method::Euler => sigma::euler(xt, levels, ask),
+            Method::EulerAncestral => sigma::euler_ancestral(xt, levels, ask, noise),
+            Method::Heun => sigma::heun(xt, levels, ask),
+            Method::DpmSolver(solver) => solver.run(xt, levels, ask, noise),
+            Method::UniPc(solver) => solver.run(xt, levels, ask),
+            Method::PredictorCorrector(pc) => pc.run(xt, levels, ask, noise),
+            Method::Ode(_) => Err(Error::new("the adaptive solver samples by its flow")),
+        }
+    }
+
+    /// The deviation of the noise a walk begins with: 1 where variance is preserved, σ_max where it explodes.
+    pub fn deviation(&self, sde: Sde) -> f64 {
+        match (sde, self.levels.first()) {
+            (Sde::Vp, _) | (_, None) => 1.0,
+            (_, Some(first)) => first.scale(),
+        }
+    }
+}
+
+/// The schedule's last and first level, between which the flow runs.
+pub fn ends(schedule: &NoiseSchedule) -> [Level; 2] {
+    let sde = schedule.options().sde;
+    [schedule.steps() - 1, 0].map(|t| sde.level(t as f64, schedule.ratio(t)))
+}
