@@ -1,6 +1,6 @@
 //! Reads the reference values that the scripts beside this file made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -14,8 +14,12 @@ pub struct Fixtures {
 impl Fixtures {
     /// The file of a topic, such as `layers`.
     pub fn open(topic: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures");
-        Self { bytes: std::fs::read(folder.join(format!("{topic}.safetensors"))).unwrap() }
+        Self { bytes: std::fs::read(Self::folder().join(format!("{topic}.safetensors"))).unwrap() }
+    }
+
+    /// Where they all are.
+    pub fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures")
     }
 
     /// Names of all tensors.

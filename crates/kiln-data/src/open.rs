@@ -63,6 +63,11 @@ fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Ve
 }
 
 fn find(spec: &str, split: Split) -> Result<Found> {
+    if spec.is_empty() {
+        return Err(Error::usage(
+            "no data set is named; name one by --data or --against, or as data.set in the run's recipe.toml",
+        ));
+    }
     if let Some(listed) = Listed::find(spec) {
         return find_listed(listed, split);
     }

@@ -20,6 +20,7 @@ pub mod norm;
 pub mod resample;
 pub mod tensor;
 pub mod time;
+pub mod transformer;
 pub mod unet;
 
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};

@@ -91,6 +91,11 @@ impl GroupNorm {
         Self { weight: init.constant([channels], 1.0), bias: init.constant([channels], 0.0), groups, eps: 1e-5 }
     }
 
+    /// With another ε.
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { eps, ..self }
+    }
+
     /// # Shapes
     /// `[n, channels, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {

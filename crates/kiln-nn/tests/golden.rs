@@ -9,6 +9,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
 use kiln_nn::resample::{reflect_pad, upsample_nearest};
+use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
 use kiln_nn::unet::UNetConfig;
 use kiln_nn::{
     Activation, BatchNorm2d, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d,
@@ -249,8 +250,14 @@ fn the_unet_of(topic: &str, config: &UNetConfig) {
     let gradients = (y * f.tensor::<4>("grad_output").autodiff()).sum().backward();
     f.assert_close(x.grad(&gradients).unwrap(), "grad_input", 1e-4);
 
-    /// Path, reference, gradients, the names it has, how many were met.
-    struct Checked<'a>(Vec<String>, &'a Fixtures, &'a Gradients, Vec<String>, usize);
+    check_params(&f, &gradients, &net, "grad");
+}
+
+/// Checks the gradient of every parameter that the reference recorded, as `prefix.<path>`; a path may have variants'
+/// names more.
+fn check_params<M: Module>(f: &Fixtures, gradients: &Gradients, module: &M, prefix: &str) {
+    /// Path, reference, gradients, the names it has, how many were met, the prefix.
+    struct Checked<'a>(Vec<String>, &'a Fixtures, &'a Gradients, Vec<String>, usize, &'a str);
     impl ModuleVisitor for Checked<'_> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.0.push(name.into());
@@ -259,18 +266,57 @@ fn the_unet_of(topic: &str, config: &UNetConfig) {
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let name = format!("grad.{}", self.0.join("."));
-            if self.3.contains(&name) {
+            let path = format!("{}.{}", self.5, self.0.join("."));
+            let found = [path.clone(), plain(path)].into_iter().find(|name| self.3.contains(name));
+            if let Some(name) = found {
                 check_param(self.1, self.2, param, &name);
                 self.4 += 1;
             }
         }
     }
-    let names: Vec<String> = f.names().into_iter().filter(|n| n.starts_with("grad.")).collect();
+    let names: Vec<String> = f.names().into_iter().filter(|n| n.starts_with(&format!("{prefix}."))).collect();
     let count = names.len();
-    let mut seen = Checked(Vec::new(), &f, &gradients, names, 0);
-    net.visit(&mut seen);
-    assert_eq!(seen.4, count);
+    let mut seen = Checked(Vec::new(), f, gradients, names, 0, prefix);
+    module.visit(&mut seen);
+    assert!(count > 0 && seen.4 == count, "{prefix}: {} of {count} gradients were met", seen.4);
+}
+
+/// A path as torch names it: without the names of variants.
+fn plain(path: String) -> String {
+    path.split('.').filter(|part| !part.starts_with(char::is_uppercase)).collect::<Vec<_>>().join(".")
+}
+
+/// Two blocks between convolutions, and one between linear layers that looks at the context alone.
+#[test]
+fn transformers_on_a_feature_map() {
+    let f = Fixtures::open("transformer");
+    let conv = SpatialTransformerConfig {
+        channels: 8,
+        context: 6,
+        heads: 2,
+        groups: 4,
+        blocks: 2,
+        linear: false,
+        only_cross_attention: false,
+    };
+    let linear = SpatialTransformerConfig { blocks: 1, linear: true, only_cross_attention: true, ..conv.clone() };
+    for (name, config) in [("conv", conv), ("linear", linear)] {
+        let layer = with_renamed(SpatialTransformer::new(&config, &mut init()), &f, name, plain);
+        let context = f.tensor::<3>(&format!("{name}_io.context")).autodiff().require_grad();
+        let gradients = check(&f, &format!("{name}_io"), |x: Tensor<4>| layer.forward(x, &context));
+        f.assert_close(context.grad(&gradients).unwrap(), &format!("{name}_io.grad_context"), 1e-4);
+        check_params(&f, &gradients, &layer, &format!("{name}_grad"));
+    }
+}
+
+#[test]
+fn multi_head_attention_over_a_feature_map() {
+    let f = Fixtures::open("transformer");
+    let mut init = init();
+    let norm = GroupNorm::new(4, 8, &mut init);
+    let layer = with_reference(MultiHeadAttention::of_map(8, Some(norm), 2, &mut init), &f, "map");
+    let gradients = check(&f, "map_io", |x: Tensor<4>| layer.forward_map(x));
+    check_params(&f, &gradients, &layer, "map_grad");
 }
 
 fn small_unet() -> UNetConfig {

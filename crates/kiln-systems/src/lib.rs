@@ -19,6 +19,7 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),
+        entry::<diffusion::diffusers::Diffusers>(),
         entry::<diffusion::noisy_classifier::NoisyClassifier>(),
         entry::<translation::cyclegan::CycleGan>(),
         entry::<adaptation::dann::Dann>(),

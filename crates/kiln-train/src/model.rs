@@ -311,6 +311,9 @@ impl<S: System> Model for Loaded<S> {
 
     fn generate(&self, request: &GenerateRequest) -> Result<Tensor<4>> {
         let able = self.system.abilities().generate.ok_or_else(|| lacks::<S>(Ability::Generate))?;
+        if request.context.is_some() && able.context_features().is_none() {
+            return Err(Error::usage(format!("--context: this {} looks at none; leave it out", S::ID)));
+        }
         able.generate(&self.networks, request)
     }
 

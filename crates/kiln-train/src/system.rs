@@ -179,6 +179,8 @@ pub struct GenerateRequest {
     pub sampler: SamplerSettings,
     /// Initial noise `[n, c, h, w]` or latents, in place of keyed noise.
     pub noise: Option<Tensor<4>>,
+    /// What systems look at that are conditioned on a sequence; 0 if nothing is given.
+    pub context: Option<Context>,
     /// What steers the chain beside the model itself.
     pub guides: Vec<Guided>,
     /// Told of the chain on its way.
@@ -197,6 +199,7 @@ impl GenerateRequest {
             class: None,
             sampler: SamplerSettings::default(),
             noise: None,
+            context: None,
             guides: Vec::new(),
             watch: None,
             device: device.clone(),
@@ -227,6 +230,26 @@ impl GenerateRequest {
     /// Standard normal numbers for each sample.
     pub fn normal<const D: usize>(&self, purpose: &str, shape: [usize; D]) -> Tensor<D> {
         kiln_nn::tensor::normal(self.key.purpose(purpose), self.indices.clone(), shape, &self.device)
+    }
+}
+
+/// Sequences of features that condition samples, such as a text's: `[n, tokens, features]`, or
+/// `[1, tokens, features]` for all samples.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// What samples are to show.
+    pub with: Option<Tensor<3>>,
+    /// What guidance leads away from; 0 if it is not given.
+    pub without: Option<Tensor<3>>,
+}
+
+impl Context {
+    /// The part of samples `start..start + len`.
+    pub fn narrow(&self, start: usize, len: usize) -> Self {
+        let part = |rows: &Option<Tensor<3>>| {
+            rows.clone().map(|rows| if rows.dims()[0] == 1 { rows } else { rows.narrow(0, start, len) })
+        };
+        Self { with: part(&self.with), without: part(&self.without) }
     }
 }
 
@@ -364,6 +387,11 @@ pub trait Generate<N>: Sync {
     /// # Errors
     /// If the request asks for what the system does not have (a class, a sampler).
     fn generate(&self, networks: &N, request: &GenerateRequest) -> Result<Tensor<4>>;
+
+    /// Features of the context that it looks at, if it does.
+    fn context_features(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Encodes pictures and decodes them again.

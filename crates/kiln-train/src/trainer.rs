@@ -329,6 +329,10 @@ impl<S: System> Live<S> {
     fn restored(mut self, saved: Checkpoint, device: &Device) -> Result<Self> {
         self.networks = params::load(self.networks, &saved.network, "network.safetensors")?;
         self.average = match self.average.take() {
+            // A model that came without an average begins it with itself.
+            Some(average) if saved.ema.is_empty() => {
+                Some(params::load(average, &saved.network, "network.safetensors")?)
+            }
             Some(average) => Some(params::load(average, &saved.ema, "ema.safetensors")?),
             None => None,
         };

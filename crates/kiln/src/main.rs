@@ -79,6 +79,10 @@ enum Verb {
     Evaluate(verbs::evaluate::EvaluateArgs),
     /// Put runs side by side on one page
     Compare(verbs::compare::CompareArgs),
+    /// Read a model of diffusers as a run
+    Import(verbs::import::ImportArgs),
+    /// Write a run as a model of diffusers
+    Export(verbs::export::ExportArgs),
     /// Time the field's usual work on this machine
     Bench(verbs::bench::BenchArgs),
     /// Reproduce a paper's claim and write its row of docs/results.md
@@ -136,6 +140,8 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Classify(args) => verbs::pictures::classify(args, common, out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, out),
         Verb::Compare(args) => verbs::compare::run(args, common, out),
+        Verb::Import(args) => verbs::import::run(args, out),
+        Verb::Export(args) => verbs::export::run(args, out),
         Verb::Bench(args) => verbs::bench::run(args, common, out),
         Verb::Claim(args) => verbs::claim::run(args, common, out),
     }

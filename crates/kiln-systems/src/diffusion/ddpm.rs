@@ -138,6 +138,22 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The noise schedule's settings.
+    pub fn schedule_options(&self) -> ScheduleOptions {
+        ScheduleOptions {
+            shape: self.schedule,
+            steps: self.timesteps,
+            beta_start: self.beta_start,
+            beta_end: self.beta_end,
+            zero_terminal_snr: self.zero_terminal_snr,
+            sde: self.sde,
+            sigma_min: self.sigma_min,
+            sigma_max: self.sigma_max,
+        }
+    }
+}
+
 /// The one network.
 #[derive(Module, Debug)]
 pub struct Networks {
@@ -221,18 +237,8 @@ impl System for Ddpm {
         if config.times == Times::Lognormal && config.objective != Objective::Simple {
             return refuse("model.times = \"lognormal\" needs model.objective = \"simple\"".into());
         }
-        let options = ScheduleOptions {
-            shape: config.schedule,
-            steps: config.timesteps,
-            beta_start: config.beta_start,
-            beta_end: config.beta_end,
-            zero_terminal_snr: config.zero_terminal_snr,
-            sde: config.sde,
-            sigma_min: config.sigma_min,
-            sigma_max: config.sigma_max,
-        };
         let system = Self {
-            schedule: options.schedule(),
+            schedule: config.schedule_options().schedule(),
             second_moment: (config.times == Times::Importance).then(|| SecondMoment::new(config.timesteps)),
             at_once: (MEMORY / config.unet.memory(height, width)).max(1),
             shape: pictures.shape,

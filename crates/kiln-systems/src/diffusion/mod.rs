@@ -3,6 +3,7 @@
 
 pub mod bound;
 pub mod ddpm;
+pub mod diffusers;
 pub mod guidance;
 pub mod noisy_classifier;
 pub mod objective;

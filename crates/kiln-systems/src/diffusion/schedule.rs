@@ -175,6 +175,13 @@ impl NoiseSchedule {
         ScheduleOptions { shape, steps, ..ScheduleOptions::default() }.schedule()
     }
 
+    /// A variance-preserving schedule of given ᾱ, for which `shape` is the nearest name.
+    pub fn of_alphas_cumprod(shape: BetaSchedule, bars: &[f64]) -> Self {
+        let options = ScheduleOptions { shape, steps: bars.len(), ..ScheduleOptions::default() };
+        let level = |(t, bar): (usize, &f64)| Level { t: t as f64, signal: bar.sqrt(), sigma: (1.0 - bar).sqrt() };
+        Self { options, levels: bars.iter().enumerate().map(level).collect() }
+    }
+
     /// What it was made from.
     pub fn options(&self) -> &ScheduleOptions {
         &self.options

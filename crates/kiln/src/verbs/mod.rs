@@ -5,6 +5,8 @@ pub mod claim;
 pub mod compare;
 pub mod data;
 pub mod evaluate;
+pub mod export;
+pub mod import;
 pub mod latents;
 pub mod pictures;
 pub mod sample;

@@ -6,15 +6,18 @@ use std::rc::Rc;
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context as _, Error, Result};
 use kiln_data::{Picture, contact_sheet};
+use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
 use kiln_systems::diffusion::guidance::{ColourHistogram, Edges};
 use kiln_systems::diffusion::noisy_classifier::ClassifierGuide;
 use kiln_train::model::{Info, Weights};
 use kiln_train::preview::pictures;
 use kiln_train::system::check_class;
-use kiln_train::{Ability, ChainWatch, GenerateRequest, Guide, Guided, Model, Progress, SamplerSettings, checkpoint};
+use kiln_train::{
+    Ability, ChainWatch, Context, GenerateRequest, Guide, Guided, Model, Progress, SamplerSettings, checkpoint,
+};
 use serde_json::json;
 
 use crate::Common;
@@ -44,6 +47,10 @@ pub struct SampleArgs {
     /// Initial noise: safetensors with a tensor `noise` `[n, c, h, w]`
     #[arg(long)]
     noise: Option<PathBuf>,
+    /// What a network with a context looks at: safetensors with a tensor `encoder_hidden_states`
+    /// `[n or 1, tokens, features]`, and perhaps `negative_encoder_hidden_states` to guide away from
+    #[arg(long)]
+    context: Option<PathBuf>,
     /// Use the live weights instead of their average
     #[arg(long)]
     raw: bool,
@@ -219,7 +226,8 @@ pub fn generate(
     for start in (0..n).step_by(CHUNK as usize) {
         let end = (start + CHUNK).min(n);
         let noise = request.noise.as_ref().map(|t| t.clone().narrow(0, start as usize, (end - start) as usize));
-        let mut part = GenerateRequest { indices: start..end, noise, ..request.clone() };
+        let context = request.context.as_ref().map(|c| c.narrow(start as usize, (end - start) as usize));
+        let mut part = GenerateRequest { indices: start..end, noise, context, ..request.clone() };
         if let Some(progress) = progress.clone() {
             // A chain of many steps tells how far its pictures are.
             let (inner, many) = (request.watch.clone(), end - start);
@@ -257,6 +265,9 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     request.guides = args.sampler.guides(model.info(), args.class, common)?;
     if let Some(path) = &args.noise {
         request.noise = Some(read_noise(path, args.n, &device)?);
+    }
+    if let Some(path) = &args.context {
+        request.context = Some(read_context(path, args.n, &device)?);
     }
     if !args.trajectory {
         return write(&*model, &request, args.n, &args.out, common, out);
@@ -345,6 +356,26 @@ fn write(
     let object = json!({"n": n, "folder": folder, "grid": grid});
     out.say(|| format!("{n} pictures in {}, all on {}", folder.display(), grid.display()), &object);
     Ok(())
+}
+
+fn read_context(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<Context> {
+    let file = WeightsFile::open(path)?;
+    let place = path.display();
+    let part = |name: &str| match file.shapes().find(|(found, _)| *found == name) {
+        None => Ok(None),
+        Some((_, &[rows, tokens, features])) if (rows == 1 || rows >= n) && tokens > 0 => {
+            let values = file.values(name, &[rows, tokens, features])?;
+            Ok(Some(from_values(values, [rows, tokens, features], device)))
+        }
+        Some((_, shape)) => Err(Error::new(format!(
+            "{place}: `{name}` has shape {shape:?}; expected [1 or at least {n}, tokens, features]"
+        ))),
+    };
+    let context = Context { with: part("encoder_hidden_states")?, without: part("negative_encoder_hidden_states")? };
+    match context.with {
+        Some(_) => Ok(context),
+        None => Err(Error::new(format!("{place}: no tensor named `encoder_hidden_states`"))),
+    }
 }
 
 fn read_noise(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<Tensor<4>> {
