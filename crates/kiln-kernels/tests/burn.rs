@@ -35,7 +35,6 @@ fn table() -> Vec<Convolution> {
 
 #[test]
 fn conv2d_agrees_with_burn() {
-    Device::flex().seed(3);
     for (n, c, [h, w], out, [kh, kw], o) in table() {
         let what = format!("{n}x{c}x{h}x{w} to {out}, kernel {kh}x{kw}, {o:?}");
         let burn_options = || ops::ConvOptions::new(o.stride, o.padding, o.dilation, o.groups);
@@ -73,7 +72,6 @@ fn conv2d_agrees_with_burn() {
 
 #[test]
 fn conv_transpose2d_agrees_with_burn() {
-    Device::flex().seed(4);
     for (n, c, [h, w], out, [kh, kw], o) in table() {
         for extra in [[0, 0], [1, 1]] {
             let fits = |a: usize| extra[a] < o.stride[a];
@@ -199,7 +197,6 @@ fn compare<const A: usize>(x: &Tensor<4>, affine: [usize; A], spread: [usize; 4]
 
 #[test]
 fn normalisations_agree_with_burn() {
-    Device::flex().seed(5);
     #[rustfmt::skip]
     let table = [
         ([1, 4, 3, 3], 2), ([5, 6, 7, 5], 3), ([2, 8, 16, 16], 8), ([2, 8, 16, 16], 1),

@@ -1,9 +1,27 @@
 //! Tensors to compare operations on, and how they are compared.
 
-use burn::tensor::{Device, Distribution, Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use std::cell::Cell;
 
+thread_local! {
+    /// A test is a thread: its numbers are the same whatever runs beside it.
+    static STATE: Cell<u64> = const { Cell::new(1) };
+}
+
+/// Between 0 and 1, neither included (splitmix64).
+fn uniform() -> f64 {
+    let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+    STATE.set(state);
+    let mixed = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ mixed >> 31) >> 11) as f64 / (1u64 << 53) as f64 + f64::EPSILON / 4.0
+}
+
+/// Standard normal, by Box and Muller.
 pub fn random<const D: usize>(dims: [usize; D]) -> Tensor<D> {
-    Tensor::random(dims, Distribution::Normal(0.0, 1.0), &Device::flex())
+    let normal = |_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32;
+    let values: Vec<f32> = (0..dims.iter().product()).map(normal).collect();
+    Tensor::from_data(TensorData::new(values, dims), &Device::flex())
 }
 
 pub fn tracked<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
