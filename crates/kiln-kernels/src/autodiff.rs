@@ -1,7 +1,7 @@
 //! Gradients of the operations. Only those that some tracked input needs are computed.
 
 use crate::{
-    Activation, ConvOptions, Filter, Mask,
+    Activation, ConvOptions, Filter, Mask, fallback,
     norm::Scope,
     ops::{KernelOps, Optional},
 };
@@ -326,6 +326,26 @@ impl<B: KernelOps> Backward<B, 2> for Concat {
     }
 }
 
+/// Parent: queries, keys and values in one.
+#[derive(Debug)]
+struct SelfAttention;
+
+impl<B: KernelOps> Backward<B, 1> for SelfAttention {
+    type State = (NodeId, FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let turned = |x| B::float_swap_dims(x, 2, 3);
+        let g = turned(grads.consume::<B>(&ops.node));
+        let (qkv, out, logs) = ops.state;
+        let [q, k, v] = fallback::thirds::<B>(saved.retrieve_node_output::<B::FloatTensorPrimitive>(qkv));
+        let [parent] = ops.parents;
+        if let Some(node) = parent {
+            let (dq, dk, dv) = B::attention_gradient(q, k, v, out, logs, g, Mask::None, [true; 3]);
+            grads.register::<B>(node.id, B::float_cat([dq, dk, dv].map(turned).to_vec(), 1));
+        }
+    }
+}
+
 /// Parent: the pictures.
 #[derive(Debug)]
 struct Resampling;
@@ -364,6 +384,18 @@ impl<B: KernelOps> RetroForward for Concatenated<B> {
 }
 
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+    fn attend_within(qkv: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Backward::<B, 1>::prepare::<C>(SelfAttention, [qkv.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let input = prep.checkpoint(&qkv);
+                let [q, k, v] = fallback::thirds::<B>(qkv.into_primitive());
+                let (out, logs) = B::attend_with_logs(q, k, v, Mask::None);
+                prep.finish((input, out.clone(), logs), B::float_swap_dims(out, 2, 3))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::attend_within(qkv.into_primitive())),
+        }
+    }
+
     fn fully_connected(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Optional<Self>) -> FloatTensor<Self> {
         macro_rules! record {
             ($parents:expr, $bias:expr) => {

@@ -346,6 +346,16 @@ fn scores<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, mask: &Mask) -> Floa
     B::float_add(scores, B::float_from_data(hidden, &device))
 }
 
+/// Queries, keys and values `[n, heads, positions, d]` of `[n, 3 heads, d, positions]`.
+pub(crate) fn thirds<B: Backend>(qkv: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+    let [n, heads, d, positions] = qkv.shape().dims();
+    let heads = heads / 3;
+    [0, 1, 2].map(|i| {
+        let part = [0..n, i * heads..(i + 1) * heads, 0..d, 0..positions].map(Slice::from);
+        B::float_swap_dims(B::float_slice(qkv.clone(), &part), 2, 3)
+    })
+}
+
 /// The output, and the logarithm of the softmax's denominator.
 pub(crate) fn attention<B: Backend>(
     q: FloatTensor<B>,

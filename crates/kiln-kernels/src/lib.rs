@@ -1,7 +1,7 @@
 //! CPU kernels and the engine operations built from them.
 //!
-//! Convolutions and fused normalisations as differentiable operations on Burn tensors. On Burn's
-//! CPU backend, with `f32` elements, they run kernels written here for AVX-512, AVX2 and plain
+//! Convolutions, attention, fused normalisations, resampling and linear layers as differentiable
+//! operations on Burn tensors. On Burn's CPU backend, with `f32` elements, they run kernels written here for AVX-512, AVX2 and plain
 //! Rust; on every other backend and element type they are made of Burn's own operations and give
 //! the same results. `KILN_KERNELS=portable|avx2|avx512` in the environment, read once, asks for a
 //! lower instruction set than the best available.
@@ -177,6 +177,20 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor
         assert!(fit, "attention: lengths {lengths:?} for {n} images of {keys} keys");
     }
     Tensor::from_dispatch(Dispatch::attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask))
+}
+
+/// [`attention`] of the positions of a feature map to one another. `qkv` holds their queries, keys and values as a
+/// 1x1 convolution makes them, `[n, 3 heads, d, positions]`; the result is `[n, heads, d, positions]`. The gradient
+/// comes in one piece, where those of three slices would have to be put together. Panics if the heads do not
+/// divide by three.
+pub fn self_attention(qkv: Tensor<4>) -> Tensor<4> {
+    let [_, heads, _, positions] = qkv.dims();
+    assert!(
+        heads.is_multiple_of(3) && positions > 0,
+        "self_attention: {:?} is not [n, 3 heads, d, positions]",
+        qkv.dims()
+    );
+    Tensor::from_dispatch(Dispatch::attend_within(qkv.into_dispatch()))
 }
 
 /// A fully connected layer, `x Wᵀ + b`.

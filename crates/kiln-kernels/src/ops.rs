@@ -171,6 +171,12 @@ pub trait KernelOps: Backend {
         Self::attend_with_logs(q, k, v, mask).0
     }
 
+    /// Attention of positions to one another: `[n, 3 heads, d, positions]` to `[n, heads, d, positions]`.
+    fn attend_within(qkv: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [q, k, v] = fallback::thirds::<Self>(qkv);
+        Self::float_swap_dims(Self::attend(q, k, v, Mask::None), 2, 3)
+    }
+
     /// As [`KernelOps::attend`], with the logarithm of the softmax's denominator `[n, heads, queries]`.
     fn attend_with_logs(
         q: FloatTensor<Self>,

@@ -148,6 +148,27 @@ fn o<const D: usize>(stride: [usize; D], padding: [usize; D], dilation: [usize; 
     ConvOptions { stride, padding, dilation, groups }
 }
 
+#[test]
+fn self_attention_is_attention_of_its_thirds() {
+    Device::flex().seed(10);
+    for [n, heads, d, positions] in [[1, 1, 1, 1], [7, 3, 5, 48], [2, 1, 130, 63]] {
+        let whole = random([n, 3 * heads, d, positions]);
+        for qkv in [whole.clone(), random([n, 3 * heads, positions, d]).swap_dims(2, 3)] {
+            let (ours, theirs) = (tracked(&qkv), tracked(&qkv));
+            let y = self_attention(ours.clone());
+            let part = |i: usize| theirs.clone().narrow(1, i * heads, heads).swap_dims(2, 3);
+            let z = composed(part(0), part(1), part(2), &Mask::None).swap_dims(2, 3);
+            close("self-attention", y.clone().inner(), z.clone().inner());
+            close("untracked", self_attention(qkv), y.clone().inner());
+            let g = random([n, heads, d, positions]);
+            let (a, b) = (backward(y, &g), backward(z, &g));
+            close("its gradient", ours.grad(&a).unwrap(), theirs.grad(&b).unwrap());
+        }
+        let wide = self_attention(whole.clone().cast(FloatDType::F64)).cast(FloatDType::F32);
+        close("in double precision", self_attention(whole), wide);
+    }
+}
+
 /// Doubling by repetition, means of three, and a mirror.
 fn filters(n: usize) -> [Filter; 3] {
     [

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 pub use kiln_kernels::Mask;
+use kiln_kernels::self_attention;
 
 use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, add_activate, cost};
 
@@ -49,9 +50,8 @@ impl FeatureAttention {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [n, c, h, w] = x.dims();
         let qkv = self.qkv.forward(self.norm.forward(x.clone(), Activation::None));
-        let part =
-            |i: usize| qkv.clone().narrow(1, i * c, c).reshape([n, self.heads, c / self.heads, h * w]).swap_dims(2, 3);
-        let out = attention(part(0), part(1), part(2));
-        add_activate(self.proj.forward(out.swap_dims(2, 3).reshape([n, c, h, w])), x, Activation::None)
+        cost::count(&[n, h * w, h * w, 2 * c]);
+        let out = self_attention(qkv.reshape([n, 3 * self.heads, c / self.heads, h * w]));
+        add_activate(self.proj.forward(out.reshape([n, c, h, w])), x, Activation::None)
     }
 }
