@@ -54,6 +54,11 @@ impl Shape {
         self.images * self.heads * self.queries * self.keys * self.features.max(self.values)
     }
 
+    /// Dimensions of the output.
+    pub(crate) fn out(&self) -> [usize; 4] {
+        [self.images, self.heads, self.queries, self.values]
+    }
+
     fn query_blocks(&self) -> usize {
         self.queries.div_ceil(QUERIES)
     }
@@ -246,15 +251,9 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The output, laid out by `strides`, and `L` of every query.
-pub(crate) fn forward(
-    isa: Isa,
-    s: &Shape,
-    [q, k, v]: [View; 3],
-    mask: &Mask,
-    strides: Strides,
-) -> (Vec<f32>, Vec<f32>) {
-    let heads = s.images * s.heads;
+/// The output, laid out in memory as the queries are, and `L` of every query.
+pub(crate) fn forward(isa: Isa, s: &Shape, [q, k, v]: [View; 3], mask: &Mask) -> (Vec<f32>, Vec<f32>) {
+    let (heads, strides) = (s.images * s.heads, q.strides_for(s.out()));
     let mut logs = vec![0.0; heads * s.queries];
     let plan = Plan::new(isa, s, mask);
     let sum = Sum::new(s.keys, KEYS, s.values, QUERY_PITCH);
@@ -269,7 +268,8 @@ pub(crate) fn forward(
             forward_head(&plan, &sum, index, mine, [q, k, v], strides, out, &logs);
         });
     };
-    // SAFETY: tasks divide heads and queries, and each writes all its queries' features.
+    // SAFETY: tasks divide heads and queries, each writes all its queries' features, and the strides give every
+    // feature an element of its own.
     let out = unsafe { output::filled(heads * s.queries * s.values, fill) };
     (out, logs)
 }
@@ -286,14 +286,14 @@ fn forward_head(
     logs: &Output<'_>,
 ) {
     let (s, tile, isa, at) = (&plan.s, plan.tile, plan.isa(), Head::new(index, plan.s.heads));
-    let (chunk_len, widest) = (s.features * KEY_PITCH, s.values);
+    let chunk_len = s.features * KEY_PITCH;
     let lengths = [
         s.key_chunks() * chunk_len,
         s.keys * s.values,
         s.features * QUERY_PITCH,
         KEYS * QUERY_PITCH,
         s.values * QUERY_PITCH,
-        QUERIES * widest,
+        QUERIES * s.values,
     ];
     tasks::with_scratch(lengths.iter().sum(), |scratch| {
         let [all_keys, all_values, block, scores, sums, staged] = parts(scratch, lengths);
@@ -332,8 +332,8 @@ fn forward_head(
     });
 }
 
-/// Gradients in queries, keys and values for output gradient `g`, laid out by `strides`; those not wanted
-/// are empty.
+/// Gradients in queries, keys and values for output gradient `g`, laid out in memory as these are; those not
+/// wanted are empty.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn backward(
     isa: Isa,
@@ -344,7 +344,6 @@ pub(crate) fn backward(
     g: View,
     mask: &Mask,
     wants: [bool; 3],
-    strides: [Strides; 3],
 ) -> [Vec<f32>; 3] {
     let heads = s.images * s.heads;
     let plan = Plan::new(isa, s, mask);
@@ -365,7 +364,8 @@ pub(crate) fn backward(
             wants,
             over_keys: Sum::new(s.keys, KEYS, s.features, QUERY_PITCH),
             over_queries: [s.features, s.values].map(|len| Sum::new(s.queries, QUERIES, len, KEY_PITCH)),
-            strides,
+            strides: [(q, s.queries, s.features), (k, s.keys, s.features), (v, s.keys, s.values)]
+                .map(|(x, tokens, features)| x.strides_for([s.images, s.heads, tokens, features])),
             to: [&mut dq, &mut dk, &mut dv].map(|to| Output::new(to)),
         };
         tasks::each(heads * splits, 5 * s.work(), |task| {
@@ -726,12 +726,12 @@ mod tests {
                 for isa in Isa::all() {
                     let what = format!("{isa:?} {s:?} {mask:?} {order}");
                     let strides = q.strides_for(dims(3));
-                    let (out, logs) = forward(isa, &s, [q, k, v], &mask, strides);
+                    let (out, logs) = forward(isa, &s, [q, k, v], &mask);
                     close(&what, &out, strides, dims(3), &y);
                     close(&what, &logs, [heads * queries, queries, 1, 1], [images, heads, queries, 1], &log);
                     let out = View { data: &out, strides };
                     let strides = [q.strides_for(dims(0)), k.strides_for(dims(1)), v.strides_for(dims(2))];
-                    let run = |wants| backward(isa, &s, [q, k, v], out, &logs, g, &mask, wants, strides);
+                    let run = |wants| backward(isa, &s, [q, k, v], out, &logs, g, &mask, wants);
                     let all = run([true; 3]);
                     for (i, want) in [&dq, &dk, &dv].into_iter().enumerate() {
                         close(&format!("gradient {i} {what}"), &all[i], strides[i], dims(i), want);
@@ -753,7 +753,7 @@ mod tests {
         let v: Vec<f32> = (0..400).map(|i| i as f32).collect();
         let [q, k, v] = [&[1.0f32, -1.0][..], &k, &v].map(|data| View { data, strides });
         for isa in Isa::all() {
-            let (y, logs) = forward(isa, &s, [q, k, v], &Mask::None, [0, 0, 1, 1]);
+            let (y, logs) = forward(isa, &s, [q, k, v], &Mask::None);
             // The sum of exp(-2 i) and of i exp(-2 i).
             let r = (-2.0f64).exp();
             let below = r / (1.0 - r);
@@ -769,7 +769,7 @@ mod tests {
         let strides = [0, 0, 1, 1];
         let [q, k, v] = [&[1.0f32][..], &[f32::NAN, 1.0], &[1.0, 2.0]].map(|data| View { data, strides });
         for isa in Isa::all() {
-            assert!(forward(isa, &s, [q, k, v], &Mask::None, strides).0[0].is_nan(), "{isa:?}");
+            assert!(forward(isa, &s, [q, k, v], &Mask::None).0[0].is_nan(), "{isa:?}");
         }
     }
 }

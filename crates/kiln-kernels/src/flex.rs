@@ -2,7 +2,7 @@
 
 use crate::{
     Activation, AdamStep, ConvOptions, Filter, Mask, Precision, activation,
-    attention::{self, Strides, View},
+    attention::{self, View},
     conv, copy, fallback,
     isa::Isa,
     linear,
@@ -304,10 +304,8 @@ impl KernelOps for Flex {
         let s = attention_shape(&q, &v);
         let [q, k, v] = [q, k, v].map(readable);
         let operands = [&q, &k, &v].map(view);
-        let size = [s.images, s.heads, s.queries, s.values];
-        let strides = operands[0].strides_for(size);
-        let (out, logs) = attention::forward(Isa::current(), &s, operands, &mask, strides);
-        (strided(out, size, strides), tensor(logs, [s.images, s.heads, s.queries]))
+        let (out, logs) = attention::forward(Isa::current(), &s, operands, &mask);
+        (strided(out, s.out(), operands[0]), tensor(logs, [s.images, s.heads, s.queries]))
     }
 
     fn attention_gradient(
@@ -327,12 +325,11 @@ impl KernelOps for Flex {
         let sizes = [&q, &k, &v].map(dims);
         let [q, k, v, out, g] = [q, k, v, out, g].map(readable);
         let operands = [&q, &k, &v].map(view);
-        let strides = [0, 1, 2].map(|i| operands[i].strides_for(sizes[i]));
         let logs = contiguous(logs);
         let (isa, logs) = (Isa::current(), elements(&logs));
-        let gradients = attention::backward(isa, &s, operands, view(&out), logs, view(&g), &mask, wants, strides);
+        let gradients = attention::backward(isa, &s, operands, view(&out), logs, view(&g), &mask, wants);
         let whole = |i: usize, gradient: Vec<f32>| {
-            if wants[i] { strided(gradient, sizes[i], strides[i]) } else { tensor(gradient, [0]) }
+            if wants[i] { strided(gradient, sizes[i], operands[i]) } else { tensor(gradient, [0]) }
         };
         let [dq, dk, dv] = gradients;
         (whole(0, dq), whole(1, dk), whole(2, dv))
@@ -381,9 +378,10 @@ fn view(x: &FlexTensor) -> View<'_> {
     View { data: &x.storage::<f32>()[x.layout().start_offset()..], strides: [0, 1, 2, 3].map(|i| strides[i] as usize) }
 }
 
-fn strided(elements: Vec<f32>, dims: [usize; 4], strides: Strides) -> FlexTensor {
-    let layout = Layout::new(Shape::from(dims), strides.map(|stride| stride as isize).to_vec(), 0);
-    FlexTensor::new(Bytes::from_elems(elements), layout, DType::F32)
+/// A tensor that lies in memory as `like` does.
+fn strided(elements: Vec<f32>, dims: [usize; 4], like: View) -> FlexTensor {
+    let strides = like.strides_for(dims).map(|stride| stride as isize);
+    FlexTensor::new(Bytes::from_elems(elements), Layout::new(Shape::from(dims), strides.to_vec(), 0), DType::F32)
 }
 
 /// The elements of a contiguous `f32` tensor to change: its own if it is theirs alone, else a copy.

@@ -166,7 +166,7 @@ pub fn conv_transpose2d(
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
     let ([n, heads, _, d], [_, _, keys, e]) = (q.dims(), v.dims());
     assert!(
-        k.dims() == [n, heads, keys, d] && v.dims() == [n, heads, keys, e] && keys > 0,
+        k.dims() == [n, heads, keys, d] && v.dims() == [n, heads, keys, e] && keys * d * e > 0,
         "attention: queries {:?}, keys {:?} and values {:?} do not fit together",
         q.dims(),
         k.dims(),
