@@ -554,7 +554,6 @@ impl UNet2d {
                 let n = t.dims()[0];
                 let t = if time.log { t.log() } else { t };
                 let weight = fourier.weight.value_sync();
-                let weight = if t.is_autodiff() { weight.autodiff() } else { weight };
                 let angles = t.reshape([n, 1]) * weight.unsqueeze::<2>() * std::f64::consts::TAU;
                 Tensor::cat(vec![angles.clone().sin(), angles.cos()], 1)
             }
