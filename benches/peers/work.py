@@ -209,10 +209,10 @@ def torch_work(work, mode, batch, size, channels, runs):
 
 
 def call(command):
-    """Milliseconds and MiB, or None if it failed."""
+    """Milliseconds and MiB."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode:
-        return None
+        sys.exit(f"{command}: {done.stderr}")
     said = json.loads(done.stdout.strip().splitlines()[-1])
     return said["milliseconds"], said["peak_memory"] / 2**20
 
@@ -228,7 +228,7 @@ def compare(args):
             for mode in args.modes:
                 theirs = [sys.executable, __file__, work, "--alone", mode, f"--runs={args.runs}", *shape]
                 found.setdefault(mode, []).append(call(theirs))
-        middle = {n: [statistics.median(v) for v in zip(*runs)] for n, runs in found.items() if None not in runs}
+        middle = {n: [statistics.median(v) for v in zip(*runs)] for n, runs in found.items()}
         for precision in PRECISIONS:
             time, peak = middle.pop(f"kiln {precision}")
             peers = {n: v for n, v in middle.items() if ("bf16" in n) == (precision == "bf16")}

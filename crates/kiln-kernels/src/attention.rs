@@ -374,7 +374,7 @@ pub(crate) fn backward(
             backward.head(index, mine, split * lengths[0]);
         });
     }
-    if splits > 1 && wants[0] {
+    if splits > 1 && !dq.is_empty() {
         let (sum, parts) = dq.split_at_mut(lengths[0]);
         for part in parts.chunks_exact(lengths[0]) {
             sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);

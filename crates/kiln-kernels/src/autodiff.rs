@@ -571,7 +571,7 @@ mod tests {
 
     #[test]
     fn checkpointing_keeps_sums_and_what_is_dear() {
-        fn kept<C: CheckpointStrategy>() -> [bool; 5] {
+        fn kept<C: CheckpointStrategy>() -> [bool; 6] {
             type Ad<C> = Autodiff<Flex, C>;
             let silu = Activation::Silu;
             let affine = || (ones::<C>(&[4]), ones::<C>(&[4]));
@@ -582,11 +582,15 @@ mod tests {
                     Ad::<C>::normalise_by(x, mean, var, affine().0, affine().1, Scope::Batch, 1e-5, silu)
                 }),
                 keeps::<C>(|x| Ad::<C>::activate(x, silu)),
+                keeps::<C>(|x| {
+                    let mirror = Filter::new(5, (0..5).rev().map(|i| vec![(i, 1.0)]));
+                    Ad::<C>::resample(x, mirror.clone(), mirror)
+                }),
                 keeps::<C>(|x| Ad::<C>::concat(x, ones::<C>(&[2, 0, 5, 5]))),
                 keeps::<C>(|x| Ad::<C>::add_activate(x.clone(), x, Activation::None)),
             ]
         }
-        assert_eq!(kept::<NoCheckpointing>(), [true; 5]);
-        assert_eq!(kept::<BalancedCheckpointing>(), [false, false, false, false, true]);
+        assert_eq!(kept::<NoCheckpointing>(), [true; 6]);
+        assert_eq!(kept::<BalancedCheckpointing>(), [false, false, false, false, false, true]);
     }
 }

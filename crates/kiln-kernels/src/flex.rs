@@ -55,6 +55,14 @@ fn bias_is_f32(bias: &Optional<Flex>) -> bool {
     }
 }
 
+/// Runs `work` with the elements of the bias, if there is one.
+fn with_bias<T>(bias: Optional<Flex>, work: impl FnOnce(Option<&[f32]>) -> T) -> T {
+    match bias {
+        Optional::Some(bias) => work(Some(elements(&contiguous(bias)))),
+        Optional::None => work(None),
+    }
+}
+
 impl KernelOps for Flex {
     fn conv_far(
         x: FloatTensor<Self>,
@@ -70,10 +78,7 @@ impl KernelOps for Flex {
         let shape = conv::Shape { images: n, near: [c, h, w], far: [f, size[0], size[1]], kernel: [kh, kw], options };
         let (x, weight) = (contiguous(x), contiguous(weight));
         let run = |bias: Option<&[f32]>| conv::to_far(products(), &shape, elements(&x), elements(&weight), bias);
-        let y = match bias {
-            Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
-            Optional::None => run(None),
-        };
+        let y = with_bias(bias, run);
         tensor(y, [n, f, size[0], size[1]])
     }
 
@@ -92,10 +97,7 @@ impl KernelOps for Flex {
         let shape = conv::Shape { images: n, near: [c, size[0], size[1]], far: [f, h, w], kernel: [kh, kw], options };
         let (g, weight) = (contiguous(g), contiguous(weight));
         let run = |bias: Option<&[f32]>| conv::to_near(products(), &shape, elements(&g), elements(&weight), bias);
-        let y = match bias {
-            Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
-            Optional::None => run(None),
-        };
+        let y = with_bias(bias, run);
         tensor(y, [n, c, size[0], size[1]])
     }
 
@@ -345,10 +347,7 @@ impl KernelOps for Flex {
         let run = |bias: Option<&[f32]>| {
             linear::forward(Isa::current(), elements(&x), elements(&weight), bias, [rows, inputs, outputs])
         };
-        let y = match bias {
-            Optional::Some(bias) => run(Some(elements(&contiguous(bias)))),
-            Optional::None => run(None),
-        };
+        let y = with_bias(bias, run);
         tensor(y, [rows, outputs])
     }
 

@@ -7,7 +7,7 @@
 use crate::isa::{Isa, Kind};
 
 /// `to[i]` becomes the pair of `first[i]` and `second[i]`, which is 0 where `second` has ended. Rounded to
-/// nearest, ties to even.
+/// nearest, ties to even; what is below the least normal number counts as 0.
 ///
 /// Panics if `first` is shorter than `to`, or `isa` is not [`Kind::Bf16`].
 pub(crate) fn pack(isa: Isa, first: &[f32], second: &[f32], to: &mut [f32]) {
@@ -29,6 +29,8 @@ pub(crate) fn pack_neighbours(isa: Isa, from: &[f32], to: &mut [f32]) {
     unsafe {
         pack_neighbouring_vectors(from, to);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, to);
 }
 
 /// The pair of two numbers.

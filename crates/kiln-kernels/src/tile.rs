@@ -1,4 +1,4 @@
-//! The register tile every convolution product is made of.
+//! The register tile every product is made of.
 //!
 //! One call computes `rows x (vectors * lanes)` sums of products over a list of steps:
 //! `out[i][v * lanes + l] = start + sum over (a, b) in steps: left[a + i * apart] * right[at[v] + b + l]`.

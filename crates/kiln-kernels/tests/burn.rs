@@ -373,6 +373,8 @@ fn checkpointing_changes_no_bit() {
         let (mean, var) = batch_stats(h.clone());
         let h = conv(batch_norm(h, mean, var, maps.clone(), maps * 0.5, 1e-5, Activation::Relu));
         let h = add_activate(h, x, Activation::Gelu);
+        let mirror = |len: usize| Filter::new(len, (0..len).rev().map(|i| vec![(i, 0.5)]));
+        let h = conv(resample(h, &mirror(9), &mirror(7)));
         let rows = h.reshape([2, 63, 6]);
         let y = conv(layer_norm(rows, gamma, beta, 1e-5, Activation::GeluTanh).reshape([2, 6, 9, 7]));
         let grads = y.clone().powi_scalar(2).sum().backward();
@@ -543,4 +545,21 @@ fn updates_are_the_same_by_burns_operations() {
     let kept = p.clone();
     let _ = lerp(p, g, 1.0);
     assert_eq!(values(kept), before);
+}
+
+#[test]
+fn gradients_are_computed_in_the_precision_of_their_pass() {
+    let o = ConvOptions { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+    let (x, w, g) = (random([2, 16, 8, 8]), random([16, 16, 3, 3]), random([2, 16, 8, 8]));
+    let run = |precision: Precision| {
+        let (x, w) = (tracked(&x), tracked(&w));
+        let y = conv2d(x.clone(), w.clone(), None, o);
+        let gradients = precision.scope(|| backward(y, &g));
+        [values(x.grad(&gradients).unwrap()), values(w.grad(&gradients).unwrap())]
+    };
+    for (exact, rounded) in run(Precision::F32).iter().zip(&run(Precision::Bf16)) {
+        assert_eq!(exact != rounded, Precision::Bf16.is_native());
+        let scale = exact.iter().fold(0.1f32, |m, v| m.max(v.abs()));
+        assert!(exact.iter().zip(rounded).all(|(e, r)| (e - r).abs() < 0.02 * scale));
+    }
 }

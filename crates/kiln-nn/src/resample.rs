@@ -115,11 +115,14 @@ pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, (h + 2·padding − kernel) / stride + 1, …]`
+///
+/// Panics if the window is larger than the padded picture.
 pub fn avg_pool2d(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
     let [_, _, h, w] = x.dims();
     let weight = 1.0 / kernel as f32;
     let windows = |len: usize| {
-        let count = (len + 2 * padding).saturating_sub(kernel) / stride + 1;
+        assert!(len + 2 * padding >= kernel, "avg_pool2d: windows of {kernel} in {len} pixels padded by {padding}");
+        let count = (len + 2 * padding - kernel) / stride + 1;
         let inside = |at: usize| at.checked_sub(padding).filter(|pixel| *pixel < len);
         Filter::new(
             len,

@@ -9,7 +9,7 @@ use kiln_core::random::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::attention::FeatureAttention;
-use crate::resample::{global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
+use crate::resample::{avg_pool2d, global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::tensor::dropout;
 use crate::time::sinusoidal;
 use crate::{
@@ -112,8 +112,8 @@ impl UNetConfig {
         Ok(())
     }
 
-    /// About how many bytes one picture's activations take in a forward pass: the scores of the largest attention,
-    /// or a few times the widest features, whichever is more.
+    /// About how many bytes one picture's activations take in a forward pass: a few times the features of all levels,
+    /// and the scores of the largest attention, which only the CPU's kernel does without.
     pub fn memory(&self, height: usize, width: usize) -> usize {
         let level = |l: usize| ((height / self.patch) >> l) * ((width / self.patch) >> l);
         let last = self.channel_multipliers.len().saturating_sub(1);
@@ -268,10 +268,7 @@ impl Resample {
     fn apply(self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Keep => x,
-            Self::Halve => {
-                let [n, c, h, w] = x.dims();
-                x.reshape([n, c, h / 2, 2, w / 2, 2]).mean_dim(5).mean_dim(3).reshape([n, c, h / 2, w / 2])
-            }
+            Self::Halve => avg_pool2d(x, 2, 2, 0),
             Self::Double => upsample_nearest(x, 2),
         }
     }

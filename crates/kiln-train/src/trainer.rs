@@ -167,6 +167,10 @@ fn train<S: System>(
     let stop = interrupt()?;
     let plain = &options.device;
     let config = &recipe.train;
+    if !config.precision.is_native() && !options.quiet {
+        let precision = config.precision;
+        eprintln!("train.precision = {precision}: this processor has no instructions for it; f32 is used, as fast");
+    }
     let training = plain.clone().autodiff();
     let training = if config.gradient_checkpointing { training.gradient_checkpointing() } else { training };
     let mut live = Live::<S> {
@@ -248,7 +252,7 @@ fn train<S: System>(
             saved_at = images;
         }
         if crossed(config.preview_every) || done {
-            live.preview(run, recipe, &examples, plain)?;
+            config.precision.scope(|| live.preview(run, recipe, &examples, plain))?;
         }
     }
     let complete = live.counters.images >= end;

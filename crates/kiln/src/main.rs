@@ -111,7 +111,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let common = &cli.common;
     let precision = common.precision.unwrap_or_default();
-    if !precision.is_native() {
+    // Training speaks of its recipe's.
+    if !precision.is_native() && !matches!(cli.verb, Verb::Train(_)) {
         eprintln!(
             "--precision {precision}: this processor has no instructions for it, so f32 is used, which is as fast"
         );

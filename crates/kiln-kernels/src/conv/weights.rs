@@ -4,8 +4,8 @@
 //! are transposed to channels-last (the near one with its padding), after which, for one tap, a
 //! block of weights is a tile whose steps are the pixels: one side broadcast, the other in vectors
 //! along channels. Where a step takes pairs, it is two far pixels, neighbours in a row, and the near pixels that one
-//! tap sees from them: of the near side every pixel is paired with the one a stride further. Images are divided among tasks by their number alone and the parts added in
-//! order, so a gradient does not depend on scheduling.
+//! tap sees from them: of the near side every pixel is paired with the one a stride further. Images are divided
+//! among tasks by their number alone and the parts added in order, so a gradient does not depend on scheduling.
 
 use super::{Shape, rows, transpose};
 use crate::{

@@ -46,7 +46,7 @@ use super::sampler::ancestral::{Variance, ddim_invert};
 use super::sampler::grid::Spacing;
 use super::sampler::ode::{AtRatio, Flow, Predict, Tolerance};
 use super::sampler::settings::{Defaults, Method, Plan, ends};
-use super::sampler::{Denoised, Denoiser};
+use super::sampler::{Denoised, Denoiser, finite, is_finite};
 use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, ScheduleOptions, Sde};
 
 /// The `[model]` table.
@@ -540,12 +540,7 @@ impl Ddpm {
             let ask: &Denoiser<'_> = &|xt, level| self.guided(networks, xt, level, steered);
             plan.run(xt, ask, &noise)?
         };
-        if !is_finite(&out) {
-            return Err(Error::new(
-                "sampling ended in a value that is not finite; take more --steps, or another --sampler",
-            ));
-        }
-        Ok(out.clamp(-1.0, 1.0))
+        finite(out)
     }
 }
 
@@ -559,11 +554,6 @@ struct Steered<'a> {
     /// Evaluations in all, if known, and so far.
     of: Option<usize>,
     asked: Cell<usize>,
-}
-
-/// Whether every number is finite: 0 times it is 0.
-fn is_finite(x: &Tensor<4>) -> bool {
-    (x.clone() * 0.0).sum().into_scalar::<f32>() == 0.0
 }
 
 impl Generate<Networks> for Ddpm {

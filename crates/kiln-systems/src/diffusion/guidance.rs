@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_train::{GenerateRequest, Guide, Guided, Looks};
 
-use super::schedule::Level;
+use super::schedule::{LEAST_SIGNAL, Level};
 
 /// Guidance by the same network with and without its condition (Ho & Salimans 2021).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +25,9 @@ impl ClassifierFree {
     /// # Errors
     /// A usage error naming the setting.
     pub fn new(scale: Option<f64>, rescale: Option<f64>, interval: Option<[f64; 2]>) -> Result<Self> {
+        if scale.is_none() && (rescale.is_some() || interval.is_some()) {
+            return Err(Error::usage("--guidance-rescale and --guidance-interval need a --guidance-scale"));
+        }
         let (scale, rescale) = (scale.unwrap_or(1.0), rescale.unwrap_or(0.0));
         if !scale.is_finite() {
             return Err(Error::usage(format!("--guidance-scale {scale}: must be finite")));
@@ -98,7 +101,8 @@ pub fn steer(
     backward: Backward,
 ) -> Result<Tensor<4>> {
     let guides = &request.guides;
-    let factor = level.sigma * level.sigma / level.signal;
+    // Where nothing is left of the picture (zero terminal SNR), noise says nothing of it either.
+    let factor = level.sigma * level.sigma / level.signal.max(LEAST_SIGNAL);
     let clean: Vec<&Guided> = guides.iter().filter(|g| g.guide.looks_at() == Looks::Clean).collect();
     let weighted = |x: &Tensor<4>, guides: &[&Guided], at: Level| -> Result<Tensor<1>> {
         let mut sum = Tensor::zeros([x.dims()[0]], &x.device());

@@ -140,7 +140,7 @@ pub struct Level {
 }
 
 /// The α that stands for 0 where it is divided by: ᾱ = 2⁻²⁴, as in diffusers.
-const LEAST_SIGNAL: f64 = 1.0 / 4096.0;
+pub(super) const LEAST_SIGNAL: f64 = 1.0 / 4096.0;
 
 impl Level {
     /// No noise at all: where every walk ends.

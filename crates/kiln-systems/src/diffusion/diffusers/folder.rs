@@ -325,6 +325,8 @@ pub fn export(run: &Run, weights: Weights, folder: &Path) -> Result<Exported> {
     } else {
         super::of_ddpm::model(&recipe::of_run::<super::super::ddpm::Ddpm>(&saved, &place)?, state, &place)?
     };
+    // Recipe and checkpoint must fit together, as for any use of the run.
+    crate::find(&id)?.open(run, weights, &Device::flex())?;
     model.write(folder)
 }
 

@@ -41,10 +41,10 @@ use self::config::{ClassEmbedType, UNetConfig};
 use self::scheduler::{SchedulerConfig, VarianceType, ddim_step_keeping_epsilon};
 use self::unet::UNet2d;
 use super::guidance::ClassifierFree;
-use super::sampler::Denoised;
 use super::sampler::ancestral::{Variance, ddim_step, ddpm_step};
 use super::sampler::grid::Spacing;
 use super::sampler::settings::{Defaults, Method, Plan};
+use super::sampler::{Denoised, finite};
 use super::schedule::{Level, Levels, NoiseSchedule};
 
 /// The version of diffusers whose files these are.
@@ -175,7 +175,10 @@ impl System for Diffusers {
     /// L_simple; a learned variance keeps what it has learned elsewhere, and the context is 0.
     fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
         let (x0, n) = (batch.images(), batch.len());
-        let t: Vec<usize> = batch.below("t", self.schedule.steps() as u64).into_iter().map(|t| t as usize).collect();
+        // The logarithm of 0 is no time.
+        let first = usize::from(self.config.unet.takes_log_of_time());
+        let draws = batch.below("t", (self.schedule.steps() - first) as u64);
+        let t: Vec<usize> = draws.into_iter().map(|t| t as usize + first).collect();
         let noise = batch.normal("noise", x0.dims());
         let levels: Vec<Level> = t.iter().map(|&t| self.schedule.level(t)).collect();
         let at = Levels::new(&levels, batch.device());
@@ -337,7 +340,7 @@ impl Diffusers {
                 plan.run(xt, &ask, noise)?
             }
         };
-        Ok(out.clamp(-1.0, 1.0))
+        finite(out)
     }
 
     /// The labels of a request: the one asked for, else a uniform draw for each sample.

@@ -25,7 +25,7 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     if ho.patch != 1 {
         return refuse(format!("model.unet.patch = {} has no counterpart in diffusers; only 1 has", ho.patch));
     }
-    if ho.channel_multipliers[0] != 1 {
+    if ho.channel_multipliers.first() != Some(&1) {
         return refuse(format!(
             "model.unet.channel_multipliers = {:?} has no counterpart in diffusers: the first must be 1, as its \
              first level is as wide as its first convolution",
@@ -47,6 +47,13 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     if config.prediction == Prediction::Edm {
         return refuse("model.prediction = \"edm\" has no counterpart in diffusers".into());
     }
+    let side = recipe.data.size;
+    if side == 0 {
+        return refuse("data.size = 0: pictures that are not square cannot be told from the recipe".into());
+    }
+    if let Err(why) = ho.check(side) {
+        return refuse(format!("model.unet: {why}"));
+    }
     let widths: Vec<usize> = ho.channel_multipliers.iter().map(|m| m * ho.base_channels).collect();
     let levels = widths.len();
     let attends = |level: usize| ho.attention_levels.contains(&level);
@@ -66,10 +73,6 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
         );
     }
     let channels = recipe.data.channels;
-    let side = recipe.data.size;
-    if side == 0 {
-        return refuse("data.size = 0: pictures that are not square cannot be told from the recipe".into());
-    }
     let learned = config.variance == Variance::Learned;
     let resampling = if ho.resample_blocks { Resampling::Resnet } else { Resampling::Conv };
     let unet = UNetConfig {

@@ -20,7 +20,7 @@ pub mod sigma;
 pub mod unipc;
 
 use burn::tensor::Tensor;
-use kiln_core::Result;
+use kiln_core::{Error, Result};
 
 use super::schedule::Level;
 
@@ -38,3 +38,19 @@ pub type Denoiser<'a> = dyn Fn(Tensor<4>, Level) -> Result<Denoised> + 'a;
 
 /// Standard normal noise for a numbered draw; each number gives other noise.
 pub type Noise<'a> = dyn Fn(u64) -> Tensor<4> + 'a;
+
+/// Whether every number is finite: 0 times it is 0.
+pub fn is_finite(x: &Tensor<4>) -> bool {
+    (x.clone() * 0.0).sum().into_scalar::<f32>() == 0.0
+}
+
+/// What a walk ended in as pictures.
+///
+/// # Errors
+/// If a number is not finite: no picture is made of it.
+pub fn finite(out: Tensor<4>) -> Result<Tensor<4>> {
+    if is_finite(&out) {
+        return Ok(out.clamp(-1.0, 1.0));
+    }
+    Err(Error::new("sampling ended in a value that is not finite; take more --steps, or another --sampler"))
+}

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 
 use super::{Denoiser, Noise};
-use crate::diffusion::schedule::{Level, Posterior};
+use crate::diffusion::schedule::{LEAST_SIGNAL, Level, Posterior};
 
 /// What takes the step from one level to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub fn predict(predictor: Predictor, (from, to): (Level, Level), xt: Tensor<4>, 
         // Tweedie's mean of the step; with exploding variance its noise is the posterior's.
         Predictor::Ancestral => {
             let exploding = (keep - 1.0).abs() < 1e-12;
-            ((xt + score * beta) / keep, if exploding { beta_tilde } else { beta }.sqrt())
+            ((xt + score * beta) / keep.max(LEAST_SIGNAL), if exploding { beta_tilde } else { beta }.sqrt())
         }
         Predictor::None => (xt, 0.0),
     }

@@ -102,6 +102,14 @@ fn within(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     Err(Error::usage(format!("{flag} {value}: must be {range}")))
 }
 
+/// A number of repetitions that may still come to an end.
+fn times(flag: &str, given: Option<usize>, usual: usize) -> Result<usize> {
+    match given {
+        Some(count) if count > 10_000 => Err(Error::usage(format!("{flag} {count}: must be at most 10000"))),
+        _ => Ok(given.unwrap_or(usual)),
+    }
+}
+
 impl Plan {
     /// What `settings` ask for, and what they leave open as the recipe has it.
     ///
@@ -147,7 +155,7 @@ impl Plan {
                         )));
                     }
                 },
-                recurrence: s.recurrence.unwrap_or(0),
+                recurrence: times("--recurrence", s.recurrence, 0)?,
             }),
             "euler" => Method::Euler,
             "euler-ancestral" => Method::EulerAncestral,
@@ -163,7 +171,7 @@ impl Plan {
             }
             "pc" => Method::PredictorCorrector(PredictorCorrector {
                 predictor: s.predictor.as_deref().map_or(Ok(Default::default()), str::parse)?,
-                corrector_steps: s.corrector_steps.unwrap_or(1),
+                corrector_steps: times("--corrector-steps", s.corrector_steps, 1)?,
                 snr: within("--snr", s.snr.unwrap_or(0.16), 1e-6, f64::INFINITY)?,
             }),
             _ => {
@@ -192,7 +200,8 @@ impl Plan {
         let steps = self.levels.len() - 1;
         match self.method {
             Method::Walk(walk) => Some(steps * (walk.recurrence + 1)),
-            Method::Heun => Some(2 * steps - 1),
+            // A last step to the picture itself is Euler's.
+            Method::Heun => Some(2 * steps - usize::from(self.levels[steps].sigma == 0.0)),
             Method::PredictorCorrector(pc) => Some(steps * (pc.corrector_steps + 1)),
             Method::Ode(_) => None,
             _ => Some(steps),
