@@ -12,8 +12,9 @@ use crate::{
     isa::Isa,
     output::{self, Output},
     pairs::pack,
+    product::ZERO,
     tasks,
-    tile::{MAX_ROWS, Start, Steps, Tile},
+    tile::{Start, Steps, Tile},
 };
 use std::ops::Range;
 
@@ -212,8 +213,7 @@ impl Plan {
                     } else {
                         &self.steps
                     };
-                    let origin =
-                        if turn == turns.start && y == 0 { Start::Base(&[0.0; MAX_ROWS]) } else { Start::Stored };
+                    let origin = if turn == turns.start && y == 0 { ZERO } else { Start::Stored };
                     let start = |side: &Side| {
                         let row = if side.is_near { y * s.options.stride[0] } else { y };
                         row * side.width * side.pitch

@@ -15,8 +15,10 @@ use crate::{
     conv::{Shape, transpose},
     isa::Isa,
     output::{self, Output},
-    pairs, tasks,
-    tile::{MAX_ROWS, Start, Steps, Tile},
+    pairs,
+    product::ZERO,
+    tasks,
+    tile::{Steps, Tile},
 };
 use std::ops::Range;
 
@@ -303,8 +305,7 @@ impl<F: Form> Plan<F> {
                     let rows = block.min(squares - square);
                     let left = (&left[square * self.depth..], self.depth);
                     let sums = &mut sums[square * self.panel + lane..];
-                    let base = Start::Base(&[0.0; MAX_ROWS]);
-                    tile.run(rows, left, kernels, &[lane, lane + lanes], steps, base, sums, self.panel);
+                    tile.run(rows, left, kernels, &[lane, lane + lanes], steps, ZERO, sums, self.panel);
                 }
             }
         }

@@ -15,7 +15,9 @@ use crate::{
     conv::Shape,
     isa::Isa,
     output::{self, Output},
-    pairs, tasks,
+    pairs,
+    product::ZERO,
+    tasks,
     tile::{Start, Steps, Tile},
 };
 use std::ops::Range;
@@ -203,7 +205,7 @@ impl<F: Form> Plan<F> {
 
     fn multiply(&self, near: &[f32], far: &[f32], steps: &Steps, most: usize, begins: bool, sums: &mut [f32]) {
         let (tile, lanes, outputs) = (self.tile, self.tile.lanes(), self.far.field[0]);
-        let start = if begins { Start::Base(&[0.0; crate::tile::MAX_ROWS]) } else { Start::Stored };
+        let start = if begins { ZERO } else { Start::Stored };
         for place in 0..F::PLACES {
             let near = &near[place * most * self.width..][..most * self.width];
             let far = &far[place * most * self.far.pitch..][..most * self.far.pitch];

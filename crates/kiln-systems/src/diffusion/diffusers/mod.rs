@@ -349,13 +349,7 @@ impl Diffusers {
         if self.classes.is_empty() {
             return Ok(None);
         }
-        let labels = match request.class {
-            Some(class) => vec![class; request.len()],
-            None => {
-                let draws = request.key.purpose("class").below(request.indices.clone(), self.classes.len() as u64);
-                draws.into_iter().map(|label| label as u32).collect()
-            }
-        };
+        let labels = request.classes(self.classes.len());
         Ok(Some(from_indices(&labels, &request.device)))
     }
 
