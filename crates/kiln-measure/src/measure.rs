@@ -97,15 +97,18 @@ impl Measure {
 
     /// Whether more of it is better: of distances, errors and nats, less is.
     pub fn larger_is_better(&self) -> bool {
-        const LARGER: [&str; 13] = [
+        const LARGER: [&str; 16] = [
             "is",
             "precision",
             "recall",
             "density",
             "coverage",
             "class_coverage",
+            "class_accuracy",
             "diversity",
             "accuracy",
+            "pixel_accuracy",
+            "miou",
             "psnr",
             "ssim",
             "pair_psnr",

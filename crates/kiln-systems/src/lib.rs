@@ -5,6 +5,7 @@ pub mod adversarial;
 pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
+pub mod segmenter;
 pub mod translation;
 
 use kiln_core::{Error, Result};
@@ -21,6 +22,7 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<diffusion::ddpm::Ddpm>(),
         entry::<diffusion::diffusers::Diffusers>(),
         entry::<diffusion::noisy_classifier::NoisyClassifier>(),
+        entry::<segmenter::Segmenter>(),
         entry::<translation::cyclegan::CycleGan>(),
         entry::<adaptation::dann::Dann>(),
     ]

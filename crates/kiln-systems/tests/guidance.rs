@@ -78,7 +78,7 @@ impl Guide for Near {
 }
 
 fn guided(guide: impl Guide + 'static, scale: f64) -> Guided {
-    Guided { guide: Rc::new(guide), scale }
+    Guided { guide: Rc::new(guide), scale, name: String::new() }
 }
 
 /// ε̂ − w σ ∇ log p, as Dhariwal & Nichol's algorithm 2 and Bansal's equation 6 have it.
@@ -282,4 +282,11 @@ fn settings_that_do_not_belong_are_named() {
     assert!(refused(SamplerSettings { guidance_scale: Some(2.0), ..of("ddim") }, None).contains("class_conditional"));
     assert!(refused(SamplerSettings { backward_steps: Some(2), ..of("ddim") }, None).contains("--guide"));
     assert!(refused(of("ddim"), Some(1)).contains("--class 1"));
+    let still = SamplerSettings { predictor: Some("none".into()), corrector_steps: Some(0), ..of("pc") };
+    assert!(refused(still, None).contains("nothing is left"));
+    let twice =
+        SamplerSettings { timestep_spacing: Some("trailing".into()), sigmas: Some("karras".into()), ..of("dpm++") };
+    assert!(refused(twice, None).starts_with("--timestep-spacing"));
+    let first = SamplerSettings { order: Some(1), solver_type: Some("heun".into()), ..of("dpm++") };
+    assert!(refused(first, None).starts_with("--solver-type"));
 }

@@ -17,9 +17,12 @@ use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::sampler::ancestral::Variance;
 use kiln_systems::diffusion::sampler::settings::SAMPLERS;
 use kiln_systems::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
+use kiln_systems::segmenter::{self, Segmenter};
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
-use kiln_train::{Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, System};
+use kiln_train::{
+    Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, Segment, System,
+};
 
 fn pictures() -> Pictures {
     Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] }
@@ -101,6 +104,19 @@ fn a_noisy_classifier_learns_a_batch_by_heart() {
     let mut system = NoisyClassifier::new(config, &pictures()).unwrap();
     let (first, last) = learn(&mut system, 60);
     assert!(last < 0.3 * first, "{first} to {last}");
+}
+
+/// The lower grey is the ground; the brighter half is of the picture's class.
+#[test]
+fn a_segmenter_learns_a_batch_by_heart() {
+    let config = segmenter::Config { ground: -0.6, unet: small().unet, ..segmenter::Config::default() };
+    let mut system = Segmenter::new(config, &pictures()).unwrap();
+    let batch = batch();
+    let map = to_values(system.map(batch.images(), batch.labels().unwrap()).float());
+    let expected = |i: usize| if ((i % 64) < 32) == (i / 64).is_multiple_of(2) { 1 + i / 64 % 2 } else { 0 } as f32;
+    assert_eq!(map, (0..256).map(expected).collect::<Vec<_>>());
+    let (first, last) = learn(&mut system, 40);
+    assert!(last < 0.1 * first, "{first} to {last}");
 }
 
 #[test]

@@ -57,6 +57,12 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.attention_levels=[1]",
             "model.unet.dropout=0.1",
         ],
+        "segmenter" => &[
+            "model.unet.base_channels=8",
+            "model.unet.groups=4",
+            "model.unet.channel_multipliers=[1, 2]",
+            "model.unet.dropout=0.1",
+        ],
         "dcgan" | "cgan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }

@@ -66,7 +66,6 @@ fn method(name: &str) -> (Method, Option<Family>) {
                 order: order(),
                 kind: parts.next().unwrap().parse().unwrap(),
                 stochastic: kind == "dpm++-sde",
-                lower_order_final: true,
             };
             (Method::DpmSolver(solver), Some(Family::Dpm))
         }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{DataKind, DataSet};
@@ -262,6 +262,16 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>>;
+    /// See [`crate::Segment::segment`].
+    ///
+    /// # Errors
+    /// As it does, or if the system cannot.
+    fn segment(&self, images: Tensor<4>) -> Result<Tensor<4>>;
+    /// See [`crate::Segment::map`].
+    ///
+    /// # Errors
+    /// If the system cannot.
+    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Result<Tensor<3, Int>>;
     /// See [`crate::Classify::classify_noisy`].
     ///
     /// # Errors
@@ -360,6 +370,16 @@ impl<S: System> Model for Loaded<S> {
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>> {
         let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
         able.classify(&self.networks, images)
+    }
+
+    fn segment(&self, images: Tensor<4>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().segment.ok_or_else(|| lacks::<S>(Ability::Segment))?;
+        able.segment(&self.networks, images)
+    }
+
+    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Result<Tensor<3, Int>> {
+        let able = self.system.abilities().segment.ok_or_else(|| lacks::<S>(Ability::Segment))?;
+        Ok(able.map(images, labels))
     }
 
     fn classify_noisy(&self, x: Tensor<4>, signal: f64, sigma: f64) -> Result<Option<Tensor<2>>> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
@@ -142,6 +142,8 @@ pub enum Ability {
     Translate,
     /// `classify`
     Classify,
+    /// `evaluate --metrics segments`, and guidance by a map
+    Segment,
     /// `evaluate --metrics svm`, and the features other runs are judged by
     Represent,
     /// `evaluate --metrics nll,bpd`
@@ -158,6 +160,7 @@ impl Ability {
             Self::Decode => "interpolate",
             Self::Translate => "translate",
             Self::Classify => "classify",
+            Self::Segment => "evaluate --metrics segments",
             Self::Represent => "evaluate --metrics svm",
             Self::Likelihood => "evaluate --metrics nll",
         }
@@ -281,11 +284,13 @@ pub struct Guided {
     pub guide: Rc<dyn Guide>,
     /// What its gradient is multiplied by.
     pub scale: f64,
+    /// The flags that ask for it, as a picture's text keeps them.
+    pub name: String,
 }
 
 impl fmt::Debug for Guided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Guided({})", self.scale)
+        f.write_str(&self.name)
     }
 }
 
@@ -472,6 +477,18 @@ pub trait Classify<N>: Sync {
     }
 }
 
+/// Says which class each pixel shows; class 0 is the ground, and class c + 1 is label c.
+pub trait Segment<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes, h, w]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn segment(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<4>>;
+
+    /// The true classes `[n, h, w]` of pictures `[n, c, h, w]` with labels `[n]`.
+    fn map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int>;
+}
+
 /// Sees more in a picture than its pixels: features learned for another end.
 pub trait Represent<N>: Sync {
     /// `[n, c, h, w]` in [−1, 1] → features `[n, d]`.
@@ -519,6 +536,8 @@ pub struct Abilities<'a, N> {
     pub translate: Option<&'a dyn Translate<N>>,
     /// `classify`
     pub classify: Option<&'a dyn Classify<N>>,
+    /// `evaluate --metrics segments`
+    pub segment: Option<&'a dyn Segment<N>>,
     /// `evaluate --metrics svm`
     pub represent: Option<&'a dyn Represent<N>>,
     /// `evaluate --metrics nll`
@@ -534,6 +553,7 @@ impl<N> Default for Abilities<'_, N> {
             decode: None,
             translate: None,
             classify: None,
+            segment: None,
             represent: None,
             likelihood: None,
         }
@@ -550,6 +570,7 @@ impl<N> Abilities<'_, N> {
             (self.decode.is_some(), Ability::Decode),
             (self.translate.is_some(), Ability::Translate),
             (self.classify.is_some(), Ability::Classify),
+            (self.segment.is_some(), Ability::Segment),
             (self.represent.is_some(), Ability::Represent),
             (self.likelihood.is_some(), Ability::Likelihood),
         ];

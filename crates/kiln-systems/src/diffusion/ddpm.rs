@@ -46,7 +46,7 @@ use super::sampler::ancestral::{Variance, ddim_invert};
 use super::sampler::grid::Spacing;
 use super::sampler::ode::{AtRatio, Flow, Predict, Tolerance};
 use super::sampler::settings::{Defaults, Method, Plan, ends};
-use super::sampler::{Denoised, Denoiser, finite, is_finite};
+use super::sampler::{Denoised, Denoiser, MEMORY, finite, is_finite};
 use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, ScheduleOptions, Sde};
 
 /// The `[model]` table.
@@ -234,6 +234,9 @@ impl System for Ddpm {
                     .into(),
             );
         }
+        if config.weighting != Weighting::None && config.objective == Objective::Bound {
+            return refuse("model.weighting weighs L_simple; with model.objective = \"bound\" leave it out".into());
+        }
         if config.times == Times::Lognormal && config.objective != Objective::Simple {
             return refuse("model.times = \"lognormal\" needs model.objective = \"simple\"".into());
         }
@@ -286,23 +289,29 @@ impl System for Ddpm {
             terms * (self.schedule.steps() as f64 * self.bits_a_dimension())
         };
         let weights = self.weights();
-        let weigh = |each: Tensor<1>, by: Vec<f64>| match by.iter().all(|w| *w == 1.0) {
-            true => each.mean(),
-            false => (each * from_values(by.into_iter().map(|w| w as f32).collect(), [n], device)).mean(),
+        let times_each = |each: Tensor<1>, by: &[f64]| match by.iter().all(|w| *w == 1.0) {
+            true => each,
+            false => each * from_values(by.iter().map(|w| *w as f32).collect(), [n], device),
         };
-        let weighted = levels.iter().zip(&share).map(|(l, s)| s * weights.at(prediction, l.ratio().powi(-2))).collect();
+        let weights: Vec<f64> = levels.iter().map(|l| weights.at(prediction, l.ratio().powi(-2))).collect();
+        let weighted = |simple| times_each(simple, &weights);
+        // What is drawn more often counts less.
+        let mean = |each| times_each(each, &share).mean();
         let (loss, each) = match self.config.objective {
-            Objective::Simple => (Loss::new("loss", weigh(simple.clone(), weighted)), simple),
+            Objective::Simple => {
+                let each = weighted(simple);
+                (Loss::new("loss", mean(each.clone())), each)
+            }
             Objective::Bound => {
                 let bound = vlb(output);
-                (Loss::new("bound_bpd", weigh(bound.clone(), share)).report("simple", simple.mean()), bound)
+                (Loss::new("bound_bpd", mean(bound.clone())).report("simple", simple.mean()), bound)
             }
             // The mean learns from L_simple alone (Nichol & Dhariwal 2021, §3.1).
             Objective::Hybrid => {
                 let (bound, lambda) = (vlb(output.detach()), self.config.bound_weight);
+                let simple = weighted(simple);
                 let each = simple.clone() + bound.clone() * lambda;
-                let loss = Loss::new("simple", weigh(simple, weighted));
-                (loss.plus("bound_bpd", lambda, weigh(bound, share)), each)
+                (Loss::new("simple", mean(simple)).plus("bound_bpd", lambda, mean(bound)), each)
             }
         };
         if let Some(second_moment) = &mut self.second_moment {
@@ -332,9 +341,6 @@ impl System for Ddpm {
         }
     }
 }
-
-/// Bytes that the activations of one forward pass may take while sampling.
-const MEMORY: usize = 1 << 30;
 
 /// The levels of a batch.
 struct Drawn {

@@ -89,7 +89,8 @@ pub struct Backward {
 }
 
 /// x̂₀ at a level, steered by the request's guides: those that look at the noisy picture (Dhariwal & Nichol 2021, algorithm 2)
-/// and those that look at x̂₀, through the network (Bansal 2023, equation 6) and backward on it (equation 7).
+/// and those that look at x̂₀, through the network (Bansal 2023, equation 6) and backward on it (equation 7), which begins
+/// where the first came to, as in the authors' code.
 ///
 /// # Errors
 /// If the network or a guide fails.

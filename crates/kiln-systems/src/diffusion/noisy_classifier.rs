@@ -148,11 +148,11 @@ pub struct ClassifierGuide {
 }
 
 impl ClassifierGuide {
-    /// Guides by a run that classifies.
+    /// Guides by a run that classifies, shown what it knows unless `looks` says what.
     ///
     /// # Errors
     /// If it does not, or was trained on pictures of another shape.
-    pub fn new(model: Box<dyn Model>, shape: [usize; 3]) -> Result<Self> {
+    pub fn new(model: Box<dyn Model>, shape: [usize; 3], looks: Option<Looks>) -> Result<Self> {
         let info = model.info();
         let run = info.run.clone();
         if info.pictures.shape != shape {
@@ -162,7 +162,11 @@ impl ClassifierGuide {
             )));
         }
         let probe = Tensor::zeros([1, shape[0], shape[1], shape[2]], &info.device);
-        let looks = if model.classify_noisy(probe, 1.0, 0.0)?.is_some() { Looks::Noisy } else { Looks::Clean };
+        let looks = match (looks, model.classify_noisy(probe, 1.0, 0.0)?) {
+            (Some(looks), _) => looks,
+            (None, Some(_)) => Looks::Noisy,
+            (None, None) => Looks::Clean,
+        };
         Ok(Self { model, looks })
     }
 
@@ -181,9 +185,10 @@ impl Guide for ClassifierGuide {
         let (n, device) = (x.dims()[0], x.device());
         let logits = match self.looks {
             Looks::Clean => self.model.classify(x)?,
-            Looks::Noisy => match self.model.classify_noisy(x, signal, sigma)? {
+            // One that knows no noise is shown the noisy picture all the same, if that was asked for.
+            Looks::Noisy => match self.model.classify_noisy(x.clone(), signal, sigma)? {
                 Some(logits) => logits,
-                None => return Err(Error::new("the classifier knows no noise")),
+                None => self.model.classify(x)?,
             },
         };
         let labels = from_indices(&request.classes(self.classes().len()), &device).reshape([n, 1]);

@@ -122,7 +122,7 @@ impl SecondMoment {
         times.map(|t| (t, 1.0 / (p.len() as f64 * p[t]))).unzip()
     }
 
-    /// Takes note of the losses, not weighted, of a batch.
+    /// Takes note of the losses of a batch, before what their draw weighs.
     pub fn update(&mut self, times: &[usize], losses: &[f32]) {
         for (&t, &loss) in times.iter().zip(losses).filter(|(_, loss)| loss.is_finite()) {
             let history = &mut self.history[t];

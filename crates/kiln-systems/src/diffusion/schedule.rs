@@ -21,6 +21,34 @@ pub enum BetaSchedule {
     Sigmoid,
 }
 
+impl BetaSchedule {
+    /// `steps` values of β `from` the first `to` the last; the cosine has ends of its own.
+    pub fn betas(self, steps: usize, from: f64, to: f64) -> Vec<f64> {
+        let n = steps as f64;
+        let between = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (n - 1.0).max(1.0);
+        let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+        let at = |i: usize| match self {
+            Self::Linear => between(from, to, i),
+            Self::ScaledLinear => between(from.sqrt(), to.sqrt(), i).powi(2),
+            Self::Cosine => (1.0 - bar((i as f64 + 1.0) / n) / bar(i as f64 / n)).min(0.999),
+            Self::Sigmoid => from + (to - from) / (1.0 + (-between(-6.0, 6.0, i)).exp()),
+        };
+        (0..steps).map(at).collect()
+    }
+}
+
+/// ᾱₜ = Π (1 − βₛ), the share of the picture's variance left. With `zero_terminal_snr`, √ᾱ is shifted until the last is 0,
+/// then stretched until the first is what it was (Lin 2024, algorithm 1).
+pub fn alphas_cumprod(betas: &[f64], zero_terminal_snr: bool) -> Vec<f64> {
+    let mut product = 1.0;
+    let mut bars: Vec<f64> = betas.iter().map(|beta| (product *= 1.0 - beta, product).1).collect();
+    if let (true, Some(first), Some(last)) = (zero_terminal_snr, bars.first().copied(), bars.last().copied()) {
+        let (first, last) = (first.sqrt(), last.sqrt());
+        bars.iter_mut().for_each(|bar| *bar = ((bar.sqrt() - last) * first / (first - last)).powi(2));
+    }
+    bars
+}
+
 /// Which of the stochastic differential equations of Song 2021b adds the noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -86,30 +114,18 @@ impl Default for ScheduleOptions {
 impl ScheduleOptions {
     /// βₜ, each at most 0.999.
     pub fn betas(&self) -> Vec<f64> {
-        let n = self.steps as f64;
-        let scale = 1000.0 / n;
-        let (first, last) = (scale * self.beta_start, scale * self.beta_end);
-        let between = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (n - 1.0).max(1.0);
-        let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-        let at = |i: usize| match self.shape {
-            BetaSchedule::Linear => between(first, last, i),
-            BetaSchedule::ScaledLinear => between(first.sqrt(), last.sqrt(), i).powi(2),
-            BetaSchedule::Cosine => 1.0 - bar((i as f64 + 1.0) / n) / bar(i as f64 / n),
-            BetaSchedule::Sigmoid => first + (last - first) / (1.0 + (-between(-6.0, 6.0, i)).exp()),
-        };
-        (0..self.steps).map(|i| at(i).min(0.999)).collect()
+        let [first, last] = self.beta_ends();
+        self.shape.betas(self.steps, first, last).into_iter().map(|beta| beta.min(0.999)).collect()
     }
 
-    /// ᾱₜ = Π (1 − βₛ), the share of the picture's variance left.
+    /// β at the first and last of T times.
+    pub fn beta_ends(&self) -> [f64; 2] {
+        [self.beta_start, self.beta_end].map(|beta| beta * 1000.0 / self.steps as f64)
+    }
+
+    /// ᾱₜ.
     pub fn alphas_cumprod(&self) -> Vec<f64> {
-        let mut product = 1.0;
-        let mut bars: Vec<f64> = self.betas().into_iter().map(|beta| (product *= 1.0 - beta, product).1).collect();
-        if let (true, Some(first), Some(last)) = (self.zero_terminal_snr, bars.first().copied(), bars.last().copied()) {
-            // √ᾱ is shifted until the last is 0, then stretched until the first is what it was.
-            let (first, last) = (first.sqrt(), last.sqrt());
-            bars.iter_mut().for_each(|bar| *bar = ((bar.sqrt() - last) * first / (first - last)).powi(2));
-        }
-        bars
+        alphas_cumprod(&self.betas(), self.zero_terminal_snr)
     }
 
     /// The levels of all times.

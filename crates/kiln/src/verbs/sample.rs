@@ -12,11 +12,12 @@ use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
 use kiln_systems::diffusion::guidance::{ColourHistogram, Edges};
 use kiln_systems::diffusion::noisy_classifier::ClassifierGuide;
+use kiln_systems::segmenter::SegmenterGuide;
 use kiln_train::model::{Info, Weights};
 use kiln_train::preview::pictures;
 use kiln_train::system::check_class;
 use kiln_train::{
-    Ability, ChainWatch, Context, GenerateRequest, Guide, Guided, Model, Progress, SamplerSettings, checkpoint,
+    Ability, ChainWatch, Context, GenerateRequest, Guide, Guided, Looks, Model, Progress, SamplerSettings, checkpoint,
 };
 use serde_json::json;
 
@@ -118,12 +119,19 @@ pub struct SamplerArgs {
     /// A run that classifies: one of noisy-classifier guides the noisy picture, any other the predicted one
     #[arg(long, help_heading = GUIDANCE)]
     pub classifier: Option<PathBuf>,
+    /// Show it something else than it knows: noisy (the picture of the chain) or clean (the predicted one)
+    #[arg(long, requires = "classifier", value_parser = looks, help_heading = GUIDANCE)]
+    pub classifier_looks_at: Option<Looks>,
     /// How strongly
     #[arg(long, default_value_t = 1.0, requires = "classifier", help_heading = GUIDANCE)]
     pub classifier_scale: f64,
-    /// A picture to come near to: colours:FILE by its histogram, edges:FILE by its outlines
+    /// A picture to come near to: colours:FILE by its histogram, edges:FILE by its outlines; or mask:FILE, bright where a
+    /// --segmenter is to see the class
     #[arg(long, help_heading = GUIDANCE)]
     pub guide: Option<String>,
+    /// A run that segments, for --guide mask:FILE
+    #[arg(long, requires = "guide", help_heading = GUIDANCE)]
+    pub segmenter: Option<PathBuf>,
     /// How strongly
     #[arg(long, default_value_t = 1.0, requires = "guide", help_heading = GUIDANCE)]
     pub guide_scale: f64,
@@ -131,7 +139,7 @@ pub struct SamplerArgs {
     #[arg(long, help_heading = GUIDANCE)]
     pub backward_steps: Option<usize>,
     /// The size of each
-    #[arg(long, help_heading = GUIDANCE)]
+    #[arg(long, requires = "backward_steps", help_heading = GUIDANCE)]
     pub backward_rate: Option<f64>,
     /// How often each step of ddpm and ddim is undone and taken again
     #[arg(long, help_heading = GUIDANCE)]
@@ -147,6 +155,14 @@ fn interval(text: &str) -> std::result::Result<[f64; 2], String> {
     match ends {
         Some([Ok(low), Ok(high)]) => Ok([low, high]),
         _ => Err("expected two numbers, such as 0.2,5".into()),
+    }
+}
+
+fn looks(text: &str) -> std::result::Result<Looks, String> {
+    match text {
+        "noisy" => Ok(Looks::Noisy),
+        "clean" => Ok(Looks::Clean),
+        _ => Err("there are noisy and clean".into()),
     }
 }
 
@@ -190,21 +206,41 @@ impl SamplerArgs {
         if let Some(run) = &self.classifier {
             let (model, _) = open(run, Weights::Average, &common.device)?;
             need(&*model, Ability::Classify)?;
-            let guide = ClassifierGuide::new(model, info.pictures.shape)?;
+            let guide = ClassifierGuide::new(model, info.pictures.shape, self.classifier_looks_at)?;
             check_class(class, guide.classes())?;
-            guides.push(Guided { guide: Rc::new(guide), scale: self.classifier_scale });
+            if self.guidance_scale.is_some() && guide.classes() != info.pictures.classes {
+                return Err(Error::usage(format!(
+                    "--classifier {}: it knows other classes than the run that --guidance-scale guides",
+                    run.display()
+                )));
+            }
+            let scale = self.classifier_scale;
+            let name = format!("--classifier {} --classifier-scale {scale}", run.display());
+            guides.push(Guided { guide: Rc::new(guide), scale, name });
         }
         if let Some(spec) = &self.guide {
             let Some((kind, file)) = spec.split_once(':') else {
-                return Err(Error::usage(format!("--guide {spec}: expected colours:FILE or edges:FILE")));
+                return Err(Error::usage(format!("--guide {spec}: expected colours:FILE, edges:FILE or mask:FILE")));
             };
             let picture = one_picture(Path::new(file), info)?;
-            let guide: Rc<dyn Guide> = match kind {
-                "colours" => Rc::new(ColourHistogram::of(picture)),
-                "edges" => Rc::new(Edges::of(picture)),
-                _ => return Err(Error::usage(format!("--guide {spec}: there are colours:FILE and edges:FILE"))),
+            let guide: Rc<dyn Guide> = match (kind, &self.segmenter) {
+                ("colours", None) => Rc::new(ColourHistogram::of(picture)),
+                ("edges", None) => Rc::new(Edges::of(picture)),
+                ("mask", Some(run)) => {
+                    let (model, _) = open(run, Weights::Average, &common.device)?;
+                    need(&*model, Ability::Segment)?;
+                    let guide = SegmenterGuide::new(model, picture)?;
+                    check_class(class, guide.classes())?;
+                    Rc::new(guide)
+                }
+                _ => {
+                    return Err(Error::usage(format!(
+                        "--guide {spec}: there are colours:FILE, edges:FILE, and with --segmenter mask:FILE"
+                    )));
+                }
             };
-            guides.push(Guided { guide, scale: self.guide_scale });
+            let scale = self.guide_scale;
+            guides.push(Guided { guide, scale, name: format!("--guide {spec} --guide-scale {scale}") });
         }
         match guides.iter().find(|g| !g.scale.is_finite()) {
             Some(g) => Err(Error::usage(format!("--classifier-scale (--guide-scale) {}: must be finite", g.scale))),
@@ -258,6 +294,11 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     need(&*model, Ability::Generate)?;
     if args.n == 0 {
         return Err(Error::usage("-n 0: nothing to do; give at least 1"));
+    }
+    if args.trajectory && args.sampler.sampler.as_deref() == Some("ode") {
+        return Err(Error::usage(
+            "--trajectory: --sampler ode takes each picture its own way; draw the chain of another",
+        ));
     }
     let mut request = GenerateRequest::new(0..args.n as u64, args.seed, &device);
     request.class = args.class;
@@ -333,7 +374,7 @@ fn write(
             let index = start + i as u64;
             let flags = request.sampler.given().into_iter().map(|(flag, value)| format!("{flag} {value}"));
             let class = request.class.map(|class| format!("--class {class}"));
-            let guides = request.guides.iter().map(|g| format!("{g:?}"));
+            let guides = request.guides.iter().map(|g| g.name.clone());
             let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
             let text = [
                 ("system", info.system.to_string()),

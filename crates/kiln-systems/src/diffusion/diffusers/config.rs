@@ -568,6 +568,15 @@ impl UNetConfig {
         self.time_embedding_type == TimeEmbedding::Fourier && self.class == ModelClass::UNet2DModel
     }
 
+    /// About how many bytes one picture's activations take in a forward pass: a few times the features of all levels.
+    pub fn memory(&self) -> usize {
+        let [height, width] = self.sample_size;
+        let level = |(l, channels): (usize, &usize)| (height >> l) * (width >> l) * channels;
+        let features: usize = self.block_out_channels.iter().enumerate().map(level).sum();
+        let layers = self.layers_per_block.iter().copied().max().unwrap_or(1);
+        4 * 4 * (layers + 2) * features.max(1)
+    }
+
     /// `config.json`, with every field that the network's class has.
     pub fn to_json(&self) -> Value {
         let or_null = |n: usize| if n == 0 { Value::Null } else { json!(n) };

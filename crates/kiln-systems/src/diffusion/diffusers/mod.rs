@@ -44,7 +44,7 @@ use super::guidance::ClassifierFree;
 use super::sampler::ancestral::{Variance, ddim_step, ddpm_step};
 use super::sampler::grid::Spacing;
 use super::sampler::settings::{Defaults, Method, Plan};
-use super::sampler::{Denoised, finite};
+use super::sampler::{Denoised, MEMORY, finite};
 use super::schedule::{Level, Levels, NoiseSchedule};
 
 /// The version of diffusers whose files these are.
@@ -106,6 +106,8 @@ pub struct Diffusers {
     config: Config,
     schedule: NoiseSchedule,
     classes: Vec<String>,
+    /// Pictures the network is shown at once while sampling.
+    at_once: usize,
 }
 
 impl System for Diffusers {
@@ -158,6 +160,7 @@ impl System for Diffusers {
         let system = Self {
             schedule: config.scheduler.schedule(),
             classes: if labels > 0 { pictures.classes.clone() } else { Vec::new() },
+            at_once: (MEMORY / config.unet.memory()).max(1),
             config,
         };
         system.sampler(&SamplerSettings::default())?;
@@ -277,9 +280,16 @@ impl Diffusers {
     fn denoise(&self, networks: &Networks, xt: Tensor<4>, level: Level, conditions: &Conditions) -> Denoised {
         let (n, device) = (xt.dims()[0], xt.device());
         let times = Tensor::<1>::full([n], level.t as f32, &device);
+        // As many at once as memory has room for.
         let ask = |context: &Option<Tensor<3>>| {
-            let (labels, context) = (conditions.labels.clone(), context.clone());
-            self.split(networks.unet.forward(xt.clone(), times.clone(), labels, context, None))
+            let parts = (0..n).step_by(self.at_once).map(|from| {
+                let len = self.at_once.min(n - from);
+                let labels = conditions.labels.clone().map(|l| l.narrow(0, from, len));
+                let context = context.clone().map(|c| c.narrow(0, from, len));
+                let (xt, times) = (xt.clone().narrow(0, from, len), times.clone().narrow(0, from, len));
+                networks.unet.forward(xt, times, labels, context, None)
+            });
+            self.split(Tensor::cat(parts.collect(), 0))
         };
         let (output, variance) = ask(&conditions.with);
         let output = match conditions.free.guides(level) {

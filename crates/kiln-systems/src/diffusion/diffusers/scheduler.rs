@@ -10,7 +10,7 @@ use super::json::Fields;
 use crate::diffusion::parameterisation::Prediction;
 use crate::diffusion::sampler::ancestral::{Variance, ddim_step};
 use crate::diffusion::sampler::grid::{Spacing, timesteps};
-use crate::diffusion::schedule::{self, Level, NoiseSchedule, ScheduleOptions};
+use crate::diffusion::schedule::{self, Level, NoiseSchedule, ScheduleOptions, alphas_cumprod};
 
 /// Which of diffusers' schedulers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,17 @@ pub enum BetaSchedule {
     SquaredcosCapV2,
     /// Along a sigmoid from −6 to 6.
     Sigmoid,
+}
+
+impl BetaSchedule {
+    fn shape(self) -> schedule::BetaSchedule {
+        match self {
+            Self::Linear => schedule::BetaSchedule::Linear,
+            Self::ScaledLinear => schedule::BetaSchedule::ScaledLinear,
+            Self::SquaredcosCapV2 => schedule::BetaSchedule::Cosine,
+            Self::Sigmoid => schedule::BetaSchedule::Sigmoid,
+        }
+    }
 }
 
 /// The variance of the ancestral chain.
@@ -253,71 +264,44 @@ impl SchedulerConfig {
             );
         }
         let betas = self.betas();
-        // Only the bent schedule ends in pure noise.
-        let end = if self.rescale_betas_zero_snr { 1.0 + 1e-9 } else { 1.0 };
-        if let Some(t) = betas.iter().position(|b| !(*b > 0.0 && *b < end)) {
+        if let Some(t) = betas.iter().position(|b| !(*b > 0.0 && *b < 1.0)) {
             let place = if self.trained_betas.is_empty() { "`beta_start`, `beta_end`" } else { "`trained_betas`" };
             return Err(format!("{place}: β at step {t} is {}, which must lie between 0 and 1", betas[t]));
         }
         Ok(())
     }
 
-    /// Every β before the end is bent.
-    fn plain_betas(&self) -> Vec<f64> {
-        if !self.trained_betas.is_empty() {
-            return self.trained_betas.clone();
-        }
-        let (n, from, to) = (self.num_train_timesteps, self.beta_start, self.beta_end);
-        let share = |i: usize| i as f64 / (n - 1) as f64;
-        let between = |from: f64, to: f64, i: usize| from + (to - from) * share(i);
-        let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-        let beta = |i: usize| match self.beta_schedule {
-            BetaSchedule::Linear => between(from, to, i),
-            BetaSchedule::ScaledLinear => between(from.sqrt(), to.sqrt(), i).powi(2),
-            BetaSchedule::SquaredcosCapV2 => {
-                let at = |i: usize| bar(i as f64 / n as f64);
-                (1.0 - at(i + 1) / at(i)).min(0.999)
-            }
-            BetaSchedule::Sigmoid => (to - from) / (1.0 + (-between(-6.0, 6.0, i)).exp()) + from,
-        };
-        (0..n).map(beta).collect()
-    }
-
-    /// Every β.
+    /// Every β, before any rescaling.
     fn betas(&self) -> Vec<f64> {
-        let betas = self.plain_betas();
-        if !self.rescale_betas_zero_snr {
-            return betas;
+        match self.trained_betas.is_empty() {
+            true => self.beta_schedule.shape().betas(self.num_train_timesteps, self.beta_start, self.beta_end),
+            false => self.trained_betas.clone(),
         }
-        // √ᾱ shifted so that the last is 0 and stretched so that the first stays.
-        let roots: Vec<f64> = cumulative(&betas).into_iter().map(f64::sqrt).collect();
-        let (first, last) = (roots[0], roots[roots.len() - 1]);
-        let bar = |i: usize| ((roots[i] - last) * first / (first - last)).powi(2);
-        (0..roots.len()).map(|i| 1.0 - if i == 0 { bar(0) } else { bar(i) / bar(i - 1) }).collect()
     }
 
     /// The noise schedule.
     pub fn schedule(&self) -> NoiseSchedule {
         let cosine = self.beta_schedule == BetaSchedule::SquaredcosCapV2 && self.trained_betas.is_empty();
         let shape = if cosine { schedule::BetaSchedule::Cosine } else { schedule::BetaSchedule::Linear };
-        NoiseSchedule::of_alphas_cumprod(shape, &cumulative(&self.betas()))
+        NoiseSchedule::of_alphas_cumprod(shape, &alphas_cumprod(&self.betas(), self.rescale_betas_zero_snr))
     }
 
     /// The settings that give a schedule of Kiln's; its own list of β where diffusers has no name for it.
     pub fn of_schedule(options: &ScheduleOptions) -> Self {
         let betas = options.betas();
-        let (first, last) = (betas[0], betas[betas.len() - 1]);
+        let [beta_start, beta_end] = options.beta_ends();
         let base = Self {
             num_train_timesteps: options.steps,
             rescale_betas_zero_snr: options.zero_terminal_snr,
             ..Self::default()
         };
-        let named = [
-            Self { beta_start: first, beta_end: last, ..base.clone() },
-            Self { beta_schedule: BetaSchedule::SquaredcosCapV2, ..base.clone() },
-            Self { beta_schedule: BetaSchedule::ScaledLinear, beta_start: first, beta_end: last, ..base.clone() },
-        ];
-        let fits = |c: &Self| c.plain_betas().iter().zip(&betas).all(|(a, b)| (a - b).abs() <= 1e-9 * b);
+        let shapes =
+            [BetaSchedule::Linear, BetaSchedule::SquaredcosCapV2, BetaSchedule::ScaledLinear, BetaSchedule::Sigmoid];
+        let named = shapes.map(|beta_schedule| match beta_schedule {
+            BetaSchedule::SquaredcosCapV2 => Self { beta_schedule, ..base.clone() },
+            _ => Self { beta_schedule, beta_start, beta_end, ..base.clone() },
+        });
+        let fits = |c: &Self| c.betas().iter().zip(&betas).all(|(a, b)| (a - b).abs() <= 1e-9 * b);
         let found = named.into_iter().find(fits);
         found.unwrap_or(Self { trained_betas: betas, ..base })
     }
@@ -407,15 +391,6 @@ impl SchedulerConfig {
         }
         fields
     }
-}
-
-/// ᾱ: the running product of 1 − β.
-fn cumulative(betas: &[f64]) -> Vec<f64> {
-    let step = |product: &mut f64, beta: &f64| {
-        *product *= 1.0 - beta;
-        Some(*product)
-    };
-    betas.iter().scan(1.0, step).collect()
 }
 
 /// One DDIM step as diffusers takes it: x̂₀ is clamped, and ε stays what the network said. Kiln's own

@@ -39,6 +39,9 @@ pub type Denoiser<'a> = dyn Fn(Tensor<4>, Level) -> Result<Denoised> + 'a;
 /// Standard normal noise for a numbered draw; each number gives other noise.
 pub type Noise<'a> = dyn Fn(u64) -> Tensor<4> + 'a;
 
+/// Bytes that the activations of one forward pass may take while sampling.
+pub const MEMORY: usize = 1 << 30;
+
 /// Whether every number is finite: 0 times it is 0.
 pub fn is_finite(x: &Tensor<4>) -> bool {
     (x.clone() * 0.0).sum().into_scalar::<f32>() == 0.0

@@ -40,9 +40,10 @@ pub struct DpmSolver {
     pub kind: Kind,
     /// Solve the reverse stochastic equation instead, with fresh noise each step.
     pub stochastic: bool,
-    /// Lower the order over the last steps of a walk of fewer than 15.
-    pub lower_order_final: bool,
 }
+
+/// Walks of fewer steps lower their order over the last ones (`lower_order_final` of diffusers).
+const FEW: usize = 15;
 
 impl DpmSolver {
     /// Walks `xt` down the `levels`.
@@ -56,7 +57,7 @@ impl DpmSolver {
             let (from, to) = (pair[0], pair[1]);
             earlier.insert(0, ask(xt.clone(), from)?.x0);
             earlier.truncate(3);
-            let few = self.lower_order_final && steps < 15;
+            let few = steps < FEW;
             let order = match steps - i {
                 1 if few || to.sigma == 0.0 => 1,
                 2 if few => 2,

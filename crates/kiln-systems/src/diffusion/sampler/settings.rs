@@ -8,7 +8,7 @@ use super::ancestral::{Variance, Walk};
 use super::grid::{self, Family, FinalSigma, Sigmas, Spacing};
 use super::multistep::{self, DpmSolver};
 use super::ode::Tolerance;
-use super::predictor_corrector::PredictorCorrector;
+use super::predictor_corrector::{Predictor, PredictorCorrector};
 use super::unipc::{self, UniPc};
 use super::{Denoiser, Noise, sigma};
 use crate::diffusion::schedule::{Level, NoiseSchedule, Sde};
@@ -129,7 +129,9 @@ impl Plan {
         let total = schedule.steps();
         let steps = match (s.steps, name, defaults.steps) {
             (Some(steps), ..) => steps,
-            (None, "ddpm" | "pc", _) | (None, "ddim" | "euler" | "heun" | "euler-ancestral", 0) => total,
+            // What a recipe says is of its own sampler: a chain asked for in its place is taken whole.
+            (None, "ddpm" | "pc", _) if name != defaults.sampler => total,
+            (None, "ddpm" | "pc" | "ddim" | "euler" | "heun" | "euler-ancestral", 0) => total,
             // The multistep solvers visit one time less than they count.
             (None, _, 0) => total - 1,
             (None, _, steps) => steps,
@@ -163,17 +165,25 @@ impl Plan {
             "dpm++" | "dpm++-sde" => {
                 let stochastic = name == "dpm++-sde";
                 let kind: multistep::Kind = s.solver_type.as_deref().map_or(Ok(Default::default()), str::parse)?;
-                Method::DpmSolver(DpmSolver { order: order(3)?, kind, stochastic, lower_order_final: true })
+                let order = order(3)?;
+                if order == 1 && s.solver_type.is_some() {
+                    return Err(Error::usage("--solver-type: a solver of --order 1 has but one; leave it out"));
+                }
+                Method::DpmSolver(DpmSolver { order, kind, stochastic })
             }
             "unipc" => {
                 let kind: unipc::Kind = s.solver_type.as_deref().map_or(Ok(Default::default()), str::parse)?;
                 Method::UniPc(UniPc { order: order(3)?, kind })
             }
-            "pc" => Method::PredictorCorrector(PredictorCorrector {
-                predictor: s.predictor.as_deref().map_or(Ok(Default::default()), str::parse)?,
-                corrector_steps: times("--corrector-steps", s.corrector_steps, 1)?,
-                snr: within("--snr", s.snr.unwrap_or(0.16), 1e-6, f64::INFINITY)?,
-            }),
+            "pc" => {
+                let predictor = s.predictor.as_deref().map_or(Ok(Default::default()), str::parse)?;
+                let corrector_steps = times("--corrector-steps", s.corrector_steps, 1)?;
+                if predictor == Predictor::None && corrector_steps == 0 {
+                    return Err(Error::usage("--predictor none --corrector-steps 0: nothing is left that steps"));
+                }
+                let snr = within("--snr", s.snr.unwrap_or(0.16), 1e-6, f64::INFINITY)?;
+                Method::PredictorCorrector(PredictorCorrector { predictor, corrector_steps, snr })
+            }
             _ => {
                 let usual = Tolerance::default();
                 Method::Ode(Tolerance {
@@ -184,6 +194,12 @@ impl Plan {
         };
         let sigmas: Sigmas = s.sigmas.as_deref().map_or(Ok(Default::default()), str::parse)?;
         let end: FinalSigma = s.final_sigma.as_deref().map_or(Ok(Default::default()), str::parse)?;
+        if s.timestep_spacing.is_some() && sigmas != Sigmas::Schedule && matches!(name, "dpm++" | "dpm++-sde" | "unipc")
+        {
+            return Err(Error::usage(
+                "--timestep-spacing: --sigmas karras and exponential choose the times; leave one out",
+            ));
+        }
         let solver = |family| grid::solver(schedule, steps, spacing, sigmas, end, family);
         let levels = match method {
             Method::Walk(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, spacing)?,

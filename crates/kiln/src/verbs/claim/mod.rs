@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser};
 use kiln_core::{Context, Error, Result};
 use kiln_data::Split;
+use kiln_measure::Measure;
 use kiln_systems::find;
 use kiln_train::model::Weights;
 use kiln_train::progress::minutes;
@@ -30,11 +31,14 @@ use crate::{Common, hardware};
 
 #[derive(Args)]
 pub struct ClaimArgs {
-    /// The system; `ddim`, `solvers`, `cfg` or `sde` of ddpm; or `measures` for what disturbances do to them
+    /// The system; `ddim`, `solvers`, `sde`, `bound`, `cfg`, `adm` or `universal` of ddpm; or `measures` for what disturbances do to them
     system: String,
     /// Images each run sees, instead of the claim's own budget
     #[arg(long)]
     images: Option<u64>,
+    /// Only the measurements whose name has this in it
+    #[arg(long)]
+    only: Option<String>,
     /// The results page
     #[arg(long, default_value = "docs/results.md")]
     results: PathBuf,
@@ -59,9 +63,18 @@ struct Measurement {
     metrics: &'static str,
     n: usize,
     split: Split,
-    /// Flags of `kiln sample`, separated by spaces.
+    /// Flags of `kiln sample`, separated by spaces; `{ID}` is the run of that system beside.
     sampler: &'static str,
     samples: usize,
+    /// Resamples behind the interval of fid.
+    bootstrap: usize,
+}
+
+/// A run that measurements need beside the one they measure, such as a classifier that guides it.
+struct Beside {
+    system: &'static str,
+    variant: Variant,
+    images: u64,
 }
 
 /// What to run for a system, and what the paper says.
@@ -70,11 +83,23 @@ struct Claim {
     seeds: &'static [u64],
     images: u64,
     measurements: &'static [Measurement],
+    /// On [`SEED_BESIDE`]: what guides a run is not what judges it.
+    beside: &'static [Beside],
     reference: &'static str,
 }
 
-const SCORE: Measurement =
-    Measurement { label: "", metrics: "fid,is,classes", n: 2000, split: Split::Train, sampler: "", samples: 0 };
+/// Keys the runs beside.
+const SEED_BESIDE: u64 = 1;
+
+const SCORE: Measurement = Measurement {
+    label: "",
+    metrics: "fid,is,classes",
+    n: 2000,
+    split: Split::Train,
+    sampler: "",
+    samples: 0,
+    bootstrap: 0,
+};
 
 const FASHION: Variant = Variant { name: "fashion", set: &["data.set=fashion"] };
 
@@ -108,6 +133,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
         seeds: &[0],
         images: 250_000,
         measurements: &[SCORE],
+        beside: &[],
         reference: "all ten classes",
     };
     Ok(match system.id() {
@@ -118,8 +144,8 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                     metrics: "nll",
                     n: 1000,
                     split: Split::Test,
-                    sampler: "",
                     samples: 200,
+                    ..SCORE
                 },
                 SCORE,
             ],
@@ -147,7 +173,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 },
             ],
             reference: "better than vae; DDIM 50 within 10 % of the full chain",
-            images: 200_000,
+            images: 500_000,
             ..scored
         },
         "cyclegan" => Claim {
@@ -162,8 +188,7 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 metrics: "pairs",
                 n: 400,
                 split: Split::Test,
-                sampler: "",
-                samples: 0,
+                ..SCORE
             }],
             reference: "below the input's own distance and both ablations",
             ..scored
@@ -182,9 +207,9 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
                 metrics: "accuracy",
                 n: 10_000,
                 split: Split::Test,
-                sampler: "",
-                samples: 0,
+                ..SCORE
             }],
+            beside: &[],
             reference: "52.25 source-only, 76.66 DANN, 95.96 target-only (Ganin 2016, table 2)",
         },
         _ if system.abilities()?.contains(&Ability::Generate) => scored,
@@ -221,69 +246,80 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         }
     };
     let images = args.images.unwrap_or(claim.images);
+    let mut beside = Vec::new();
+    for Beside { system: id, variant, images } in claim.beside {
+        let root = folder(&args.runs, id, variant, SEED_BESIDE);
+        train(&*find(id)?, variant, SEED_BESIDE, *images, &root, common)?;
+        beside.push((format!("{{{id}}}"), root.display().to_string()));
+    }
+    let asked = |m: &&Measurement| args.only.as_ref().is_none_or(|only| m.label.contains(only));
     for variant in claim.variants {
-        let mut values: BTreeMap<(usize, String), Vec<f64>> = BTreeMap::new();
-        let mut notes: BTreeMap<(usize, String), String> = BTreeMap::new();
-        let (mut seconds, mut seen) = (0.0, 0);
+        let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
         for &seed in claim.seeds {
-            let slug = variant.name.to_lowercase().replace(", ", "-").replace(' ', "-");
-            let root = args.runs.join(format!("{}-{slug}-{seed}", system.id()));
+            let root = folder(&args.runs, system.id(), variant, seed);
             train(&*system, variant, seed, images, &root, common)?;
             let (model, _) = open(&root, Weights::Average, &common.device)?;
             (seconds, seen) = (seconds + model.info().seconds, model.info().images);
-            for (at, m) in claim.measurements.iter().enumerate() {
-                let mut evaluation =
-                    EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n).split(m.split).samples(m.samples);
-                if !m.sampler.is_empty() {
-                    evaluation = evaluation.sampler(flags(m.sampler)?);
-                }
+            roots.push(root);
+        }
+        for m in claim.measurements.iter().filter(asked) {
+            let mut found: BTreeMap<String, Vec<Measure>> = BTreeMap::new();
+            let named = |text: String, (name, root): &(String, String)| text.replace(name, root);
+            let sampler = flags(&beside.iter().fold(m.sampler.to_string(), named))?;
+            for root in &roots {
+                let evaluation = EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n)
+                    .split(m.split)
+                    .samples(m.samples)
+                    .bootstrap(m.bootstrap)
+                    .sampler(sampler.clone());
                 for figure in measure(&evaluation, common)? {
-                    let net = figure.features.as_ref().map(|f| format!("[{f}]")).unwrap_or_default();
-                    let key = (at, format!("{}{net}", figure.measure));
-                    let set = figure.reference.clone().unwrap_or_default();
-                    let split = figure.split.clone().unwrap_or_default();
-                    notes.insert(key.clone(), format!("n = {}, {set}/{split}", figure.n));
-                    values.entry(key).or_default().push(figure.value);
+                    found.entry(figure.full_name()).or_default().push(figure);
                 }
             }
-        }
-        for ((at, figure), figures) in values {
-            let label = claim.measurements[at].label;
-            let note = &notes[&(at, figure.clone())];
-            let row = Row {
-                system: name.into(),
-                variant: variant.name.into(),
-                measurement: [figure.as_str(), label]
-                    .into_iter()
-                    .filter(|s| !s.is_empty())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                figure: format!("{} ({note})", spread(&figures)),
-                reference: claim.reference.into(),
-                images: seen,
-                seconds: seconds / claim.seeds.len() as f64,
-                command: match args.images {
-                    Some(images) => format!("kiln claim {name} --images {images}"),
-                    None => format!("kiln claim {name}"),
-                },
-            };
-            write_row(&args.results, &row, claim.seeds)?;
-            out.say(|| format!("{} {}: {} = {}", row.system, row.variant, row.measurement, row.figure), &row);
+            for (name, figures) in found {
+                let one = &figures[0];
+                let [set, split] = [&one.reference, &one.split].map(|s| s.as_deref().unwrap_or_default());
+                let row = Row {
+                    system: args.system.clone(),
+                    variant: variant.name.into(),
+                    measurement: if m.label.is_empty() { name } else { format!("{name}, {}", m.label) },
+                    figure: format!("{} (n = {}, {set}/{split})", spread(&figures), one.n),
+                    reference: claim.reference.into(),
+                    images: seen,
+                    seconds: seconds / claim.seeds.len() as f64,
+                    command: match args.images {
+                        Some(images) => format!("kiln claim {} --images {images}", args.system),
+                        None => format!("kiln claim {}", args.system),
+                    },
+                };
+                write_row(&args.results, &row, claim.seeds)?;
+                out.say(|| format!("{} {}: {} = {}", row.system, row.variant, row.measurement, row.figure), &row);
+            }
         }
     }
     Ok(())
 }
 
-/// `0.512`, or `0.512 ± 0.004` over seeds (sample standard deviation).
-fn spread(values: &[f64]) -> String {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
+/// Where a run lives.
+fn folder(runs: &Path, system: &str, variant: &Variant, seed: u64) -> PathBuf {
+    let slug = variant.name.to_lowercase().replace(", ", "-").replace(' ', "-");
+    runs.join(format!("{system}-{slug}-{seed}"))
+}
+
+/// `0.512 [0.508, 0.516]` with the interval of one run, or `0.512 ± 0.004` over seeds (sample standard deviation).
+fn spread(figures: &[Measure]) -> String {
+    let n = figures.len() as f64;
+    let mean = figures.iter().map(|f| f.value).sum::<f64>() / n;
     let digits = if mean.abs() >= 100.0 { 1 } else { 3 };
-    if values.len() == 1 {
-        return format!("{mean:.digits$}");
+    match figures {
+        [Measure { interval: Some([low, high]), .. }] => format!("{mean:.digits$} [{low:.digits$}, {high:.digits$}]"),
+        [Measure { std: Some(std), .. }] => format!("{mean:.digits$} ± {std:.digits$}"),
+        [_] => format!("{mean:.digits$}"),
+        _ => {
+            let deviation = (figures.iter().map(|f| (f.value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+            format!("{mean:.digits$} ± {deviation:.digits$}")
+        }
     }
-    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-    format!("{mean:.digits$} ± {deviation:.digits$}")
 }
 
 /// Trains, resumes, or finds a run complete.
@@ -353,11 +389,12 @@ fn write_row(page: &Path, row: &Row, seeds: &[u64]) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a test may panic
 mod tests {
+    use super::diffusion::NAMES;
     use super::*;
 
     #[test]
     fn every_claim_has_known_flags() {
-        let named = ["ddim", "solvers", "cfg", "sde"].map(|name| of_ddpm(name).unwrap());
+        let named = NAMES.map(|name| of_ddpm(name).unwrap());
         let ddpm = claim(&*find("ddpm").unwrap()).unwrap();
         for claim in named.into_iter().chain([ddpm]) {
             for m in claim.measurements {

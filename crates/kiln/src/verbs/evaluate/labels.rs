@@ -4,9 +4,10 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::Split;
 use kiln_measure::classes::{Confusion, wilson};
+use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, Measure, adaptation};
-use kiln_nn::tensor::to_values;
+use kiln_nn::tensor::{from_indices, to_values};
 use kiln_train::Ability;
 
 use super::{Asked, chunks};
@@ -36,6 +37,24 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<Measure> {
     let confusion = Confusion::new(classes, &truth, &predicted)?;
     let measure = Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n));
     Ok(measure.against(set, &asked.split.to_string()))
+}
+
+/// How many pixels have their class, and how the regions overlap.
+pub fn segments(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+    let model = asked.run("segments", Ability::Segment)?;
+    let classes = model.info().pictures.classes.len() + 1;
+    let mut found = Segmentation::new(classes, None)?;
+    let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, labels| {
+        if labels.len() != images.dims()[0] {
+            return Err(Error::usage(format!("{} has no labels to measure segments with", asked.reference)));
+        }
+        let truth = model.segment_map(images.clone(), from_indices(labels, asked.device))?;
+        let predicted = model.segment(images)?.argmax(1);
+        let host = |values: Vec<f32>| values.into_iter().map(|class| class as usize).collect::<Vec<_>>();
+        found.push(&host(to_values(truth.float())), &host(to_values(predicted.float())))
+    })?;
+    let of = |name: &str, value: f64| asked.against(Measure::new(name, value, n));
+    Ok(vec![of("pixel_accuracy", found.pixel_accuracy()?), of("miou", found.mean_iou()?)])
 }
 
 /// Accuracy on the test part of a linear SVM that learned a few labels on the run's features

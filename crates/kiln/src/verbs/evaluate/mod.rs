@@ -65,12 +65,14 @@ pub const METRICS: &[Metric] = &[
     metric("density", On::Sets, GENERATE),
     metric("coverage", On::Sets, GENERATE),
     metric("classes", On::Sets, GENERATE),
+    metric("class_accuracy", On::Sets, GENERATE),
     metric("ndb", On::Sets, GENERATE),
     metric("diversity", On::Sets, GENERATE),
     metric("memorisation", On::Sets, GENERATE),
     metric("nll", On::Likelihood, &[Ability::Likelihood]),
     metric("nll_exact", On::Likelihood, &[Ability::Likelihood]),
     metric("accuracy", On::Labels, &[Ability::Classify]),
+    metric("segments", On::Labels, &[Ability::Segment]),
     metric("svm", On::Labels, &[Ability::Represent]),
     metric("a_distance", On::Labels, &[Ability::Represent]),
     metric("pairs", On::Pairs, PAIRS),
@@ -100,9 +102,8 @@ pub struct EvaluateArgs {
     /// The reference, likewise; a run's own data by default
     #[arg(long)]
     against: Option<String>,
-    /// A list of fid, is, kid, precision, recall, density, coverage, classes, ndb, diversity, memorisation, nll,
-    /// nll_exact, accuracy, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability,
-    /// mig
+    /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
+    /// nll, nll_exact, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -183,6 +184,11 @@ impl EvaluateArgs {
     /// With sampler settings.
     pub fn sampler(self, sampler: SamplerArgs) -> Self {
         Self { sampler, ..self }
+    }
+
+    /// With so many resamples behind an interval of fid.
+    pub fn bootstrap(self, bootstrap: usize) -> Self {
+        Self { bootstrap, ..self }
     }
 
     /// With so many importance samples.
@@ -292,6 +298,7 @@ fn measure_on(
             "nll" => likelihood::measure(&asked, false)?,
             "nll_exact" => likelihood::measure(&asked, true)?,
             "accuracy" => vec![labels::accuracy(&asked)?],
+            "segments" => labels::segments(&asked)?,
             "svm" => labels::svm(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],
             "ppl" => latents::path_length(&asked)?,

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{Picture, Split, contact_sheet};
-use kiln_measure::classes::Histogram;
+use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
 use kiln_train::model::Weights;
 use kiln_train::preview::pictures;
@@ -46,12 +46,15 @@ pub struct Comparison {
     pub resize: String,
     /// The reference's classes that the network knows; 0 if it knows others.
     pub classes: usize,
+    /// The class that each picture was to show, if it was told one.
+    pub told: Option<Vec<usize>>,
 }
 
 impl Comparison {
     /// By a judge.
     pub fn by(judge: &Judge, made: Side, real: Side) -> Self {
-        Self { made, real, features: judge.name.clone(), resize: judge.resize(), classes: judge.classes().unwrap_or(0) }
+        let classes = judge.classes().unwrap_or(0);
+        Self { made, real, features: judge.name.clone(), resize: judge.resize(), classes, told: None }
     }
 }
 
@@ -82,7 +85,8 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
     } else {
         judge.side(reference, asked.split, REFERENCE)?
     };
-    let found = Comparison::by(&judge, made, real);
+    let told = asked.model.and_then(|model| told(model, asked));
+    let found = Comparison { told, ..Comparison::by(&judge, made, real) };
     if let (Some(folder), true) = (&args.pictures, metrics.contains(&"memorisation")) {
         let near = nearest_pairs(&found)?;
         let samples: Vec<usize> = near.iter().map(|pair| pair.0).collect();
@@ -99,7 +103,7 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
 /// What the judge sees of a run's samples, each of which `draw` gets too.
 fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn FnMut(&Tensor<4>)) -> Result<Seen> {
     let (args, mut seen) = (asked.args, Seen::default());
-    let mut request = GenerateRequest::new(0..args.n as u64, args.seed, asked.device);
+    let mut request = request(asked);
     request.sampler = args.sampler.settings();
     request.guides = args.sampler.guides(model.info(), None, asked.common)?;
     generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
@@ -107,6 +111,17 @@ fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn F
         judge.look(images, &mut seen)
     })?;
     Ok(seen)
+}
+
+fn request(asked: &Asked<'_>) -> GenerateRequest {
+    GenerateRequest::new(0..asked.args.n as u64, asked.args.seed, asked.device)
+}
+
+/// The class each sample of a run is to show, if something leads it there.
+fn told(model: &dyn Model, asked: &Asked<'_>) -> Option<Vec<usize>> {
+    let classes = model.info().pictures.classes.len();
+    let led = asked.args.sampler.guidance_scale.is_some() || asked.args.sampler.classifier.is_some();
+    (led && classes > 0).then(|| request(asked).classes(classes).into_iter().map(|c| c as usize).collect())
 }
 
 /// The judge asked for; that of stored statistics if nothing is said.
@@ -136,7 +151,7 @@ fn of_stats(made: &str, real: &str) -> Result<Comparison> {
         )));
     }
     let (features, resize, classes) = (b.about.features.clone(), b.about.resize.clone(), b.about.classes);
-    Ok(Comparison { made: Side::stored(a), real: Side::stored(b), features, resize, classes })
+    Ok(Comparison { made: Side::stored(a), real: Side::stored(b), features, resize, classes, told: None })
 }
 
 /// Every figure of a comparison; `seed` keys splits and subsets, `resamples` are behind an interval of fid.
@@ -194,8 +209,8 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                 )?;
                 push(Measure::spread("kid", spread, made.n));
             }
-            ("precision", Some(p)) => push(Measure::new("precision", p.precision, made.n)),
-            ("recall", Some(p)) => push(Measure::new("recall", p.recall, made.n)),
+            ("precision", Some(p)) => push(share("precision", p.precision, made.n.min(real.n))),
+            ("recall", Some(p)) => push(share("recall", p.recall, made.n.min(real.n))),
             ("density", Some(p)) => push(Measure::new("density", p.density, made.n)),
             ("coverage", Some(p)) => push(Measure::new("coverage", p.coverage, made.n)),
             ("ndb", _) => {
@@ -216,13 +231,19 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                 push(Measure::new("memorisation", summary.nearer, made.n));
                 push(Measure::new("copies", summary.copies, made.n));
             }
+            ("class_accuracy", _) => {
+                knows_classes(found, metric)?;
+                let told = found.told.as_ref().ok_or_else(|| {
+                    Error::usage(
+                        "--metrics class_accuracy: nothing tells the pictures a class; it is for a run with \
+                         --guidance-scale or --classifier",
+                    )
+                })?;
+                let confusion = Confusion::new(found.classes, told, &made.classes())?;
+                push(share("class_accuracy", confusion.accuracy(), made.n));
+            }
             ("classes", _) => {
-                if found.classes == 0 {
-                    return Err(Error::usage(format!(
-                        "--metrics classes: {} knows other classes; use --features classifier:SET",
-                        found.features
-                    )));
-                }
+                knows_classes(found, metric)?;
                 let histogram = Histogram::new(found.classes, &made.classes())?;
                 push(Measure::new("class_coverage", histogram.coverage(), made.n));
                 push(Measure::new("class_unevenness", histogram.unevenness(), made.n));
@@ -231,6 +252,22 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
         }
     }
     Ok(out)
+}
+
+/// A share of `n` pictures with its interval.
+fn share(name: &str, part: f64, n: usize) -> Measure {
+    Measure::new(name, part, n).within(wilson((part * n as f64).round() as usize, n))
+}
+
+/// Refuses a metric of classes in the features of a network that knows others.
+fn knows_classes(found: &Comparison, metric: &str) -> Result<()> {
+    if found.classes > 0 {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--metrics {metric}: {} knows other classes; use --features classifier:SET",
+        found.features
+    )))
 }
 
 /// A Fréchet distance with an interval from resampling both sides. Resamples repeat pictures, which
