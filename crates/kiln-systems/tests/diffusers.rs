@@ -295,7 +295,7 @@ fn an_exported_run_has_the_fields_that_diffusers_expects() {
         "_class_name": "DDPMScheduler", "_diffusers_version": "0.42.1", "num_train_timesteps": 1000,
         "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "trained_betas": null,
         "rescale_betas_zero_snr": false, "prediction_type": "epsilon", "steps_offset": 0,
-        "timestep_spacing": "leading", "variance_type": "fixed_large", "clip_sample": true, "clip_sample_range": 1.0,
+        "timestep_spacing": "trailing", "variance_type": "fixed_large", "clip_sample": true, "clip_sample_range": 1.0,
     });
     assert_eq!(read("scheduler/scheduler_config.json"), expected);
     let bytes = fs::read(out.join("unet/diffusion_pytorch_model.safetensors")).unwrap();

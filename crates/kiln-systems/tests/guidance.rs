@@ -117,7 +117,12 @@ fn scores_shift_the_noise() {
 fn gradients_reach_the_chain_through_the_network() {
     let (system, networks) = system(ddpm::Config { clip_sample: false, ..config() });
     let guides = vec![guided(Near(0.3, Looks::Clean), 1.0)];
-    let settings = SamplerSettings { sampler: Some("ddim".into()), steps: Some(1), ..SamplerSettings::default() };
+    let settings = SamplerSettings {
+        sampler: Some("ddim".into()),
+        steps: Some(1),
+        timestep_spacing: Some("leading".into()),
+        ..SamplerSettings::default()
+    };
     // One step of DDIM ends at the guided x̂₀; its level is time 0, where x̂₀ + (σ²/α)·∇ is told from x̂₀.
     let noise = normal(Key::new(2), 0..1, [1, 1, 8, 8], &Device::flex()) * 0.3;
     let run = |noise: Tensor<4>, guides: Vec<Guided>| {
@@ -275,8 +280,15 @@ fn settings_that_do_not_belong_are_named() {
     assert!(refused(of("magic"), None).contains("ddpm, ddim, euler"));
     assert!(refused(SamplerSettings { eta: Some(0.5), ..of("euler") }, None).starts_with("--eta: the sampler euler"));
     assert!(refused(SamplerSettings { order: Some(4), ..of("dpm++") }, None).contains("1 to 3"));
-    assert!(refused(SamplerSettings { steps: Some(50), ..of("dpm++") }, None).contains("1 to 49"));
-    let short = SamplerSettings { final_sigma: Some("sigma_min".into()), steps: Some(1), ..of("heun") };
+    let all = SamplerSettings { steps: Some(50), timestep_spacing: Some("leading".into()), ..of("dpm++") };
+    assert!(refused(all, None).contains("1 to 49"));
+    assert!(refused(SamplerSettings { sigma_max: Some(80.0), ..of("heun") }, None).starts_with("--sigma-max"));
+    let short = SamplerSettings {
+        final_sigma: Some("sigma_min".into()),
+        steps: Some(1),
+        timestep_spacing: Some("leading".into()),
+        ..of("heun")
+    };
     assert!(refused(short, None).contains("take more steps"));
     assert!(refused(SamplerSettings { variance: Some("learned".into()), ..of("ddpm") }, None).contains("--variance"));
     assert!(refused(SamplerSettings { guidance_scale: Some(2.0), ..of("ddim") }, None).contains("class_conditional"));

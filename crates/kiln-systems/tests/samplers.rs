@@ -122,7 +122,7 @@ fn every_chain_is_diffusers() {
             None => grid::discrete(&schedule, steps, spacing).unwrap(),
             Some(family) => {
                 let (sigmas, end) = (sigmas.parse().unwrap(), end.parse().unwrap());
-                grid::solver(&schedule, steps, spacing, sigmas, end, family).unwrap()
+                grid::solver(&schedule, steps, spacing, (sigmas, f64::INFINITY), end, family).unwrap()
             }
         };
         let seen = RefCell::new(Vec::new());
@@ -411,7 +411,7 @@ fn samples_of_known_densities() {
                     &schedule,
                     60,
                     "linspace".parse().unwrap(),
-                    "karras".parse().unwrap(),
+                    ("karras".parse().unwrap(), f64::INFINITY),
                     Default::default(),
                     family,
                 )

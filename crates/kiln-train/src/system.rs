@@ -323,6 +323,8 @@ pub struct SamplerSettings {
     pub variance: Option<String>,
     /// Spacing of a solver's noise levels: `schedule`, `karras` or `exponential`.
     pub sigmas: Option<String>,
+    /// The most noise σ/α that such a spacing begins at.
+    pub sigma_max: Option<f64>,
     /// Where a solver ends: `zero` or `sigma_min`.
     pub final_sigma: Option<String>,
     /// Order of a multistep solver.
@@ -365,6 +367,7 @@ impl SamplerSettings {
             ("--eta", self.eta.map(|v| v.to_string())),
             ("--variance", self.variance.clone()),
             ("--sigmas", self.sigmas.clone()),
+            ("--sigma-max", self.sigma_max.map(|v| v.to_string())),
             ("--final-sigma", self.final_sigma.clone()),
             ("--order", self.order.map(|v| v.to_string())),
             ("--solver-type", self.solver_type.clone()),

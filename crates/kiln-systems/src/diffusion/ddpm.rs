@@ -130,7 +130,7 @@ impl Default for Config {
             label_dropout: 0.1,
             sampler: "ddim".into(),
             sampling_steps: 50,
-            timestep_spacing: Spacing::default(),
+            timestep_spacing: Spacing::Trailing,
             eta: 0.0,
             unet: UNetConfig::default(),
             optimizer: OptimizerConfig { warmup: 5_000, clip_norm: 1.0, ..OptimizerConfig::adam(2e-4) },

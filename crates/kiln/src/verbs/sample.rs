@@ -83,6 +83,9 @@ pub struct SamplerArgs {
     /// Noise levels of a solver: schedule, karras or exponential
     #[arg(long, help_heading = SAMPLER)]
     pub sigmas: Option<String>,
+    /// The most noise σ/α that karras and exponential begin at, such as 80
+    #[arg(long, help_heading = SAMPLER)]
+    pub sigma_max: Option<f64>,
     /// Where a solver ends: zero or sigma_min
     #[arg(long, help_heading = SAMPLER)]
     pub final_sigma: Option<String>,
@@ -179,6 +182,7 @@ impl SamplerArgs {
             eta: self.eta,
             variance: self.variance.clone(),
             sigmas: self.sigmas.clone(),
+            sigma_max: self.sigma_max,
             final_sigma: self.final_sigma.clone(),
             order: self.order,
             solver_type: self.solver_type.clone(),

@@ -143,7 +143,8 @@ pub enum Family {
     Sigma,
 }
 
-/// The levels for solvers of the ordinary differential equation, from the noisiest to the `end`.
+/// The levels for solvers of the ordinary differential equation, from the noisiest to the `end`. Those that `sigmas` space
+/// begin at `sigma_max` at most: a cosine schedule ends at some thousands, and would spend half of few steps on noise.
 ///
 /// # Errors
 /// If `steps` is 0 or more than the schedule has.
@@ -151,7 +152,7 @@ pub fn solver(
     schedule: &NoiseSchedule,
     steps: usize,
     spacing: Spacing,
-    sigmas: Sigmas,
+    (sigmas, sigma_max): (Sigmas, f64),
     end: FinalSigma,
     family: Family,
 ) -> Result<Vec<Level>> {
@@ -195,7 +196,7 @@ pub fn solver(
     let mut levels: Vec<Level> = match sigmas {
         Sigmas::Schedule => times.into_iter().map(|t| sde.level(t, schedule.ratio_between(t))).collect(),
         _ => {
-            let ratios = sigmas.between(greatest, least, steps);
+            let ratios = sigmas.between(greatest.min(sigma_max).max(least), least, steps);
             ratios.into_iter().map(|r| sde.level(told(schedule.time_of(r)), r)).collect()
         }
     };

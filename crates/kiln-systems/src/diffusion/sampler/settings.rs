@@ -67,13 +67,14 @@ fn check_given(name: &str, s: &SamplerSettings) -> Result<()> {
     let solvers: &[&str] = &["euler", "heun", "dpm++", "dpm++-sde", "unipc"];
     let multistep: &[&str] = &["dpm++", "dpm++-sde", "unipc"];
     let all_but_ode = &SAMPLERS[..9];
-    let given: [(&str, bool, &[&str]); 14] = [
+    let given: [(&str, bool, &[&str]); 15] = [
         ("--steps", s.steps.is_some(), all_but_ode),
         ("--timestep-spacing", s.timestep_spacing.is_some(), all_but_ode),
         ("--eta", s.eta.is_some(), &["ddim"]),
         ("--variance", s.variance.is_some(), &["ddpm"]),
         ("--recurrence", s.recurrence.is_some(), &["ddpm", "ddim"]),
         ("--sigmas", s.sigmas.is_some(), solvers),
+        ("--sigma-max", s.sigma_max.is_some(), solvers),
         ("--final-sigma", s.final_sigma.is_some(), solvers),
         ("--order", s.order.is_some(), multistep),
         ("--solver-type", s.solver_type.is_some(), multistep),
@@ -200,7 +201,13 @@ impl Plan {
                 "--timestep-spacing: --sigmas karras and exponential choose the times; leave one out",
             ));
         }
-        let solver = |family| grid::solver(schedule, steps, spacing, sigmas, end, family);
+        let sigma_max = match s.sigma_max {
+            Some(_) if sigmas == Sigmas::Schedule => {
+                return Err(Error::usage("--sigma-max: for --sigmas karras and exponential; the schedule has its own"));
+            }
+            given => within("--sigma-max", given.unwrap_or(f64::INFINITY), f64::MIN_POSITIVE, f64::INFINITY)?,
+        };
+        let solver = |family| grid::solver(schedule, steps, spacing, (sigmas, sigma_max), end, family);
         let levels = match method {
             Method::Walk(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, spacing)?,
             Method::Euler | Method::EulerAncestral | Method::Heun => solver(Family::Sigma)?,

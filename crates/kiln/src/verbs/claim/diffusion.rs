@@ -83,15 +83,15 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
         "ddim" => whole(
             const {
                 &[
-                    sampled("S = 10, eta = 0", "--sampler ddim --steps 10 --eta 0"),
-                    sampled("S = 10, eta = 1", "--sampler ddim --steps 10 --eta 1"),
-                    sampled("S = 10, DDPM", "--sampler ddpm --steps 10 --variance large"),
-                    sampled("S = 20, eta = 0", "--sampler ddim --steps 20 --eta 0"),
-                    sampled("S = 20, eta = 1", "--sampler ddim --steps 20 --eta 1"),
-                    sampled("S = 20, DDPM", "--sampler ddpm --steps 20 --variance large"),
-                    sampled("S = 50, eta = 0", "--sampler ddim --steps 50 --eta 0"),
-                    sampled("S = 50, eta = 1", "--sampler ddim --steps 50 --eta 1"),
-                    sampled("S = 50, DDPM", "--sampler ddpm --steps 50 --variance large"),
+                    sampled("S = 10, eta = 0", "--timestep-spacing trailing --sampler ddim --steps 10 --eta 0"),
+                    sampled("S = 10, eta = 1", "--timestep-spacing trailing --sampler ddim --steps 10 --eta 1"),
+                    sampled("S = 10, DDPM", "--timestep-spacing trailing --sampler ddpm --steps 10 --variance large"),
+                    sampled("S = 20, eta = 0", "--timestep-spacing trailing --sampler ddim --steps 20 --eta 0"),
+                    sampled("S = 20, eta = 1", "--timestep-spacing trailing --sampler ddim --steps 20 --eta 1"),
+                    sampled("S = 20, DDPM", "--timestep-spacing trailing --sampler ddpm --steps 20 --variance large"),
+                    sampled("S = 50, eta = 0", "--timestep-spacing trailing --sampler ddim --steps 50 --eta 0"),
+                    sampled("S = 50, eta = 1", "--timestep-spacing trailing --sampler ddim --steps 50 --eta 1"),
+                    sampled("S = 50, DDPM", "--timestep-spacing trailing --sampler ddpm --steps 50 --variance large"),
                 ]
             },
             "eta = 0 below eta = 1 below DDPM's larger variance at few steps (Song 2021a, table 1)",
@@ -99,10 +99,19 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
         "solvers" => whole(
             const {
                 &[
-                    sampled("DPM-Solver++, 10 evaluations", "--sampler dpm++ --steps 10 --sigmas karras"),
-                    sampled("DPM-Solver++, 20 evaluations", "--sampler dpm++ --steps 20 --sigmas karras"),
-                    sampled("UniPC, 10 evaluations", "--sampler unipc --steps 10 --sigmas karras"),
-                    sampled("Heun, 19 evaluations", "--sampler heun --steps 10 --sigmas karras"),
+                    sampled(
+                        "DPM-Solver++, 10 evaluations",
+                        "--sampler dpm++ --steps 10 --sigmas karras --sigma-max 80",
+                    ),
+                    sampled(
+                        "DPM-Solver++, 20 evaluations",
+                        "--sampler dpm++ --steps 20 --sigmas karras --sigma-max 80",
+                    ),
+                    sampled("UniPC, 10 evaluations", "--sampler unipc --steps 10 --sigmas karras --sigma-max 80"),
+                    sampled(
+                        "Heun, 19 evaluations",
+                        "--sampler heun --steps 10 --timestep-spacing trailing --sigmas karras --sigma-max 80",
+                    ),
                 ]
             },
             "no worse than DDIM's S = 50, eta = 0 (Lu 2022; Karras 2022)",
@@ -110,9 +119,18 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
         "sde" => whole(
             const {
                 &[
-                    sampled("predictor, 30 steps", "--sampler pc --steps 30 --corrector-steps 0"),
-                    sampled("predictor, 60 steps", "--sampler pc --steps 60 --corrector-steps 0"),
-                    sampled("predictor and corrector, 30 steps", "--sampler pc --steps 30 --corrector-steps 1"),
+                    sampled(
+                        "predictor, 30 steps",
+                        "--timestep-spacing trailing --sampler pc --steps 30 --corrector-steps 0",
+                    ),
+                    sampled(
+                        "predictor, 60 steps",
+                        "--timestep-spacing trailing --sampler pc --steps 60 --corrector-steps 0",
+                    ),
+                    sampled(
+                        "predictor and corrector, 30 steps",
+                        "--timestep-spacing trailing --sampler pc --steps 30 --corrector-steps 1",
+                    ),
                 ]
             },
             "better with the corrector, at equal steps and at equal evaluations (Song 2021b, table 1)",
@@ -128,7 +146,7 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
                     &[
                         likelihood("bound", "nll", 1000, 100),
                         likelihood("flow", "nll_exact", 200, 1),
-                        sampled("eta = 1, S = 50", "--sampler ddim --steps 50 --eta 1"),
+                        sampled("eta = 1, S = 50", "--timestep-spacing trailing --sampler ddim --steps 50 --eta 1"),
                     ]
                 },
                 "L_simple has the better fid, the bound the better bits (Ho 2020, table 2); the flow's bits within 0.1 of \
@@ -138,11 +156,11 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
         "cfg" => of_classes(
             const {
                 &[
-                    guided("w = 1", "--sampler dpm++ --steps 15 --guidance-scale 1"),
-                    guided("w = 1.5", "--sampler dpm++ --steps 15 --guidance-scale 1.5"),
-                    guided("w = 2", "--sampler dpm++ --steps 15 --guidance-scale 2"),
-                    guided("w = 3", "--sampler dpm++ --steps 15 --guidance-scale 3"),
-                    guided("w = 5", "--sampler dpm++ --steps 15 --guidance-scale 5"),
+                    guided("w = 1", "--sampler dpm++ --steps 15 --sigmas karras --sigma-max 80 --guidance-scale 1"),
+                    guided("w = 1.5", "--sampler dpm++ --steps 15 --sigmas karras --sigma-max 80 --guidance-scale 1.5"),
+                    guided("w = 2", "--sampler dpm++ --steps 15 --sigmas karras --sigma-max 80 --guidance-scale 2"),
+                    guided("w = 3", "--sampler dpm++ --steps 15 --sigmas karras --sigma-max 80 --guidance-scale 3"),
+                    guided("w = 5", "--sampler dpm++ --steps 15 --sigmas karras --sigma-max 80 --guidance-scale 5"),
                 ]
             },
             "IS grows with w, FID falls and rises (Ho & Salimans 2021, table 1)",
@@ -154,15 +172,15 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
                     &[
                         guided(
                             "scale 1",
-                            "--sampler ddim --steps 20 --eta 1 --classifier {noisy-classifier} --classifier-scale 1",
+                            "--timestep-spacing trailing --sampler ddim --steps 20 --eta 1 --classifier {noisy-classifier} --classifier-scale 1",
                         ),
                         guided(
                             "scale 3",
-                            "--sampler ddim --steps 20 --eta 1 --classifier {noisy-classifier} --classifier-scale 3",
+                            "--timestep-spacing trailing --sampler ddim --steps 20 --eta 1 --classifier {noisy-classifier} --classifier-scale 3",
                         ),
                         guided(
                             "scale 10",
-                            "--sampler ddim --steps 20 --eta 1 --classifier {noisy-classifier} --classifier-scale 10",
+                            "--timestep-spacing trailing --sampler ddim --steps 20 --eta 1 --classifier {noisy-classifier} --classifier-scale 10",
                         ),
                     ]
                 },
@@ -176,16 +194,16 @@ pub fn of_ddpm(name: &str) -> Option<Claim> {
                     &[
                         steered(
                             "shown x_t",
-                            "--sampler ddim --steps 50 --eta 1 --classifier {classifier} --classifier-scale 3 \
+                            "--timestep-spacing trailing --sampler ddim --steps 50 --eta 1 --classifier {classifier} --classifier-scale 3 \
                              --classifier-looks-at noisy",
                         ),
                         steered(
                             "shown the predicted picture",
-                            "--sampler ddim --steps 50 --eta 1 --classifier {classifier} --classifier-scale 3",
+                            "--timestep-spacing trailing --sampler ddim --steps 50 --eta 1 --classifier {classifier} --classifier-scale 3",
                         ),
                         steered(
                             "shown the predicted picture, backward 5, recurrence 2",
-                            "--sampler ddim --steps 50 --eta 1 --classifier {classifier} --classifier-scale 3 \
+                            "--timestep-spacing trailing --sampler ddim --steps 50 --eta 1 --classifier {classifier} --classifier-scale 3 \
                              --backward-steps 5 --backward-rate 0.1 --recurrence 2",
                         ),
                     ]
