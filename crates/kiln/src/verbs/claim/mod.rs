@@ -156,11 +156,15 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
         "ddpm" => Claim {
             variants: &[DDPM],
             measurements: &[
-                Measurement { label: "DDIM 50", sampler: "--sampler ddim --steps 50", ..SCORE },
+                Measurement {
+                    label: "DDIM 50",
+                    sampler: "--timestep-spacing trailing --sampler ddim --steps 50",
+                    ..SCORE
+                },
                 Measurement { label: "full chain", sampler: "--sampler ddpm --steps 1000", n: 300, ..SCORE },
                 Measurement {
                     label: "DDIM 50, n as the full chain",
-                    sampler: "--sampler ddim --steps 50",
+                    sampler: "--timestep-spacing trailing --sampler ddim --steps 50",
                     n: 300,
                     ..SCORE
                 },
