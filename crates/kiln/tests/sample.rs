@@ -37,6 +37,8 @@ fn a_run_is_sampled_by_any_sampler_and_guided_by_others() {
     let told = "--set model.class_conditional=true --set model.sampling_steps=4";
     done(here, &format!("train ddpm --data starter {told} --out told {UNET}"));
     done(here, &format!("train noisy-classifier --data starter --out judge {UNET}"));
+    let tiny = "--set model.unet.base_channels=8 --set model.unet.groups=4";
+    done(here, &format!("train segmenter --data starter {tiny} --batch 8 --steps 2 --quiet --out areas"));
     done(here, "train classifier --data starter --set model.channels=4 --batch 8 --steps 2 --quiet --out clean");
 
     for sampler in ["ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++", "dpm++-sde", "unipc", "pc"] {
@@ -53,12 +55,17 @@ fn a_run_is_sampled_by_any_sampler_and_guided_by_others() {
         ("drawn", "--classifier judge --classifier-scale 50"),
         ("colours", "--guide colours:ddim/00001.png --guide-scale 500 --backward-steps 1"),
         ("edges", "--guide edges:ddim/00001.png --guide-scale 500"),
+        ("areas", "--class 3 --segmenter areas --guide mask:ddim/00001.png --guide-scale 500 --preview"),
+        ("fooled", "--class 3 --classifier clean --classifier-looks-at noisy --classifier-scale 50"),
     ] {
         done(here, &format!("sample run -n 3 --sampler ddim --out {name} --quiet --trajectory {flags}"));
         assert!(fs::read(here.join(format!("{name}/00000.png"))).unwrap() != plain, "{name}");
         let strip = kiln_data::Picture::open(&here.join(format!("{name}/trajectory.png"))).unwrap();
         assert!(strip.height > 3 * 28 && strip.height < 4 * 28 && strip.width > 4 * 28, "{name}");
     }
+    assert!(here.join("areas/preview.png").exists());
+    let measured = done(here, "evaluate areas --metrics segments -n 20 --quiet --json");
+    assert!(measured.contains("\"miou\"") && measured.contains("\"pixel_accuracy\""), "{measured}");
     let weights = "--guidance-scale 3 --guidance-interval 0.1,9 --guidance-rescale 0.5";
     done(here, &format!("sample told -n 2 --out free --quiet {weights}"));
     done(here, "reconstruct run ddim back --quiet");
@@ -77,6 +84,11 @@ fn a_run_is_sampled_by_any_sampler_and_guided_by_others() {
         ("sample run -n 1 --out x --guide shapes:ddim/00000.png", "colours:FILE"),
         ("sample run -n 1 --out x --guide edges:nothing.png", "no such file"),
         ("sample run -n 1 --out x --classifier-scale 2", "--classifier"),
+        ("sample run -n 1 --out x --trajectory --sampler ode", "--trajectory"),
+        ("sample run -n 1 --out x --guide mask:ddim/00000.png", "--segmenter"),
+        ("sample run -n 1 --out x --guide edges:ddim/00000.png --backward-rate 1", "--backward-steps"),
+        ("sample run -n 1 --out x --classifier judge --classifier-looks-at both", "noisy and clean"),
+        ("evaluate run -n 2 --metrics class_accuracy --features classifier:starter", "nothing tells"),
     ] {
         let text = refused(here, args);
         assert!(text.contains(says), "{args}: {text}");

@@ -1,8 +1,9 @@
 //! `kiln sample`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use clap::Args;
@@ -55,6 +56,9 @@ pub struct SampleArgs {
     /// Use the live weights instead of their average
     #[arg(long)]
     raw: bool,
+    /// While sampling, show the pictures expected so far in preview.png
+    #[arg(long)]
+    preview: bool,
     /// Draw the pictures expected along the chain, into trajectory.png
     #[arg(long)]
     trajectory: bool,
@@ -314,23 +318,72 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     if let Some(path) = &args.context {
         request.context = Some(read_context(path, args.n, &device)?);
     }
-    if !args.trajectory {
-        return write(&*model, &request, args.n, &args.out, common, out);
-    }
     let seen = Rc::new(RefCell::new(Vec::new()));
-    let into = seen.clone();
-    request.watch = Some(ChainWatch(Rc::new(move |i, _, x0: &Tensor<4>| {
-        // A chain that begins after the first is of other pictures.
-        if i == into.borrow().len() {
-            let shown = x0.dims()[0].min(TRAJECTORIES);
-            into.borrow_mut().push(pictures(x0.clone().narrow(0, 0, shown)));
-        }
-    })));
+    let preview = args.preview.then(|| Preview::new(&args.out));
+    if args.trajectory || args.preview {
+        let (into, preview, whole) = (seen.clone(), preview.clone(), args.trajectory);
+        request.watch = Some(ChainWatch(Rc::new(move |i, _, x0: &Tensor<4>| {
+            if let Some(preview) = &preview {
+                preview.show(x0);
+            }
+            // A chain that begins after the first is of other pictures.
+            if whole && i == into.borrow().len() {
+                let shown = x0.dims()[0].min(TRAJECTORIES);
+                into.borrow_mut().push(pictures(x0.clone().narrow(0, 0, shown)));
+            }
+        })));
+    }
     write(&*model, &request, args.n, &args.out, common, out)?;
+    if let Some(preview) = &preview {
+        preview.end()?;
+    }
+    if !args.trajectory {
+        return Ok(());
+    }
     let strip = args.out.join("trajectory.png");
     trajectory(&seen.borrow())?.write_png(&strip, &[("system", model.info().system)])?;
     out.say(|| format!("the chain of the first ones in {}", strip.display()), &json!({"trajectory": strip}));
     Ok(())
+}
+
+/// The pictures expected so far, on one sheet that is drawn again now and then.
+struct Preview {
+    folder: PathBuf,
+    drawn: Cell<Option<Instant>>,
+    /// What kept it from being drawn: sampling goes on all the same.
+    failed: RefCell<Option<Error>>,
+}
+
+impl Preview {
+    /// The time between two drawings.
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    fn new(folder: &Path) -> Rc<Self> {
+        Rc::new(Self { folder: folder.into(), drawn: Cell::new(None), failed: RefCell::new(None) })
+    }
+
+    fn show(&self, x0: &Tensor<4>) {
+        if self.drawn.get().is_some_and(|at| at.elapsed() < Self::PAUSE) {
+            return;
+        }
+        if let Err(e) = self.draw(x0) {
+            self.failed.replace(Some(e));
+        }
+        self.drawn.set(Some(Instant::now()));
+    }
+
+    /// Whoever looks never finds half a picture.
+    fn draw(&self, x0: &Tensor<4>) -> Result<()> {
+        let (half, whole) = (self.folder.join(".preview.png"), self.folder.join("preview.png"));
+        std::fs::create_dir_all(&self.folder).context(|| format!("creating {}", self.folder.display()))?;
+        let all = pictures(x0.clone());
+        contact_sheet(&all, (all.len() as f64).sqrt().ceil() as usize, 1)?.write_png(&half, &[])?;
+        std::fs::rename(&half, &whole).context(|| format!("writing {}", whole.display()))
+    }
+
+    fn end(&self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
 }
 
 /// Chains drawn, and pictures of each.

@@ -257,6 +257,10 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         beside.push((format!("{{{id}}}"), root.display().to_string()));
     }
     let asked = |m: &&Measurement| args.only.as_ref().is_none_or(|only| m.label.contains(only));
+    if !claim.measurements.iter().any(|m| asked(&m)) {
+        let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
+        return Err(Error::usage(format!("--only: {name} has `{}`", labels.join("`, `"))));
+    }
     for variant in claim.variants {
         let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
         for &seed in claim.seeds {
@@ -310,7 +314,7 @@ fn folder(runs: &Path, system: &str, variant: &Variant, seed: u64) -> PathBuf {
     runs.join(format!("{system}-{slug}-{seed}"))
 }
 
-/// `0.512 [0.508, 0.516]` with the interval of one run, or `0.512 ± 0.004` over seeds (sample standard deviation).
+/// `0.512 [0.508, 0.516]` with the interval of one run, `0.512 ± 0.004` over its splits, or over seeds (sample standard deviation).
 fn spread(figures: &[Measure]) -> String {
     let n = figures.len() as f64;
     let mean = figures.iter().map(|f| f.value).sum::<f64>() / n;

@@ -64,6 +64,10 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
     if is_stats(&args.what) && is_stats(reference) {
         return figures(&of_stats(&args.what, reference)?, metrics, args.seed, args.bootstrap);
     }
+    let told = asked.model.and_then(|model| told(model, asked));
+    if metrics.contains(&"class_accuracy") && told.is_none() {
+        return Err(untold());
+    }
     let judge = judge(asked)?;
     let mut drawn = Vec::new();
     let made = match asked.model {
@@ -85,7 +89,6 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
     } else {
         judge.side(reference, asked.split, REFERENCE)?
     };
-    let told = asked.model.and_then(|model| told(model, asked));
     let found = Comparison { told, ..Comparison::by(&judge, made, real) };
     if let (Some(folder), true) = (&args.pictures, metrics.contains(&"memorisation")) {
         let near = nearest_pairs(&found)?;
@@ -233,12 +236,7 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
             }
             ("class_accuracy", _) => {
                 knows_classes(found, metric)?;
-                let told = found.told.as_ref().ok_or_else(|| {
-                    Error::usage(
-                        "--metrics class_accuracy: nothing tells the pictures a class; it is for a run with \
-                         --guidance-scale or --classifier",
-                    )
-                })?;
+                let told = found.told.as_ref().ok_or_else(untold)?;
                 let confusion = Confusion::new(found.classes, told, &made.classes())?;
                 push(share("class_accuracy", confusion.accuracy(), made.n));
             }
@@ -252,6 +250,12 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
         }
     }
     Ok(out)
+}
+
+fn untold() -> Error {
+    Error::usage(
+        "--metrics class_accuracy: nothing tells the pictures a class; it is for a run with --guidance-scale or --classifier",
+    )
 }
 
 /// A share of `n` pictures with its interval.
