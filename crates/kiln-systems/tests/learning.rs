@@ -98,6 +98,19 @@ fn a_denoiser_learns_from_every_noise() {
     }
 }
 
+/// Times are drawn by the losses that count: before any is drawn more often than another, their mean is the loss.
+#[test]
+fn importance_is_of_weighted_losses() {
+    let weighted = ddpm::Config { weighting: Weighting::MinSnr, weighting_gamma: 0.1, ..small() };
+    let mut system = Ddpm::new(ddpm::Config { times: Times::Importance, ..weighted }, &pictures()).unwrap();
+    let networks = system.networks(&mut Init::new(&Device::flex().autodiff(), 0));
+    let loss = system.loss(&networks, "", &batch()).unwrap().total.into_scalar::<f32>();
+    let known = &system.state()["second_moment"].values;
+    let losses: Vec<f32> = known.chunks(11).flat_map(|row| row[1..=row[0] as usize].to_vec()).collect();
+    assert_eq!(losses.len(), 4);
+    assert!((losses.iter().sum::<f32>() / 4.0 - loss).abs() < 1e-5, "{losses:?} {loss}");
+}
+
 #[test]
 fn a_noisy_classifier_learns_a_batch_by_heart() {
     let config = noisy_classifier::Config { timesteps: 50, unet: small().unet, ..noisy_classifier::Config::default() };

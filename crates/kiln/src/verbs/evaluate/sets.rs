@@ -312,3 +312,32 @@ fn draw_neighbours(samples: &[Picture], neighbours: &[Picture], folder: &Path) -
     std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
     contact_sheet(&sheet, DRAWN.1, 0)?.write_png(&folder.join("neighbours.png"), &[])
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests {
+    use super::*;
+
+    /// Three of four pictures look like what they were told: 0.75, and Wilson's interval of it.
+    #[test]
+    fn class_accuracy_is_of_the_classes_told() {
+        let side = |name: &str| {
+            let logits = vec![1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0];
+            Side::seen(name, "", Seen { features: vec![0.0; 4], logits, n: 4 })
+        };
+        let (features, resize) = (String::from("net"), String::from("none"));
+        let compared = |told, classes| Comparison {
+            made: side("a"),
+            real: side("b"),
+            features: features.clone(),
+            resize: resize.clone(),
+            classes,
+            told,
+        };
+        let found = figures(&compared(Some(vec![0, 1, 1, 0]), 2), &["class_accuracy"], 0, 0).unwrap();
+        assert_eq!((found[0].value, found[0].interval), (0.75, Some(wilson(3, 4))));
+        let said = |c: Comparison| figures(&c, &["class_accuracy"], 0, 0).unwrap_err().to_string();
+        assert!(said(compared(None, 2)).contains("nothing tells"));
+        assert!(said(compared(Some(vec![0; 4]), 0)).contains("knows other classes"));
+    }
+}
