@@ -68,8 +68,8 @@ impl Default for UNetConfig {
 }
 
 impl UNetConfig {
-    /// Why this shape cannot be built for pictures of `size`, if it cannot.
-    pub fn check(&self, size: usize) -> Result<(), String> {
+    /// Why this shape cannot be built for pictures of a height and a width, if it cannot.
+    pub fn check(&self, [height, width]: [usize; 2]) -> Result<(), String> {
         let levels = self.channel_multipliers.len();
         if levels == 0
             || self.patch == 0
@@ -83,7 +83,7 @@ impl UNetConfig {
             );
         }
         let divisor = self.patch << (levels - 1);
-        if !size.is_multiple_of(divisor) {
+        if let Some(size) = [height, width].into_iter().find(|size| !size.is_multiple_of(divisor)) {
             return Err(format!(
                 "patch {} and {levels} levels need a size divisible by {divisor}, not {size}",
                 self.patch

@@ -77,10 +77,8 @@ impl System for Segmenter {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let [_, height, width] = pictures.shape;
-        for side in [height, width] {
-            if let Err(why) = config.unet.check(side) {
-                return Err(Error::usage(format!("model.unet: {why}")));
-            }
+        if let Err(why) = config.unet.check([height, width]) {
+            return Err(Error::usage(format!("model.unet: {why}")));
         }
         if !(-1.0..=1.0).contains(&config.ground) {
             return Err(Error::usage(format!("model.ground must be in [-1, 1], not {}", config.ground)));

@@ -187,10 +187,8 @@ impl System for Ddpm {
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let refuse = |what: String| Err(Error::usage(what));
         let [_, height, width] = pictures.shape;
-        for side in [height, width] {
-            if let Err(why) = config.unet.check(side) {
-                return refuse(format!("model.unet: {why}"));
-            }
+        if let Err(why) = config.unet.check([height, width]) {
+            return refuse(format!("model.unet: {why}"));
         }
         if config.timesteps < 2 {
             return refuse("model.timesteps must be at least 2".into());

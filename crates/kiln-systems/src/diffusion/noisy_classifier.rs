@@ -78,10 +78,8 @@ impl System for NoisyClassifier {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let [_, height, width] = pictures.shape;
-        for side in [height, width] {
-            if let Err(why) = config.unet.check(side) {
-                return Err(Error::usage(format!("model.unet: {why}")));
-            }
+        if let Err(why) = config.unet.check([height, width]) {
+            return Err(Error::usage(format!("model.unet: {why}")));
         }
         if config.timesteps < 2 {
             return Err(Error::usage("model.timesteps must be at least 2"));

@@ -51,7 +51,7 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     if side == 0 {
         return refuse("data.size = 0: pictures that are not square cannot be told from the recipe".into());
     }
-    if let Err(why) = ho.check(side) {
+    if let Err(why) = ho.check([side, side]) {
         return refuse(format!("model.unet: {why}"));
     }
     let widths: Vec<usize> = ho.channel_multipliers.iter().map(|m| m * ho.base_channels).collect();
