@@ -223,7 +223,12 @@ impl SamplerArgs {
                 )));
             }
             let scale = self.classifier_scale;
-            let name = format!("--classifier {} --classifier-scale {scale}", run.display());
+            let shown = match self.classifier_looks_at {
+                Some(Looks::Noisy) => " --classifier-looks-at noisy",
+                Some(Looks::Clean) => " --classifier-looks-at clean",
+                None => "",
+            };
+            let name = format!("--classifier {}{shown} --classifier-scale {scale}", run.display());
             guides.push(Guided { guide: Rc::new(guide), scale, name });
         }
         if let Some(spec) = &self.guide {
@@ -248,7 +253,8 @@ impl SamplerArgs {
                 }
             };
             let scale = self.guide_scale;
-            guides.push(Guided { guide, scale, name: format!("--guide {spec} --guide-scale {scale}") });
+            let by = self.segmenter.as_ref().map(|run| format!("--segmenter {} ", run.display())).unwrap_or_default();
+            guides.push(Guided { guide, scale, name: format!("{by}--guide {spec} --guide-scale {scale}") });
         }
         match guides.iter().find(|g| !g.scale.is_finite()) {
             Some(g) => Err(Error::usage(format!("--classifier-scale (--guide-scale) {}: must be finite", g.scale))),

@@ -250,16 +250,16 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         }
     };
     let images = args.images.unwrap_or(claim.images);
+    let asked = |m: &&Measurement| args.only.as_ref().is_none_or(|only| m.label.contains(only));
+    if !claim.measurements.iter().any(|m| asked(&m)) {
+        let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
+        return Err(Error::usage(format!("--only: {name} has `{}`", labels.join("`, `"))));
+    }
     let mut beside = Vec::new();
     for Beside { system: id, variant, images } in claim.beside {
         let root = folder(&args.runs, id, variant, SEED_BESIDE);
         train(&*find(id)?, variant, SEED_BESIDE, *images, &root, common)?;
         beside.push((format!("{{{id}}}"), root.display().to_string()));
-    }
-    let asked = |m: &&Measurement| args.only.as_ref().is_none_or(|only| m.label.contains(only));
-    if !claim.measurements.iter().any(|m| asked(&m)) {
-        let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
-        return Err(Error::usage(format!("--only: {name} has `{}`", labels.join("`, `"))));
     }
     for variant in claim.variants {
         let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
