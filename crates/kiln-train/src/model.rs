@@ -302,6 +302,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>>;
+    /// See [`crate::Likelihood::observed`].
+    ///
+    /// # Errors
+    /// As above.
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>>;
     /// See [`crate::Likelihood::name`].
     ///
     /// # Errors
@@ -420,6 +425,11 @@ impl<S: System> Model for Loaded<S> {
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
         let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
         able.exact_nll(&self.networks, images, probes, key)
+    }
+
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        Ok(able.observed(images))
     }
 
     fn nll_name(&self, samples: usize) -> Result<String> {

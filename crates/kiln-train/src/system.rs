@@ -534,6 +534,11 @@ pub trait Likelihood<N>: Sync {
         Ok(None)
     }
 
+    /// The pictures that the probability is of, `[n, c, h, w]`: those given, unless they are made binary first.
+    fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        images
+    }
+
     /// What a figure with so many samples is called.
     fn name(&self, samples: usize) -> String {
         if samples == 0 { "nll_bound".into() } else { format!("nll_{samples}") }
