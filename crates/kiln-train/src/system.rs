@@ -45,6 +45,14 @@ pub trait System: Send + Sync + Sized + 'static {
         Self::DATA
     }
 
+    /// Its settings with what another run determines, where they name one; done once, before training starts.
+    ///
+    /// # Errors
+    /// A usage error if the other run is not to be had, or does not serve.
+    fn complete(config: Self::Config) -> Result<Self::Config> {
+        Ok(config)
+    }
+
     /// What it takes over from another run when training starts, if its settings name one.
     fn begins_with(_config: &Self::Config) -> Option<Beginning<'_>> {
         None
