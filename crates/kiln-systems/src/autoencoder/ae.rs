@@ -49,10 +49,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            model: LatentConfig::default(),
-            optimizer: OptimizerConfig::adam(1e-3).schedule(Schedule::Cosine),
-        }
+        Self { model: LatentConfig::default(), optimizer: OptimizerConfig::adam(1e-3).schedule(Schedule::Cosine) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A claim is data: variants of a recipe, seeds, and measurements. Runs live below `--runs`, are
 //! resumed if they exist, and are not trained again once complete.
 
+mod autoencoder;
 mod diffusion;
 mod measures;
 
@@ -23,6 +24,7 @@ use serde::Serialize;
 use toml::Table;
 
 use crate::output::Output;
+use crate::verbs::claim::autoencoder::of_autoencoder;
 use crate::verbs::claim::diffusion::{DDPM, of_ddpm};
 use crate::verbs::evaluate::{EvaluateArgs, measure};
 use crate::verbs::open;
