@@ -83,6 +83,7 @@ pub const METRICS: &[Metric] = &[
     metric("ppl", On::Latents, &[Ability::Decode]),
     metric("separability", On::Latents, &[Ability::Decode]),
     metric("mig", On::Latents, &[Ability::Encode]),
+    metric("prior", On::Latents, &[Ability::Encode]),
 ];
 
 /// The metric of a name.
@@ -105,7 +106,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -313,6 +314,7 @@ fn measure_on(
             "ppl" => latents::path_length(&asked)?,
             "separability" => vec![latents::separability(&asked)?],
             "mig" => vec![latents::mig(&asked)?],
+            "prior" => latents::prior(&asked)?,
             _ => Vec::new(),
         });
     }
