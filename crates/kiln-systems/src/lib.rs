@@ -17,6 +17,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
         entry::<autoencoder::vae::Vae>(),
+        entry::<autoencoder::iwae::Iwae>(),
+        entry::<autoencoder::dvae::Dvae>(),
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),

@@ -600,6 +600,21 @@ pub fn check_class(class: Option<u32>, classes: &[String]) -> Result<()> {
     }
 }
 
+/// Whether pictures are of a run's shape: channels, height, width.
+///
+/// # Errors
+/// A usage error with both shapes.
+pub fn check_pictures(images: &Tensor<4>, shape: [usize; 3]) -> Result<()> {
+    let [_, c, h, w] = images.dims();
+    if [c, h, w] == shape {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "pictures of {:?} (channels, height, width) do not fit: this run's are {shape:?}",
+        [c, h, w]
+    )))
+}
+
 /// Refuses the settings of samplers that a network of one pass does not have.
 ///
 /// # Errors
