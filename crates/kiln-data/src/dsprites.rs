@@ -69,7 +69,7 @@ fn inside(shape: usize, u: f32, v: f32) -> bool {
         1 => (u / 7.5).powi(2) + (v / 15.0).powi(2) <= 1.0,
         // The sextic (u² + v² − 1)³ ≤ u²v³.
         _ => {
-            let (u, v) = (u / 11.4, v / 11.4);
+            let (u, v) = (u / 10.8, v / 10.8);
             (u * u + v * v - 1.0).powi(3) <= u * u * v.powi(3)
         }
     }

@@ -49,8 +49,7 @@ impl Mesh {
     /// Reads an OBJ file; `place` names it in errors.
     ///
     /// # Errors
-    /// Names the line: a number that is none, a corner that does not exist, a polygon of fewer than three; or says that there
-    /// are no polygons.
+    /// Names the line: a number that is none, a corner that does not exist; or says that there are no polygons.
     pub(crate) fn parse(text: &str, place: &str) -> Result<Self> {
         let mut mesh = Self::default();
         for (number, line) in text.lines().enumerate() {
@@ -94,12 +93,10 @@ impl Mesh {
             };
             all.push((position, normal));
         }
+        // Of fewer than three corners, as exporters leave them behind, nothing is seen.
         let [first, rest @ ..] = all.as_slice() else {
-            return Err("a polygon without corners".into());
+            return Ok(());
         };
-        if rest.len() < 2 {
-            return Err(format!("a polygon of {} corners; 3 are needed", all.len()));
-        }
         for pair in rest.windows(2) {
             self.triangles.push([first.0, pair[0].0, pair[1].0]);
             self.triangle_normals.push([first.1, pair[0].1, pair[1].1]);
@@ -271,9 +268,8 @@ f 2 3 7 6
         fails("v 0 zero 0\n", "line 1: `zero` is no number");
         fails("v 0 1e99 0\n", "no number");
         fails("v 0 0\n", "3 numbers are needed");
-        fails(&format!("{corners}f 1 2\n"), "line 4: a polygon of 2 corners");
-        fails(&format!("{corners}f\n"), "without corners");
-        fails(&format!("{corners}f 1 2 4\n"), "corner 4, and there are 3 so far");
+        fails(&format!("{corners}f 1 2\nf\n"), "no polygons");
+        fails(&format!("{corners}f 1 2 4\n"), "line 4: corner 4, and there are 3 so far");
         fails(&format!("{corners}f 0 1 2\n"), "corner 0");
         fails(&format!("{corners}f -4 1 2\n"), "corner -4");
         fails(&format!("{corners}f 1//1 2//1 3//1\n"), "normal 1, and there are 0");

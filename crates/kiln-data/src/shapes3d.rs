@@ -106,7 +106,7 @@ impl Shapes3d {
     }
 
     /// The model, read if it has not been.
-    fn solid(&self, model: &Model) -> Result<&Solid> {
+    fn solid<'a>(&self, model: &'a Model) -> Result<&'a Solid> {
         if let Some(solid) = model.solid.get() {
             return Ok(solid);
         }
@@ -180,7 +180,10 @@ impl Archive {
         let mut known: BTreeMap<String, Material> = BTreeMap::new();
         for library in &mesh.libraries {
             let path = beside(library);
-            known.extend(materials(&self.text(&path)?, &place(&path))?);
+            // One model names a library that was left out; it is grey.
+            if let Ok(text) = self.text(&path) {
+                known.extend(materials(&text, &place(&path))?);
+            }
         }
         mesh.without(|name| known.get(name).is_some_and(|m| m.opacity < 0.5));
         if let Some(r) = model.rotation {
