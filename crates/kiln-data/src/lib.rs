@@ -38,7 +38,7 @@ pub use cache::cache_dir;
 pub use catalogue::{Entry, catalogue};
 pub use fetch::fetch;
 pub use icons::ICON_SIZE;
-pub use loader::{HostBatch, Loader, Part};
+pub use loader::{Clamp, Grouping, HostBatch, Loader, Part};
 pub use open::{is_named, open, open_all};
 pub use picture::Picture;
 pub use png_text::read_png_text;

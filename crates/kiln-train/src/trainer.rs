@@ -191,7 +191,9 @@ fn train<S: System>(
     let (seconds_before, steps_before) = (live.counters.seconds, live.counters.steps);
     let mut multiply_adds: u64 = 0;
     let mut log = Log::open(run.root(), live.counters.images)?;
-    let mut loader = Loader::new(streams, config.batch, Key::new(recipe.seed), live.counters.images)?;
+    let set_sizes: Vec<usize> = streams.iter().map(|s| s.len()).collect();
+    let grouping = live.system.grouping();
+    let mut loader = Loader::grouped(streams, config.batch, Key::new(recipe.seed), live.counters.images, grouping)?;
     let mut means = Means::default();
     let mut watched = Means::default();
     let mut last = BTreeMap::new();
@@ -203,7 +205,7 @@ fn train<S: System>(
         let host = loader.next()?;
         let before = live.counters.images;
         let counted = cost::multiply_adds();
-        let (next, outcome) = live.step(host, recipe, &training);
+        let (next, outcome) = live.step(host, &set_sizes, recipe, &training);
         multiply_adds += cost::multiply_adds() - counted;
         live = next;
         let terms = match outcome {
@@ -290,13 +292,20 @@ type Terms = Vec<(String, f64)>;
 impl<S: System> Live<S> {
     /// One step: every phase that is due, then the weight average. On an error nothing has moved
     /// since the phase that failed.
-    fn step(mut self, host: HostBatch, recipe: &Recipe<S::Config>, device: &Device) -> (Self, Result<Terms>) {
+    fn step(
+        mut self,
+        host: HostBatch,
+        set_sizes: &[usize],
+        recipe: &Recipe<S::Config>,
+        device: &Device,
+    ) -> (Self, Result<Terms>) {
         let config = &recipe.train;
         let (images, batch) = (self.counters.images, config.batch as u64);
         let key = Key::new(recipe.seed);
+        let kind = self.system.grouping().kind(key, host.start / batch);
         let parts: Vec<Batch> = split(host, config.accumulate)
             .into_iter()
-            .map(|part| Batch::new(part, config.images, key, device))
+            .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes).of_kind(kind))
             .collect();
         let mut terms = Terms::new();
         let Self { mut system, mut networks, average, mut phases, mut counters } = self;
