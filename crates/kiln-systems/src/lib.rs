@@ -17,6 +17,7 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
         entry::<autoencoder::vae::Vae>(),
+        entry::<autoencoder::cvae::Cvae>(),
         entry::<autoencoder::iwae::Iwae>(),
         entry::<autoencoder::dvae::Dvae>(),
         entry::<adversarial::dcgan::Dcgan>(),

@@ -257,6 +257,16 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
+    /// See [`crate::Complete::seen`].
+    ///
+    /// # Errors
+    /// As above.
+    fn seen(&self) -> Result<Vec<bool>>;
+    /// See [`crate::Complete::complete`].
+    ///
+    /// # Errors
+    /// As above.
+    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>>;
     /// See [`crate::Classify::classify`].
     ///
     /// # Errors
@@ -292,6 +302,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>>;
+    /// See [`crate::Likelihood::observed`].
+    ///
+    /// # Errors
+    /// As above.
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>>;
     /// See [`crate::Likelihood::name`].
     ///
     /// # Errors
@@ -367,6 +382,16 @@ impl<S: System> Model for Loaded<S> {
         able.translate(&self.networks, images, direction)
     }
 
+    fn seen(&self) -> Result<Vec<bool>> {
+        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
+        Ok(able.seen())
+    }
+
+    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
+        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
+        able.complete(&self.networks, images, request)
+    }
+
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>> {
         let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
         able.classify(&self.networks, images)
@@ -400,6 +425,11 @@ impl<S: System> Model for Loaded<S> {
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
         let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
         able.exact_nll(&self.networks, images, probes, key)
+    }
+
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        Ok(able.observed(images))
     }
 
     fn nll_name(&self, samples: usize) -> Result<String> {

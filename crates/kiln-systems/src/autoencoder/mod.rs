@@ -4,6 +4,7 @@
 //! [`latent`] (the model with a Gaussian latent, and all that it can do).
 
 pub mod bound;
+pub mod cvae;
 pub mod dvae;
 pub mod iwae;
 pub mod latent;
