@@ -7,7 +7,7 @@ use kiln_core::{Error, Result};
 use crate::DataKind;
 use crate::cache::{cache_dir, package_folder};
 use crate::packages::{self, Package};
-use crate::set::picture_kinds;
+use crate::set::{factor_kinds, picture_kinds};
 use crate::trained;
 
 /// A data set known by name.
@@ -244,7 +244,8 @@ impl Listed {
                 kinds.push(DataKind::Paired);
                 kinds
             }
-            Reader::Shapes3d(_) => picture_kinds(true, true),
+            Reader::Dsprites => factor_kinds(false),
+            Reader::Shapes3d(_) => factor_kinds(true),
             Reader::Photos => picture_kinds(false, false),
             _ => picture_kinds(true, false),
         }

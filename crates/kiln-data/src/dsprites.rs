@@ -19,7 +19,7 @@ use std::f32::consts::TAU;
 
 use kiln_core::{Error, Result};
 
-use crate::set::{fingerprint, joined, parted, picture_kinds};
+use crate::set::{factor_kinds, fingerprint, joined, parted};
 use crate::{DataKind, DataSet, Factor, Picture, Sample, Split};
 
 /// Pixels on a side.
@@ -125,7 +125,7 @@ impl DataSet for Dsprites {
     }
 
     fn kinds(&self) -> Vec<DataKind> {
-        picture_kinds(true, false)
+        factor_kinds(false)
     }
 
     fn fingerprint(&self) -> String {

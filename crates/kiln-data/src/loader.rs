@@ -78,7 +78,10 @@ impl Grouping {
     }
 
     /// Whether a set can be grouped so.
-    fn check(&self, set: &dyn DataSet) -> Result<()> {
+    ///
+    /// # Errors
+    /// A usage error naming the factor that the set does not have.
+    pub fn check(&self, set: &dyn DataSet) -> Result<()> {
         let Self::Clamped(clamps) = self else {
             return Ok(());
         };

@@ -28,6 +28,8 @@ pub enum DataKind {
     Captioned,
     /// Pictures with a class for each pixel.
     Masked,
+    /// Pictures whose generating factors are known: see [`DataSet::factors`].
+    Factors,
     /// Short videos.
     Clips,
     /// Solid shapes.
@@ -192,6 +194,13 @@ pub(crate) fn picture_kinds(labelled: bool, captioned: bool) -> Vec<DataKind> {
     if captioned {
         kinds.push(DataKind::Captioned);
     }
+    kinds
+}
+
+/// Those of a labelled set with known factors.
+pub(crate) fn factor_kinds(captioned: bool) -> Vec<DataKind> {
+    let mut kinds = picture_kinds(true, captioned);
+    kinds.push(DataKind::Factors);
     kinds
 }
 

@@ -26,7 +26,7 @@ use zip::ZipArchive;
 
 use crate::mesh::{Material, Mesh, materials};
 use crate::render::{View, render};
-use crate::set::{fingerprint, joined, parted, picture_kinds};
+use crate::set::{factor_kinds, fingerprint, joined, parted};
 use crate::{DataKind, DataSet, Factor, Picture, PictureRule, Sample, Split};
 
 /// The catalogue in each archive.
@@ -273,7 +273,7 @@ impl DataSet for Shapes3d {
     }
 
     fn kinds(&self) -> Vec<DataKind> {
-        picture_kinds(true, true)
+        factor_kinds(true)
     }
 
     fn fingerprint(&self) -> String {

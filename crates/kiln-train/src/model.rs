@@ -101,8 +101,8 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
-        let (_, pictures) = trainer::prepare::<S>(&mut recipe)?;
-        S::new(recipe.model.clone(), &pictures)?;
+        let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
+        trainer::check_grouping(&S::new(recipe.model.clone(), &pictures)?, &streams)?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 

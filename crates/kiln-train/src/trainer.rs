@@ -111,6 +111,7 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
     let (streams, pictures) = prepare::<S>(&mut recipe)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    check_grouping(&system, &streams)?;
     set_end(&mut recipe, options)?;
     let run = Run::create(root)?;
     let _lock = run.lock()?;
@@ -132,6 +133,15 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
     }
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
     train(system, &recipe, streams, run, saved, options)
+}
+
+/// Whether the data can be served as the system wants it, before there is a folder of the run.
+///
+/// # Errors
+/// A usage error naming what the data lacks.
+pub fn check_grouping<S: System>(system: &S, streams: &[Arc<Prepared>]) -> Result<()> {
+    let grouping = system.grouping();
+    streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))
 }
 
 fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {

@@ -108,7 +108,8 @@ pub struct Dcign {
 
 impl System for Dcign {
     const ID: &'static str = "dcign";
-    const PAPER: &'static str = "Kulkarni, Whitney, Kohli & Tenenbaum: Deep Convolutional Inverse Graphics Network, 2015";
+    const PAPER: &'static str =
+        "Kulkarni, Whitney, Kohli & Tenenbaum: Deep Convolutional Inverse Graphics Network, 2015";
     const DATA: DataKind = DataKind::Factors;
     type Config = Config;
     type Networks = Networks;

@@ -3,8 +3,11 @@
 //! Shared: [`networks`] (encoders and decoders), [`pixels`] (p(x|z) and binarisation), [`bound`] (what bounds log p(x)) and
 //! [`latent`] (the model with a Gaussian latent, and all that it can do).
 
+pub mod betatcvae;
+pub mod betavae;
 pub mod bound;
 pub mod cvae;
+pub mod dcign;
 pub mod dvae;
 pub mod iwae;
 pub mod latent;
