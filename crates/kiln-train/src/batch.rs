@@ -63,6 +63,23 @@ impl Batch {
         Self { kind, ..self }
     }
 
+    /// The part of all pictures that the set behind a domain has: a mean over the domain times this is its part of
+    /// the mean over all pictures.
+    pub fn share(&self, domain: usize) -> f64 {
+        self.set_sizes[domain] as f64 / self.set_sizes.iter().sum::<usize>().max(1) as f64
+    }
+
+    /// The labelled few and the others, each with as many pictures.
+    ///
+    /// # Errors
+    /// If the batch is not of a partly labelled set.
+    pub fn partly_labelled(&self) -> Result<(&Domain, &Domain)> {
+        match self.domains.as_slice() {
+            [labelled, others] if labelled.labels.is_some() => Ok((labelled, others)),
+            _ => Err(Error::usage("this system needs a labelled set, all or a part of whose labels it is shown")),
+        }
+    }
+
     /// Samples in the batch.
     pub fn len(&self) -> usize {
         self.domains.first().map_or(0, |d| d.indices.len())

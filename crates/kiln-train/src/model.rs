@@ -101,8 +101,11 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
+        recipe.model = S::complete(recipe.model)?;
         let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
-        trainer::check_grouping(&S::new(recipe.model.clone(), &pictures)?, &streams)?;
+        let system = S::new(recipe.model.clone(), &pictures)?;
+        trainer::check_grouping(&system, &streams)?;
+        trainer::check_beginning(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 
@@ -150,7 +153,7 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
         let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
         return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
     }
-    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::SourceTarget);
+    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::PartlyLabelled | DataKind::SourceTarget);
     if needs_labels && sets[0].classes().is_empty() {
         return Err(Error::usage(format!(
             "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",

@@ -1,11 +1,13 @@
 //! Autoencoders and explicit likelihood: a file a paper, and what the papers share.
 //!
-//! Shared: [`networks`] (encoders and decoders), [`pixels`] (p(x|z) and binarisation), [`bound`] (what bounds log p(x)) and
+//! Shared: [`networks`] (encoders and decoders), [`coder`] (networks without a distribution at their end), [`pixels`] (p(x|z) and binarisation), [`bound`] (what bounds log p(x)) and
 //! [`latent`] (the model with a Gaussian latent, and all that it can do).
 
+pub mod ae;
 pub mod betatcvae;
 pub mod betavae;
 pub mod bound;
+pub mod coder;
 pub mod cvae;
 pub mod dcign;
 pub mod dvae;
@@ -13,6 +15,7 @@ pub mod iwae;
 pub mod latent;
 pub mod networks;
 pub mod pixels;
+pub mod probe;
 #[cfg(test)]
 mod testing;
 pub mod vae;

@@ -3,6 +3,7 @@
 //! A claim is data: variants of a recipe, seeds, and measurements. Runs live below `--runs`, are
 //! resumed if they exist, and are not trained again once complete.
 
+mod autoencoder;
 mod diffusion;
 mod measures;
 
@@ -23,6 +24,7 @@ use serde::Serialize;
 use toml::Table;
 
 use crate::output::Output;
+use crate::verbs::claim::autoencoder::of_autoencoder;
 use crate::verbs::claim::diffusion::{DDPM, of_ddpm};
 use crate::verbs::evaluate::{EvaluateArgs, measure};
 use crate::verbs::open;
@@ -50,7 +52,8 @@ pub struct ClaimArgs {
     runs: PathBuf,
 }
 
-/// One way of training: a name, and settings on top of the system's defaults.
+/// One way of training: a name, and settings on top of the system's defaults. `system=ID` is of another system, `{seed}`
+/// the seed, `{ID}` the run of that system beside.
 struct Variant {
     name: &'static str,
     set: &'static [&'static str],
@@ -245,7 +248,7 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         Some(claim) => (find("ddpm")?, claim),
         None => {
             let system = find(name)?;
-            let claim = claim(&*system)?;
+            let claim = of_autoencoder(name).map_or_else(|| claim(&*system), Ok)?;
             (system, claim)
         }
     };
@@ -258,22 +261,26 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
     let mut beside = Vec::new();
     for Beside { system: id, variant, images } in claim.beside {
         let root = folder(&args.runs, id, variant, SEED_BESIDE);
-        train(&*find(id)?, variant, SEED_BESIDE, *images, &root, common)?;
+        train(&*find(id)?, variant.set, SEED_BESIDE, *images, &root, common)?;
         beside.push((format!("{{{id}}}"), root.display().to_string()));
     }
+    let named = |text: String| beside.iter().fold(text, |text, (name, root)| text.replace(name, root));
     for variant in claim.variants {
+        let own = variant.set.iter().find_map(|text| text.strip_prefix("system="));
+        let system = find(own.unwrap_or(system.id()))?;
         let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
         for &seed in claim.seeds {
             let root = folder(&args.runs, system.id(), variant, seed);
-            train(&*system, variant, seed, images, &root, common)?;
+            let set: Vec<String> =
+                variant.set.iter().map(|text| named(text.replace("{seed}", &seed.to_string()))).collect();
+            train(&*system, &set, seed, images, &root, common)?;
             let (model, _) = open(&root, Weights::Average, &common.device)?;
             (seconds, seen) = (seconds + model.info().seconds, model.info().images);
             roots.push(root);
         }
         for m in claim.measurements.iter().filter(asked) {
             let mut found: BTreeMap<String, Vec<Measure>> = BTreeMap::new();
-            let named = |text: String, (name, root): &(String, String)| text.replace(name, root);
-            let sampler = flags(&beside.iter().fold(m.sampler.to_string(), named))?;
+            let sampler = flags(&named(m.sampler.to_string()))?;
             for root in &roots {
                 let evaluation = EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n)
                     .split(m.split)
@@ -333,7 +340,7 @@ fn spread(figures: &[Measure]) -> String {
 /// Trains, resumes, or finds a run complete.
 fn train(
     system: &dyn AnySystem,
-    variant: &Variant,
+    set: &[impl AsRef<str>],
     seed: u64,
     images: u64,
     root: &Path,
@@ -344,8 +351,8 @@ fn train(
         system.resume(&Run::open(root)?, &options)?
     } else {
         let mut recipe: Table = system.defaults()?;
-        for text in variant.set {
-            merge(&mut recipe, &assignment(text)?, &format!("claim {}", system.id()))?;
+        for text in set {
+            merge(&mut recipe, &assignment(text.as_ref())?, &format!("claim {}", system.id()))?;
         }
         for text in [format!("train.images={images}"), format!("seed={seed}"), "train.keep=1".into()] {
             merge(&mut recipe, &assignment(&text)?, "claim")?;

@@ -85,6 +85,7 @@ pub const METRICS: &[Metric] = &[
     metric("separability", On::Latents, &[Ability::Decode]),
     metric("mig", On::Latents, &[Ability::Encode]),
     metric("factor_r2", On::Latents, &[Ability::Encode]),
+    metric("prior", On::Latents, &[Ability::Encode]),
 ];
 
 /// The metric of a name.
@@ -107,7 +108,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -316,6 +317,7 @@ fn measure_on(
             "separability" => vec![latents::separability(&asked)?],
             "mig" => latents::mig(&asked)?,
             "factor_r2" => latents::factor_r2(&asked)?,
+            "prior" => latents::prior(&asked)?,
             _ => Vec::new(),
         });
     }
