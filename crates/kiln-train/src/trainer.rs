@@ -246,7 +246,6 @@ fn train<S: System>(
     let (seconds_before, steps_before) = (live.counters.seconds, live.counters.steps);
     let mut multiply_adds: u64 = 0;
     let mut log = Log::open(run.root(), live.counters.images)?;
-    let set_sizes: Vec<usize> = streams.iter().map(|s| s.len()).collect();
     let grouping = live.system.grouping();
     let mut loader = Loader::grouped(streams, config.batch, Key::new(recipe.seed), live.counters.images, grouping)?;
     let mut means = Means::default();
