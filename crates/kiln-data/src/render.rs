@@ -78,6 +78,17 @@ pub(crate) fn render(
         if area == 0.0 || !area.is_finite() {
             continue;
         }
+        let span = |axis: usize| {
+            let (low, high) = (a[axis].min(b[axis]).min(c[axis]), a[axis].max(b[axis]).max(c[axis]));
+            // The samples whose middles may lie within: as many as there are middles below an edge.
+            let below = |edge: f32| ((edge + 0.5).clamp(0.0, size as f32)) as usize;
+            (below(low), below(high))
+        };
+        let ((left, right), (top, bottom)) = (span(0), span(1));
+        // Most triangles of a fine mesh lie between samples.
+        if left >= right || top >= bottom {
+            continue;
+        }
         let [p, q, r] = corners.map(|corner| mesh.positions[corner as usize]);
         let plane = cross(minus(q, p), minus(r, p));
         let normals = match mesh.triangle_normals.get(number) {
@@ -87,17 +98,11 @@ pub(crate) fn render(
         // Seen from the camera, not only from its direction.
         let towards = minus(back.map(|x| x * DISTANCE), p);
         let facing = |n: [f32; 3]| if dot(n, towards) < 0.0 { n.map(|x| -x) } else { n };
-        let paint = colour(number);
-        let span = |axis: usize| {
-            let (low, high) = (a[axis].min(b[axis]).min(c[axis]), a[axis].max(b[axis]).max(c[axis]));
-            // The samples whose middles may lie within; floats outside the picture saturate.
-            ((low - 0.5).ceil().max(0.0) as usize, ((high - 0.5).floor() + 1.0).clamp(0.0, size as f32) as usize)
-        };
-        let ((left, right), (top, bottom)) = (span(0), span(1));
+        let (paint, whole) = (colour(number), 1.0 / area);
         for y in top..bottom {
             for x in left..right {
                 let at = [x as f32 + 0.5, y as f32 + 0.5, 0.0];
-                let weights = [edge(b, c, at) / area, edge(c, a, at) / area, edge(a, b, at) / area];
+                let weights = [edge(b, c, at) * whole, edge(c, a, at) * whole, edge(a, b, at) * whole];
                 if weights.iter().any(|&w| w < 0.0) {
                     continue;
                 }

@@ -165,8 +165,8 @@ fn factors_of_a_set_are_told_by_latents_and_latents_are_walked_along() {
     latents.sort_unstable();
     assert_eq!(latents, [0, 1, 2]);
     let sheet = Picture::open(&here.join("walk.png")).unwrap();
-    // Five pictures of 64 with a line of one pixel between, six rows of them.
-    assert_eq!((sheet.width, sheet.height), (5 * 64 + 4, 6 * 64 + 5));
+    // Five pictures of 64 with two pixels between, six rows of them.
+    assert_eq!((sheet.width, sheet.height), (5 * 64 + 8, 6 * 64 + 10));
     let from = ["edit", "run", "--traverse", "--from", "dsprites", "--start", "9", "--rows", "1", "--out", "one.png"];
     assert!(kiln(here, &from).status.success());
     assert_eq!(Picture::open(&here.join("one.png")).unwrap().height, 64);
