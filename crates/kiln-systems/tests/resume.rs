@@ -67,6 +67,14 @@ fn tiny(id: &str) -> &'static [&'static str] {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
         "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "betavae" | "betatcvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "dcign" => &[
+            "data.channels=1",
+            "model.network=mlp",
+            "model.hidden=[16]",
+            "model.latent=4",
+            "model.factors=[\"scale\", \"orientation\"]",
+        ],
         "cyclegan" => &[
             "data.size=16",
             "model.generator_channels=4",
@@ -84,6 +92,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
     let set = match system.data_kind() {
         DataKind::TwoDomains => "data.set=starter:noto,starter:twemoji",
         DataKind::SourceTarget => "data.set=starter,starter",
+        DataKind::Factors => "data.set=dsprites",
         _ => "data.set=starter",
     };
     let common =

@@ -4,9 +4,12 @@
 //! [`latent`] (the model with a Gaussian latent, and all that it can do).
 
 pub mod ae;
+pub mod betatcvae;
+pub mod betavae;
 pub mod bound;
 pub mod coder;
 pub mod cvae;
+pub mod dcign;
 pub mod dvae;
 pub mod iwae;
 pub mod latent;
