@@ -104,6 +104,29 @@ record(
 out["gaussian_log_likelihood_fixed.per_sample"] = gaussian(mean, torch.tensor(2 * math.log(0.1)), target)
 out["gaussian_log_likelihood_learned.per_sample"] = gaussian(mean, logvar, target)
 
+# 256 levels by a logistic: CDF differences at f64 precision, the outermost levels open.
+x = torch.tensor([0, 1, 127, 128, 200, 254, 255, 60]).repeat(2, 1).double() / 127.5 - 1
+logistic = lambda mean, log_scale: dist.TransformedDistribution(
+    dist.Uniform(0.0, 1.0), [dist.SigmoidTransform().inv, dist.AffineTransform(mean, log_scale.exp())]
+)
+
+
+def discretised(mean, log_scale, target):
+    cdf = logistic(mean.double(), log_scale.double()).cdf
+    target = target.double()
+    over = torch.where(target > 0.999, torch.ones(()), cdf(target + 1 / 255))
+    under = torch.where(target < -0.999, torch.zeros(()), cdf(target - 1 / 255))
+    return (over - under).log().sum(1).mean()
+
+
+record(
+    "discretised_logistic_log_likelihood",
+    discretised,
+    mean=(x + 0.4 * torch.randn(2, 8)).float(),
+    log_scale=torch.linspace(-3, 0.5, 16).view(2, 8),
+    fixed={"target": x.float()},
+)
+
 
 class Reverse(torch.autograd.Function):
     """Ganin & Lempitsky 2015, eq. 16-17: the identity, with -lambda times the gradient."""

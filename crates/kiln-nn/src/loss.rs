@@ -44,27 +44,56 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     -log_p.gather(1, labels.reshape([n, 1])).mean()
 }
 
-/// KL(N(μ, σ²) ‖ N(0, 1)) = −½ Σ (1 + log σ² − μ² − σ²), summed over the latent
-/// (Kingma & Welling 2014, appendix B).
+/// KL(N(μ, σ²) ‖ N(0, 1)) = −½ (1 + log σ² − μ² − σ²) of each dimension (Kingma & Welling 2014, appendix B).
+///
+/// # Shapes
+/// `[n, d]`, `[n, d]` → `[n, d]`
+pub fn gaussian_kl_terms(mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<2> {
+    (log_var.clone() + 1.0 - mean.square() - log_var.exp()) * -0.5
+}
+
+/// KL(N(μ, σ²) ‖ N(0, 1)), summed over the latent.
 ///
 /// # Shapes
 /// `[n, d]`, `[n, d]` → `[n]`
 pub fn gaussian_kl(mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<1> {
     let n = mean.dims()[0];
-    let terms = log_var.clone() + 1.0 - mean.square() - log_var.exp();
-    (terms.sum_dim(1) * -0.5).reshape([n])
+    gaussian_kl_terms(mean, log_var).sum_dim(1).reshape([n])
 }
 
-/// log N(x; μ, σ²) summed over everything but the first dimension:
-/// −½ Σ (log 2π + log σ² + (x − μ)² / σ²).
+/// KL(N(μ, σ²) ‖ N(m, s²)) = ½ Σ (log s² − log σ² + (σ² + (μ − m)²) / s² − 1), summed over the latent; variances by
+/// their logarithms.
+///
+/// # Shapes
+/// `[n, d]` four times → `[n]`
+pub fn gaussian_kl_between(
+    mean: Tensor<2>,
+    log_var: Tensor<2>,
+    prior_mean: Tensor<2>,
+    prior_log_var: Tensor<2>,
+) -> Tensor<1> {
+    let n = mean.dims()[0];
+    let spread = (log_var.clone() - prior_log_var.clone()).exp();
+    let distance = (mean - prior_mean).square() / prior_log_var.clone().exp();
+    ((prior_log_var - log_var + spread + distance - 1.0).sum_dim(1) * 0.5).reshape([n])
+}
+
+/// log N(x; μ, σ²) = −½ (log 2π + log σ² + (x − μ)² / σ²) of each dimension.
+///
+/// # Shapes
+/// `[n, d]` three times → `[n, d]`
+pub fn gaussian_log_terms(x: Tensor<2>, mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<2> {
+    let log_2pi = (2.0 * std::f64::consts::PI).ln();
+    (log_var.clone() + log_2pi + (x - mean).square() / log_var.exp()) * -0.5
+}
+
+/// log N(x; μ, σ²) summed over everything but the first dimension.
 ///
 /// # Shapes
 /// `[n, d]` three times → `[n]`
 pub fn gaussian_log_likelihood(x: Tensor<2>, mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<1> {
     let n = x.dims()[0];
-    let log_2pi = (2.0 * std::f64::consts::PI).ln();
-    let terms = log_var.clone() + log_2pi + (x - mean).square() / log_var.exp();
-    (terms.sum_dim(1) * -0.5).reshape([n])
+    gaussian_log_terms(x, mean, log_var).sum_dim(1).reshape([n])
 }
 
 /// log Bernoulli(x; σ(logits)) summed over everything but the first dimension.
@@ -74,6 +103,35 @@ pub fn gaussian_log_likelihood(x: Tensor<2>, mean: Tensor<2>, log_var: Tensor<2>
 pub fn bernoulli_log_likelihood(x: Tensor<2>, logits: Tensor<2>) -> Tensor<1> {
     let n = x.dims()[0];
     (-binary_cross_entropy(logits, x)).sum_dim(1).reshape([n])
+}
+
+/// log P(x) of pixels of 256 levels in [−1, 1] under a logistic of mean μ and scale s = e^`log_scale`, summed over
+/// everything but the first dimension (Kingma 2016, §4; Salimans 2017, equation 2): the distribution function over a
+/// level's width, σ(a) − σ(b) with a, b = (x ± 1/255 − μ)/s; the outermost levels reach to infinity.
+///
+/// σ(a) − σ(b) = σ(a)·σ(−b)·(1 − e^(b−a)), of which every factor keeps its digits.
+///
+/// # Shapes
+/// `[n, d]`, `[n, d]`, `[n, d]` or `[1, 1]` → `[n]`
+pub fn discretised_logistic_log_likelihood(x: Tensor<2>, mean: Tensor<2>, log_scale: Tensor<2>) -> Tensor<1> {
+    let n = x.dims()[0];
+    let inverse = (-log_scale.clone()).exp();
+    let below = (x.clone() - mean.clone() + 1.0 / 255.0) * inverse.clone();
+    let above = (x.clone() - mean - 1.0 / 255.0) * inverse;
+    let (darkest, brightest) = (x.clone().lower_elem(-0.999), x.greater_elem(0.999));
+    let under = (-softplus(-below)).mask_fill(brightest.clone(), 0.0);
+    let over = (-softplus(above)).mask_fill(darkest.clone(), 0.0);
+    let width = log_one_minus_exp(-log_scale + (2.0_f64 / 255.0).ln()).expand(under.dims());
+    let width = width.mask_fill(darkest.bool_or(brightest), 0.0);
+    (under + over + width).sum_dim(1).reshape([n])
+}
+
+/// log(1 − e^(−x)), given log x; near 0, where the difference has no digits, by its series log x − x/2 + x²/24.
+fn log_one_minus_exp(log_x: Tensor<2>) -> Tensor<2> {
+    let x = log_x.clone().exp();
+    let near = x.clone().lower_elem(0.1);
+    let series = log_x - x.clone() * 0.5 + x.clone().square() / 24.0;
+    (-(-x.clamp_min(0.1)).exp() + 1.0).log().mask_where(near, series)
 }
 
 /// Gradient reversal (Ganin 2015, equations 16–17): the identity forward, −λ times the gradient

@@ -220,6 +220,20 @@ fn losses() {
             loss::gaussian_log_likelihood(flat(read("target")), flat(mean), flat(log_var)).mean()
         });
     }
+    for input in ["mean", "log_scale"] {
+        check_loss(f, "discretised_logistic_log_likelihood", input, |x: Tensor<2>| {
+            let read = |name: &str| constant(&format!("discretised_logistic_log_likelihood.{name}"));
+            let (mean, log_scale) = if input == "mean" { (x, read("log_scale")) } else { (read("mean"), x) };
+            loss::discretised_logistic_log_likelihood(read("target"), mean, log_scale).mean()
+        });
+    }
+    for input in ["mu", "logvar", "prior_mu", "prior_logvar"] {
+        check_loss(f, "gaussian_kl_prior", input, |x: Tensor<2>| {
+            let read =
+                |name: &str| if name == input { x.clone() } else { constant(&format!("gaussian_kl_prior.{name}")) };
+            loss::gaussian_kl_between(read("mu"), read("logvar"), read("prior_mu"), read("prior_logvar")).mean()
+        });
+    }
     for (name, target) in [("gan_softplus_d", 1.0), ("gan_label_smoothing_d", 0.9)] {
         check_loss(f, name, "real", |x: Tensor<1>| {
             loss::binary_cross_entropy_to(x, target)

@@ -17,6 +17,9 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
         entry::<autoencoder::vae::Vae>(),
+        entry::<autoencoder::cvae::Cvae>(),
+        entry::<autoencoder::iwae::Iwae>(),
+        entry::<autoencoder::dvae::Dvae>(),
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),

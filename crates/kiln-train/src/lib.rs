@@ -33,8 +33,9 @@ pub use recipe::{DataConfig, Recipe, TrainConfig};
 pub use run::Run;
 pub use schedule::Schedule;
 pub use system::{
-    Abilities, Ability, ChainWatch, Classify, Context, Decode, Encode, Generate, GenerateRequest, Guide, Guided,
-    Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System, Translate,
+    Abilities, Ability, ChainWatch, Classify, Complete, Context, Decode, Encode, Generate, GenerateRequest, Guide,
+    Guided, Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System,
+    Translate,
 };
 pub use trainer::{Options, Summary};
 pub use watch::{Figure, Watch, Watcher};

@@ -257,6 +257,16 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
+    /// See [`crate::Complete::seen`].
+    ///
+    /// # Errors
+    /// As above.
+    fn seen(&self) -> Result<Vec<bool>>;
+    /// See [`crate::Complete::complete`].
+    ///
+    /// # Errors
+    /// As above.
+    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>>;
     /// See [`crate::Classify::classify`].
     ///
     /// # Errors
@@ -365,6 +375,16 @@ impl<S: System> Model for Loaded<S> {
     fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
         let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
         able.translate(&self.networks, images, direction)
+    }
+
+    fn seen(&self) -> Result<Vec<bool>> {
+        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
+        Ok(able.seen())
+    }
+
+    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
+        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
+        able.complete(&self.networks, images, request)
     }
 
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>> {

@@ -140,6 +140,8 @@ pub enum Ability {
     Decode,
     /// `translate`
     Translate,
+    /// `complete`
+    Complete,
     /// `classify`
     Classify,
     /// `evaluate --metrics segments`, and guidance by a map
@@ -159,6 +161,7 @@ impl Ability {
             Self::Encode => "encode",
             Self::Decode => "interpolate",
             Self::Translate => "translate",
+            Self::Complete => "complete",
             Self::Classify => "classify",
             Self::Segment => "evaluate --metrics segments",
             Self::Represent => "evaluate --metrics svm",
@@ -466,6 +469,18 @@ pub trait Translate<N>: Sync {
     fn translate(&self, networks: &N, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
 }
 
+/// Fills in what it does not see of a picture.
+pub trait Complete<N>: Sync {
+    /// Whether it looks at each pixel, `h·w`, row by row.
+    fn seen(&self) -> Vec<bool>;
+
+    /// `[n, c, h, w]` in [−1, 1] → the same with what is not seen drawn anew, picture i by draw `request.indices[i]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network, or the request asks for what the system does not have.
+    fn complete(&self, networks: &N, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>>;
+}
+
 /// Says which class a picture shows.
 pub trait Classify<N>: Sync {
     /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes]`.
@@ -537,6 +552,8 @@ pub struct Abilities<'a, N> {
     pub decode: Option<&'a dyn Decode<N>>,
     /// `translate`
     pub translate: Option<&'a dyn Translate<N>>,
+    /// `complete`
+    pub complete: Option<&'a dyn Complete<N>>,
     /// `classify`
     pub classify: Option<&'a dyn Classify<N>>,
     /// `evaluate --metrics segments`
@@ -555,6 +572,7 @@ impl<N> Default for Abilities<'_, N> {
             encode: None,
             decode: None,
             translate: None,
+            complete: None,
             classify: None,
             segment: None,
             represent: None,
@@ -572,6 +590,7 @@ impl<N> Abilities<'_, N> {
             (self.encode.is_some(), Ability::Encode),
             (self.decode.is_some(), Ability::Decode),
             (self.translate.is_some(), Ability::Translate),
+            (self.complete.is_some(), Ability::Complete),
             (self.classify.is_some(), Ability::Classify),
             (self.segment.is_some(), Ability::Segment),
             (self.represent.is_some(), Ability::Represent),
@@ -598,6 +617,21 @@ pub fn check_class(class: Option<u32>, classes: &[String]) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Whether pictures are of a run's shape: channels, height, width.
+///
+/// # Errors
+/// A usage error with both shapes.
+pub fn check_pictures(images: &Tensor<4>, shape: [usize; 3]) -> Result<()> {
+    let [_, c, h, w] = images.dims();
+    if [c, h, w] == shape {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "pictures of {:?} (channels, height, width) do not fit: this run's are {shape:?}",
+        [c, h, w]
+    )))
 }
 
 /// Refuses the settings of samplers that a network of one pass does not have.
