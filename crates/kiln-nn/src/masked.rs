@@ -267,6 +267,15 @@ impl PixelCache {
     }
 }
 
+/// A convolution of one row with a centred window.
+///
+/// # Shapes
+/// `[n, in, 1, w]`, weight `[out, in, k]` → `[n, out, 1, w]`
+pub fn along_row(row: Tensor<4>, weight: Tensor<3>) -> Tensor<4> {
+    let reach = weight.dims()[2] / 2;
+    conv2d(row, weight.unsqueeze_dim(2), None, along_rows(reach))
+}
+
 /// Pixels `[n, c]`, the first column's first, as a row `[n, c, 1, w]`.
 pub fn row_of(pixels: Vec<Tensor<2>>) -> Tensor<4> {
     Tensor::stack::<3>(pixels, 2).unsqueeze_dim(2)

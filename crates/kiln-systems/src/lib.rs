@@ -20,6 +20,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<autoencoder::cvae::Cvae>(),
         entry::<autoencoder::iwae::Iwae>(),
         entry::<autoencoder::dvae::Dvae>(),
+        entry::<autoencoder::pixelcnn::PixelCnnSystem>(),
+        entry::<autoencoder::pixelrnn::PixelRnnSystem>(),
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),

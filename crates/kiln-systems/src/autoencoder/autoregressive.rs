@@ -1,0 +1,339 @@
+//! p(x) = Πᵢ p(xᵢ | x₁ … xᵢ₋₁) over the pixels of a picture, row by row, and the colours of each (van den Oord 2016a,
+//! equations 1 and 2): what networks that predict every pixel from those before it are trained by and can do.
+//!
+//! Training and likelihood take one pass over a whole picture. Sampling goes pixel by pixel, each of which costs
+//! its own windows only: the network remembers the rest ([`Walk`]).
+
+use burn::tensor::{Int, Tensor, activation};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_nn::loss::bernoulli_log_likelihood;
+use kiln_nn::masked::row_of;
+use kiln_nn::tensor::{from_indices, from_values, to_values};
+use kiln_train::system::{check_class, check_pictures};
+use kiln_train::{Abilities, Batch, Complete, Generate, GenerateRequest, Likelihood, Loss, Pictures};
+use serde::{Deserialize, Serialize};
+
+use super::bound::in_parts;
+use super::pixels::{Binarize, fingerprints};
+
+/// p(xᵢ | x₁ … xᵢ₋₁).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Levels {
+    /// 0 or 1, of pictures binarised as `binarize` says.
+    Bernoulli,
+    /// One of 256 levels, by a softmax.
+    #[default]
+    Softmax,
+}
+
+/// Settings of the pixels, part of a `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LevelConfig {
+    /// `bernoulli` or `softmax`.
+    pub output: Levels,
+    /// `static` or `dynamic` (`bernoulli`).
+    pub binarize: Binarize,
+}
+
+impl Default for LevelConfig {
+    fn default() -> Self {
+        Self { output: Levels::Softmax, binarize: Binarize::None }
+    }
+}
+
+impl LevelConfig {
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// A usage error naming the setting that does not fit.
+    pub fn check(&self) -> Result<()> {
+        match (self.output, self.binarize) {
+            (Levels::Bernoulli, Binarize::None) => Err(Error::usage(
+                "model.output = \"bernoulli\" draws 0 or 1; set model.binarize to \"static\" or \"dynamic\"",
+            )),
+            (Levels::Softmax, Binarize::Static | Binarize::Dynamic) => {
+                Err(Error::usage("model.binarize needs model.output = \"bernoulli\""))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Numbers that a network says of each colour of a pixel: channel i of its output is number i / colours of colour
+    /// i mod colours.
+    pub fn outputs(&self) -> usize {
+        match self.output {
+            Levels::Bernoulli => 1,
+            Levels::Softmax => 256,
+        }
+    }
+
+    /// x in [−1, 1] as the network sees it; `draw` as in [`Binarize::apply`].
+    ///
+    /// # Shapes
+    /// `[n, c, h, w]` → the same
+    fn observe(&self, images: Tensor<4>, draw: Option<(Key, Vec<u64>)>) -> Tensor<4> {
+        match self.output {
+            Levels::Bernoulli => {
+                let shape = images.dims();
+                (self.binarize.apply(images, draw) * 2.0 - 1.0).reshape(shape)
+            }
+            Levels::Softmax => images,
+        }
+    }
+
+    /// log p(x) = Σᵢ log p(xᵢ | x₁ … xᵢ₋₁) of each picture.
+    ///
+    /// # Shapes
+    /// `[n, c, h, w]`, `[n, outputs·c, h, w]` → `[n]`
+    pub fn log_likelihood(&self, x: Tensor<4>, logits: Tensor<4>) -> Tensor<1> {
+        let [n, c, h, w] = x.dims();
+        let size = c * h * w;
+        match self.output {
+            Levels::Bernoulli => {
+                bernoulli_log_likelihood((x.reshape([n, size]) + 1.0) * 0.5, logits.reshape([n, size]))
+            }
+            Levels::Softmax => {
+                let levels = ((x + 1.0) * 127.5).round().int().reshape([n, 1, size]);
+                let log_p = activation::log_softmax(logits.reshape([n, 256, size]), 1);
+                log_p.gather(1, levels).reshape([n, size]).sum_dim(1).reshape([n])
+            }
+        }
+    }
+
+    /// A colour of one pixel of each picture, in [−1, 1], by one uniform number each.
+    ///
+    /// # Shapes
+    /// logits `[n, outputs·colours]`, `[n]` → `[n]`
+    fn draw(&self, logits: &[f32], colour: usize, colours: usize, uniform: impl Iterator<Item = f32>) -> Vec<f32> {
+        let of = |(row, u): (&[f32], f32)| {
+            let logits = row.iter().skip(colour).step_by(colours).map(|&v| f64::from(v));
+            match self.output {
+                Levels::Bernoulli => {
+                    let p = 1.0 / (1.0 + logits.map(|v| (-v).exp()).sum::<f64>());
+                    if f64::from(u) < p { 1.0 } else { -1.0 }
+                }
+                Levels::Softmax => {
+                    let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+                    let total: f64 = logits.clone().map(|v| (v - largest).exp()).sum();
+                    let mut below = 0.0;
+                    let beyond = logits.take_while(|v| {
+                        below += (v - largest).exp() / total;
+                        below <= f64::from(u)
+                    });
+                    beyond.count().min(255) as f32 / 127.5 - 1.0
+                }
+            }
+        };
+        logits.chunks(self.outputs() * colours).zip(uniform).map(of).collect()
+    }
+}
+
+/// A network that says of each pixel what it expects after those before it.
+pub trait Autoregressive: Sync {
+    /// The logits of every pixel; `classes` `[n]` of a network that is told them.
+    ///
+    /// # Shapes
+    /// `[n, c, h, w]` in [−1, 1] → `[n, outputs·c, h, w]`
+    fn forward(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4>;
+
+    /// The same a pixel at a time, for `n` pictures of so many columns.
+    fn walk<'a>(&'a self, n: usize, width: usize, classes: Option<Tensor<1, Int>>) -> Box<dyn Walk + 'a>;
+}
+
+/// A network on its way through pictures, row by row.
+pub trait Walk {
+    /// Goes to the next row; all pixels of the one before have been pushed.
+    fn begin_row(&mut self);
+
+    /// The logits of the next pixel `[n, outputs·c]`, given those colours of it `[n, c]` that are known. The last call of a
+    /// pixel says `last`, and knows all colours but the last.
+    fn logits(&mut self, pixel: Tensor<2>, last: bool) -> Tensor<2>;
+
+    /// Takes the pixel `[n, c]`, and goes on to the next.
+    fn push(&mut self, pixel: Tensor<2>);
+}
+
+/// What such a network is trained by and can do, for pictures of one shape.
+pub struct Autoregression {
+    /// Settings of the pixels.
+    pub levels: LevelConfig,
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// Names of the classes, of a network that is told them.
+    pub classes: Vec<String>,
+    /// Its system's name, for messages.
+    id: &'static str,
+}
+
+/// Pictures that the passes of a likelihood look at together.
+const ROWS: usize = 32;
+
+impl Autoregression {
+    /// Checks the settings against the pictures.
+    ///
+    /// # Errors
+    /// A usage error naming the setting that does not fit.
+    pub fn new(id: &'static str, levels: LevelConfig, pictures: &Pictures, conditional: bool) -> Result<Self> {
+        levels.check()?;
+        if conditional && pictures.classes.is_empty() {
+            return Err(Error::usage(
+                "model.class_conditional needs a labelled set; use a folder with one sub-folder a class",
+            ));
+        }
+        let classes = if conditional { pictures.classes.clone() } else { Vec::new() };
+        Ok(Self { levels, shape: pictures.shape, classes, id })
+    }
+
+    /// −log p(x) in nats, the mean over the batch; the log also has it in bits a dimension.
+    ///
+    /// # Errors
+    /// If the batch has no labels, and the network is told them.
+    pub fn loss(&self, networks: &impl Autoregressive, batch: &Batch) -> Result<Loss> {
+        let x = self.levels.observe(batch.images(), Some((batch.key("binarise"), batch.samples().collect())));
+        let classes = if self.classes.is_empty() { None } else { Some(batch.labels()?) };
+        let nll = -self.levels.log_likelihood(x.clone(), networks.forward(x, classes)).mean();
+        let bits = nll.clone() / (self.shape.iter().product::<usize>() as f64 * std::f64::consts::LN_2);
+        Ok(Loss::new("nll", nll).report("bpd", bits))
+    }
+
+    /// What it can do.
+    pub fn abilities<N: Autoregressive>(&self) -> Abilities<'_, N> {
+        Abilities { generate: Some(self), complete: Some(self), likelihood: Some(self), ..Abilities::default() }
+    }
+
+    /// Refuses what no pixel-by-pixel system has.
+    fn check(&self, request: &GenerateRequest) -> Result<()> {
+        check_class(request.class, &self.classes)?;
+        let given = request.sampler.given().into_iter().map(|(flag, _)| flag);
+        let guided = (!request.guides.is_empty()).then_some("--classifier (and --guide)");
+        let noise = request.noise.is_some().then_some("--noise");
+        match given.chain(guided).chain(noise).next() {
+            Some(flag) => Err(Error::usage(format!("{flag}: {} draws one pixel after another; leave it out", self.id))),
+            None => Ok(()),
+        }
+    }
+
+    /// The classes asked for, or drawn.
+    fn classes_of(&self, request: &GenerateRequest) -> Option<Tensor<1, Int>> {
+        let known = !self.classes.is_empty();
+        known.then(|| from_indices(&request.classes(self.classes.len()), &request.device))
+    }
+
+    /// A uniform number for each colour of each pixel of each sample, `[n, h, w, c]`.
+    fn uniform(&self, request: &GenerateRequest) -> Vec<f32> {
+        request.key.purpose("pixels").uniform(request.indices.clone(), self.shape.iter().product())
+    }
+
+    /// Pictures pixel by pixel, their first rows given: `known` `[n, c, rows, w]`.
+    fn draw<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest, known: Option<Tensor<4>>) -> Tensor<4> {
+        let (n, [c, h, w], device) = (request.len(), self.shape, &request.device);
+        let uniform = self.uniform(request);
+        let mut walk = networks.walk(n, w, self.classes_of(request));
+        let mut rows: Vec<Tensor<4>> = Vec::new();
+        for row in 0..h {
+            walk.begin_row();
+            let known = known.clone().filter(|known| row < known.dims()[2]).map(|known| known.narrow(2, row, 1));
+            let mut pixels = Vec::new();
+            for column in 0..w {
+                let pixel = match &known {
+                    Some(row) => {
+                        let pixel = row.clone().narrow(3, column, 1).reshape([n, c]);
+                        walk.logits(pixel.clone(), true);
+                        pixel
+                    }
+                    None => {
+                        let mut values = vec![0.0; n * c];
+                        for colour in 0..c {
+                            let seen = from_values::<2>(values.clone(), [n, c], device);
+                            let logits = to_values(walk.logits(seen, colour + 1 == c));
+                            let at = (row * w + column) * c + colour;
+                            let uniform = uniform.iter().skip(at).step_by(c * h * w).copied();
+                            let drawn = self.levels.draw(&logits, colour, c, uniform);
+                            values.iter_mut().skip(colour).step_by(c).zip(drawn).for_each(|(to, v)| *to = v);
+                        }
+                        from_values(values, [n, c], device)
+                    }
+                };
+                walk.push(pixel.clone());
+                pixels.push(pixel);
+            }
+            rows.push(row_of(pixels));
+        }
+        Tensor::cat(rows, 2)
+    }
+
+    /// The same pictures by a whole pass for each colour of each pixel: what [`Walk`] is measured against.
+    pub fn generate_naively<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest) -> Tensor<4> {
+        let (n, [c, h, w], device) = (request.len(), self.shape, &request.device);
+        let uniform = self.uniform(request);
+        let classes = self.classes_of(request);
+        let mut values = vec![0.0; n * c * h * w];
+        for at in 0..h * w * c {
+            let (pixel, colour) = (at / c, at % c);
+            let x = from_values(values.clone(), [n, c, h, w], device);
+            let logits = networks.forward(x, classes.clone()).narrow(2, pixel / w, 1).narrow(3, pixel % w, 1);
+            let uniform = uniform.iter().skip(at).step_by(c * h * w).copied();
+            let drawn = self.levels.draw(&to_values(logits), colour, c, uniform);
+            values.iter_mut().skip(colour * h * w + pixel).step_by(c * h * w).zip(drawn).for_each(|(to, v)| *to = v);
+        }
+        from_values(values, [n, c, h, w], device)
+    }
+}
+
+impl<N: Autoregressive> Generate<N> for Autoregression {
+    /// A draw from p(x), or of p(x | class).
+    fn generate(&self, networks: &N, request: &GenerateRequest) -> Result<Tensor<4>> {
+        self.check(request)?;
+        Ok(self.draw(networks, request, None))
+    }
+}
+
+impl<N: Autoregressive> Complete<N> for Autoregression {
+    /// The upper half.
+    fn seen(&self) -> Vec<bool> {
+        let [_, h, w] = self.shape;
+        (0..h * w).map(|at| at / w < h / 2).collect()
+    }
+
+    /// The lower half, drawn given the upper one.
+    fn complete(&self, networks: &N, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
+        check_pictures(&images, self.shape)?;
+        self.check(request)?;
+        let known = self.levels.observe(images, None).narrow(2, 0, self.shape[1] / 2);
+        Ok(self.draw(networks, request, Some(known)))
+    }
+}
+
+impl<N: Autoregressive> Likelihood<N> for Autoregression {
+    /// −log p(x), exactly. Of a network that is told classes, each as likely as another:
+    /// −log (1/C) Σ_c p(x|c). Dynamic binarisation draws for the picture, whatever stands beside it.
+    fn nll(&self, networks: &N, images: Tensor<4>, _samples: usize, key: Key) -> Result<Tensor<1>> {
+        check_pictures(&images, self.shape)?;
+        let n = images.dims()[0];
+        in_parts(n, ROWS, |from, len| {
+            let images = images.clone().narrow(0, from, len);
+            let streams = fingerprints(&to_values(images.clone()), self.shape.iter().product());
+            let x = self.levels.observe(images, Some((key.purpose("binarise"), streams)));
+            let of = |class: Option<u32>| {
+                let classes = class.map(|class| from_indices(&vec![class; len], &x.device()));
+                self.levels.log_likelihood(x.clone(), networks.forward(x.clone(), classes))
+            };
+            if self.classes.is_empty() {
+                return Ok(-of(None));
+            }
+            let each: Vec<Tensor<1>> = (0..self.classes.len() as u32).map(|class| of(Some(class))).collect();
+            Ok(-super::bound::log_mean_exp(Tensor::stack(each, 0)))
+        })
+    }
+
+    /// The same.
+    fn exact_nll(&self, networks: &N, images: Tensor<4>, _probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
+        self.nll(networks, images, 0, key).map(Some)
+    }
+
+    fn name(&self, _samples: usize) -> String {
+        "nll".into()
+    }
+}
