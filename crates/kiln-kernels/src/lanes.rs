@@ -143,8 +143,9 @@ fn normal<const FMA: bool>(z: f32) -> (f32, f32) {
 /// `1 / (1 + exp(-z))` to about 2e-7 relative for `z > -87`, below which it stays near 1e-38.
 #[inline(always)]
 pub(crate) fn sigmoid<const FMA: bool>(z: f32) -> f32 {
-    let x = if -z < 87.0 { -z } else { 87.0 };
-    let x = if x > -87.0 { x } else { -87.0 };
+    // Written so that NaN passes through.
+    let x = if -z > 87.0 { 87.0 } else { -z };
+    let x = if x < -87.0 { -87.0 } else { x };
     reciprocal::<FMA>(1.0 + exp::<FMA>(x))
 }
 

@@ -67,6 +67,15 @@ fn tiny(id: &str) -> &'static [&'static str] {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
         "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "pixelcnn" => &[
+            "model.layers=1",
+            "model.features=4",
+            "model.head=8",
+            "model.class_conditional=true",
+            "model.output=bernoulli",
+            "model.binarize=dynamic",
+        ],
+        "pixelrnn" => &["model.layers=1", "model.features=4", "model.head=8", "data.size=12"],
         "cyclegan" => &[
             "data.size=16",
             "model.generator_channels=4",

@@ -287,3 +287,65 @@ pub(crate) fn backward(isa: Isa, s: &Shape, g: &[f32], kept: &[f32], w: &[f32]) 
     }
     (dx, dw)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::{Flex, ops::FloatTensorOps};
+    use burn::tensor::{Shape as Dims, TensorData};
+    use burn_flex::FlexTensor;
+
+    fn noise(len: usize, salt: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + salt * 104_729) as f32 * 0.37).sin()).collect()
+    }
+
+    fn tensor(values: &[f32], dims: &[usize]) -> FlexTensor {
+        let device = Default::default();
+        Flex::float_from_data(TensorData::new(values.to_vec(), Dims::from(dims.to_vec())), &device)
+    }
+
+    fn close(what: &str, got: &[f32], expected: FlexTensor) {
+        let expected = expected.to_contiguous();
+        let expected = expected.as_slice::<f32>().unwrap();
+        assert_eq!(got.len(), expected.len(), "{what}");
+        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+            assert!((g - e).abs() <= 2e-6 * scale, "{what}[{i}]: {g} against {e}");
+        }
+    }
+
+    /// PyTorch's values of small walks are among the tests of `kiln-nn`.
+    #[test]
+    fn every_instruction_set_walks_as_burns_operations_do() {
+        for walk in [Walk::Rows, Walk::Diagonals, Walk::Antidiagonals] {
+            for (images, state, height, width, taps) in [
+                (1, 1, 1, 1, 1),
+                (3, 5, 4, 7, 3),
+                (2, 16, 9, 5, 1),
+                (2, 33, 6, 6, 3),
+                (4, 8, 28, 28, 3),
+                (1, 4, 1, 9, 3),
+            ] {
+                let taps = if walk == Walk::Rows { taps } else { taps.min(2) };
+                let s = Shape::new([images, 4 * state, height, width], taps, walk);
+                let x = noise(images * 4 * state * height * width, 1);
+                // As large as keeps sums near 1, whatever their length.
+                let w = noise(4 * state * state * taps, 2);
+                let w: Vec<f32> = w.iter().map(|v| v / ((state * taps) as f32).sqrt()).collect();
+                let g = noise(images * state * height * width, 3);
+                let (tx, tw) = (tensor(&x, &[images, 4 * state, height, width]), tensor(&w, &[4 * state, state, taps]));
+                let tg = tensor(&g, &[images, state, height, width]);
+                let (h, kept) = plain::forward::<Flex>(tx, tw.clone(), walk);
+                let (dx, dw) = plain::backward::<Flex>(tw, kept, tg, walk);
+                for isa in Isa::all() {
+                    let what = format!("{isa:?} {s:?}");
+                    let (hidden, kept) = forward(isa, &s, &x, &w);
+                    close(&format!("h {what}"), &hidden, h.clone());
+                    let (input, weight) = backward(isa, &s, &g, &kept, &w);
+                    close(&format!("dx {what}"), &input, dx.clone());
+                    close(&format!("dw {what}"), &weight, dw.clone());
+                }
+            }
+        }
+    }
+}

@@ -337,3 +337,272 @@ impl<N: Autoregressive> Likelihood<N> for Autoregression {
         "nll".into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kiln_nn::Init;
+    use kiln_train::{GenerateRequest, System};
+
+    use super::*;
+    use crate::autoencoder::pixelcnn::{self, PixelCnnSystem, Stack};
+    use crate::autoencoder::pixelrnn::{self, PixelRnnSystem, Recurrence};
+    use crate::autoencoder::testing::{Fixtures, close, device, overfit, system};
+
+    fn bits() -> LevelConfig {
+        LevelConfig { output: Levels::Bernoulli, binarize: Binarize::Static }
+    }
+
+    fn cnn(stack: Stack, levels: LevelConfig, class_conditional: bool) -> pixelcnn::Config {
+        let small = pixelcnn::Config { layers: 3, features: 6, first_kernel: 5, head: 12, ..Default::default() };
+        pixelcnn::Config { stack, levels, class_conditional, ..small }
+    }
+
+    fn rnn(recurrence: Recurrence, levels: LevelConfig) -> pixelrnn::Config {
+        let small = pixelrnn::Config { layers: 2, features: 3, first_kernel: 3, head: 12, ..Default::default() };
+        pixelrnn::Config { recurrence, levels, ..small }
+    }
+
+    /// Runs `check` with every kind of network and its model.
+    fn with_all(levels: LevelConfig, shape: [usize; 3], mut check: impl FnMut(&str, &Autoregression, &dyn Tried)) {
+        for (stack, classes) in [(Stack::Residual, false), (Stack::Gated, false), (Stack::Gated, true)] {
+            let s: PixelCnnSystem = system(cnn(stack, levels.clone(), classes), shape);
+            let mut networks = s.networks(&mut Init::new(&device(), 1));
+            // Classes make no difference until they are learned.
+            networks.pixelcnn.scatter_classes();
+            check(&format!("{stack:?}, classes {classes}"), &s.model, &networks);
+        }
+        for recurrence in [Recurrence::RowLstm, Recurrence::DiagonalBilstm] {
+            let s: PixelRnnSystem = system(rnn(recurrence, levels.clone()), shape);
+            check(&format!("{recurrence:?}"), &s.model, &s.networks(&mut Init::new(&device(), 1)));
+        }
+    }
+
+    /// What the tests ask of networks of any kind.
+    trait Tried {
+        fn logits(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4>;
+        fn by_pixels(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4>;
+        fn pictures(&self, model: &Autoregression, request: &GenerateRequest) -> [Tensor<4>; 2];
+        fn nats(&self, model: &Autoregression, x: Tensor<4>) -> Vec<f32>;
+        fn completed(&self, model: &Autoregression, x: Tensor<4>, request: &GenerateRequest) -> Tensor<4>;
+    }
+
+    impl<N: Autoregressive> Tried for N {
+        fn logits(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4> {
+            self.forward(x, classes)
+        }
+
+        fn by_pixels(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4> {
+            let [n, c, h, w] = x.dims();
+            let mut walk = self.walk(n, w, classes);
+            let rows = (0..h).map(|row| {
+                walk.begin_row();
+                let pixels = (0..w).map(|column| {
+                    let pixel = x.clone().narrow(2, row, 1).narrow(3, column, 1).reshape([n, c]);
+                    let logits = walk.logits(pixel.clone(), true);
+                    walk.push(pixel);
+                    logits
+                });
+                row_of(pixels.collect())
+            });
+            Tensor::cat(rows.collect(), 2)
+        }
+
+        fn pictures(&self, model: &Autoregression, request: &GenerateRequest) -> [Tensor<4>; 2] {
+            [model.generate(self, request).unwrap(), model.generate_naively(self, request)]
+        }
+
+        fn nats(&self, model: &Autoregression, x: Tensor<4>) -> Vec<f32> {
+            to_values(model.nll(self, x, 0, Key::new(0)).unwrap())
+        }
+
+        fn completed(&self, model: &Autoregression, x: Tensor<4>, request: &GenerateRequest) -> Tensor<4> {
+            model.complete(self, x, request).unwrap()
+        }
+    }
+
+    #[test]
+    fn pixel_by_pixel_is_the_same_picture_as_a_pass_for_each() {
+        for (levels, shape) in [(bits(), [1, 6, 7]), (bits(), [3, 4, 5]), (LevelConfig::default(), [3, 3, 4])] {
+            with_all(levels, shape, |what, model, network| {
+                let request = GenerateRequest::new(3..7, 5, &device());
+                let [cached, naive] = network.pictures(model, &request);
+                assert_eq!(cached.dims(), [4, shape[0], shape[1], shape[2]]);
+                assert_eq!(to_values(cached.clone()), to_values(naive), "{what}");
+                let classes = model.classes_of(&request);
+                let (whole, pixels) =
+                    (network.logits(cached.clone(), classes.clone()), network.by_pixels(cached.clone(), classes));
+                close(&to_values(pixels), &to_values(whole), 1e-5);
+                // Picture 4 is itself whatever is drawn beside it.
+                let [one, _] = network.pictures(model, &GenerateRequest::new(4..5, 5, &device()));
+                assert_eq!(to_values(one), to_values(cached.narrow(0, 1, 1)), "{what}");
+            });
+        }
+    }
+
+    /// All pictures of some bits, or of one pixel's levels, have a probability of 1 together.
+    #[test]
+    fn probabilities_sum_to_one() {
+        for shape in [[1, 2, 3], [3, 1, 2]] {
+            let values =
+                (0..64u32).flat_map(|code| (0..6).map(move |bit| if code >> bit & 1 == 1 { 1.0 } else { -1.0 }));
+            let all = from_values::<4>(values.collect(), [64, shape[0], shape[1], shape[2]], &device());
+            with_all(bits(), shape, |what, model, network| {
+                let total: f32 = network.nats(model, all.clone()).iter().map(|nll| (-nll).exp()).sum();
+                assert!((total - 1.0).abs() < 1e-4, "{what}: {total}");
+            });
+        }
+        let levels = from_values::<4>((0..256).map(|l| l as f32 / 127.5 - 1.0).collect(), [256, 1, 1, 1], &device());
+        with_all(LevelConfig::default(), [1, 1, 1], |what, model, network| {
+            let total: f32 = network.nats(model, levels.clone()).iter().map(|nll| (-nll).exp()).sum();
+            assert!((total - 1.0).abs() < 1e-4, "{what}: {total}");
+        });
+    }
+
+    /// Pixels (row, column) of 7×7 that the logit of `at` depends on.
+    fn seen(network: &dyn Tried, at: [usize; 2]) -> Vec<[usize; 2]> {
+        let x = kiln_nn::tensor::normal::<4>(Key::new(1), 0..1, [1, 1, 7, 7], &Device::flex());
+        let of = |x: Tensor<4>| network.logits(x, None).narrow(2, at[0], 1).narrow(3, at[1], 1);
+        let x = x.autodiff().require_grad();
+        let gradients = of(x.clone()).sum().backward();
+        let found = to_values(x.grad(&gradients).unwrap());
+        (0..49).filter(|&i| found[i] != 0.0).map(|i| [i / 7, i % 7]).collect()
+    }
+
+    #[test]
+    fn a_pixel_sees_its_whole_past_and_nothing_else() {
+        let past = |at: [usize; 2]| -> Vec<[usize; 2]> {
+            let before = |p: &[usize; 2]| p[0] < at[0] || (p[0] == at[0] && p[1] < at[1]);
+            (0..49).map(|i| [i / 7, i % 7]).filter(before).collect()
+        };
+        let tape = || Init::new(&device().autodiff(), 2);
+        let with_layers = |stack| pixelcnn::Config { layers: 5, features: 16, ..cnn(stack, bits(), false) };
+        let gated: PixelCnnSystem = system(with_layers(Stack::Gated), [1, 7, 7]);
+        let diagonal: PixelRnnSystem = system(rnn(Recurrence::DiagonalBilstm, bits()), [1, 7, 7]);
+        let row: PixelRnnSystem = system(rnn(Recurrence::RowLstm, bits()), [1, 7, 7]);
+        let residual: PixelCnnSystem = system(with_layers(Stack::Residual), [1, 7, 7]);
+        for at in [[0, 0], [0, 6], [3, 0], [4, 3], [6, 6]] {
+            assert_eq!(seen(&gated.networks(&mut tape()), at), past(at), "gated, {at:?}");
+            // The last pixel of the row above is in no map of that row: the first layer's 3×3 window must reach it.
+            let reached = |p: &[usize; 2]| p[0] + 1 != at[0] || p[1] < 6 || at[1] >= 5;
+            let wanted: Vec<_> = past(at).into_iter().filter(reached).collect();
+            assert_eq!(seen(&diagonal.networks(&mut tape()), at), wanted, "diagonal, {at:?}");
+            for found in [seen(&row.networks(&mut tape()), at), seen(&residual.networks(&mut tape()), at)] {
+                assert!(found.iter().all(|p| past(at).contains(p)), "{at:?} sees {found:?}");
+            }
+        }
+        // What the first paper leaves out: the far right of the row above the kernels' reach, and what is beside the triangle.
+        assert!(!seen(&residual.networks(&mut tape()), [4, 0]).contains(&[3, 6]));
+        assert!(!seen(&row.networks(&mut tape()), [6, 0]).contains(&[5, 6]));
+    }
+
+    #[test]
+    fn layers_and_likelihood_are_pytorchs() {
+        let f = Fixtures::open("pixelcnn");
+        let values = f.values("softmax.levels").1.into_iter().map(|l| l as f32 / 127.5 - 1.0).collect();
+        let x = from_values::<4>(values, [2, 3, 2, 3], &device().autodiff());
+        let logits = f.tensor::<4>("softmax.logits").autodiff().require_grad();
+        let log_p = LevelConfig::default().log_likelihood(x, logits.clone());
+        f.assert_close(log_p.clone().inner(), "softmax.log_p", 1e-5);
+        let gradients = log_p.sum().backward();
+        f.assert_close(logits.grad(&gradients).unwrap(), "softmax.grad", 1e-5);
+    }
+
+    #[test]
+    fn levels_are_drawn_by_their_distribution() {
+        // The middle of each level's share of [0, 1), and its ends.
+        let logits: Vec<f32> = (0..256).map(|l| (l as f32 * 0.7).sin()).collect();
+        let p: Vec<f64> = logits.iter().map(|&v| f64::from(v).exp()).collect();
+        let total: f64 = p.iter().sum();
+        let mut below = 0.0;
+        for (level, p) in p.iter().enumerate() {
+            for share in [0.001, 0.5, 0.999] {
+                let u = ((below + share * p) / total) as f32;
+                let drawn = LevelConfig::default().draw(&logits, 0, 1, [u].into_iter());
+                assert!((drawn[0] - (level as f32 / 127.5 - 1.0)).abs() < 1e-6, "{level}, {share}: {drawn:?}");
+            }
+            below += p;
+        }
+        let half = [0.0, 3.0_f32.ln(), -3.0_f32.ln()];
+        let drawn = |u: f32| bits().draw(&half, 1, 3, [u].into_iter())[0];
+        assert_eq!([drawn(0.0), drawn(0.74), drawn(0.76)], [1.0, 1.0, -1.0]);
+    }
+
+    #[test]
+    fn completion_keeps_the_upper_half_and_draws_the_rest() {
+        with_all(bits(), [1, 6, 4], |what, model, network| {
+            let grey = from_values::<4>(crate::autoencoder::testing::pictures([3, 1, 6, 4]), [3, 1, 6, 4], &device());
+            let seen = model.levels.observe(grey.clone(), None);
+            let done =
+                |from: u64| network.completed(model, grey.clone(), &GenerateRequest::new(from..from + 3, 0, &device()));
+            let upper = |x: Tensor<4>| to_values(x.narrow(2, 0, 3));
+            let lower = |x: Tensor<4>| to_values(x.narrow(2, 3, 3));
+            assert_eq!(upper(done(0)), upper(seen), "{what}");
+            assert_ne!(lower(done(0)), lower(done(3)), "{what}");
+            assert_eq!(lower(done(0)), lower(done(0)));
+        });
+    }
+
+    #[test]
+    fn overfits_a_batch() {
+        for stack in [Stack::Residual, Stack::Gated] {
+            let config = pixelcnn::Config { features: 12, ..cnn(stack, bits(), false) };
+            let (first, last) = overfit::<PixelCnnSystem>(config, "nll", 1e-2, 120);
+            assert!(first > 35.0 && last < 15.0, "{stack:?}: {first} to {last}");
+        }
+        for recurrence in [Recurrence::RowLstm, Recurrence::DiagonalBilstm] {
+            let config = pixelrnn::Config { features: 12, ..rnn(recurrence, bits()) };
+            let (first, last) = overfit::<PixelRnnSystem>(config, "nll", 1e-2, 120);
+            assert!(first > 35.0 && last < 15.0, "{recurrence:?}: {first} to {last}");
+        }
+    }
+
+    #[test]
+    fn bad_settings_and_requests_are_usage_errors() {
+        let pictures = |classes| Pictures { shape: [3, 8, 8], classes };
+        let refused = |change: fn(&mut pixelcnn::Config)| {
+            let mut config = pixelcnn::Config { features: 6, head: 6, ..Default::default() };
+            change(&mut config);
+            PixelCnnSystem::new(config, &pictures(Vec::new())).err().unwrap()
+        };
+        for (error, name) in [
+            (refused(|c| c.features = 4), "model.features"),
+            (refused(|c| c.head = 0), "model.head"),
+            (refused(|c| c.kernel = 4), "model.kernel"),
+            (refused(|c| c.first_kernel = 1), "model.first_kernel"),
+            (refused(|c| c.class_conditional = true), "model.class_conditional"),
+            (refused(|c| (c.class_conditional, c.stack) = (true, Stack::Residual)), "model.stack"),
+            (refused(|c| c.levels.output = Levels::Bernoulli), "model.binarize"),
+            (refused(|c| c.levels.binarize = Binarize::Static), "model.output"),
+        ] {
+            assert!(error.is_usage() && error.to_string().contains(name), "{error}");
+        }
+        let none = pixelrnn::Config { layers: 0, ..rnn(Recurrence::RowLstm, bits()) };
+        assert!(PixelRnnSystem::new(none, &pictures(Vec::new())).err().unwrap().is_usage());
+        with_all(bits(), [1, 4, 4], |what, model, _| {
+            let refuses = |change: fn(&mut GenerateRequest)| {
+                let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+                change(&mut request);
+                model.check(&request).err().is_some_and(|e| e.is_usage())
+            };
+            assert!(refuses(|r| r.class = Some(10)), "{what}");
+            assert!(refuses(|r| r.sampler.steps = Some(5)));
+            assert!(refuses(|r| r.sampler.truncation_psi = Some(0.5)));
+            assert!(refuses(|r| r.noise = Some(Tensor::zeros([2, 1, 4, 4], &Device::flex()))));
+            assert_eq!(refuses(|r| r.class = Some(1)), model.classes.is_empty(), "{what}");
+        });
+    }
+
+    #[test]
+    fn classes_change_what_is_drawn_and_learned_tables_count() {
+        let s: PixelCnnSystem = system(cnn(Stack::Gated, bits(), true), [1, 6, 6]);
+        let mut networks = s.networks(&mut Init::new(&device(), 1));
+        let drawn = |networks: &pixelcnn::Networks, class| {
+            let request = GenerateRequest { class: Some(class), ..GenerateRequest::new(0..8, 0, &device()) };
+            to_values(s.model.generate(networks, &request).unwrap())
+        };
+        assert_eq!(drawn(&networks, 1), drawn(&networks, 2));
+        networks.pixelcnn.scatter_classes();
+        assert_ne!(drawn(&networks, 1), drawn(&networks, 2));
+    }
+}

@@ -435,7 +435,7 @@ impl Walk for GatedWalk<'_> {
 
 /// The system.
 pub struct PixelCnnSystem {
-    model: Autoregression,
+    pub(super) model: Autoregression,
     config: Config,
 }
 
@@ -510,5 +510,67 @@ impl System for PixelCnnSystem {
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+#[cfg(test)]
+impl PixelCnn {
+    /// Tables of classes as after some learning; fresh ones are zero.
+    pub fn scatter_classes(&mut self) {
+        for (i, table) in self.layers.iter_mut().filter_map(|layer| layer.class.as_mut()).enumerate() {
+            let shape = table.weight.dims();
+            let device = table.weight.val().device();
+            let key = kiln_core::random::Key::new(i as u64);
+            let values = kiln_nn::tensor::normal::<2>(key, 0..shape[0] as u64, shape, &device);
+            table.weight = burn::module::Param::from_tensor(values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+
+    use super::*;
+    use crate::autoencoder::testing::{Fixtures, device};
+
+    /// The reference's k×k kernels, masked rows and columns left out.
+    #[test]
+    fn the_gated_layer_is_pytorchs() {
+        let f = Fixtures::open("pixelcnn");
+        let config = Config { features: 4, ..Config::default() };
+        let mut layer = GatedLayer::new(&config, 4, MaskType::B, 1, 5, &mut Init::new(&device().autodiff(), 0));
+        let vertical = |name: &str| f.tensor::<4>(name).narrow(2, 0, 2);
+        let horizontal = |name: &str| f.tensor::<4>(name).narrow(2, 1, 1).narrow(3, 0, 2);
+        let param = |t: Tensor<4>| Param::from_tensor(t.autodiff());
+        let bias = |name: &str| Some(Param::from_tensor(f.tensor::<1>(name).autodiff()));
+        layer.vertical.weight = param(vertical("gated.vertical.weight"));
+        layer.vertical.bias = bias("gated.vertical.bias");
+        layer.horizontal.weight = param(horizontal("gated.horizontal.weight"));
+        layer.horizontal.bias = bias("gated.horizontal.bias");
+        layer.across.weight = param(f.tensor("gated.across.weight"));
+        layer.out.weight = param(f.tensor("gated.out.weight"));
+        layer.out.bias = bias("gated.out.bias");
+        let table = Param::from_tensor(f.tensor::<2>("gated.klass.weight").autodiff());
+        layer.class = Some(Embedding { weight: table });
+
+        let [v, h] = ["gated.v", "gated.h"].map(|name| f.tensor::<4>(name).autodiff().require_grad());
+        let classes = kiln_nn::tensor::from_indices(&[3, 1], &device().autodiff());
+        let (rows, y) = layer.forward(v.clone(), h.clone(), &Some(classes), true);
+        let both = Tensor::cat(vec![rows.unwrap(), y], 1);
+        f.assert_close(both.clone().inner(), "gated.output", 1e-5);
+        let gradients = (both * f.tensor::<4>("gated.grad_output").autodiff()).sum().backward();
+        let mut of = |got: Option<Tensor<4>>, wanted: Tensor<4>| {
+            let off = (got.unwrap() - wanted).abs().max().into_scalar::<f32>();
+            assert!(off < 1e-4, "{off}");
+        };
+        of(v.grad(&gradients), f.tensor("gated.grad_v"));
+        of(h.grad(&gradients), f.tensor("gated.grad_h"));
+        of(layer.vertical.weight.val().grad(&gradients), vertical("gated.grad_vertical.weight"));
+        of(layer.horizontal.weight.val().grad(&gradients), horizontal("gated.grad_horizontal.weight"));
+        of(layer.across.weight.val().grad(&gradients), f.tensor("gated.grad_across.weight"));
+        of(layer.out.weight.val().grad(&gradients), f.tensor("gated.grad_out.weight"));
+        let table = layer.class.unwrap().weight.val().grad(&gradients).unwrap();
+        f.assert_close(table, "gated.grad_klass.weight", 1e-4);
     }
 }

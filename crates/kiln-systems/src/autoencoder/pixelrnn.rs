@@ -6,7 +6,9 @@
 //! [o, f, i, g] = [σ, σ, σ, tanh](K_ss ∗ h' + K_is ∗ x), c = f ⊙ c' + i ⊙ g, h = o ⊙ tanh c,
 //!
 //! where ' is one step earlier: a row (Row LSTM, §3.1, whose context is a triangle) or a diagonal (Diagonal BiLSTM, §3.2, whose two
-//! directions together see everything). What one walk sees to the right of a pixel is shifted down a row, so that it is above.
+//! directions together see everything above). What one walk sees to the right of a pixel is shifted down a row, so that it is above.
+//! One pixel escapes them: the last one of the row above, which masks keep out of all maps of its own row. It is seen where the
+//! first layer's window reaches it.
 //!
 //! | paper | here |
 //! |---|---|
@@ -37,7 +39,7 @@ use super::pixelcnn::{Head, HeadCache, check_sizes, training};
 pub enum Recurrence {
     /// Row by row: a triangle above the pixel, in one direction (§3.1).
     RowLstm,
-    /// Along both diagonals: everything before the pixel (§3.2).
+    /// Along both diagonals: what is before the pixel on either side (§3.2).
     #[default]
     DiagonalBilstm,
 }
@@ -404,7 +406,7 @@ impl DiagonalCache {
 
 /// The system.
 pub struct PixelRnnSystem {
-    model: Autoregression,
+    pub(super) model: Autoregression,
     config: Config,
 }
 
@@ -445,5 +447,60 @@ impl System for PixelRnnSystem {
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_train::params::{self, HostTensor, take_gradients};
+
+    use super::*;
+    use crate::autoencoder::testing::{Fixtures, device};
+
+    fn config() -> Config {
+        Config { features: 3, ..Config::default() }
+    }
+
+    /// Output and all gradients of a layer whose parameters have the reference's names. Of a 3×3 kernel to the left, the
+    /// middle row's first columns are all there is.
+    fn check<M: Module>(f: &Fixtures, name: &str, layer: M, forward: impl Fn(&M, Tensor<4>) -> Tensor<4>) {
+        let values = |name: &str, shape: &[usize]| -> Vec<f32> {
+            let all = f.values(name);
+            if all.0 == shape {
+                return all.1.into_iter().map(|v| v as f32).collect();
+            }
+            kiln_nn::tensor::to_values(f.tensor::<4>(name).narrow(2, 1, 1).narrow(3, 0, 2))
+        };
+        let state = params::state(&layer).into_iter().map(|(path, tensor)| {
+            let values = values(&format!("{name}.{path}"), &tensor.shape);
+            (path, HostTensor { shape: tensor.shape, values })
+        });
+        let layer = params::load(layer, &state.collect(), "fixture").unwrap();
+        let x = f.tensor::<4>(&format!("{name}.input")).autodiff().require_grad();
+        let y = forward(&layer, x.clone());
+        f.assert_close(y.clone().inner(), &format!("{name}.output"), 1e-5);
+        let mut gradients = (y * f.tensor::<4>(&format!("{name}.grad_output")).autodiff()).sum().backward();
+        f.assert_close(x.grad(&gradients).unwrap(), &format!("{name}.grad_input"), 1e-5);
+        let shapes = params::state(&layer);
+        let found = take_gradients(&layer, &mut gradients);
+        assert_eq!(found.len(), shapes.len());
+        for (path, gradient) in found {
+            let wanted = values(&format!("{name}.grad_{path}"), &shapes[&path].shape);
+            for (g, w) in kiln_nn::tensor::to_values(gradient).iter().zip(wanted) {
+                assert!((g - w).abs() < 1e-4, "{name}, {path}: {g} is not {w}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_row_lstm_is_pytorchs() {
+        let layer = RowLstm::new(&config(), 1, &mut Init::new(&device().autodiff(), 0));
+        check(&Fixtures::open("pixelcnn"), "row_lstm", layer, RowLstm::forward);
+    }
+
+    #[test]
+    fn the_diagonal_bilstm_is_pytorchs() {
+        let layer = DiagonalBiLstm::new(&config(), 1, &mut Init::new(&device().autodiff(), 0));
+        check(&Fixtures::open("pixelcnn"), "diagonal_bilstm", layer, DiagonalBiLstm::forward);
     }
 }
