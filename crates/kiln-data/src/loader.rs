@@ -56,11 +56,12 @@ impl Loader {
         if batch == 0 || streams.is_empty() {
             return Err(Error::usage("a loader needs a data set and a batch of at least 1"));
         }
-        if let Some(small) = streams.iter().find(|s| s.len() < batch) {
+        // A few labelled pictures may repeat in a batch of many others.
+        if let Some(longest) = streams.iter().max_by_key(|s| s.len()).filter(|s| s.len() < batch) {
             return Err(Error::usage(format!(
                 "a batch of {batch} pictures, but {} has only {}: use a smaller batch",
-                small.set().name(),
-                small.len()
+                longest.set().name(),
+                longest.len()
             )));
         }
         let (sender, batches) = sync_channel(AHEAD);

@@ -18,6 +18,8 @@ pub enum DataKind {
     Images,
     /// Pictures with a class each.
     Labelled,
+    /// Pictures of which a few have a class: two domains of one set, those few and all the others.
+    PartlyLabelled,
     /// Known pairs, together with another set of the same kind: index i of each belongs together.
     Paired,
     /// One of two unpaired domains.
@@ -145,7 +147,7 @@ pub trait DataSet: Send + Sync {
 pub(crate) fn picture_kinds(labelled: bool, captioned: bool) -> Vec<DataKind> {
     let mut kinds = vec![DataKind::Images, DataKind::TwoDomains];
     if labelled {
-        kinds.extend([DataKind::Labelled, DataKind::SourceTarget]);
+        kinds.extend([DataKind::Labelled, DataKind::PartlyLabelled, DataKind::SourceTarget]);
     }
     if captioned {
         kinds.push(DataKind::Captioned);

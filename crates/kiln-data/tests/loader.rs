@@ -77,6 +77,16 @@ fn the_order_does_not_depend_on_the_batch_size() {
 }
 
 #[test]
+fn a_short_stream_repeats_beside_a_long_one() {
+    let batches = take(&[numbers(3, false), numbers(50, false)], 6, 0, 2);
+    let mut short = indices(&batches, 0);
+    assert_eq!((short.len(), indices(&batches, 1).len()), (12, 12));
+    short.sort_unstable();
+    assert_eq!(short, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+    assert!(Loader::new(vec![numbers(3, false), numbers(5, false)], 6, key(), 0).is_err());
+}
+
+#[test]
 fn a_resumed_loader_goes_on_where_it_was() {
     let streams = [numbers(50, true)];
     let (all, rest) = (take(&streams, 5, 0, 30), take(&streams, 5, 65, 17));

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_data::{DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, open, open_all};
+use kiln_data::{DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, few_labels, open, open_all};
 
 fn picture(width: usize, height: usize, value: u8) -> Picture {
     Picture::new(width, height, 3, vec![value; width * height * 3]).unwrap()
@@ -302,4 +302,51 @@ fn icons_render_alike_each_time_and_pair_up() {
     assert!(clear.pixels.chunks(4).any(|p| p[3] == 0));
     let (over, opaque) = (clear.with_channels(3, [255; 3]), sets[0].get(3).unwrap().picture);
     assert!(over.pixels.iter().zip(&opaque.pixels).all(|(a, b)| a.abs_diff(*b) <= 2));
+}
+
+#[test]
+fn a_few_labels_are_shared_out_equally_and_the_others_keep_none() {
+    let set = open("starter", Split::Train, &PictureRule::default()).unwrap();
+    let part = |labels, choice| few_labels(set.clone(), labels, choice).unwrap();
+    let labels = |set: &dyn DataSet| (0..set.len()).map(|i| set.get(i).unwrap().label).collect::<Vec<_>>();
+    let [few, others] = part(50, 0);
+    let found = labels(few.as_ref());
+    assert_eq!(few.len(), 50);
+    for class in 0..10 {
+        assert_eq!(found.iter().filter(|&&l| l == Some(class)).count(), 5);
+    }
+    assert_eq!(others.len(), set.len() - 50);
+    assert!(labels(others.as_ref()).iter().all(Option::is_none));
+    // Together they are the set, each picture once.
+    let mut all = names(few.as_ref());
+    all.extend(names(others.as_ref()));
+    let mut whole = names(set.as_ref());
+    all.sort();
+    whole.sort();
+    assert_eq!(all, whole);
+    assert_eq!((few.classes(), few.uniform()), (set.classes(), set.uniform()));
+
+    let again = part(50, 0);
+    assert_eq!((few.fingerprint(), others.fingerprint()), (again[0].fingerprint(), again[1].fingerprint()));
+    assert_ne!(few.fingerprint(), part(50, 1)[0].fingerprint());
+    assert_ne!(names(few.as_ref()), names(part(50, 1)[0].as_ref()));
+    // More labels keep those there were.
+    let more = names(part(100, 0)[0].as_ref());
+    assert!(names(few.as_ref()).iter().all(|name| more.contains(name)));
+
+    let [labelled, unlabelled] = part(0, 0);
+    assert_eq!((labelled.len(), unlabelled.len()), (set.len(), set.len()));
+    assert!(labelled.get(3).unwrap().label.is_some() && unlabelled.get(3).unwrap().label.is_none());
+}
+
+#[test]
+fn labels_that_cannot_be_shared_out_are_refused() {
+    let said = |spec: &str, labels| {
+        let set = open(spec, Split::Train, &rule(8, Resize::Stretch)).unwrap();
+        message(few_labels(set, labels, 0))
+    };
+    assert!(said("starter", 55).contains("set it to 50"), "{}", said("starter", 55));
+    assert!(said("starter", 3).contains("set it to 10"));
+    assert!(said("starter:noto", 10).contains("has no labels"));
+    assert!(said("starter", 20_000).contains("or less"), "{}", said("starter", 20_000));
 }

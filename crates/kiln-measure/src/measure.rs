@@ -97,7 +97,7 @@ impl Measure {
 
     /// Whether more of it is better: of distances, errors and nats, less is.
     pub fn larger_is_better(&self) -> bool {
-        const LARGER: [&str; 16] = [
+        const LARGER: [&str; 17] = [
             "is",
             "precision",
             "recall",
@@ -114,9 +114,13 @@ impl Measure {
             "pair_psnr",
             "pair_ms_ssim",
             "mig",
+            "prior_p_value",
         ];
         let name = self.measure.as_str();
-        LARGER.contains(&name) || name.starts_with("svm_accuracy") || name.starts_with("pair_ssim")
+        LARGER.contains(&name)
+            || name.starts_with("svm_accuracy")
+            || name.starts_with("auroc")
+            || name.starts_with("pair_ssim")
     }
 
     /// Its name with that of its network, as in `fid[classifier:fashion]`.

@@ -16,6 +16,8 @@ use kiln_train::{AnySystem, entry};
 pub fn registry() -> Vec<Box<dyn AnySystem>> {
     vec![
         entry::<classifier::Classifier>(),
+        entry::<autoencoder::ae::Ae>(),
+        entry::<autoencoder::probe::Probe>(),
         entry::<autoencoder::vae::Vae>(),
         entry::<autoencoder::cvae::Cvae>(),
         entry::<autoencoder::iwae::Iwae>(),

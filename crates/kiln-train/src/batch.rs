@@ -29,6 +29,8 @@ pub struct Batch {
     pub start: u64,
     /// Images the whole run will see.
     pub budget: u64,
+    /// Pictures in the set behind each domain; those of the batch where nobody says more.
+    pub set_sizes: Vec<usize>,
     key: Key,
     device: Device,
 }
@@ -44,7 +46,31 @@ impl Batch {
             indices: part.indices,
         };
         let (key, device) = (key.purpose("training"), device.clone());
-        Self { domains: host.parts.into_iter().map(domain).collect(), start: host.start, budget, key, device }
+        let domains: Vec<Domain> = host.parts.into_iter().map(domain).collect();
+        let set_sizes = domains.iter().map(|d| d.indices.len()).collect();
+        Self { domains, start: host.start, budget, set_sizes, key, device }
+    }
+
+    /// Drawn from sets of so many pictures.
+    pub fn of_sets(self, set_sizes: &[usize]) -> Self {
+        Self { set_sizes: set_sizes.to_vec(), ..self }
+    }
+
+    /// The part of all pictures that the set behind a domain has: a mean over the domain times this is its part of
+    /// the mean over all pictures.
+    pub fn share(&self, domain: usize) -> f64 {
+        self.set_sizes[domain] as f64 / self.set_sizes.iter().sum::<usize>().max(1) as f64
+    }
+
+    /// The labelled few and the others, each with as many pictures.
+    ///
+    /// # Errors
+    /// If the batch is not of a partly labelled set.
+    pub fn partly_labelled(&self) -> Result<(&Domain, &Domain)> {
+        match self.domains.as_slice() {
+            [labelled, others] if labelled.labels.is_some() => Ok((labelled, others)),
+            _ => Err(Error::usage("this system needs a labelled set, all or a part of whose labels it is shown")),
+        }
     }
 
     /// Samples in the batch.

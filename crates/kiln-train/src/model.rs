@@ -101,8 +101,10 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
+        recipe.model = S::complete(recipe.model)?;
         let (_, pictures) = trainer::prepare::<S>(&mut recipe)?;
-        S::new(recipe.model.clone(), &pictures)?;
+        let system = S::new(recipe.model.clone(), &pictures)?;
+        trainer::check_beginning(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 
@@ -150,7 +152,7 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
         let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
         return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
     }
-    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::SourceTarget);
+    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::PartlyLabelled | DataKind::SourceTarget);
     if needs_labels && sets[0].classes().is_empty() {
         return Err(Error::usage(format!(
             "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
@@ -302,6 +304,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>>;
+    /// See [`crate::Likelihood::observed`].
+    ///
+    /// # Errors
+    /// As above.
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>>;
     /// See [`crate::Likelihood::name`].
     ///
     /// # Errors
@@ -420,6 +427,11 @@ impl<S: System> Model for Loaded<S> {
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
         let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
         able.exact_nll(&self.networks, images, probes, key)
+    }
+
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        Ok(able.observed(images))
     }
 
     fn nll_name(&self, samples: usize) -> Result<String> {

@@ -157,6 +157,35 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     }))
 }
 
+/// Puts networks of another module's saved state into a module, each under its name there and here.
+///
+/// # Errors
+/// Names the first tensor that the state lacks or has in another size.
+pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], place: &str) -> Result<M> {
+    let theirs = |path: &str| {
+        let (first, rest) = path.split_once('.')?;
+        networks.iter().find(|(_, here)| *here == first).map(|(there, _)| format!("{there}.{rest}"))
+    };
+    let mut wrong = None;
+    visit(&module, |path, _, shape, _| {
+        let Some(name) = theirs(&path).filter(|_| wrong.is_none()) else { return };
+        wrong = match state.get(&name) {
+            None => Some(format!("it has no tensor `{name}` for `{path}`")),
+            Some(saved) if saved.shape != shape => {
+                Some(format!("its tensor `{name}` has shape {:?}, and `{path}` needs {shape:?}", saved.shape))
+            }
+            Some(_) => None,
+        };
+    });
+    if let Some(wrong) = wrong {
+        return Err(Error::usage(format!("{place}: {wrong}; both runs need the same settings of that network")));
+    }
+    Ok(map_flat(module, |path, old| match theirs(path).and_then(|name| state.get(&name)) {
+        Some(saved) => from_values(saved.values.clone(), [saved.values.len()], &old.device()),
+        None => old,
+    }))
+}
+
 /// The gradients of the trainable parameters, by path.
 pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Flat {
     struct Walk<'a> {

@@ -39,6 +39,10 @@ pub struct DataConfig {
     pub background: [u8; 3],
     /// Mirror half of the pictures.
     pub flip: bool,
+    /// Labelled pictures, equally many of each class, that a system of classes learns from; 0 is all.
+    pub labels: usize,
+    /// Which pictures those are: another number, other pictures.
+    pub label_set: u64,
     /// Names of the classes; filled in when the run starts.
     pub classes: Vec<String>,
 }
@@ -52,6 +56,8 @@ impl Default for DataConfig {
             resize: Resize::None,
             background: [255; 3],
             flip: false,
+            labels: 0,
+            label_set: 0,
             classes: Vec::new(),
         }
     }

@@ -40,6 +40,24 @@ pub trait System: Send + Sync + Sized + 'static {
     /// All its networks, one field each; the field's name is the network's.
     type Networks: Module + 'static;
 
+    /// The data it trains on under these settings, where they have a say.
+    fn data_kind(_config: &Self::Config) -> DataKind {
+        Self::DATA
+    }
+
+    /// Its settings with what another run determines, where they name one; done once, before training starts.
+    ///
+    /// # Errors
+    /// A usage error if the other run is not to be had, or does not serve.
+    fn complete(config: Self::Config) -> Result<Self::Config> {
+        Ok(config)
+    }
+
+    /// What it takes over from another run when training starts, if its settings name one.
+    fn begins_with(_config: &Self::Config) -> Option<Beginning<'_>> {
+        None
+    }
+
     /// Defaults of the `[data]` and `[train]` tables.
     fn defaults() -> (DataConfig, TrainConfig);
 
@@ -71,6 +89,15 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// Takes back what [`System::state`] gave.
     fn restore(&mut self, _state: State) {}
+}
+
+/// Networks that a system does not make afresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning<'a> {
+    /// The folder of the run that has trained them.
+    pub run: &'a str,
+    /// Their names there and here. All that a network has here must be there, and there may be more.
+    pub networks: &'static [(&'static str, &'static str)],
 }
 
 /// A part of a step that updates some networks by one loss.
@@ -532,6 +559,11 @@ pub trait Likelihood<N>: Sync {
     /// If the pictures do not fit the network.
     fn exact_nll(&self, _networks: &N, _images: Tensor<4>, _probes: usize, _key: Key) -> Result<Option<Tensor<1>>> {
         Ok(None)
+    }
+
+    /// The pictures that the probability is of, `[n, c, h, w]`: those given, unless they are made binary first.
+    fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        images
     }
 
     /// What a figure with so many samples is called.

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{HostBatch, Loader, Part, Prepared, Split};
+use kiln_data::{DataKind, HostBatch, Loader, Part, Prepared, Split, few_labels};
 use kiln_nn::tensor::from_values;
 use kiln_nn::{Init, cost};
 use serde::Serialize;
@@ -23,9 +23,9 @@ use crate::optim::{self, Optimizer};
 use crate::params::{self, Flat};
 use crate::preview;
 use crate::progress::{Progress, minutes};
-use crate::recipe::Recipe;
+use crate::recipe::{DataConfig, Recipe};
 use crate::run::Run;
-use crate::system::{Phase, Pictures, System};
+use crate::system::{Beginning, Phase, Pictures, System};
 use crate::watch::{Figure, Watch, Watcher};
 use crate::{ema, memory, model};
 
@@ -74,8 +74,24 @@ pub struct Summary {
 /// Names the file at fault, or says which kind of data the system wants.
 pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
     let rule = recipe.data.rule();
-    let sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
-    model::check_kind(S::ID, S::DATA, &sets)?;
+    let kind = S::data_kind(&recipe.model);
+    let mut sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
+    model::check_kind(S::ID, kind, &sets)?;
+    let DataConfig { labels, label_set, .. } = recipe.data;
+    match kind {
+        DataKind::PartlyLabelled => sets = few_labels(sets.remove(0), labels, label_set)?.to_vec(),
+        DataKind::Labelled if labels > 0 => {
+            let [few, _] = few_labels(sets.remove(0), labels, label_set)?;
+            sets = vec![few];
+        }
+        _ if labels > 0 => {
+            return Err(Error::usage(format!(
+                "data.labels = {labels}: {} does not learn from a part of the labels; set it to 0",
+                S::ID
+            )));
+        }
+        _ => {}
+    }
     recipe.data.classes = sets[0].classes().to_vec();
     let streams =
         sets.into_iter().map(|set| Prepared::new(set, rule.clone()).map(Arc::new)).collect::<Result<Vec<_>>>()?;
@@ -88,7 +104,8 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
             other.shape()
         )));
     }
-    for stream in &streams {
+    // The labelled few repeat in a batch of as many others.
+    for stream in streams.iter().skip(usize::from(kind == DataKind::PartlyLabelled)) {
         if recipe.train.batch > stream.len() {
             return Err(Error::usage(format!(
                 "train.batch = {} is larger than the {} pictures of {}; lower the batch",
@@ -109,8 +126,10 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
+    recipe.model = S::complete(recipe.model)?;
     let (streams, pictures) = prepare::<S>(&mut recipe)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    check_beginning(&system, &recipe, &options.device)?;
     set_end(&mut recipe, options)?;
     let run = Run::create(root)?;
     let _lock = run.lock()?;
@@ -144,6 +163,27 @@ fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The networks that a run begins with, of the system's choice or fresh.
+fn begin<S: System>(fresh: S::Networks, config: &S::Config) -> Result<S::Networks> {
+    let Some(Beginning { run: root, networks }) = S::begins_with(config) else { return Ok(fresh) };
+    let folder = Run::open(Path::new(root))?.checkpoints();
+    let saved = Checkpoint::newest(&folder, &mut |line| eprintln!("{line}"))?
+        .ok_or_else(|| Error::new(format!("{root}: no checkpoint yet; `kiln resume` trains it further")))?;
+    let state = if saved.ema.is_empty() { &saved.network } else { &saved.ema };
+    params::adopt(fresh, state, networks, root)
+}
+
+/// Whether a run can begin as its settings say, before there is a folder of it.
+///
+/// # Errors
+/// Names the other run and what is wrong with it.
+pub fn check_beginning<S: System>(system: &S, recipe: &Recipe<S::Config>, device: &Device) -> Result<()> {
+    if S::begins_with(&recipe.model).is_some() {
+        begin::<S>(system.networks(&mut Init::new(device, recipe.seed)), &recipe.model)?;
+    }
+    Ok(())
+}
+
 /// Everything that changes from step to step.
 struct Live<S: System> {
     system: S,
@@ -173,6 +213,7 @@ fn train<S: System>(
     }
     let training = plain.clone().autodiff();
     let training = if config.gradient_checkpointing { training.gradient_checkpointing() } else { training };
+    let set_sizes: Vec<usize> = streams.iter().map(|s| s.len()).collect();
     let mut live = Live::<S> {
         networks: system.networks(&mut Init::new(&training, recipe.seed)),
         average: (config.ema_half_life > 0.0).then(|| system.networks(&mut Init::new(plain, recipe.seed))),
@@ -180,8 +221,12 @@ fn train<S: System>(
         counters: Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() },
         system,
     };
-    if let Some(saved) = saved {
-        live = live.restored(saved, plain)?;
+    match saved {
+        Some(saved) => live = live.restored(saved, plain)?,
+        None => {
+            live.networks = begin::<S>(live.networks, &recipe.model)?;
+            live.average = live.average.map(|average| begin::<S>(average, &recipe.model)).transpose()?;
+        }
     }
     let end = if config.stop_after > 0 { config.stop_after } else { config.images };
     let examples = examples(&streams, config.preview_count.min(8), plain)?;
@@ -203,7 +248,7 @@ fn train<S: System>(
         let host = loader.next()?;
         let before = live.counters.images;
         let counted = cost::multiply_adds();
-        let (next, outcome) = live.step(host, recipe, &training);
+        let (next, outcome) = live.step(host, &set_sizes, recipe, &training);
         multiply_adds += cost::multiply_adds() - counted;
         live = next;
         let terms = match outcome {
@@ -290,13 +335,19 @@ type Terms = Vec<(String, f64)>;
 impl<S: System> Live<S> {
     /// One step: every phase that is due, then the weight average. On an error nothing has moved
     /// since the phase that failed.
-    fn step(mut self, host: HostBatch, recipe: &Recipe<S::Config>, device: &Device) -> (Self, Result<Terms>) {
+    fn step(
+        mut self,
+        host: HostBatch,
+        set_sizes: &[usize],
+        recipe: &Recipe<S::Config>,
+        device: &Device,
+    ) -> (Self, Result<Terms>) {
         let config = &recipe.train;
         let (images, batch) = (self.counters.images, config.batch as u64);
         let key = Key::new(recipe.seed);
         let parts: Vec<Batch> = split(host, config.accumulate)
             .into_iter()
-            .map(|part| Batch::new(part, config.images, key, device))
+            .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes))
             .collect();
         let mut terms = Terms::new();
         let Self { mut system, mut networks, average, mut phases, mut counters } = self;

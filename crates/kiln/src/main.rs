@@ -79,6 +79,8 @@ enum Verb {
     Edit(verbs::latents::EditArgs),
     /// Say which class pictures show
     Classify(verbs::pictures::ClassifyArgs),
+    /// Say how foreign pictures are to what a run has learned
+    Outliers(verbs::outliers::OutliersArgs),
     /// Score a run or pictures
     Evaluate(verbs::evaluate::EvaluateArgs),
     /// Put runs side by side on one page
@@ -145,6 +147,7 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Interpolate(args) => verbs::latents::interpolate(args, common, out),
         Verb::Edit(args) => verbs::latents::edit(args, common, out),
         Verb::Classify(args) => verbs::pictures::classify(args, common, out),
+        Verb::Outliers(args) => verbs::outliers::run(args, common, out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, out),
         Verb::Compare(args) => verbs::compare::run(args, common, out),
         Verb::Import(args) => verbs::import::run(args, out),

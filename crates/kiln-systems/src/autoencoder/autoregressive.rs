@@ -186,6 +186,11 @@ impl Autoregression {
         Ok(Self { levels, shape: pictures.shape, classes, id })
     }
 
+    /// Of pictures of this shape, told no classes, with settings that are known to fit.
+    pub fn unconditional(id: &'static str, levels: LevelConfig, shape: [usize; 3]) -> Self {
+        Self { levels, shape, classes: Vec::new(), id }
+    }
+
     /// −log p(x) in nats, the mean over the batch; the log also has it in bits a dimension.
     ///
     /// # Errors
@@ -264,6 +269,11 @@ impl Autoregression {
         Tensor::cat(rows, 2)
     }
 
+    /// Draws from p(x), or of p(x | class), pixel by pixel.
+    pub fn generate_by_pixels<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest) -> Tensor<4> {
+        self.draw(networks, request, None)
+    }
+
     /// The same pictures by a whole pass for each colour of each pixel: what [`Walk`] is measured against.
     pub fn generate_naively<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest) -> Tensor<4> {
         let (n, [c, h, w], device) = (request.len(), self.shape, &request.device);
@@ -286,7 +296,7 @@ impl<N: Autoregressive> Generate<N> for Autoregression {
     /// A draw from p(x), or of p(x | class).
     fn generate(&self, networks: &N, request: &GenerateRequest) -> Result<Tensor<4>> {
         self.check(request)?;
-        Ok(self.draw(networks, request, None))
+        Ok(self.generate_by_pixels(networks, request))
     }
 }
 

@@ -408,6 +408,10 @@ impl Complete<Networks> for Cvae {
 }
 
 impl Likelihood<Networks> for Cvae {
+    fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        self.config.model.pixels.observed(images)
+    }
+
     /// Of a picture whose class is not known: −log (1/C) Σ_c p(x|c), or with quadrants that of what is hidden given what is
     /// seen. `samples` = 0: by the negative bound of each. Draws belong to the picture.
     fn nll(&self, networks: &Networks, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {

@@ -1,11 +1,13 @@
 //! Autoencoders and explicit likelihood: a file a paper, and what the papers share.
 //!
-//! Shared: [`networks`] (encoders and decoders), [`pixels`] (p(x|z) and binarisation), [`bound`] (what bounds log p(x)) and
-//! [`latent`] (the model with a Gaussian latent, and all that it can do);
-//! [`autoregressive`] (what networks that predict pixel after pixel can do).
+//! Shared: [`networks`] (encoders and decoders), [`coder`] (networks without a distribution at their end), [`pixels`] (p(x|z) and
+//! binarisation), [`bound`] (what bounds log p(x)), [`latent`] (the model with a Gaussian latent, and all that it can do) and
+//! [`autoregressive`] (what networks that predict pixel after pixel are trained by and can do).
 
+pub mod ae;
 pub mod autoregressive;
 pub mod bound;
+pub mod coder;
 pub mod cvae;
 pub mod dvae;
 pub mod iwae;
@@ -14,6 +16,7 @@ pub mod networks;
 pub mod pixelcnn;
 pub mod pixelrnn;
 pub mod pixels;
+pub mod probe;
 #[cfg(test)]
 mod testing;
 pub mod vae;

@@ -94,7 +94,7 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
 }
 
 /// A user's pictures as the run's network wants them.
-fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
     let rule = PictureRule {
@@ -129,7 +129,7 @@ fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
 }
 
 /// Applies `f` to pictures a few at a time.
-fn in_chunks(
+pub fn in_chunks(
     samples: &[PreparedSample],
     shape: [usize; 3],
     device: &Device,

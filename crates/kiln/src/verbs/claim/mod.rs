@@ -3,6 +3,7 @@
 //! A claim is data: variants of a recipe, seeds, and measurements. Runs live below `--runs`, are
 //! resumed if they exist, and are not trained again once complete.
 
+mod autoencoder;
 mod diffusion;
 mod measures;
 
@@ -23,6 +24,7 @@ use serde::Serialize;
 use toml::Table;
 
 use crate::output::Output;
+use crate::verbs::claim::autoencoder::of_autoencoder;
 use crate::verbs::claim::diffusion::{DDPM, of_ddpm};
 use crate::verbs::evaluate::{EvaluateArgs, measure};
 use crate::verbs::open;
@@ -50,7 +52,8 @@ pub struct ClaimArgs {
     runs: PathBuf,
 }
 
-/// One way of training: a name, and settings on top of the system's defaults.
+/// One way of training: a name, and settings on top of the system's defaults. `system=ID` is of another system, `{seed}`
+/// the seed, `{ID}` the run of that system beside.
 struct Variant {
     name: &'static str,
     set: &'static [&'static str],
@@ -137,22 +140,6 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
         reference: "all ten classes",
     };
     Ok(match system.id() {
-        "vae" => Claim {
-            measurements: &[
-                Measurement {
-                    label: "test bound, 200 samples",
-                    metrics: "nll",
-                    n: 1000,
-                    split: Split::Test,
-                    samples: 200,
-                    ..SCORE
-                },
-                SCORE,
-            ],
-            reference: "none on this set",
-            images: 1_000_000,
-            ..scored
-        },
         "ddpm" => Claim {
             variants: &[DDPM],
             measurements: &[
@@ -241,15 +228,15 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         return measures::run(&args.pictures, common, out);
     }
     let name = args.system.as_str();
-    let (system, claim) = match of_ddpm(name) {
-        Some(claim) => (find("ddpm")?, claim),
-        None => {
+    let (system, claim) = match (of_ddpm(name), of_autoencoder(name)) {
+        (Some(claim), _) => (find("ddpm")?, claim),
+        (_, Some(claim)) => (find(name.split_once('-').map_or(name, |(system, _)| system))?, claim),
+        (None, None) => {
             let system = find(name)?;
             let claim = claim(&*system)?;
             (system, claim)
         }
     };
-    let images = args.images.unwrap_or(claim.images);
     let asked = |m: &&Measurement| args.only.as_ref().is_none_or(|only| m.label.contains(only));
     if !claim.measurements.iter().any(|m| asked(&m)) {
         let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
@@ -258,22 +245,27 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
     let mut beside = Vec::new();
     for Beside { system: id, variant, images } in claim.beside {
         let root = folder(&args.runs, id, variant, SEED_BESIDE);
-        train(&*find(id)?, variant, SEED_BESIDE, *images, &root, common)?;
+        let set = budgeted(variant.set, *images, None);
+        train(&*find(id)?, &set, SEED_BESIDE, &root, common)?;
         beside.push((format!("{{{id}}}"), root.display().to_string()));
     }
+    let named = |text: String| beside.iter().fold(text, |text, (name, root)| text.replace(name, root));
     for variant in claim.variants {
+        let own = variant.set.iter().find_map(|text| text.strip_prefix("system="));
+        let system = find(own.unwrap_or(system.id()))?;
         let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
         for &seed in claim.seeds {
             let root = folder(&args.runs, system.id(), variant, seed);
-            train(&*system, variant, seed, images, &root, common)?;
+            let set = budgeted(variant.set, claim.images, args.images);
+            let set: Vec<String> = set.iter().map(|text| named(text.replace("{seed}", &seed.to_string()))).collect();
+            train(&*system, &set, seed, &root, common)?;
             let (model, _) = open(&root, Weights::Average, &common.device)?;
             (seconds, seen) = (seconds + model.info().seconds, model.info().images);
             roots.push(root);
         }
         for m in claim.measurements.iter().filter(asked) {
             let mut found: BTreeMap<String, Vec<Measure>> = BTreeMap::new();
-            let named = |text: String, (name, root): &(String, String)| text.replace(name, root);
-            let sampler = flags(&beside.iter().fold(m.sampler.to_string(), named))?;
+            let sampler = flags(&named(m.sampler.to_string()))?;
             for root in &roots {
                 let evaluation = EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n)
                     .split(m.split)
@@ -330,24 +322,24 @@ fn spread(figures: &[Measure]) -> String {
     }
 }
 
+/// Settings with the images a run sees: those asked for, else the variant's own, else the claim's.
+fn budgeted(set: &[&str], images: u64, asked: Option<u64>) -> Vec<String> {
+    let budget = |images: u64| format!("train.images={images}");
+    let own = set.iter().map(|text| text.to_string());
+    std::iter::once(budget(images)).chain(own).chain(asked.map(budget)).collect()
+}
+
 /// Trains, resumes, or finds a run complete.
-fn train(
-    system: &dyn AnySystem,
-    variant: &Variant,
-    seed: u64,
-    images: u64,
-    root: &Path,
-    common: &Common,
-) -> Result<()> {
+fn train(system: &dyn AnySystem, set: &[impl AsRef<str>], seed: u64, root: &Path, common: &Common) -> Result<()> {
     let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet, watcher: None };
     let summary = if root.join("recipe.toml").exists() {
         system.resume(&Run::open(root)?, &options)?
     } else {
         let mut recipe: Table = system.defaults()?;
-        for text in variant.set {
-            merge(&mut recipe, &assignment(text)?, &format!("claim {}", system.id()))?;
+        for text in set {
+            merge(&mut recipe, &assignment(text.as_ref())?, &format!("claim {}", system.id()))?;
         }
-        for text in [format!("train.images={images}"), format!("seed={seed}"), "train.keep=1".into()] {
+        for text in [format!("seed={seed}"), "train.keep=1".into()] {
             merge(&mut recipe, &assignment(&text)?, "claim")?;
         }
         system.train(recipe, root, &options)?

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
+use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::{Features, Measure, mig as gap, path_length, separability as planes};
 use kiln_nn::tensor::to_values;
 use kiln_train::{Ability, GenerateRequest, Model, Progress};
@@ -19,6 +20,12 @@ const CHUNK: u64 = 50;
 
 /// C of the SVMs of separability, as in the paper's code.
 const SVM_C: f64 = 1.0;
+
+/// Widths of the kernels that compare latents, in median distances.
+const WIDTHS: [f64; 3] = [0.5, 1.0, 2.0];
+
+/// Regroupings behind the probability that latents of pictures are latents of samples: none is below 0.005.
+const PERMUTATIONS: usize = 199;
 
 /// Perceptual path length in Z over pairs of samples: from end to end, and at the ends alone.
 pub fn path_length(asked: &Asked<'_>) -> Result<Vec<Measure>> {
@@ -93,6 +100,27 @@ pub fn mig(asked: &Asked<'_>) -> Result<Measure> {
     }
     let found = gap::measure(Features::new("the latents", &table, width)?, &[classes], gap::BINS)?;
     Ok(asked.against(Measure::new("mig", found.score, n)))
+}
+
+/// Are the latents of pictures spread as those that samples are made of? The aggregated posterior against the prior: the
+/// unbiased MMD² and the probability of as much if they were one (Gretton 2012).
+pub fn prior(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+    let model = asked.run("prior", Ability::Encode)?;
+    asked.run("prior", Ability::Decode)?;
+    let (mut encoded, mut width) = (Vec::new(), 0);
+    let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, _| {
+        let latents = model.encode(images)?;
+        width = latents.dims()[1];
+        encoded.extend(to_values(latents));
+        Ok(())
+    })?;
+    let drawn = to_values(latents(model, 0..n as u64, asked)?);
+    let (a, b) = (Features::new("the encoded pictures", &encoded, width)?, Features::new("the prior", &drawn, width)?);
+    let unit = median_distance(a, b)?;
+    let compared = TwoSamples::new(a, b, &WIDTHS.map(|w| w * unit))?;
+    let p = compared.p_value(PERMUTATIONS, Key::new(asked.args.seed).purpose("regroupings"));
+    let figures = [("prior_mmd2", compared.mmd().unbiased), ("prior_p_value", p)];
+    Ok(figures.map(|(name, value)| asked.against(Measure::new(name, value, n))).to_vec())
 }
 
 /// The log odds of each class against all others: above 0 where it is more likely than not.

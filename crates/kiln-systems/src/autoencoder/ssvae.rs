@@ -1,0 +1,593 @@
+//! Kingma, Rezende, Mohamed & Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
+//!
+//! A few pictures x have a class y, most have none. **M2**: p(y) p(z) p(x|y, z), with q(z|x, y) Gaussian and q(y|x) the
+//! classifier that is wanted. Bounds of a labelled and of an unlabelled picture (equations 6 and 7):
+//!
+//! log p(x, y) ≥ E_q(z|x,y) log p(x|y, z) + log p(y) − KL(q(z|x, y) ‖ p(z)) = −L(x, y)
+//!
+//! log p(x) ≥ Σ_y q(y|x) (−L(x, y)) + H(q(y|x)) = −U(x), the sum over all classes, none drawn.
+//!
+//! Objective (equation 9, divided by the N pictures that there are):
+//!
+//! J^α / N = (N_l / N) · mean L + (N_u / N) · mean U + (α / N) · mean over labelled of −log q(y|x), α / N = 0.1.
+//!
+//! **M1** is a variational autoencoder (the system `vae`) and a classifier on draws from its q(z₁|x). **M1+M2** stacks
+//! them: M2 of codes z₁ ~ q(z₁|x) of a fixed M1 in place of pictures, p(z₁|y, z₂) Gaussian with learned variances, so that
+//! p(x, y, z₁, z₂) = p(y) p(z₂) p(z₁|y, z₂) p(x|z₁).
+//!
+//! | paper | here |
+//! |---|---|
+//! | M1: q_φ(z₁\|x), p_θ(x\|z₁) | `m1_encoder`, `m1_decoder`, from the run `m1` |
+//! | q_φ(z\|x, y), p_θ(x\|y, z) | `encoder`, `decoder` |
+//! | q_φ(y\|x) | `classifier` |
+//! | p(y) | uniform, or `prior` |
+//! | −L(x, y) | [`Ssvae::labelled_bound`] |
+//! | −U(x) | [`Ssvae::unlabelled_bound`] |
+//! | α = 0.1 · N | `alpha` = α / N |
+//!
+//! `kiln train ssvae --data mnist --set data.labels=100`; M1+M2 by `kiln train vae --data mnist --out runs/m1`, then
+//! `--set model.mode=m1+m2 --set model.m1=runs/m1`.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Context, Error, Result};
+use kiln_data::DataKind;
+use kiln_nn::Init;
+use kiln_nn::loss::{cross_entropy, gaussian_kl, gaussian_log_likelihood};
+use kiln_nn::tensor::{from_indices, to_values};
+use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
+use kiln_train::{
+    Abilities, Batch, Beginning, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Likelihood,
+    Loss, OptimizerConfig, Phase, Pictures, Reconstruct, System, TrainConfig,
+};
+use serde::{Deserialize, Serialize};
+
+use super::bound::{
+    importance_nll, in_parts, log_mean_exp, log_weights, reparameterise, rows_at_once, sample_noise,
+};
+use super::coder::Logits;
+use super::latent::{LatentConfig, check_latents, prior_latents};
+use super::networks::{Decoder, Encoder, NetworkConfig, Scale, joined};
+use super::pixels::fingerprints;
+use super::probe::settings_of;
+use super::vae::training;
+
+/// Which of the paper's models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// q(y|x) alone, on the labelled pictures: what the others are compared with.
+    #[serde(rename = "supervised")]
+    Supervised,
+    /// A classifier on codes of M1.
+    #[serde(rename = "m1")]
+    M1,
+    /// The semi-supervised model of pictures.
+    #[serde(rename = "m2")]
+    M2,
+    /// The semi-supervised model of codes of M1.
+    #[serde(rename = "m1+m2")]
+    Stacked,
+}
+
+/// p(y).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassPrior {
+    /// 1 / classes.
+    Uniform,
+    /// Learned from what the labelled pictures are and the others are taken for.
+    Empirical,
+}
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// `m2`, `m1+m2`, `m1` or `supervised`.
+    pub mode: Mode,
+    /// The run of `vae` that is M1 (`m1`, `m1+m2`).
+    pub m1: String,
+    /// The networks of pictures and p(x|·): M2's own, or M1's, taken over from that run.
+    #[serde(flatten)]
+    pub model: LatentConfig,
+    /// Widths of the fully connected layers of q(y|·).
+    pub classifier: Vec<usize>,
+    /// Dimensions of z₂ (`m1+m2`).
+    pub top_latent: usize,
+    /// Widths of the fully connected layers between z₁ and z₂ (`m1+m2`).
+    pub top_hidden: Vec<usize>,
+    /// α / N, the weight of the classifier's cross-entropy.
+    pub alpha: f64,
+    /// `uniform` or `empirical`.
+    pub class_prior: ClassPrior,
+    /// The optimiser.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::M2,
+            m1: String::new(),
+            model: LatentConfig { networks: NetworkConfig::mlp(50, &[500]), ..LatentConfig::default() },
+            classifier: vec![500],
+            top_latent: 50,
+            top_hidden: vec![300],
+            alpha: 0.1,
+            class_prior: ClassPrior::Uniform,
+            optimizer: OptimizerConfig::adam(1e-3),
+        }
+    }
+}
+
+/// The networks that a mode has.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// q(z₁|x).
+    pub m1_encoder: Option<Encoder>,
+    /// p(x|z₁).
+    pub m1_decoder: Option<Decoder>,
+    /// q(z|v, y), v being pictures or codes.
+    pub encoder: Option<Encoder>,
+    /// p(v|y, z).
+    pub decoder: Option<Decoder>,
+    /// q(y|v).
+    pub classifier: Logits,
+    /// log p(y) but for a constant, `[classes]`.
+    pub prior: Option<Param<Tensor<1>>>,
+}
+
+impl Networks {
+    /// Both of M1.
+    fn m1(&self) -> Result<(&Encoder, &Decoder)> {
+        self.m1_encoder.as_ref().zip(self.m1_decoder.as_ref()).ok_or_else(|| without("M1"))
+    }
+
+    /// Both of M2.
+    fn m2(&self) -> Result<(&Encoder, &Decoder)> {
+        self.encoder.as_ref().zip(self.decoder.as_ref()).ok_or_else(|| without("M2"))
+    }
+}
+
+fn without(model: &str) -> Error {
+    Error::usage(format!("this run's model.mode has no {model}"))
+}
+
+/// Rows of one-hot classes.
+///
+/// # Shapes
+/// `[n]` → `[n, classes]`
+fn one_hot(labels: Tensor<1, Int>, classes: usize) -> Tensor<2> {
+    let n = labels.dims()[0];
+    Tensor::zeros([n, classes], &labels.device()).scatter(
+        1,
+        labels.reshape([n, 1]),
+        Tensor::ones([n, 1], &Device::default()),
+        burn::tensor::IndexingUpdateOp::Add,
+    )
+}
+
+/// The system.
+pub struct Ssvae {
+    config: Config,
+    pictures: Pictures,
+}
+
+impl System for Ssvae {
+    const ID: &'static str = "ssvae";
+    const PAPER: &'static str = "Kingma et al.: Semi-supervised Learning with Deep Generative Models, 2014";
+    const DATA: DataKind = DataKind::PartlyLabelled;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        (DataConfig { labels: 100, ..DataConfig::default() }, TrainConfig { batch: 100, ..training() })
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let refuse = |what: String| Err(Error::usage(what));
+        if pictures.classes.len() < 2 {
+            return refuse("ssvae needs a set of at least two classes".into());
+        }
+        config.model.networks.check(pictures.shape)?;
+        config.model.pixels.check()?;
+        if config.top_latent == 0 || config.top_hidden.contains(&0) || config.classifier.contains(&0) {
+            return refuse(
+                "model.top_latent and each width of model.top_hidden and model.classifier must be at least 1".into(),
+            );
+        }
+        if !(config.alpha >= 0.0 && config.alpha.is_finite()) {
+            return refuse(format!("model.alpha must not be negative, and is {}", config.alpha));
+        }
+        Ok(Self { config, pictures: pictures.clone() })
+    }
+
+    fn complete(mut config: Config) -> Result<Config> {
+        if !matches!(config.mode, Mode::M1 | Mode::Stacked) {
+            return Ok(config);
+        }
+        if config.m1.is_empty() {
+            return Err(Error::usage(
+                "model.m1: name the run of vae whose codes this mode is of, such as --set model.m1=runs/vae",
+            ));
+        }
+        config.model = settings_of(&config.m1).context(|| "model.m1")?;
+        Ok(config)
+    }
+
+    fn begins_with(config: &Config) -> Option<Beginning<'_>> {
+        let has_m1 = matches!(config.mode, Mode::M1 | Mode::Stacked) && !config.m1.is_empty();
+        has_m1.then_some(Beginning {
+            run: &config.m1,
+            networks: &[("encoder", "m1_encoder"), ("decoder", "m1_decoder")],
+        })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        let (c, shape, classes) = (&self.config, self.pictures.shape, self.classes());
+        let LatentConfig { networks, pixels } = &c.model;
+        let has_m1 = matches!(c.mode, Mode::M1 | Mode::Stacked);
+        let has_m2 = matches!(c.mode, Mode::M2 | Mode::Stacked);
+        // What M2 is of.
+        let (of, scale) = if has_m1 { ([networks.latent, 1, 1], Scale::Pixel) } else { (shape, pixels.scale()) };
+        let own = if has_m1 {
+            let NetworkConfig { nonlinearity, .. } = *networks;
+            NetworkConfig { nonlinearity, ..NetworkConfig::mlp(c.top_latent, &c.top_hidden) }
+        } else {
+            networks.clone()
+        };
+        let judge = NetworkConfig { hidden: c.classifier.clone(), ..own.clone() };
+        Networks {
+            m1_encoder: has_m1.then(|| networks.encoder(shape, 0, init)),
+            m1_decoder: has_m1.then(|| networks.decoder(shape, 0, pixels.scale(), init)),
+            encoder: has_m2.then(|| own.encoder(of, classes, init)),
+            decoder: has_m2.then(|| own.decoder(of, classes, scale, init)),
+            classifier: Logits::new(&judge, of, classes, init),
+            prior: (has_m2 && c.class_prior == ClassPrior::Empirical).then(|| init.constant([classes], 0.0)),
+        }
+    }
+
+    /// M1 stays as it came.
+    fn phases(&self) -> Vec<Phase> {
+        let trains: &[&str] = match self.config.mode {
+            Mode::Supervised | Mode::M1 => &["classifier"],
+            Mode::M2 | Mode::Stacked => &["encoder", "decoder", "classifier", "prior"],
+        };
+        vec![Phase::new("ssvae", trains, self.config.optimizer.clone())]
+    }
+
+    /// J^α / N, or the classifier's cross-entropy alone.
+    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+        let (few, many) = batch.partly_labelled()?;
+        let v = self.observed(networks, few, "labelled", batch)?;
+        let classification = cross_entropy(networks.classifier.forward(v.clone()), batch.labels()?);
+        if matches!(self.config.mode, Mode::Supervised | Mode::M1) {
+            return Ok(Loss::new("classification", classification));
+        }
+        let (n, d, classes) = (batch.len(), self.latent(), self.classes());
+        let y = one_hot(batch.labels()?, classes);
+        let labelled = self.labelled_bound(networks, v, y, batch.normal("labelled posterior", [n, d]))?;
+        let v = self.observed(networks, many, "unlabelled", batch)?;
+        // A picture's own draws lie side by side; class by class is how they are used.
+        let noise = batch.normal("unlabelled posterior", [n, classes * d]);
+        let noise = noise.reshape([n, classes, d]).swap_dims(0, 1).reshape([classes * n, d]);
+        let unlabelled = self.unlabelled_bound(networks, v, noise)?;
+        Ok(self.objective(labelled, unlabelled, classification, [batch.share(0), batch.share(1)]))
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        let classify = Abilities { classify: Some(self), ..Abilities::default() };
+        if self.config.mode == Mode::Supervised {
+            return classify;
+        }
+        Abilities {
+            generate: Some(self),
+            reconstruct: Some(self),
+            encode: Some(self),
+            decode: Some(self),
+            likelihood: Some(self),
+            ..classify
+        }
+    }
+}
+
+impl Ssvae {
+    fn classes(&self) -> usize {
+        self.pictures.classes.len()
+    }
+
+    /// Dimensions of the latent beside the class: z, or z₂ where there is an M2 above M1.
+    fn latent(&self) -> usize {
+        if self.config.mode == Mode::Stacked { self.config.top_latent } else { self.config.model.networks.latent }
+    }
+
+    /// Whether classes are part of the latents: all models but M1.
+    fn has_classes(&self) -> bool {
+        self.config.mode != Mode::M1
+    }
+
+    /// What M2 and the classifier are of, of a training batch: pictures, or draws from M1's q(z₁|x).
+    fn observed(&self, networks: &Networks, domain: &Domain, purpose: &str, batch: &Batch) -> Result<Tensor<2>> {
+        let draw = (batch.key("binarise").purpose(purpose), batch.samples().collect());
+        let x = self.config.model.pixels.observe(domain.images.clone(), Some(draw));
+        if !matches!(self.config.mode, Mode::M1 | Mode::Stacked) {
+            return Ok(x);
+        }
+        let (mean, log_var) = networks.m1()?.0.forward(x);
+        let noise = batch.normal(&format!("{purpose} codes"), mean.dims());
+        Ok(reparameterise(mean, log_var, noise).detach())
+    }
+
+    /// The same of pictures to be looked at: their means.
+    fn seen(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        check_pictures(&images, self.pictures.shape)?;
+        let x = self.config.model.pixels.observe(images, None);
+        match self.config.mode {
+            Mode::Supervised | Mode::M2 => Ok(x),
+            Mode::M1 | Mode::Stacked => Ok(networks.m1()?.0.forward(x).0),
+        }
+    }
+
+    /// log p(y) of each class, `[1, classes]`.
+    fn log_prior(&self, networks: &Networks, device: &Device) -> Tensor<2> {
+        let classes = self.classes();
+        match &networks.prior {
+            Some(prior) => log_softmax(prior.val().reshape([1, classes]), 1),
+            None => Tensor::full([1, classes], -(classes as f64).ln(), device),
+        }
+    }
+
+    /// log p(v|y, z) + log p(y), given y and z side by side.
+    ///
+    /// # Shapes
+    /// `[n, width]`, `[n, latent]`, `[n, classes]` → `[n]`
+    fn log_joint(&self, networks: &Networks, v: Tensor<2>, z: Tensor<2>, y: Tensor<2>) -> Result<Tensor<1>> {
+        let n = y.dims()[0];
+        let prior = (self.log_prior(networks, &y.device()) * y.clone()).sum_dim(1).reshape([n]);
+        let out = networks.m2()?.1.forward(joined(z, Some(y)));
+        let of_v = match (self.config.mode, out.scale.clone()) {
+            // The decoder puts out log σ² of each code.
+            (Mode::Stacked, Some(log_var)) => gaussian_log_likelihood(v, out.mean, log_var),
+            _ => self.config.model.pixels.log_likelihood(v, out),
+        };
+        Ok(of_v + prior)
+    }
+
+    /// −L(v, y), with one draw of z.
+    ///
+    /// # Shapes
+    /// `[n, width]`, one-hot `[n, classes]`, noise `[n, latent]` → `[n]`
+    pub fn labelled_bound(
+        &self,
+        networks: &Networks,
+        v: Tensor<2>,
+        y: Tensor<2>,
+        noise: Tensor<2>,
+    ) -> Result<Tensor<1>> {
+        let (mean, log_var) = networks.m2()?.0.given(v.clone(), y.clone());
+        let z = reparameterise(mean.clone(), log_var.clone(), noise);
+        Ok(self.log_joint(networks, v, z, y)? - gaussian_kl(mean, log_var))
+    }
+
+    /// −L(v, y) of every class, with one draw of z for each.
+    ///
+    /// # Shapes
+    /// `[n, width]`, noise `[classes·n, latent]` class by class → `[classes, n]`
+    fn every_class(&self, networks: &Networks, v: Tensor<2>, noise: Tensor<2>) -> Result<Tensor<2>> {
+        let (n, classes) = (v.dims()[0], self.classes());
+        let bounds = self.labelled_bound(networks, v.clone().repeat_dim(0, classes), self.all(n, &v.device()), noise)?;
+        Ok(bounds.reshape([classes, n]))
+    }
+
+    /// Each class one-hot for `n` pictures, class by class, `[classes·n, classes]`.
+    fn all(&self, n: usize, device: &Device) -> Tensor<2> {
+        let classes = self.classes();
+        let labels: Vec<u32> = (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, n)).collect();
+        one_hot(from_indices(&labels, device), classes)
+    }
+
+    /// −U(v) = Σ_y q(y|v) (−L(v, y)) + H(q(y|v)).
+    ///
+    /// # Shapes
+    /// `[n, width]`, noise `[classes·n, latent]` class by class → `[n]`
+    pub fn unlabelled_bound(&self, networks: &Networks, v: Tensor<2>, noise: Tensor<2>) -> Result<Tensor<1>> {
+        let n = v.dims()[0];
+        let bounds = self.every_class(networks, v.clone(), noise)?.transpose();
+        let log_q = log_softmax(networks.classifier.forward(v), 1);
+        Ok((log_q.clone().exp() * (bounds - log_q)).sum_dim(1).reshape([n]))
+    }
+
+    /// J^α / N of the bounds, the mean cross-entropy, and the parts of all pictures that are labelled and not.
+    fn objective(
+        &self,
+        labelled: Tensor<1>,
+        unlabelled: Tensor<1>,
+        classification: Tensor<1>,
+        [few, many]: [f64; 2],
+    ) -> Loss {
+        let (labelled, unlabelled) = (-labelled.mean(), -unlabelled.mean());
+        let total = labelled.clone() * few + unlabelled.clone() * many + classification.clone() * self.config.alpha;
+        Loss { total, terms: Vec::new() }
+            .report("labelled", labelled)
+            .report("unlabelled", unlabelled)
+            .report("classification", classification)
+    }
+
+    /// The picture that latents mean: of z₁, or of (z, y) side by side.
+    fn picture(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
+        let out = match self.config.mode {
+            Mode::M1 => networks.m1()?.1.forward(latents),
+            Mode::Stacked => networks.m1()?.1.forward(networks.m2()?.1.forward(latents).mean),
+            Mode::M2 | Mode::Supervised => networks.m2()?.1.forward(latents),
+        };
+        Ok(self.config.model.pixels.picture(out, self.pictures.shape))
+    }
+
+    /// The one-hot classes of a request, `[n, classes]`; none of M1.
+    fn requested(&self, request: &GenerateRequest) -> Option<Tensor<2>> {
+        let classes = self.classes();
+        let labels = || from_indices(&request.classes(classes), &request.device);
+        self.has_classes().then(|| one_hot(labels(), classes))
+    }
+
+    /// Numbers in the latents of a picture.
+    fn width(&self) -> usize {
+        self.latent() + if self.has_classes() { self.classes() } else { 0 }
+    }
+
+    /// log w of draws from q, its classes summed out, `[ks, n]`: of v and, outside, what M1 says of it.
+    fn weights(
+        &self,
+        networks: &Networks,
+        x: &Tensor<2>,
+        ks: std::ops::Range<usize>,
+        streams: &[u64],
+        key: Key,
+    ) -> Result<Tensor<2>> {
+        let (n, k, classes) = (x.dims()[0], ks.len(), self.classes());
+        let repeated = |t: Tensor<2>, times| t.repeat_dim(0, times);
+        let x = repeated(x.clone(), k);
+        let (v, outer) = match self.config.mode {
+            Mode::Supervised | Mode::M2 => (x, None),
+            Mode::M1 | Mode::Stacked => {
+                let (encoder, decoder) = networks.m1()?;
+                let (mean, log_var) = encoder.forward(x.clone());
+                let first = mean.clone().narrow(0, 0, n);
+                let noise = sample_noise(key.purpose("codes"), ks.clone(), streams, &first);
+                let v = reparameterise(mean, log_var.clone(), noise.clone());
+                let of_x = self.config.model.pixels.log_likelihood(x, decoder.forward(v.clone()));
+                if self.config.mode == Mode::M1 {
+                    return Ok(log_weights(of_x, v, noise, log_var).reshape([k, n]));
+                }
+                // log q(v|x) = log N(ε; 0, I) − ½ Σ log σ².
+                let zero = Tensor::zeros([1, 1], &v.device());
+                let standard = gaussian_log_likelihood(noise, zero.clone(), zero);
+                let spread = (log_var.sum_dim(1) * 0.5).reshape([k * n]);
+                (v, Some(of_x - standard + spread))
+            }
+        };
+        let v = repeated(v, classes);
+        let y = self.all(k * n, &v.device());
+        let (mean, log_var) = networks.m2()?.0.given(v.clone(), y.clone());
+        let first = mean.clone().narrow(0, 0, n);
+        let noise = |c: usize| sample_noise(key.purpose("class").at(c as u64), ks.clone(), streams, &first);
+        let noise = Tensor::cat((0..classes).map(noise).collect(), 0);
+        let z = reparameterise(mean, log_var.clone(), noise.clone());
+        let each = log_weights(self.log_joint(networks, v, z.clone(), y)?, z, noise, log_var);
+        // log Σ_y w = log mean_y w + log classes.
+        let summed = log_mean_exp(each.reshape([classes, k * n])) + (classes as f64).ln();
+        Ok(match outer {
+            Some(outer) => summed + outer,
+            None => summed,
+        }
+        .reshape([k, n]))
+    }
+
+    /// The bound on log p(x) with one draw of each latent.
+    fn bound(&self, networks: &Networks, x: Tensor<2>, streams: &[u64], key: Key) -> Result<Tensor<1>> {
+        let (n, d, classes) = (x.dims()[0], self.latent(), self.classes());
+        let device = x.device();
+        let noise = || {
+            let like = Tensor::zeros([n, d], &device);
+            let of = |c: usize| sample_noise(key.purpose("class").at(c as u64), 0..1, streams, &like);
+            Tensor::cat((0..classes).map(of).collect(), 0)
+        };
+        if self.config.mode == Mode::M2 {
+            return self.unlabelled_bound(networks, x, noise());
+        }
+        let (encoder, decoder) = networks.m1()?;
+        let (mean, log_var) = encoder.forward(x.clone());
+        let codes = sample_noise(key.purpose("codes"), 0..1, streams, &mean);
+        let v = reparameterise(mean.clone(), log_var.clone(), codes.clone());
+        let of_x = self.config.model.pixels.log_likelihood(x, decoder.forward(v.clone()));
+        if self.config.mode == Mode::M1 {
+            return Ok(of_x - gaussian_kl(mean, log_var));
+        }
+        let zero = Tensor::zeros([1, 1], &device);
+        let of_v = gaussian_log_likelihood(codes, zero.clone(), zero) - (log_var.sum_dim(1) * 0.5).reshape([n]);
+        Ok(of_x - of_v + self.unlabelled_bound(networks, v, noise())?)
+    }
+}
+
+impl Classify<Networks> for Ssvae {
+    /// log q(y|x) but for a constant.
+    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        Ok(networks.classifier.forward(self.seen(networks, images)?))
+    }
+}
+
+impl Generate<Networks> for Ssvae {
+    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or any.
+    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+        check_class(request.class, if self.has_classes() { &self.pictures.classes } else { &[] })?;
+        check_one_pass(Self::ID, request)?;
+        self.picture(networks, joined(prior_latents(request, self.latent())?, self.requested(request)))
+    }
+}
+
+impl Encode<Networks> for Ssvae {
+    /// The mean of q(z|x, y) and, behind it, the likeliest y one-hot.
+    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        let v = self.seen(networks, images)?;
+        if self.config.mode == Mode::M1 {
+            return Ok(v);
+        }
+        let n = v.dims()[0];
+        let y = one_hot(networks.classifier.forward(v.clone()).argmax(1).reshape([n]), self.classes());
+        let (mean, _) = networks.m2()?.0.given(v, y.clone());
+        Ok(joined(mean, Some(y)))
+    }
+}
+
+impl Reconstruct<Networks> for Ssvae {
+    /// The mean of p(x|y, z) at what the picture is encoded to.
+    fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
+        self.picture(networks, self.encode(networks, images)?)
+    }
+}
+
+impl Decode<Networks> for Ssvae {
+    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
+        let psi = request.sampler.truncation_psi.unwrap_or(1.0);
+        joined(request.normal("latent", [request.len(), self.latent()]) * psi, self.requested(request))
+    }
+
+    fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
+        check_latents(&latents, self.width())?;
+        self.picture(networks, latents)
+    }
+
+    /// z on the great circle, the class on the straight line.
+    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
+        let (d, behind) = (self.latent(), self.width() - self.latent());
+        let z = slerp(a.clone().narrow(1, 0, d), b.clone().narrow(1, 0, d), t);
+        let y = (behind > 0).then(|| a.narrow(1, d, behind) * (1.0 - t) + b.narrow(1, d, behind) * t);
+        joined(z, y)
+    }
+}
+
+impl Likelihood<Networks> for Ssvae {
+    /// Of pictures without their labels: −U with 0 samples, else by importance sampling with every class summed out.
+    fn nll(&self, networks: &Networks, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
+        check_pictures(&images, self.pictures.shape)?;
+        let (n, size) = (images.dims()[0], self.pictures.shape.iter().product());
+        let rows = (rows_at_once(size) / self.classes()).max(1);
+        if n > rows {
+            return in_parts(n, rows, |from, len| {
+                self.nll(networks, images.clone().narrow(0, from, len), samples, key)
+            });
+        }
+        let streams = fingerprints(&to_values(images.clone()), size);
+        let x = self.config.model.pixels.observe(images, Some((key.purpose("binarise"), streams.clone())));
+        let key = key.purpose("posterior");
+        if samples == 0 {
+            return Ok(-self.bound(networks, x, &streams, key)?);
+        }
+        // A mode without M2 or M1 is seen before the first sample.
+        self.weights(networks, &x, 0..1, &streams, key)?;
+        Ok(importance_nll(samples, rows / n, |ks| {
+            self.weights(networks, &x, ks, &streams, key).unwrap_or_else(|_| Tensor::zeros([1, n], &x.device()))
+        }))
+    }
+}
