@@ -1,7 +1,7 @@
 //! Gradients of the operations. Only those that some tracked input needs are computed.
 
 use crate::{
-    Activation, ConvOptions, Filter, Mask, fallback,
+    Activation, ConvOptions, Filter, Mask, Walk, fallback,
     norm::Scope,
     ops::{KernelOps, Optional},
 };
@@ -259,6 +259,53 @@ impl<B: KernelOps> RetroForward for Activated<B> {
     }
 }
 
+/// Parent: input.
+#[derive(Debug)]
+struct Gating;
+
+impl<B: KernelOps> Backward<B, 1> for Gating {
+    type State = NodeId;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let x = saved.retrieve_node_output::<B::FloatTensorPrimitive>(ops.state);
+        let [parent] = ops.parents;
+        if let Some(node) = parent {
+            grads.register::<B>(node.id, B::gate_gradient(x, g));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Gated<B: Backend>(Input<B>);
+
+impl<B: KernelOps> RetroForward for Gated<B> {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let x = self.0.get(states);
+        states.save(out, B::gate(x));
+    }
+}
+
+/// Parents: input, weights.
+#[derive(Debug)]
+struct Recurrence;
+
+impl<B: KernelOps> Backward<B, 2> for Recurrence {
+    type State = (NodeId, FloatTensor<B>, Walk);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let (weight, kept, walk) = ops.state;
+        let weight = saved.retrieve_node_output::<B::FloatTensorPrimitive>(weight);
+        let (dx, dw) = B::recur_gradient(weight, kept, g, walk);
+        for (node, gradient) in ops.parents.into_iter().zip([dx, dw]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
 /// Parents: the terms. The state is the output, if the activation is not the identity.
 #[derive(Debug)]
 struct AddActivating;
@@ -415,6 +462,31 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
                 record!([x.node(), weight.node(), bias.node()], Optional::Some(bias.into_primitive()))
             }
             Optional::None => record!([x.node(), weight.node()], Optional::None),
+        }
+    }
+
+    fn gate(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match memory_bound(Gating.prepare::<C>([x.node()]), [&x], Gated(Input::of::<C>(&x))).stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = prep.checkpoint(&x);
+                prep.finish(state, B::gate(x.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::gate(x.into_primitive())),
+        }
+    }
+
+    fn recur(x: FloatTensor<Self>, weight: FloatTensor<Self>, walk: Walk) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let prep = Backward::<B, 2>::prepare::<C>(Recurrence, [x.node(), weight.node()]).compute_bound();
+        match prep.stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let id = prep.checkpoint(&weight);
+                let (h, kept) = B::recur(x.into_primitive(), weight.into_primitive(), walk);
+                (prep.finish((id, kept.clone(), walk), h), FloatTensor::<Self>::new(kept))
+            }
+            OpsKind::UnTracked(prep) => {
+                let (h, kept) = B::recur(x.into_primitive(), weight.into_primitive(), walk);
+                (prep.finish(h), FloatTensor::<Self>::new(kept))
+            }
         }
     }
 

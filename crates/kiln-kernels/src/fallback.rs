@@ -404,6 +404,31 @@ pub(crate) fn resample<B: Backend>(x: FloatTensor<B>, rows: &Filter, columns: &F
     B::float_swap_dims(along_width(B::float_swap_dims(wide, 2, 3), rows), 2, 3)
 }
 
+/// The two halves of the channels.
+fn halves<B: Backend>(x: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    let shape = x.shape();
+    let half = shape[1] / 2;
+    [0, half].map(|start| {
+        let part = |axis: usize| if axis == 1 { start..start + half } else { 0..shape[axis] };
+        let part: Vec<Slice> = (0..shape.num_dims()).map(|axis| Slice::from(part(axis))).collect();
+        B::float_slice(x.clone(), &part)
+    })
+}
+
+pub(crate) fn gate<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let [a, b] = halves::<B>(x);
+    B::float_mul(B::float_tanh(a), B::sigmoid(b))
+}
+
+pub(crate) fn ungate<B: Backend>(x: FloatTensor<B>, g: FloatTensor<B>) -> FloatTensor<B> {
+    let [a, b] = halves::<B>(x);
+    let (t, s) = (B::float_tanh(a), B::sigmoid(b));
+    let but = |x: FloatTensor<B>| B::float_add_scalar(B::float_neg(x), 1f32.into());
+    let da = B::float_mul(s.clone(), but(B::float_mul(t.clone(), t.clone())));
+    let db = B::float_mul(t, B::float_mul(s.clone(), but(s)));
+    B::float_cat(vec![B::float_mul(g.clone(), da), B::float_mul(g, db)], 1)
+}
+
 pub(crate) fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: Optional<B>) -> FloatTensor<B> {
     let outputs = weight.shape()[0];
     let y = B::float_matmul(x, B::float_swap_dims(weight, 0, 1));

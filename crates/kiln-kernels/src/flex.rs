@@ -1,14 +1,14 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, Filter, Mask, Precision, activation,
+    Activation, AdamStep, ConvOptions, Filter, Mask, Precision, Walk, activation,
     attention::{self, View},
-    conv, copy, fallback,
+    conv, copy, fallback, gate,
     isa::Isa,
     linear,
     norm::{self, Affine, Scope},
     ops::{KernelOps, Optional},
-    resample, update,
+    recurrent, resample, update,
 };
 use burn::{
     backend::{Flex, ops::FloatTensorOps, tensor::FloatTensor},
@@ -349,6 +349,53 @@ impl KernelOps for Flex {
         };
         let y = with_bias(bias, run);
         tensor(y, [rows, outputs])
+    }
+
+    fn gate(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&x]) {
+            return fallback::gate::<Self>(x);
+        }
+        let mut shape = x.layout().shape().clone();
+        let (images, half) = (shape[0], image_len(&x) / 2);
+        shape[1] /= 2;
+        flat(gate::forward(Isa::current(), elements(&contiguous(x)), images, half), shape)
+    }
+
+    fn gate_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &g]) {
+            return fallback::ungate::<Self>(x, g);
+        }
+        let (shape, half) = (x.layout().shape().clone(), image_len(&x) / 2);
+        let [x, g] = [x, g].map(contiguous);
+        flat(gate::backward(Isa::current(), elements(&x), elements(&g), shape[0], half), shape)
+    }
+
+    fn recur(x: FloatTensor<Self>, weight: FloatTensor<Self>, walk: Walk) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &weight]) {
+            return recurrent::plain::forward::<Self>(x, weight, walk);
+        }
+        let (size, [_, state, taps]) = (dims::<4>(&x), dims(&weight));
+        let shape = recurrent::Shape::new(size, taps, walk);
+        let [x, weight] = [x, weight].map(contiguous);
+        let (h, kept) = recurrent::forward(Isa::current(), &shape, elements(&x), elements(&weight));
+        let [n, _, height, width] = size;
+        (tensor(h, [n, state, height, width]), tensor(kept, [n, shape.kept()]))
+    }
+
+    fn recur_gradient(
+        weight: FloatTensor<Self>,
+        kept: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        walk: Walk,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&weight, &kept, &g]) {
+            return recurrent::plain::backward::<Self>(weight, kept, g, walk);
+        }
+        let ([n, state, height, width], size) = (dims(&g), dims::<3>(&weight));
+        let shape = recurrent::Shape::new([n, 4 * state, height, width], size[2], walk);
+        let [weight, kept, g] = [weight, kept, g].map(contiguous);
+        let (dx, dw) = recurrent::backward(Isa::current(), &shape, elements(&g), elements(&kept), elements(&weight));
+        (tensor(dx, [n, 4 * state, height, width]), tensor(dw, size))
     }
 
     fn resample(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {

@@ -143,8 +143,9 @@ fn normal<const FMA: bool>(z: f32) -> (f32, f32) {
 /// `1 / (1 + exp(-z))` to about 2e-7 relative for `z > -87`, below which it stays near 1e-38.
 #[inline(always)]
 pub(crate) fn sigmoid<const FMA: bool>(z: f32) -> f32 {
-    let x = if -z < 87.0 { -z } else { 87.0 };
-    let x = if x > -87.0 { x } else { -87.0 };
+    // Written so that NaN passes through.
+    let x = if -z > 87.0 { 87.0 } else { -z };
+    let x = if x < -87.0 { -87.0 } else { x };
     reciprocal::<FMA>(1.0 + exp::<FMA>(x))
 }
 
@@ -339,6 +340,75 @@ vectorised! {
     pub(crate) fn add_activate_to[A: Act](act: A, x: &mut [f32], y: &[f32]) {
         for (x, y) in x.iter_mut().zip(y) {
             *x = act.value::<FMA>(*x + y);
+        }
+    }
+}
+
+/// `tanh(z)` to about 2e-7 absolute.
+#[inline(always)]
+fn tanh<const FMA: bool>(z: f32) -> f32 {
+    mul_add::<FMA>(2.0, sigmoid::<FMA>(2.0 * z), -1.0)
+}
+
+vectorised! {
+    /// `y = tanh(a) sigmoid(b)`.
+    pub(crate) fn gate(a: &[f32], b: &[f32], y: &mut [MaybeUninit<f32>]) {
+        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
+            y.write(tanh::<FMA>(*a) * sigmoid::<FMA>(*b));
+        }
+    }
+}
+
+vectorised! {
+    /// The gradients of [`gate`] in `a` and `b`.
+    pub(crate) fn ungate(
+        a: &[f32], b: &[f32], g: &[f32], da: &mut [MaybeUninit<f32>], db: &mut [MaybeUninit<f32>]
+    ) {
+        for ((((da, db), a), b), g) in da.iter_mut().zip(db).zip(a).zip(b).zip(g) {
+            let (t, s) = (tanh::<FMA>(*a), sigmoid::<FMA>(*b));
+            da.write(g * s * mul_add::<FMA>(-t, t, 1.0));
+            db.write(g * t * s * (1.0 - s));
+        }
+    }
+}
+
+vectorised! {
+    /// One step of an LSTM at one place. `gates` holds `o`, `f`, `i`, `g` before their activations, and after the call
+    /// with them; `cell` is `f cell + i g` after the call, and `state` `o tanh(cell)`.
+    pub(crate) fn lstm(gates: &mut [f32], cell: &mut [f32], state: &mut [f32]) {
+        let (sigmoids, tanhs) = gates.split_at_mut(3 * state.len());
+        sigmoids.iter_mut().for_each(|v| *v = sigmoid::<FMA>(*v));
+        tanhs.iter_mut().for_each(|v| *v = tanh::<FMA>(*v));
+        let (o, rest) = sigmoids.split_at(state.len());
+        let (f, i) = rest.split_at(state.len());
+        for (((((state, cell), o), f), i), g) in state.iter_mut().zip(cell).zip(o).zip(f).zip(i).zip(&*tanhs) {
+            *cell = mul_add::<FMA>(*f, *cell, i * g);
+            *state = o * tanh::<FMA>(*cell);
+        }
+    }
+}
+
+vectorised! {
+    /// The gradients of [`lstm`] before the activations, of what it left in `gates` and `cell` and the cell `before`. `dc`
+    /// is the gradient in the cell from later steps, and after the call that in the cell before.
+    pub(crate) fn unlstm(
+        gates: &[f32], before: &[f32], cell: &[f32], dh: &[f32], dc: &mut [f32], dgates: &mut [f32]
+    ) {
+        let n = dh.len();
+        let [o, f, i, g] = [0, 1, 2, 3].map(|at| &gates[at * n..][..n]);
+        let (d_o, rest) = dgates.split_at_mut(n);
+        let (d_f, rest) = rest.split_at_mut(n);
+        let (d_i, d_g) = rest.split_at_mut(n);
+        let (before, cell, dc) = (&before[..n], &cell[..n], &mut dc[..n]);
+        let (d_o, d_f, d_i, d_g) = (&mut d_o[..n], &mut d_f[..n], &mut d_i[..n], &mut d_g[..n]);
+        for k in 0..n {
+            let t = tanh::<FMA>(cell[k]);
+            let through = mul_add::<FMA>(dh[k] * o[k], mul_add::<FMA>(-t, t, 1.0), dc[k]);
+            d_o[k] = dh[k] * t * o[k] * (1.0 - o[k]);
+            d_f[k] = through * before[k] * f[k] * (1.0 - f[k]);
+            d_i[k] = through * g[k] * i[k] * (1.0 - i[k]);
+            d_g[k] = through * i[k] * mul_add::<FMA>(-g[k], g[k], 1.0);
+            dc[k] = through * f[k];
         }
     }
 }

@@ -20,6 +20,7 @@ mod cube;
 mod dimensions;
 mod fallback;
 mod flex;
+mod gate;
 mod isa;
 mod lanes;
 mod linear;
@@ -30,6 +31,7 @@ mod output;
 mod pairs;
 mod precision;
 mod product;
+mod recurrent;
 mod resample;
 mod tasks;
 mod tile;
@@ -70,6 +72,18 @@ pub enum Mask {
     Causal,
     /// Each image its first so many, at least 1: captions of different lengths.
     Lengths(Vec<usize>),
+}
+
+/// How a [`recur`]rent layer walks over a map, a row or a diagonal at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// From the first row down; a place is a column.
+    Rows,
+    /// From the top left corner, through the diagonals on which row + column is one number; a place is a row, and
+    /// the same place one step earlier is the pixel to the left.
+    Diagonals,
+    /// The mirror image: from the top right corner, where the same place one step earlier is the pixel to the right.
+    Antidiagonals,
 }
 
 /// Sizes of a convolution in `D` dimensions beyond its operands' shapes, the outermost axis first.
@@ -139,6 +153,25 @@ impl<const D: usize> ConvOptions<D> {
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions) -> Tensor<4> {
     let (_, size) = options.check("conv2d", x.dims(), weight.dims());
     check_bias("conv2d", bias.as_ref(), weight.dims()[0]);
+    Tensor::from_dispatch(Dispatch::conv_far(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
+}
+
+/// The first `size` rows and columns of [`conv2d`]'s result. With stride 1 and an output as large as the input,
+/// `padding` is how far above and left of an output pixel its window begins: a window that ends at that pixel or before
+/// needs no mask.
+///
+/// Panics as [`conv2d`] does, or if there are not as many rows or columns.
+pub fn conv2d_to(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvOptions,
+    size: [usize; 2],
+) -> Tensor<4> {
+    let (_, most) = options.check("conv2d_to", x.dims(), weight.dims());
+    check_bias("conv2d_to", bias.as_ref(), weight.dims()[0]);
+    let fits = size.iter().zip(most).all(|(size, most)| (1..=most).contains(size));
+    assert!(fits, "conv2d_to: {size:?} of {most:?} rows and columns");
     Tensor::from_dispatch(Dispatch::conv_far(x.into_dispatch(), weight.into_dispatch(), optional(bias), options, size))
 }
 
@@ -218,6 +251,31 @@ pub fn resample(x: Tensor<4>, rows: &Filter, columns: &Filter) -> Tensor<4> {
         columns.inputs(),
     );
     Tensor::from_dispatch(Dispatch::resample(x.into_dispatch(), rows.clone(), columns.clone()))
+}
+
+/// The gated activation `tanh(a) sigmoid(b)` (van den Oord 2016b, equation 2), where `a` is the first half of the
+/// channels of `x` and `b` the second: `[n, 2 c, ..]` to `[n, c, ..]`. Panics if the channels have no halves.
+pub fn gate<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    assert!(D >= 2 && x.dims()[1].is_multiple_of(2), "gate: the channels of {:?} have no halves", x.dims());
+    Tensor::from_dispatch(Dispatch::gate(x.into_dispatch()))
+}
+
+/// The hidden states of a convolutional LSTM that walks over a map (van den Oord 2016a, equation 3):
+/// `[o, f, i, g] = [sigmoid, sigmoid, sigmoid, tanh](x + w * h')`, `c = f c' + i g`, `h = o tanh(c)`, where `'` is one
+/// step earlier, zero outside of the map.
+///
+/// `x` is `[n, 4 c, height, width]`, what the input contributes to `o`, `f`, `i` and `g` with their bias; `weight` is
+/// `[4 c, c, taps]`, a convolution over the places of a step as PyTorch's `Conv1d` lays it out. In [`Walk::Rows`] its window is
+/// centred; in the others it ends at the place itself, so that two taps see the rows above and the same. The result is
+/// `[n, c, height, width]`.
+///
+/// Panics if the shapes do not fit together, the map is empty, or a centred window's taps are even.
+pub fn recur(x: Tensor<4>, weight: Tensor<3>, walk: Walk) -> Tensor<4> {
+    let ([_, gates, height, width], [outputs, state, taps]) = (x.dims(), weight.dims());
+    let centred = walk != Walk::Rows || taps % 2 == 1;
+    let fits = gates == 4 * state && outputs == gates && state * taps * height * width > 0 && centred;
+    assert!(fits, "recur: input {:?} and weights {:?} do not fit together", x.dims(), weight.dims());
+    Tensor::from_dispatch(Dispatch::recur(x.into_dispatch(), weight.into_dispatch(), walk).0)
 }
 
 /// `a(x)` of each element.

@@ -1,7 +1,7 @@
 //! The operations as an extension of Burn's backends. Default bodies are made of Burn's own
 //! operations; `flex` and `autodiff` replace them where there is something better.
 
-use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, fallback, norm::Scope};
+use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, Walk, fallback, norm::Scope, recurrent::plain};
 use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
 
 /// A tensor that may be absent.
@@ -202,6 +202,31 @@ pub trait KernelOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let _ = wants;
         fallback::attention_gradient::<Self>([q, k, v], out, logs, g, &mask)
+    }
+
+    /// `tanh(a) sigmoid(b)` of the first and the second half of the channels.
+    fn gate(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::gate::<Self>(x)
+    }
+
+    /// Its gradient in `x` for output gradient `g`.
+    fn gate_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::ungate::<Self>(x, g)
+    }
+
+    /// Hidden states of a convolutional LSTM, and what its gradient wants kept; see [`crate::recurrent`].
+    fn recur(x: FloatTensor<Self>, weight: FloatTensor<Self>, walk: Walk) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::forward::<Self>(x, weight, walk)
+    }
+
+    /// Its gradients in input and weights for the gradient `g` in the hidden states.
+    fn recur_gradient(
+        weight: FloatTensor<Self>,
+        kept: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        walk: Walk,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::backward::<Self>(weight, kept, g, walk)
     }
 
     /// Rows and columns mapped by a filter each.

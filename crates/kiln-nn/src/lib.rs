@@ -15,6 +15,7 @@ pub mod fir;
 pub mod init;
 pub mod linear;
 pub mod loss;
+pub mod masked;
 pub mod modulated;
 pub mod norm;
 pub mod resample;
@@ -25,6 +26,7 @@ pub mod unet;
 
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 pub use init::{Init, Weights};
-pub use kiln_kernels::{Activation, activate, add_activate, concat};
+pub use kiln_kernels::{Activation, Walk, activate, add_activate, concat, gate, recur};
 pub use linear::{Embedding, Linear, LinearConfig};
+pub use masked::{MaskedConv2d, MaskedConv2dConfig};
 pub use norm::{BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm};

@@ -25,6 +25,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<autoencoder::betavae::BetaVae>(),
         entry::<autoencoder::betatcvae::BetaTcVae>(),
         entry::<autoencoder::dcign::Dcign>(),
+        entry::<autoencoder::pixelcnn::PixelCnnSystem>(),
+        entry::<autoencoder::pixelrnn::PixelRnnSystem>(),
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
         entry::<diffusion::ddpm::Ddpm>(),

@@ -75,6 +75,15 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.latent=4",
             "model.factors=[\"scale\", \"orientation\"]",
         ],
+        "pixelcnn" => &[
+            "model.layers=1",
+            "model.features=4",
+            "model.head=8",
+            "model.class_conditional=true",
+            "model.output=bernoulli",
+            "model.binarize=dynamic",
+        ],
+        "pixelrnn" => &["model.layers=1", "model.features=4", "model.head=8", "data.size=12"],
         "cyclegan" => &[
             "data.size=16",
             "model.generator_channels=4",

@@ -19,8 +19,11 @@ use kiln_nn::{
     concat,
 };
 use kiln_systems::adversarial::dcgan;
+use kiln_systems::autoencoder::autoregressive::{Autoregression, Autoregressive, LevelConfig, Levels};
+use kiln_systems::autoencoder::pixels::Binarize;
+use kiln_systems::autoencoder::{pixelcnn, pixelrnn};
 use kiln_train::optim::Optimizer;
-use kiln_train::{OptimizerConfig, device, ema, memory, params};
+use kiln_train::{GenerateRequest, OptimizerConfig, device, ema, memory, params};
 use serde_json::json;
 
 use crate::output::Output;
@@ -61,6 +64,16 @@ enum Work {
     Dcgan,
     /// AdamW and weight average of 30 million parameters
     Adamw,
+    /// A training step (Adam) of a gated PixelCNN on bits: 7 layers of 24 maps at 28×28, batch 16
+    Pixelcnn,
+    /// The same of a Diagonal BiLSTM: 2 layers of 24 states
+    Pixelrnn,
+    /// 16 pictures of the PixelCNN, pixel by pixel with what is known of the others
+    PixelcnnSample,
+    /// The same by a whole pass for each pixel
+    PixelcnnSampleNaive,
+    /// 16 pictures of the Diagonal BiLSTM, pixel by pixel
+    PixelrnnSample,
 }
 
 pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
@@ -165,6 +178,18 @@ impl Work {
                 &autodiff,
                 &mut init,
             ),
+            Self::Pixelcnn | Self::PixelcnnSample | Self::PixelcnnSampleNaive => {
+                let config =
+                    pixelcnn::Config { features: or(args.channels, 24), levels: BITS, ..pixelcnn::Config::default() };
+                let net = pixelcnn::Networks { pixelcnn: pixelcnn::PixelCnn::new(&config, 1, 0, &mut init) };
+                self.of_pixels(net, args, device)
+            }
+            Self::Pixelrnn | Self::PixelrnnSample => {
+                let config =
+                    pixelrnn::Config { features: or(args.channels, 24), levels: BITS, ..pixelrnn::Config::default() };
+                let net = pixelrnn::Networks { pixelrnn: pixelrnn::PixelRnn::new(&config, 1, &mut init) };
+                self.of_pixels(net, args, device)
+            }
             Self::Adamw => {
                 // As the matrices of a transformer: 30 of a million, and their biases.
                 let layer = |_| LinearConfig::new(1000, 1000).init(&mut init);
@@ -184,6 +209,31 @@ impl Work {
                 })
             }
         }
+    }
+}
+
+/// What the pixel-by-pixel networks are timed on.
+const BITS: LevelConfig = LevelConfig { output: Levels::Bernoulli, binarize: Binarize::Static };
+
+impl Work {
+    /// A training step of a pixel-by-pixel network, or pictures of it.
+    fn of_pixels<N: Autoregressive + Module>(self, net: N, args: &BenchArgs, device: &Device) -> f64 {
+        let (n, side) = (args.batch.unwrap_or(16), args.size.unwrap_or(28));
+        if matches!(self, Self::Pixelcnn | Self::Pixelrnn) {
+            let x = draw("x", [n, 1, side, side], &device.clone().autodiff()).sign();
+            let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-4));
+            return median_of(args.runs, net, |net| {
+                let loss = -BITS.log_likelihood(x.clone(), net.forward(x.clone(), None)).mean();
+                let gradients = params::take_gradients(&net, &mut loss.backward());
+                optimizer.step(net, gradients, 1.0, 1.0)
+            });
+        }
+        let (model, net) = (Autoregression::unconditional("bench", BITS, [1, side, side]), net.valid());
+        let request = GenerateRequest::new(0..n as u64, 0, device);
+        median(args.runs, || match self {
+            Self::PixelcnnSampleNaive => finish(model.generate_naively(&net, &request)),
+            _ => finish(model.generate_by_pixels(&net, &request)),
+        })
     }
 }
 

@@ -63,6 +63,21 @@ macro_rules! chairs {
     };
 }
 
+/// Statically binarised digits pixel by pixel.
+macro_rules! pixels {
+    ($($more:literal),*) => {
+        &[
+            "data.set=mnist",
+            "model.output=bernoulli",
+            "model.binarize=static",
+            "train.log_every=10000",
+            "train.checkpoint_every=50000",
+            "train.preview_every=100000",
+            $($more),*
+        ]
+    };
+}
+
 /// The claim of a system of this family, if it has one of its own.
 pub fn of_autoencoder(name: &str) -> Option<Claim> {
     Some(match name {
@@ -199,6 +214,29 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
             }],
             beside: &[],
             reference: "one latent follows each factor, and no other does (Kulkarni 2015, §4.1)",
+        },
+        "pixelcnn" => Claim {
+            variants: &[
+                Variant { name: "gated", set: pixels![] },
+                Variant { name: "residual", set: pixels!["model.stack=residual", "model.features=32"] },
+                Variant { name: "gated, dynamic", set: pixels!["model.binarize=dynamic"] },
+            ],
+            seeds: &[0],
+            images: 250_000,
+            measurements: &[LIKELIHOOD],
+            beside: &[],
+            reference: "at most 82.5 nats (van den Oord 2016a, table 4: 81.30)",
+        },
+        "pixelrnn" => Claim {
+            variants: &[
+                Variant { name: "Diagonal BiLSTM", set: pixels![] },
+                Variant { name: "Row LSTM", set: pixels!["model.recurrence=row-lstm"] },
+            ],
+            seeds: &[0],
+            images: 300_000,
+            measurements: &[LIKELIHOOD],
+            beside: &[],
+            reference: "no more than pixelcnn (van den Oord 2016a, table 4: 79.20 and 80.54)",
         },
         _ => return None,
     })
