@@ -89,7 +89,8 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn abilities(&self) -> Result<Vec<Ability>> {
         let (data, _) = S::defaults();
-        let side = if data.size == 0 { 28 } else { data.size };
+        // A size that every network can halve as often as it likes.
+        let side = if data.size == 0 { 64 } else { data.size };
         let classes = (0..10).map(|c| c.to_string()).collect();
         let pictures = Pictures { shape: [data.channels.max(1), side, side], classes };
         Ok(S::new(S::Config::default(), &pictures)?.abilities().list())

@@ -445,14 +445,14 @@ pub struct PixelCnnSystem {
 /// A usage error naming the setting that does not.
 pub fn check_sizes(colours: usize, features: [(&str, usize); 2], kernels: [(&str, usize); 2]) -> Result<()> {
     for (name, value) in features {
-        if value == 0 || value % colours != 0 {
+        if value == 0 || !value.is_multiple_of(colours) {
             return Err(Error::usage(format!(
                 "model.{name} = {value}: it must be a multiple of the pictures' {colours} channels, and not 0"
             )));
         }
     }
     for (name, value) in kernels {
-        if value % 2 == 0 || !(3..=31).contains(&value) {
+        if value.is_multiple_of(2) || !(3..=31).contains(&value) {
             return Err(Error::usage(format!("model.{name} = {value}: it must be odd, and from 3 to 31")));
         }
     }
