@@ -4,13 +4,20 @@
 //! correlation, whichever of the two is fitted to the other. 1 where a factor is a multiple of the latent, 0 where the best
 //! line is level.
 //!
+//! A latent whose variance is below a hundredth of the largest one counts as one that never changes: correlation has no scale, and
+//! an unused latent's tremble would tell as much as the latent it trembles with (Burda 2016, §5.2, calls latents of unit prior
+//! active from a variance of 0.01).
+//!
 //! Does not see what bends: a latent that goes around with an angle, or by whose size a factor is told.
 
 use kiln_core::{Error, Result};
 
 use crate::Features;
 
-/// R² of each factor (a row) by each latent (a column); 0 by a latent that never changes.
+/// The least variance of a latent that is used, of the largest.
+const ACTIVE: f64 = 0.01;
+
+/// R² of each factor (a row) by each latent (a column); 0 by a latent that hardly ever changes.
 ///
 /// # Errors
 /// If there are no factors, or one has not one value a picture or never changes.
@@ -21,6 +28,7 @@ pub fn r2(latents: Features<'_>, factors: &[Vec<f64>]) -> Result<Vec<Vec<f64>>> 
     }
     let columns: Vec<Vec<f64>> =
         (0..latents.d()).map(|j| centred(latents.rows().map(|row| f64::from(row[j])))).collect();
+    let largest = columns.iter().map(|column| dot(column, column)).fold(0.0, f64::max);
     let row = |(k, factor): (usize, &Vec<f64>)| {
         if factor.len() != n {
             return Err(Error::new(format!("{name}: {n} pictures and {} values of factor {k}", factor.len())));
@@ -33,7 +41,7 @@ pub fn r2(latents: Features<'_>, factors: &[Vec<f64>]) -> Result<Vec<Vec<f64>>> 
         Ok(columns
             .iter()
             .map(|column| match dot(column, column) {
-                0.0 => 0.0,
+                square if square <= ACTIVE * largest => 0.0,
                 square => dot(column, &factor).powi(2) / (square * own),
             })
             .collect())
@@ -66,6 +74,17 @@ mod tests {
         for (got, wanted) in got.iter().flatten().zip(wanted.iter().flatten()) {
             assert!((got - wanted).abs() < 1e-12, "{got} {wanted}");
         }
+    }
+
+    #[test]
+    fn a_tremble_tells_nothing() {
+        let wide = [-2.0f32, -1.0, 0.0, 1.0, 2.0];
+        let table = |small: f32| wide.iter().flat_map(|z| [*z, small * z]).collect::<Vec<_>>();
+        let factor = [wide.iter().map(|z| f64::from(*z)).collect()];
+        let got = |small| r2(Features::new("z", &table(small), 2).unwrap(), &factor).unwrap();
+        assert_eq!(got(0.125), [[1.0, 1.0]]);
+        assert_eq!(got(0.0625), [[1.0, 0.0]]);
+        assert_eq!(r2(Features::new("z", &[1.0; 5], 1).unwrap(), &factor).unwrap(), [[0.0]]);
     }
 
     #[test]

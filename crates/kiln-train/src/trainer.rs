@@ -544,16 +544,20 @@ fn split(host: HostBatch, parts: usize) -> Vec<HostBatch> {
         .collect()
 }
 
-/// The first pictures of each domain, for previews.
+/// Some pictures of each domain, always the same, for previews.
 fn examples(streams: &[Arc<Prepared>], count: usize, device: &Device) -> Result<Vec<Tensor<4>>> {
     streams
         .iter()
         .map(|stream| {
             let [c, h, w] = stream.shape();
             let n = count.min(stream.len());
+            let key = Key::new(0).purpose("examples");
+            // A set with known factors lies in their order, and its first pictures are all but the same.
+            let ordered = !stream.set().factors().is_empty();
             let mut values = Vec::with_capacity(n * c * h * w);
             for i in 0..n {
-                values.extend(stream.get(i)?.values);
+                let place = if ordered { key.permute(i as u64, stream.len() as u64) as usize } else { i };
+                values.extend(stream.get(place)?.values);
             }
             Ok(from_values(values, [n, c, h, w], device))
         })
