@@ -17,6 +17,7 @@
 //! | does each kind come as often as it should (NDB)? | [`ndb`], its kinds by [`kmeans`] |
 //! | on a known density, which modes are reached? | [`modes`] |
 //! | are pictures copies of training pictures? | [`neighbours`] |
+//! | does a score tell other pictures from one's own (AUROC)? | [`outliers`] |
 //! | how different are pictures from each other? | [`diversity`] |
 //! | does each factor live in one latent (MIG)? | [`mig`] |
 //! | do attributes lie on either side of planes in latent space? | [`separability`] |
@@ -41,6 +42,7 @@ pub mod mmd;
 pub mod modes;
 pub mod ndb;
 pub mod neighbours;
+pub mod outliers;
 pub mod pairs;
 pub mod path_length;
 pub mod prdc;

@@ -117,7 +117,10 @@ impl Measure {
             "prior_p_value",
         ];
         let name = self.measure.as_str();
-        LARGER.contains(&name) || name.starts_with("svm_accuracy") || name.starts_with("pair_ssim")
+        LARGER.contains(&name)
+            || name.starts_with("svm_accuracy")
+            || name.starts_with("auroc")
+            || name.starts_with("pair_ssim")
     }
 
     /// Its name with that of its network, as in `fid[classifier:fashion]`.

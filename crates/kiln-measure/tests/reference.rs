@@ -6,6 +6,7 @@ use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::frechet::{self, Gaussian};
 use kiln_measure::kmeans::KMeans;
 use kiln_measure::mmd::{TwoSamples, median_distance};
+use kiln_measure::outliers::auroc;
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{
@@ -227,6 +228,15 @@ fn frechet_distance_is_exact_whatever_the_number_of_pictures() {
         // A covariance keeps only what is above its own rounding.
         near(frechet::distance(&whole_a, &whole_b).unwrap(), want, 1e-8);
         assert!(frechet::between(a, a).unwrap() < 1e-10);
+    }
+}
+
+#[test]
+fn areas_under_the_curve_are_scikit_learns() {
+    let fixture = Fixture::of("outliers");
+    for case in ["plain", "ties"] {
+        let part = |part: &str| fixture.f64(&format!("{case}.{part}"));
+        near(auroc(&part("inliers"), &part("outliers")).unwrap(), part("auroc")[0], 1e-12);
     }
 }
 

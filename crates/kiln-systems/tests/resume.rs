@@ -66,7 +66,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
         "dcgan" | "cgan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
-        "vae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
         "cyclegan" => &[
             "data.size=16",
             "model.generator_channels=4",

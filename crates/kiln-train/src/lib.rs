@@ -33,8 +33,8 @@ pub use recipe::{DataConfig, Recipe, TrainConfig};
 pub use run::Run;
 pub use schedule::Schedule;
 pub use system::{
-    Abilities, Ability, Beginning, ChainWatch, Classify, Context, Decode, Encode, Generate, GenerateRequest, Guide,
-    Guided, Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System,
+    Abilities, Ability, Beginning, ChainWatch, Classify, Complete, Context, Decode, Encode, Generate, GenerateRequest,
+    Guide, Guided, Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System,
     Translate,
 };
 pub use trainer::{Options, Summary};

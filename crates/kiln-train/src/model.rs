@@ -101,7 +101,7 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
-        recipe.model = S::complete(recipe.model)?;
+        recipe.model = S::settle(recipe.model)?;
         let (_, pictures) = trainer::prepare::<S>(&mut recipe)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
         trainer::check_beginning(&system, &recipe, &Device::default())?;
@@ -259,6 +259,16 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
+    /// See [`crate::Complete::seen`].
+    ///
+    /// # Errors
+    /// As above.
+    fn seen(&self) -> Result<Vec<bool>>;
+    /// See [`crate::Complete::complete`].
+    ///
+    /// # Errors
+    /// As above.
+    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>>;
     /// See [`crate::Classify::classify`].
     ///
     /// # Errors
@@ -294,6 +304,11 @@ pub trait Model {
     /// # Errors
     /// As above.
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>>;
+    /// See [`crate::Likelihood::observed`].
+    ///
+    /// # Errors
+    /// As above.
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>>;
     /// See [`crate::Likelihood::name`].
     ///
     /// # Errors
@@ -369,6 +384,16 @@ impl<S: System> Model for Loaded<S> {
         able.translate(&self.networks, images, direction)
     }
 
+    fn seen(&self) -> Result<Vec<bool>> {
+        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
+        Ok(able.seen())
+    }
+
+    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
+        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
+        able.complete(&self.networks, images, request)
+    }
+
     fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>> {
         let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
         able.classify(&self.networks, images)
@@ -402,6 +427,11 @@ impl<S: System> Model for Loaded<S> {
     fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
         let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
         able.exact_nll(&self.networks, images, probes, key)
+    }
+
+    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>> {
+        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
+        Ok(able.observed(images))
     }
 
     fn nll_name(&self, samples: usize) -> Result<String> {

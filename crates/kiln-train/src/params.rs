@@ -157,14 +157,14 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     }))
 }
 
-/// Puts networks of another module's saved state into a module, each under its name there and here.
+/// Puts networks of another module's saved state into a module, each from its path there to its path here.
 ///
 /// # Errors
 /// Names the first tensor that the state lacks or has in another size.
 pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], place: &str) -> Result<M> {
     let theirs = |path: &str| {
-        let (first, rest) = path.split_once('.')?;
-        networks.iter().find(|(_, here)| *here == first).map(|(there, _)| format!("{there}.{rest}"))
+        let below = |here: &str| path.strip_prefix(here)?.strip_prefix('.');
+        networks.iter().find_map(|(there, here)| Some(format!("{there}.{}", below(here)?)))
     };
     let mut wrong = None;
     visit(&module, |path, _, shape, _| {

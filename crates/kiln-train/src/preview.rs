@@ -13,7 +13,7 @@ pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
     to_values(images).chunks(c * h * w).map(|values| Picture::from_unit(values, c, h, w)).collect()
 }
 
-/// The preview of a system: samples if it generates, else input beside output of its translation
+/// The preview of a system: samples if it generates, else input beside output of its translation, completion
 /// or reconstruction of `examples` (one tensor a domain). `None` if it does none of these.
 ///
 /// # Errors
@@ -40,6 +40,13 @@ pub fn preview<N>(
         }
         let columns = examples.first().map_or(1, |e| e.dims()[0]);
         return contact_sheet(&rows, columns, 1).map(Some);
+    }
+    if let (Some(complete), Some(images)) = (abilities.complete, examples.first()) {
+        let n = images.dims()[0];
+        let request = GenerateRequest::new(0..n as u64, seed, device);
+        let mut rows = pictures(images.clone());
+        rows.extend(pictures(complete.complete(networks, images.clone(), &request)?));
+        return contact_sheet(&rows, n, 1).map(Some);
     }
     if let (Some(reconstruct), Some(images)) = (abilities.reconstruct, examples.first()) {
         let mut rows = pictures(images.clone());

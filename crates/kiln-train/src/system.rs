@@ -49,7 +49,7 @@ pub trait System: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// A usage error if the other run is not to be had, or does not serve.
-    fn complete(config: Self::Config) -> Result<Self::Config> {
+    fn settle(config: Self::Config) -> Result<Self::Config> {
         Ok(config)
     }
 
@@ -96,7 +96,7 @@ pub trait System: Send + Sync + Sized + 'static {
 pub struct Beginning<'a> {
     /// The folder of the run that has trained them.
     pub run: &'a str,
-    /// Their names there and here. All that a network has here must be there, and there may be more.
+    /// Their paths there and here. All that a network has here must be there, and there may be more.
     pub networks: &'static [(&'static str, &'static str)],
 }
 
@@ -167,6 +167,8 @@ pub enum Ability {
     Decode,
     /// `translate`
     Translate,
+    /// `complete`
+    Complete,
     /// `classify`
     Classify,
     /// `evaluate --metrics segments`, and guidance by a map
@@ -186,6 +188,7 @@ impl Ability {
             Self::Encode => "encode",
             Self::Decode => "interpolate",
             Self::Translate => "translate",
+            Self::Complete => "complete",
             Self::Classify => "classify",
             Self::Segment => "evaluate --metrics segments",
             Self::Represent => "evaluate --metrics svm",
@@ -493,6 +496,18 @@ pub trait Translate<N>: Sync {
     fn translate(&self, networks: &N, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
 }
 
+/// Fills in what it does not see of a picture.
+pub trait Complete<N>: Sync {
+    /// Whether it looks at each pixel, `h·w`, row by row.
+    fn seen(&self) -> Vec<bool>;
+
+    /// `[n, c, h, w]` in [−1, 1] → the same with what is not seen drawn anew, picture i by draw `request.indices[i]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network, or the request asks for what the system does not have.
+    fn complete(&self, networks: &N, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>>;
+}
+
 /// Says which class a picture shows.
 pub trait Classify<N>: Sync {
     /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes]`.
@@ -546,6 +561,11 @@ pub trait Likelihood<N>: Sync {
         Ok(None)
     }
 
+    /// The pictures that the probability is of, `[n, c, h, w]`: those given, unless they are made binary first.
+    fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        images
+    }
+
     /// What a figure with so many samples is called.
     fn name(&self, samples: usize) -> String {
         if samples == 0 { "nll_bound".into() } else { format!("nll_{samples}") }
@@ -564,6 +584,8 @@ pub struct Abilities<'a, N> {
     pub decode: Option<&'a dyn Decode<N>>,
     /// `translate`
     pub translate: Option<&'a dyn Translate<N>>,
+    /// `complete`
+    pub complete: Option<&'a dyn Complete<N>>,
     /// `classify`
     pub classify: Option<&'a dyn Classify<N>>,
     /// `evaluate --metrics segments`
@@ -582,6 +604,7 @@ impl<N> Default for Abilities<'_, N> {
             encode: None,
             decode: None,
             translate: None,
+            complete: None,
             classify: None,
             segment: None,
             represent: None,
@@ -599,6 +622,7 @@ impl<N> Abilities<'_, N> {
             (self.encode.is_some(), Ability::Encode),
             (self.decode.is_some(), Ability::Decode),
             (self.translate.is_some(), Ability::Translate),
+            (self.complete.is_some(), Ability::Complete),
             (self.classify.is_some(), Ability::Classify),
             (self.segment.is_some(), Ability::Segment),
             (self.represent.is_some(), Ability::Represent),

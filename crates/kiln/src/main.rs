@@ -69,12 +69,18 @@ enum Verb {
     Translate(verbs::pictures::TranslateArgs),
     /// Encode pictures and decode them again
     Reconstruct(verbs::pictures::ReconstructArgs),
+    /// Fill in what a run does not see of pictures, several times
+    Complete(verbs::pictures::CompleteArgs),
+    /// Write the latents of pictures
+    Encode(verbs::pictures::EncodeArgs),
     /// Walk from one latent to another
     Interpolate(verbs::latents::InterpolateArgs),
     /// Arithmetic on latents: start − minus + plus
     Edit(verbs::latents::EditArgs),
     /// Say which class pictures show
     Classify(verbs::pictures::ClassifyArgs),
+    /// Say how foreign pictures are to what a run has learned
+    Outliers(verbs::outliers::OutliersArgs),
     /// Score a run or pictures
     Evaluate(verbs::evaluate::EvaluateArgs),
     /// Put runs side by side on one page
@@ -136,9 +142,12 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Sample(args) => verbs::sample::run(args, common, out),
         Verb::Translate(args) => verbs::pictures::translate(args, common, out),
         Verb::Reconstruct(args) => verbs::pictures::reconstruct(args, common, out),
+        Verb::Complete(args) => verbs::pictures::complete(args, common, out),
+        Verb::Encode(args) => verbs::pictures::encode(args, common, out),
         Verb::Interpolate(args) => verbs::latents::interpolate(args, common, out),
         Verb::Edit(args) => verbs::latents::edit(args, common, out),
         Verb::Classify(args) => verbs::pictures::classify(args, common, out),
+        Verb::Outliers(args) => verbs::outliers::run(args, common, out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, out),
         Verb::Compare(args) => verbs::compare::run(args, common, out),
         Verb::Import(args) => verbs::import::run(args, out),

@@ -188,6 +188,10 @@ impl Decode<Networks> for LatentModel {
 }
 
 impl Likelihood<Networks> for LatentModel {
+    fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        self.config.pixels.observed(images)
+    }
+
     /// `samples` = 0: the negative evidence bound with one draw of ε. Otherwise minus the
     /// importance-sampled log p(x). Draws belong to the picture, so that the answer does not depend
     /// on what else is in the batch; memory does not grow with `samples`.

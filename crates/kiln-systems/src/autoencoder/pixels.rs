@@ -148,6 +148,18 @@ impl PixelConfig {
         self.observe(batch.images(), Some((batch.key("binarise"), batch.samples().collect())))
     }
 
+    /// x of [`PixelConfig::observe`] as pictures in [−1, 1].
+    ///
+    /// # Shapes
+    /// `[n, c, h, w]` → the same
+    pub fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        if self.binarize == Binarize::None {
+            return images;
+        }
+        let shape = images.dims();
+        (self.observe(images, None) * 2.0 - 1.0).reshape(shape)
+    }
+
     /// log p(x|z) of each picture.
     ///
     /// # Shapes

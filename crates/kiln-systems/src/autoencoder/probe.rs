@@ -135,7 +135,7 @@ impl System for Probe {
         Ok(Self { config, pictures: pictures.clone() })
     }
 
-    fn complete(mut config: Config) -> Result<Config> {
+    fn settle(mut config: Config) -> Result<Config> {
         if config.tune == Tune::Raw {
             return Ok(config);
         }

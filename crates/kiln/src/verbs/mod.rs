@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod export;
 pub mod import;
 pub mod latents;
+pub mod outliers;
 pub mod pictures;
 pub mod sample;
 pub mod systems;

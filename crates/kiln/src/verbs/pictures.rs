@@ -1,16 +1,18 @@
-//! `kiln translate`, `reconstruct` and `classify`: verbs that take a picture or a folder.
+//! `kiln translate`, `reconstruct`, `complete`, `encode` and `classify`: verbs that take a picture or a folder.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split};
+use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split, contact_sheet};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::{Info, Weights};
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Model, Progress};
+use kiln_train::{Ability, GenerateRequest, Model, Progress};
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::Common;
@@ -45,6 +47,37 @@ pub struct ReconstructArgs {
 }
 
 #[derive(Args)]
+pub struct CompleteArgs {
+    /// The run folder
+    run: PathBuf,
+    /// A picture, a folder or a zip of pictures
+    input: PathBuf,
+    /// The PNG to write: a row a picture, with what is seen of it, the completions, and itself
+    #[arg(long)]
+    out: PathBuf,
+    /// Completions of each picture
+    #[arg(short, default_value_t = 5)]
+    n: usize,
+    /// Keys the completions
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Truncation of the latent: 0 is its likeliest value, 1 its whole spread
+    #[arg(long)]
+    truncation_psi: Option<f64>,
+}
+
+#[derive(Args)]
+pub struct EncodeArgs {
+    /// The run folder
+    run: PathBuf,
+    /// A picture, a folder or a zip of pictures
+    input: PathBuf,
+    /// The safetensors file to write: `latents` `[n, d]`, and the pictures' names, a line each, in its metadata
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Args)]
 pub struct ClassifyArgs {
     /// The run folder
     run: PathBuf,
@@ -61,7 +94,7 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
 }
 
 /// A user's pictures as the run's network wants them.
-fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
     let rule = PictureRule {
@@ -96,7 +129,7 @@ fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
 }
 
 /// Applies `f` to pictures a few at a time.
-fn in_chunks(
+pub fn in_chunks(
     samples: &[PreparedSample],
     shape: [usize; 3],
     device: &Device,
@@ -232,6 +265,69 @@ pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Res
     let (model, device) = open(&args.run, Weights::Average, &common.device)?;
     need(&*model, Ability::Reconstruct)?;
     map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x| model.reconstruct(x))
+}
+
+pub fn complete(args: &CompleteArgs, common: &Common, out: &Output) -> Result<()> {
+    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    need(&*model, Ability::Complete)?;
+    if args.n == 0 {
+        return Err(Error::usage("-n 0: at least one completion of each picture"));
+    }
+    let (info, seen) = (model.info(), model.seen()?);
+    let samples = read(&args.input, info)?;
+    let mut rows = Vec::new();
+    in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {
+        let [n, c, h, w] = images.dims();
+        let done = (rows.len() / (args.n + 2)) as u64;
+        let columns = (0..args.n as u64).map(|draw| {
+            let from = draw * samples.len() as u64 + done;
+            let mut request = GenerateRequest::new(from..from + n as u64, args.seed, &device);
+            request.sampler.truncation_psi = args.truncation_psi;
+            Ok(pictures(model.complete(images.clone(), &request)?))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        for (i, sample) in chunk.iter().enumerate() {
+            let covered = sample.values.iter().zip(seen.iter().cycle());
+            let covered: Vec<f32> = covered.map(|(&v, &seen)| if seen { v } else { 0.0 }).collect();
+            rows.push(Picture::from_unit(&covered, c, h, w));
+            rows.extend(columns.iter().map(|made| made[i].clone()));
+            rows.push(Picture::from_unit(&sample.values, c, h, w));
+        }
+        Ok(())
+    })?;
+    contact_sheet(&rows, args.n + 2, 1)?
+        .write_png(&args.out, &[("system", info.system), ("run", info.run.as_str())])?;
+    let object = json!({"sheet": args.out, "n": samples.len(), "completions": args.n});
+    out.say(|| format!("{} pictures, {} times each, in {}", samples.len(), args.n, args.out.display()), &object);
+    Ok(())
+}
+
+pub fn encode(args: &EncodeArgs, common: &Common, out: &Output) -> Result<()> {
+    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    need(&*model, Ability::Encode)?;
+    let info = model.info();
+    let samples = read(&args.input, info)?;
+    let mut values = Vec::new();
+    in_chunks(&samples, info.pictures.shape, &device, common.quiet, |_, images| {
+        values.extend(to_values(model.encode(images)?));
+        Ok(())
+    })?;
+    let shape = [samples.len(), values.len() / samples.len().max(1)];
+    let names = samples.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join("\n");
+    write_latents(&args.out, &values, shape, &names)?;
+    let object = json!({"output": args.out, "n": shape[0], "latent": shape[1]});
+    out.say(|| format!("{} latents of {} numbers in {}", shape[0], shape[1], args.out.display()), &object);
+    Ok(())
+}
+
+/// A file of latents with the names of their pictures.
+fn write_latents(path: &Path, values: &[f32], shape: [usize; 2], names: &str) -> Result<()> {
+    let place = || format!("writing {}", path.display());
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes).context(place)?;
+    let metadata = HashMap::from([("names".to_string(), names.to_string())]);
+    let file = safetensors::serialize([("latents", view)], Some(metadata)).context(place)?;
+    std::fs::write(path, file).context(place)
 }
 
 pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()> {

@@ -7,6 +7,7 @@ use kiln_nn::tensor::to_values;
 use kiln_train::Ability;
 
 use super::{Asked, chunks};
+use crate::verbs::outliers::{self, Scorer, background};
 
 /// Mean and 95 % interval over the pictures, in nats and in bits a dimension: of the bound, or exactly.
 pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<Measure>> {
@@ -33,4 +34,13 @@ pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<Measure>> {
         asked.against(Measure::new(name, mean * scale, n).within([(mean - half) * scale, (mean + half) * scale]))
     };
     Ok(vec![scaled(&name, 1.0), scaled(if exact { "bpd_exact" } else { "bpd" }, bits)])
+}
+
+/// AUROC of each score of outliers: the run's own held-out pictures against the reference's.
+pub fn outliers(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+    let (model, args) = (asked.run("outliers", Ability::Likelihood)?, asked.args);
+    let other = args.background.as_deref().map(|run| background(run, model, asked.common)).transpose()?;
+    let (samples, seed) = (args.samples, args.seed);
+    let mut scorer = Scorer { model, background: other.as_deref(), samples, seed, typical: 0.0 };
+    outliers::measure(&mut scorer, (&asked.reference, asked.split), args.n)
 }

@@ -70,7 +70,9 @@ pub const METRICS: &[Metric] = &[
     metric("diversity", On::Sets, GENERATE),
     metric("memorisation", On::Sets, GENERATE),
     metric("nll", On::Likelihood, &[Ability::Likelihood]),
+    metric("bpd", On::Likelihood, &[Ability::Likelihood]),
     metric("nll_exact", On::Likelihood, &[Ability::Likelihood]),
+    metric("outliers", On::Likelihood, &[Ability::Likelihood]),
     metric("accuracy", On::Labels, &[Ability::Classify]),
     metric("segments", On::Labels, &[Ability::Segment]),
     metric("svm", On::Labels, &[Ability::Represent]),
@@ -104,7 +106,8 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, nll_exact, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, prior
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig,
+    /// prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -127,6 +130,9 @@ pub struct EvaluateArgs {
     /// Resamples behind a 95 % interval of fid; 0 gives none
     #[arg(long, default_value_t = 0)]
     bootstrap: usize,
+    /// For outliers, a second run of pictures in general: adds the likelihood ratio
+    #[arg(long)]
+    background: Option<PathBuf>,
     /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all); probes of nll_exact
     #[arg(long, default_value_t = 0)]
     samples: usize,
@@ -169,6 +175,7 @@ impl EvaluateArgs {
             split: None,
             seed: 0,
             bootstrap: 0,
+            background: None,
             samples: 0,
             labels_per_class: 400,
             pictures: None,
@@ -296,8 +303,11 @@ fn measure_on(
     }
     for metric in &metrics {
         out.extend(match metric.name {
-            "nll" => likelihood::measure(&asked, false)?,
+            // Either name stands for both figures, which are one.
+            "bpd" if wanted(On::Likelihood).contains(&"nll") => Vec::new(),
+            "nll" | "bpd" => likelihood::measure(&asked, false)?,
             "nll_exact" => likelihood::measure(&asked, true)?,
+            "outliers" => likelihood::outliers(&asked)?,
             "accuracy" => vec![labels::accuracy(&asked)?],
             "segments" => labels::segments(&asked)?,
             "svm" => labels::svm(&asked)?,
@@ -348,7 +358,7 @@ impl<'a> Asked<'a> {
 }
 
 /// Pictures of a set in the run's own shape, a chunk at a time; returns how many.
-fn chunks(
+pub fn chunks(
     model: &dyn Model,
     spec: &str,
     split: Split,
