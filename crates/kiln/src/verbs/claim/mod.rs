@@ -140,22 +140,6 @@ fn claim(system: &dyn AnySystem) -> Result<Claim> {
         reference: "all ten classes",
     };
     Ok(match system.id() {
-        "vae" => Claim {
-            measurements: &[
-                Measurement {
-                    label: "test bound, 200 samples",
-                    metrics: "nll",
-                    n: 1000,
-                    split: Split::Test,
-                    samples: 200,
-                    ..SCORE
-                },
-                SCORE,
-            ],
-            reference: "none on this set",
-            images: 1_000_000,
-            ..scored
-        },
         "ddpm" => Claim {
             variants: &[DDPM],
             measurements: &[
@@ -244,15 +228,15 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         return measures::run(&args.pictures, common, out);
     }
     let name = args.system.as_str();
-    let (system, claim) = match of_ddpm(name) {
-        Some(claim) => (find("ddpm")?, claim),
-        None => {
+    let (system, claim) = match (of_ddpm(name), of_autoencoder(name)) {
+        (Some(claim), _) => (find("ddpm")?, claim),
+        (_, Some(claim)) => (find(name.split_once('-').map_or(name, |(system, _)| system))?, claim),
+        (None, None) => {
             let system = find(name)?;
-            let claim = of_autoencoder(name).map_or_else(|| claim(&*system), Ok)?;
+            let claim = claim(&*system)?;
             (system, claim)
         }
     };
-    let images = args.images.unwrap_or(claim.images);
     let asked = |m: &&Measurement| args.only.as_ref().is_none_or(|only| m.label.contains(only));
     if !claim.measurements.iter().any(|m| asked(&m)) {
         let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
@@ -261,7 +245,8 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
     let mut beside = Vec::new();
     for Beside { system: id, variant, images } in claim.beside {
         let root = folder(&args.runs, id, variant, SEED_BESIDE);
-        train(&*find(id)?, variant.set, SEED_BESIDE, *images, &root, common)?;
+        let set = budgeted(variant.set, *images, None);
+        train(&*find(id)?, &set, SEED_BESIDE, &root, common)?;
         beside.push((format!("{{{id}}}"), root.display().to_string()));
     }
     let named = |text: String| beside.iter().fold(text, |text, (name, root)| text.replace(name, root));
@@ -271,9 +256,9 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
         for &seed in claim.seeds {
             let root = folder(&args.runs, system.id(), variant, seed);
-            let set: Vec<String> =
-                variant.set.iter().map(|text| named(text.replace("{seed}", &seed.to_string()))).collect();
-            train(&*system, &set, seed, images, &root, common)?;
+            let set = budgeted(variant.set, claim.images, args.images);
+            let set: Vec<String> = set.iter().map(|text| named(text.replace("{seed}", &seed.to_string()))).collect();
+            train(&*system, &set, seed, &root, common)?;
             let (model, _) = open(&root, Weights::Average, &common.device)?;
             (seconds, seen) = (seconds + model.info().seconds, model.info().images);
             roots.push(root);
@@ -337,15 +322,15 @@ fn spread(figures: &[Measure]) -> String {
     }
 }
 
+/// Settings with the images a run sees: those asked for, else the variant's own, else the claim's.
+fn budgeted(set: &[&str], images: u64, asked: Option<u64>) -> Vec<String> {
+    let budget = |images: u64| format!("train.images={images}");
+    let own = set.iter().map(|text| text.to_string());
+    std::iter::once(budget(images)).chain(own).chain(asked.map(budget)).collect()
+}
+
 /// Trains, resumes, or finds a run complete.
-fn train(
-    system: &dyn AnySystem,
-    set: &[impl AsRef<str>],
-    seed: u64,
-    images: u64,
-    root: &Path,
-    common: &Common,
-) -> Result<()> {
+fn train(system: &dyn AnySystem, set: &[impl AsRef<str>], seed: u64, root: &Path, common: &Common) -> Result<()> {
     let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet, watcher: None };
     let summary = if root.join("recipe.toml").exists() {
         system.resume(&Run::open(root)?, &options)?
@@ -354,7 +339,7 @@ fn train(
         for text in set {
             merge(&mut recipe, &assignment(text.as_ref())?, &format!("claim {}", system.id()))?;
         }
-        for text in [format!("train.images={images}"), format!("seed={seed}"), "train.keep=1".into()] {
+        for text in [format!("seed={seed}"), "train.keep=1".into()] {
             merge(&mut recipe, &assignment(&text)?, "claim")?;
         }
         system.train(recipe, root, &options)?

@@ -106,8 +106,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig,
-    /// prior
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
