@@ -167,7 +167,9 @@ pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], pla
         networks.iter().find_map(|(there, here)| Some(format!("{there}.{}", below(here)?)))
     };
     let mut wrong = None;
+    let mut left: Vec<&str> = networks.iter().map(|(_, here)| *here).collect();
     visit(&module, |path, _, shape, _| {
+        left.retain(|here| !path.starts_with(&format!("{here}.")));
         let Some(name) = theirs(&path).filter(|_| wrong.is_none()) else { return };
         wrong = match state.get(&name) {
             None => Some(format!("it has no tensor `{name}` for `{path}`")),
@@ -177,6 +179,9 @@ pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], pla
             Some(_) => None,
         };
     });
+    if let Some(here) = left.first() {
+        return Err(Error::new(format!("{place}: there is no network `{here}` here to begin with it")));
+    }
     if let Some(wrong) = wrong {
         return Err(Error::usage(format!("{place}: {wrong}; both runs need the same settings of that network")));
     }

@@ -33,11 +33,12 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{cross_entropy, gaussian_kl, gaussian_log_likelihood};
 use kiln_nn::tensor::{from_indices, to_values};
+use kiln_train::params::map_flat;
 use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
 use kiln_train::{
     Abilities, Batch, Beginning, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Likelihood,
@@ -161,6 +162,10 @@ impl Networks {
     }
 }
 
+/// What M2's weights are multiplied with at first (the paper's code begins with a standard deviation of 10⁻³): no class
+/// is then likelier than another before the few labels say which is which. From larger ones, chance does.
+const SMALL: f64 = 0.01;
+
 /// The system.
 pub struct Ssvae {
     config: Config,
@@ -205,14 +210,14 @@ impl System for Ssvae {
                 "model.m1: name the run of vae whose codes this mode is of, such as --set model.m1=runs/vae",
             ));
         }
-        config.model = settings_of(&config.m1).context(|| "model.m1")?;
+        config.model = settings_of(&config.m1)?;
         Ok(config)
     }
 
     fn begins_with(config: &Config) -> Option<Beginning<'_>> {
         let has_m1 = matches!(config.mode, Mode::M1 | Mode::Stacked) && !config.m1.is_empty();
         has_m1
-            .then_some(Beginning { run: &config.m1, networks: &[("encoder", "m1_encoder"), ("decoder", "m1_decoder")] })
+            .then_some(Beginning { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
@@ -234,10 +239,13 @@ impl System for Ssvae {
                 encoder: networks.encoder(shape, 0, init),
                 decoder: networks.decoder(shape, 0, pixels.scale(), init),
             }),
-            m2: has_m2.then(|| M2 {
-                encoder: own.encoder(of, classes, init),
-                decoder: own.decoder(of, classes, scale, init),
-                prior: (c.class_prior == ClassPrior::Empirical).then(|| init.constant([classes], 0.0)),
+            m2: has_m2.then(|| {
+                let fresh = M2 {
+                    encoder: own.encoder(of, classes, init),
+                    decoder: own.decoder(of, classes, scale, init),
+                    prior: (c.class_prior == ClassPrior::Empirical).then(|| init.constant([classes], 0.0)),
+                };
+                map_flat(fresh, |_, weights| weights * SMALL)
             }),
             classifier: Logits::new(&judge, of, classes, init),
         }
@@ -434,10 +442,9 @@ impl Ssvae {
     /// log Σ_y w(v, y, z) with z drawn for each class, of sample by sample of some pictures.
     ///
     /// # Shapes
-    /// `[ks·n, width]` → `[ks·n]`
-    fn summed(&self, m2: &M2, v: Tensor<2>, ks: Range<usize>, streams: &[u64], key: Key) -> Tensor<1> {
+    /// `[ks·n, width]`, noise `[classes·ks·n, latent]` class by class → `[ks·n]`
+    fn summed(&self, m2: &M2, v: Tensor<2>, noise: Tensor<2>) -> Tensor<1> {
         let (rows, classes) = (v.dims()[0], self.classes());
-        let noise = self.noise(&v, ks, streams, key);
         let (v, y) = (v.clone().repeat_dim(0, classes), self.all(rows, &v.device()));
         let (mean, log_var) = m2.encoder.given(v.clone(), y.clone());
         let z = reparameterise(mean, log_var.clone(), noise.clone());
@@ -543,9 +550,12 @@ impl Likelihood<Networks> for Ssvae {
         let x = self.config.model.pixels.observe(images, Some((key.purpose("binarise"), streams.clone())));
         let key = key.purpose("posterior");
         let m2 = networks.m2()?;
-        let of_v = |v: Tensor<2>, ks: Range<usize>| match samples {
-            0 => self.unlabelled_bound(m2, &networks.classifier, v.clone(), self.noise(&v, ks, &streams, key)),
-            _ => self.summed(m2, v, ks, &streams, key),
+        let of_v = |v: Tensor<2>, ks: Range<usize>| {
+            let noise = self.noise(&v, ks, &streams, key);
+            match samples {
+                0 => self.unlabelled_bound(m2, &networks.classifier, v, noise),
+                _ => self.summed(m2, v, noise),
+            }
         };
         let each = |ks: Range<usize>| match &networks.m1 {
             Some(m1) => self.through_m1(m1, &x, ks.clone(), &streams, key, |v| of_v(v, ks.clone())),
@@ -555,5 +565,256 @@ impl Likelihood<Networks> for Ssvae {
             return Ok(-each(0..1));
         }
         Ok(importance_nll(samples, rows / n, |ks| each(ks.clone()).reshape([ks.len(), n])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_data::{HostBatch, Part};
+    use kiln_nn::tensor::from_values;
+    use kiln_train::optim::Optimizer;
+    use kiln_train::params::{self, HostTensor, take_gradients};
+
+    use super::*;
+    use crate::autoencoder::testing::{Fixtures, close, device, pictures, sharp};
+
+    fn classes(n: usize) -> Vec<String> {
+        (0..n).map(|c| c.to_string()).collect()
+    }
+
+    /// Networks of one layer each, as the fixture has them.
+    fn linear(mode: Mode, class_prior: ClassPrior) -> Ssvae {
+        let latent = if mode == Mode::Stacked { 3 } else { 2 };
+        let config = Config {
+            mode,
+            model: LatentConfig { networks: NetworkConfig::mlp(latent, &[]), ..LatentConfig::default() },
+            classifier: vec![],
+            top_latent: 2,
+            top_hidden: vec![],
+            class_prior,
+            ..Config::default()
+        };
+        Ssvae::new(config, &Pictures { shape: [1, 2, 3], classes: classes(3) }).unwrap()
+    }
+
+    /// The fixture's name of a layer of ours.
+    fn theirs(own: &str, ours: &str) -> String {
+        let path = ours.replace(".head.", ".");
+        match path.strip_prefix("m2.") {
+            Some(rest) => format!("{own}.{rest}"),
+            None if path.starts_with("classifier") => format!("{own}.{path}"),
+            None => path,
+        }
+    }
+
+    fn values(golden: &Fixtures, name: &str) -> Vec<f32> {
+        golden.values(name).1.into_iter().map(|v| v as f32).collect()
+    }
+
+    fn golden_networks(ssvae: &Ssvae, golden: &Fixtures, own: &str) -> Networks {
+        let fresh = || ssvae.networks(&mut Init::new(&device().autodiff(), 0));
+        let take = |(path, _): (String, HostTensor)| {
+            let tensor = if path == "m2.prior" {
+                let logits = values(golden, "empirical").into_iter().map(f32::ln).collect();
+                HostTensor { shape: vec![3], values: logits }
+            } else {
+                let name = theirs(own, &path);
+                HostTensor { shape: golden.values(&name).0, values: values(golden, &name) }
+            };
+            (path, tensor)
+        };
+        params::load(fresh(), &params::state(&fresh()).into_iter().map(take).collect(), "fixture").unwrap()
+    }
+
+    #[test]
+    fn bounds_objectives_and_gradients_are_pytorchs() {
+        let golden = Fixtures::open("ssvae_aae");
+        let on_tape = |name: &str| golden.tensor::<2>(name).autodiff();
+        let noise = || golden.tensor::<3>("noise_many").reshape([12, 2]).autodiff();
+        let labels: Vec<u32> = values(&golden, "labels").into_iter().map(|l| l as u32).collect();
+        let labels = || from_indices(&labels, &device().autodiff());
+        for (mode, prior, own, name) in [
+            (Mode::M2, ClassPrior::Uniform, "m2", "m2.uniform"),
+            (Mode::M2, ClassPrior::Empirical, "m2", "m2.empirical"),
+            (Mode::Stacked, ClassPrior::Uniform, "stacked", "stacked.uniform"),
+        ] {
+            let ssvae = linear(mode, prior);
+            let networks = golden_networks(&ssvae, &golden, own);
+            let networks = params::set_trainable(networks, &ssvae.phases()[0].trains);
+            let seen = |pictures: &str, noise: &str| match &networks.m1 {
+                None => on_tape(pictures),
+                Some(m1) => {
+                    let (mean, log_var) = m1.encoder.forward(on_tape(pictures));
+                    reparameterise(mean, log_var, on_tape(noise)).detach()
+                }
+            };
+            let (few, many) = (seen("few", "code_noise_few"), seen("many", "code_noise_many"));
+            let m2 = networks.m2().unwrap();
+            let bounds = ssvae.every_class(m2, many.clone(), noise());
+            golden.assert_close(bounds.inner(), &format!("{name}.bounds"), 1e-5);
+            let labelled = ssvae.labelled_bound(m2, few.clone(), one_hot(labels(), 3), on_tape("noise_few"));
+            golden.assert_close(labelled.clone().inner(), &format!("{name}.labelled"), 1e-5);
+            let unlabelled = ssvae.unlabelled_bound(m2, &networks.classifier, many, noise());
+            golden.assert_close(unlabelled.clone().inner(), &format!("{name}.unlabelled"), 1e-5);
+            let classification = cross_entropy(networks.classifier.forward(few), labels());
+            let loss = ssvae.objective(labelled, unlabelled, classification, [0.25, 0.75]);
+            golden.assert_close(loss.total.clone().inner().reshape([0; 0]), &format!("{name}.total"), 1e-5);
+            let gradients = take_gradients(&networks, &mut loss.total.backward());
+            // The classes' prior, which PyTorch's is not, and eight of the layers; none of M1.
+            assert_eq!(gradients.len(), 8 + usize::from(prior == ClassPrior::Empirical), "{:?}", gradients.keys());
+            for (path, gradient) in gradients.into_iter().filter(|(path, _)| path != "m2.prior") {
+                let wanted = values(&golden, &theirs(&format!("{name}.grad"), &path));
+                close(&to_values(gradient), &wanted, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn importance_weights_with_classes_summed_out_are_pytorchs() {
+        let golden = Fixtures::open("ssvae_aae");
+        // [draws, classes, n, latent], and class by class.
+        let draws = || golden.tensor::<4>("m2.draws").swap_dims(0, 1).reshape([36, 2]);
+        let mean = |weights: Tensor<1>| log_mean_exp(weights.reshape([3, 4]));
+        let many = golden.tensor::<2>("many").repeat_dim(0, 3);
+
+        let ssvae = linear(Mode::M2, ClassPrior::Uniform);
+        let networks = golden_networks(&ssvae, &golden, "m2");
+        let weights = ssvae.summed(networks.m2().unwrap(), many.clone().autodiff(), draws().autodiff());
+        golden.assert_close(mean(weights.inner()), "m2.importance", 1e-5);
+
+        let ssvae = linear(Mode::Stacked, ClassPrior::Uniform);
+        let networks = golden_networks(&ssvae, &golden, "stacked");
+        let (m1, m2) = (networks.m1().unwrap(), networks.m2().unwrap());
+        let through = |noise: Tensor<2>, x: Tensor<2>| {
+            let (mean, log_var) = m1.encoder.forward(x.clone());
+            let v = reparameterise(mean, log_var.clone(), noise.clone());
+            (ssvae.outer(m1, x, v.clone(), noise, log_var), v)
+        };
+        let (outer, v) = through(golden.tensor::<3>("stacked.code_draws").reshape([12, 3]).autodiff(), many.autodiff());
+        let weights = outer + ssvae.summed(m2, v, draws().autodiff());
+        golden.assert_close(mean(weights.inner()), "stacked.importance", 1e-5);
+        let (outer, v) =
+            through(golden.tensor::<2>("code_noise_many").autodiff(), golden.tensor::<2>("many").autodiff());
+        let noise = golden.tensor::<3>("noise_many").reshape([12, 2]).autodiff();
+        let bound = outer + ssvae.unlabelled_bound(m2, &networks.classifier, v, noise);
+        golden.assert_close(bound.inner(), "stacked.bound", 1e-5);
+    }
+
+    /// The probabilities of all 64 pictures of six bits sum to 1, and the bound never says more.
+    #[test]
+    fn all_pictures_together_are_certain() {
+        for mode in [Mode::M2, Mode::Stacked] {
+            let ssvae = linear(mode, ClassPrior::Uniform);
+            let networks =
+                golden_networks(&ssvae, &Fixtures::open("ssvae_aae"), if mode == Mode::M2 { "m2" } else { "stacked" })
+                    .valid();
+            let bits = (0..64).flat_map(|i| (0..6).map(move |b| if i >> b & 1 == 1 { 1.0 } else { -1.0 })).collect();
+            let images: Tensor<4> = from_values(bits, [64, 1, 2, 3], &device());
+            let nll = |samples| {
+                let nll = ssvae.nll(&networks, images.clone(), samples, Key::new(0)).unwrap();
+                to_values(nll).into_iter().map(|v| (f64::from(-v)).exp()).sum::<f64>()
+            };
+            let (sum, bound) = (nll(20_000), nll(0));
+            assert!((sum - 1.0).abs() < 0.03, "{mode:?}: {sum}");
+            assert!(bound < 0.98 * sum, "{mode:?}: {bound}, {sum}");
+        }
+    }
+
+    fn small(mode: Mode) -> Ssvae {
+        let config = Config {
+            mode,
+            model: LatentConfig { networks: NetworkConfig::mlp(3, &[16]), ..LatentConfig::default() },
+            classifier: vec![16],
+            top_latent: 2,
+            top_hidden: vec![16],
+            class_prior: ClassPrior::Empirical,
+            ..Config::default()
+        };
+        Ssvae::new(config, &Pictures { shape: [1, 8, 8], classes: classes(4) }).unwrap()
+    }
+
+    const MODES: [Mode; 4] = [Mode::Supervised, Mode::M1, Mode::M2, Mode::Stacked];
+
+    fn batch() -> Batch {
+        let part = |labels: Option<Vec<u32>>| Part {
+            shape: [8, 1, 8, 8],
+            values: sharp([8, 1, 8, 8]),
+            labels,
+            captions: vec![None; 8],
+            indices: (0..8).collect(),
+        };
+        let parts = vec![part(Some((0..8).map(|i| i % 4).collect())), part(None)];
+        Batch::new(HostBatch { start: 0, parts }, 1_000, Key::new(0), &device().autodiff()).of_sets(&[8, 24])
+    }
+
+    #[test]
+    fn every_mode_fits_a_batch_and_leaves_m1_as_it_is() {
+        for mode in MODES {
+            let mut ssvae = small(mode);
+            let mut networks = ssvae.networks(&mut Init::new(&device().autodiff(), 0));
+            let phase = ssvae.phases().remove(0);
+            networks = params::set_trainable(networks, &phase.trains);
+            let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-2));
+            let mut losses = Vec::new();
+            for _ in 0..150 {
+                let loss = ssvae.loss(&networks, phase.name, &batch()).unwrap();
+                losses.push(loss.total.clone().into_scalar::<f32>());
+                let gradients = take_gradients(&networks, &mut loss.total.backward());
+                assert!(gradients.keys().all(|path| !path.starts_with("m1")));
+                networks = optimizer.step(networks, gradients, 1.0, 1.0);
+            }
+            let (first, last) = (losses[0], losses[149]);
+            let enough = if matches!(mode, Mode::M2 | Mode::Stacked) { first - 1.0 } else { 0.5 * first };
+            assert!(last < enough, "{mode:?}: {first} to {last}");
+        }
+    }
+
+    #[test]
+    fn abilities_agree_with_each_other() {
+        for mode in MODES {
+            let ssvae = small(mode);
+            let networks = ssvae.networks(&mut Init::new(&device(), 0));
+            let images = || from_values::<4>(pictures([2, 1, 8, 8]), [2, 1, 8, 8], &device());
+            assert_eq!(ssvae.classify(&networks, images()).unwrap().dims(), [2, 4]);
+            let generates = matches!(mode, Mode::M2 | Mode::Stacked);
+            assert_eq!(ssvae.abilities().generate.is_some(), generates);
+            if !generates {
+                continue;
+            }
+            let request = GenerateRequest::new(3..7, 0, &device());
+            let (made, latents) = (ssvae.generate(&networks, &request).unwrap(), ssvae.latents(&request));
+            assert_eq!((made.dims(), latents.dims()), ([4, 1, 8, 8], [4, ssvae.width()]));
+            assert_eq!(to_values(made), to_values(ssvae.decode(&networks, latents.clone()).unwrap()));
+            let [a, b] = [0, 1].map(|i| latents.clone().narrow(0, i, 1));
+            close(&to_values(ssvae.between(a, b.clone(), 1.0)), &to_values(b), 1e-5);
+            let encoded = ssvae.encode(&networks, images()).unwrap();
+            let again = ssvae.decode(&networks, encoded).unwrap();
+            assert_eq!(to_values(again), to_values(ssvae.reconstruct(&networks, images()).unwrap()));
+            let told = |class| ssvae.generate(&networks, &GenerateRequest { class: Some(class), ..request.clone() });
+            assert_ne!(to_values(told(0).unwrap()), to_values(told(3).unwrap()));
+            assert!(told(4).err().unwrap().is_usage());
+            // What is said of a picture does not depend on what stands beside it.
+            for samples in [0, 30] {
+                let nll = |images| to_values(ssvae.nll(&networks, images, samples, Key::new(0)).unwrap());
+                close(&nll(images().narrow(0, 1, 1)), &nll(images())[1..], 1e-5);
+            }
+            assert!(ssvae.nll(&networks, Tensor::zeros([1, 3, 8, 8], &device()), 2, Key::new(0)).is_err());
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_usage_errors() {
+        let refused = |change: fn(&mut Config), classes: Vec<String>| {
+            let mut config = Config::default();
+            change(&mut config);
+            Ssvae::new(config, &Pictures { shape: [1, 28, 28], classes }).err().unwrap().to_string()
+        };
+        assert!(refused(|_| (), vec![]).contains("two classes"));
+        assert!(refused(|c| c.alpha = -1.0, classes(2)).contains("model.alpha"));
+        assert!(refused(|c| c.top_hidden = vec![0], classes(2)).contains("model.top_hidden"));
+        assert!(refused(|c| c.model.networks.latent = 0, classes(2)).contains("model.latent"));
+        let config = |m1: &str| Config { mode: Mode::Stacked, m1: m1.into(), ..Config::default() };
+        assert!(Ssvae::settle(config("")).err().unwrap().to_string().contains("model.m1"));
+        assert!(Ssvae::settle(config("/no/such/run")).err().unwrap().is_usage());
     }
 }
