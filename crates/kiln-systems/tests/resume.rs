@@ -77,6 +77,14 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.input_noise=0.1",
         ],
         "ssvae" => &["data.labels=10", "model.hidden=[16]", "model.classifier=[8]", "model.class_prior=empirical"],
+        "betavae" | "betatcvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "dcign" => &[
+            "data.channels=1",
+            "model.network=mlp",
+            "model.hidden=[16]",
+            "model.latent=4",
+            "model.factors=[\"scale\", \"orientation\"]",
+        ],
         "cyclegan" => &[
             "data.size=16",
             "model.generator_channels=4",
@@ -94,6 +102,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
     let set = match system.data_kind() {
         DataKind::TwoDomains => "data.set=starter:noto,starter:twemoji",
         DataKind::SourceTarget => "data.set=starter,starter",
+        DataKind::Factors => "data.set=dsprites",
         _ => "data.set=starter",
     };
     let common =

@@ -102,8 +102,9 @@ impl<S: System> AnySystem for Entry<S> {
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
         recipe.model = S::settle(recipe.model)?;
-        let (_, pictures) = trainer::prepare::<S>(&mut recipe)?;
+        let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
+        trainer::check_grouping(&system, &streams)?;
         trainer::check_beginning(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }

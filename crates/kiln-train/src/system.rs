@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::DataKind;
+use kiln_data::{DataKind, Grouping};
 use kiln_nn::Init;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -72,6 +72,11 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// What happens in a step, in order.
     fn phases(&self) -> Vec<Phase>;
+
+    /// Which pictures come together in a batch; it knows its kind as [`Batch::kind`].
+    fn grouping(&self) -> Grouping {
+        Grouping::Shuffled
+    }
 
     /// The loss of one phase on a batch.
     ///

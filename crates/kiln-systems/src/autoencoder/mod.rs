@@ -6,9 +6,12 @@
 
 pub mod aae;
 pub mod ae;
+pub mod betatcvae;
+pub mod betavae;
 pub mod bound;
 pub mod coder;
 pub mod cvae;
+pub mod dcign;
 pub mod dvae;
 pub mod iwae;
 pub mod latent;

@@ -47,6 +47,37 @@ const LIKELIHOOD: Measurement =
 const ACCURACY: Measurement =
     Measurement { label: "1,000 labels, test", metrics: "accuracy", n: 10_000, split: Split::Test, ..SCORE };
 
+/// Settings on top of a small network that all models of dSprites here share.
+macro_rules! dsprites {
+    ($($more:literal),*) => {
+        &[
+            "data.set=dsprites",
+            "train.batch=128",
+            "model.latent=10",
+            "model.channels=8",
+            "model.levels=4",
+            "model.hidden=[128]",
+            $($more),*
+        ]
+    };
+}
+
+/// Settings on top of what all models of chairs here share.
+macro_rules! chairs {
+    ($($more:literal),*) => {
+        &[
+            "data.set=shapes3d:chairs",
+            "data.channels=1",
+            "train.batch=20",
+            "model.latent=64",
+            "model.channels=16",
+            "model.levels=4",
+            "model.optimizer.learning_rate=5e-4",
+            $($more),*
+        ]
+    };
+}
+
 /// The claim of a system of this family, if it has one of its own.
 pub fn of_autoencoder(name: &str) -> Option<Claim> {
     Some(match name {
@@ -205,6 +236,42 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
             measurements: &[LIKELIHOOD],
             beside: &[],
             reference: "below the deterministic network's (Sohn 2015, table 1)",
+        },
+        "betavae" | "betatcvae" => Claim {
+            variants: &[
+                Variant { name: "VAE", set: dsprites!("system=vae") },
+                Variant { name: "beta-VAE 4", set: dsprites!("system=betavae", "model.beta=4.0") },
+                Variant { name: "beta-TCVAE 6", set: dsprites!("system=betatcvae", "model.beta=6.0") },
+            ],
+            seeds: &[0, 1, 2],
+            images: 600_000,
+            measurements: &[Measurement {
+                label: "five factors, 20 bins",
+                metrics: "mig",
+                n: 10_000,
+                split: Split::Test,
+                ..SCORE
+            }],
+            beside: &[],
+            reference: "VAE < beta-VAE < beta-TCVAE (Chen 2018, figure 3, by another estimate)",
+        },
+        // Of chairs that were kept aside.
+        "dcign" => Claim {
+            variants: &[
+                Variant { name: "clamped batches", set: chairs!() },
+                Variant { name: "VAE", set: chairs!("system=vae") },
+            ],
+            seeds: &[0],
+            images: 300_000,
+            measurements: &[Measurement {
+                label: "unseen chairs",
+                metrics: "factor_r2",
+                n: 2_000,
+                split: Split::Test,
+                ..SCORE
+            }],
+            beside: &[],
+            reference: "one latent follows each factor, and no other does (Kulkarni 2015, §4.1)",
         },
         _ => return None,
     })

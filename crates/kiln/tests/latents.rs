@@ -1,0 +1,72 @@
+//! What is done with pictures' latents and probabilities: encode, complete, outliers, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use safetensors::SafeTensors;
+
+fn kiln(folder: &Path, args: &str) -> Output {
+    let args: Vec<&str> = args.split_whitespace().collect();
+    Command::new(env!("CARGO_BIN_EXE_kiln")).current_dir(folder).args(args).output().unwrap()
+}
+
+fn done(folder: &Path, args: &str) -> String {
+    let output = kiln(folder, args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const SMALL: &str = "--set model.network=mlp --set model.hidden=[16] --set train.preview_count=1 --batch 16 --quiet";
+
+#[test]
+fn pictures_are_encoded_completed_and_told_from_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    done(here, &format!("train vae --data starter --set model.decoder=logistic --steps 60 --out run {SMALL}"));
+    done(here, &format!("train cvae --data starter --set model.condition=quadrants --steps 2 --out quarter {SMALL}"));
+    done(here, &format!("train cvae --data starter --steps 2 --out told {SMALL}"));
+    done(here, "sample run -n 3 --out pictures --quiet");
+    fs::remove_file(here.join("pictures/grid.png")).unwrap();
+
+    done(here, "encode run pictures --out latents.safetensors --quiet");
+    let bytes = fs::read(here.join("latents.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("latents").unwrap().shape(), [3, 32]);
+    let (_, head) = SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(head.metadata().as_ref().unwrap()["names"].lines().count(), 3);
+
+    done(here, "complete quarter pictures --out sheet.png -n 4 --quiet");
+    let sheet = kiln_data::Picture::open(&here.join("sheet.png")).unwrap();
+    assert!(sheet.height > 3 * 28 && sheet.height < 4 * 28 && sheet.width > 6 * 28, "{}x{}", sheet.width, sheet.height);
+
+    // A likelihood of 60 steps tells digits-like noise from clothes neither way; the scores are there, with their names.
+    let lines = done(here, "outliers run pictures -n 50 --background run --quiet --json");
+    assert_eq!(lines.lines().count(), 3);
+    for name in ["nll", "typicality", "complexity", "ratio"] {
+        assert!(lines.contains(&format!("\"{name}\"")), "{lines}");
+    }
+    assert!(lines.contains("\"ratio\":{\"nats\":0.0"), "against itself there is no ratio: {lines}");
+    let figures = done(here, "evaluate run --metrics bpd,nll,outliers --against starter/train -n 40 --quiet --json");
+    for name in ["nll_bound", "bpd", "auroc_nll", "auroc_typicality", "auroc_complexity"] {
+        let found = figures.lines().filter(|l| l.contains(&format!("\"measure\":\"{name}\""))).count();
+        assert_eq!(found, 1, "{name}: {figures}");
+    }
+
+    for (args, says) in [
+        ("complete told pictures --out x.png", "model.condition"),
+        ("complete run pictures --out x.png", "these can: cvae"),
+        ("complete quarter pictures --out x.png -n 0", "-n 0"),
+        ("encode quarter pictures --out x", "cannot encode"),
+        ("sample told -n 1 --out x --class 10", "0 to 9"),
+        ("outliers run nowhere", "nowhere"),
+    ] {
+        let output = kiln(here, args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args}: {text}");
+        assert!(text.contains(says) && text.lines().count() == 1, "{args}: {text}");
+    }
+}
