@@ -18,6 +18,8 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<classifier::Classifier>(),
         entry::<autoencoder::ae::Ae>(),
         entry::<autoencoder::probe::Probe>(),
+        entry::<autoencoder::aae::Aae>(),
+        entry::<autoencoder::ssvae::Ssvae>(),
         entry::<autoencoder::vae::Vae>(),
         entry::<autoencoder::cvae::Cvae>(),
         entry::<autoencoder::iwae::Iwae>(),

@@ -102,7 +102,7 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
-        recipe.model = S::complete(recipe.model)?;
+        recipe.model = S::settle(recipe.model)?;
         let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
         trainer::check_grouping(&system, &streams)?;

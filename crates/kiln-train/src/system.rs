@@ -49,7 +49,7 @@ pub trait System: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// A usage error if the other run is not to be had, or does not serve.
-    fn complete(config: Self::Config) -> Result<Self::Config> {
+    fn settle(config: Self::Config) -> Result<Self::Config> {
         Ok(config)
     }
 
@@ -101,7 +101,7 @@ pub trait System: Send + Sync + Sized + 'static {
 pub struct Beginning<'a> {
     /// The folder of the run that has trained them.
     pub run: &'a str,
-    /// Their names there and here. All that a network has here must be there, and there may be more.
+    /// Their paths there and here. All that a network has here must be there, and there may be more.
     pub networks: &'static [(&'static str, &'static str)],
 }
 

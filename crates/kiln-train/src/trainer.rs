@@ -126,7 +126,7 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
-    recipe.model = S::complete(recipe.model)?;
+    recipe.model = S::settle(recipe.model)?;
     let (streams, pictures) = prepare::<S>(&mut recipe)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_grouping(&system, &streams)?;

@@ -4,6 +4,7 @@
 //! binarisation), [`bound`] (what bounds log p(x)), [`latent`] (the model with a Gaussian latent, and all that it can do) and
 //! [`autoregressive`] (what networks that predict pixel after pixel are trained by and can do).
 
+pub mod aae;
 pub mod ae;
 pub mod autoregressive;
 pub mod betatcvae;
@@ -20,6 +21,7 @@ pub mod pixelcnn;
 pub mod pixelrnn;
 pub mod pixels;
 pub mod probe;
+pub mod ssvae;
 #[cfg(test)]
 mod testing;
 pub mod vae;
