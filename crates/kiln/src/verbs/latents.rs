@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::Common;
 use crate::output::Output;
+use crate::verbs::attributes::{AttributeArgs, attribute};
 use crate::verbs::traverse::{TraverseArgs, traverse};
 use crate::verbs::{need, open};
 
@@ -42,13 +43,13 @@ pub struct EditArgs {
     #[arg(long)]
     out: PathBuf,
     /// Sample indices whose mean latent is the start
-    #[arg(long, value_delimiter = ',', required_unless_present = "traverse")]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     start: Vec<u64>,
     /// Indices whose mean is taken away
-    #[arg(long, value_delimiter = ',', required_unless_present = "traverse")]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     minus: Vec<u64>,
     /// Indices whose mean is added
-    #[arg(long, value_delimiter = ',', required_unless_present = "traverse")]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     plus: Vec<u64>,
     /// Turn instead of add: a row for each start, that many pictures from start − turn to start + turn,
     /// where turn is half of mean(plus) − mean(minus)
@@ -56,6 +57,14 @@ pub struct EditArgs {
     turn: Option<usize>,
     #[command(flatten)]
     traverse: TraverseArgs,
+    #[command(flatten)]
+    attribute: AttributeArgs,
+    /// Begin at the codes of pictures (a folder, a zip, one picture, a set) of these indices of --start
+    #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
+    from: Option<PathBuf>,
+    /// Pictures in a row of --traverse and --attribute
+    #[arg(long, default_value_t = 9)]
+    columns: usize,
     /// Keys the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -118,8 +127,12 @@ fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tenso
 pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
     let (model, device) = open(&args.run, Weights::Average, &common.device)?;
     need(&*model, Ability::Decode)?;
+    let start_at = (args.start.as_slice(), args.from.as_deref(), args.seed);
     if args.traverse.traverse {
-        return traverse(&args.traverse, &args.start, args.seed, &args.out, &*model, out);
+        return traverse(&args.traverse, start_at, args.columns, &args.out, &*model, out);
+    }
+    if let Some(text) = &args.attribute.attribute {
+        return attribute(&args.attribute, text, start_at, args.columns, &args.out, &*model, out);
     }
     if let Some(columns) = args.turn {
         return turn(args, columns, &*model, &device, out);

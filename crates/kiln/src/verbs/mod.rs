@@ -1,5 +1,6 @@
 //! The verbs, one file each or one for a few alike.
 
+pub mod attributes;
 pub mod bench;
 pub mod claim;
 pub mod compare;

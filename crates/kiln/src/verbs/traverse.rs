@@ -4,7 +4,7 @@
 //! encode, rows come in the order of what latents say: the variance of a latent's mean over pictures (Burda 2016, §5.2), which is
 //! near 0 where the prior is all it holds.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use burn::tensor::Tensor;
 use clap::Args;
@@ -28,15 +28,9 @@ pub struct TraverseArgs {
     /// default), or a picture of --from
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
     pub traverse: bool,
-    /// Begin at the codes of pictures (a folder, a zip, one picture, a set) of these indices of --start
-    #[arg(long, requires = "traverse")]
-    from: Option<PathBuf>,
     /// The largest value of a latent
     #[arg(long, requires = "traverse", default_value_t = 3.0)]
     range: f64,
-    /// Pictures in a row
-    #[arg(long, requires = "traverse", default_value_t = 9)]
-    columns: usize,
     /// Rows, of the latents that say most; 0 for all
     #[arg(long, requires = "traverse", default_value_t = 0)]
     rows: usize,
@@ -45,29 +39,17 @@ pub struct TraverseArgs {
 /// Draws the sheet of each start, one below the other.
 pub fn traverse(
     args: &TraverseArgs,
-    starts: &[u64],
-    seed: u64,
-    sheet: &std::path::Path,
+    start_at: (&[u64], Option<&Path>, u64),
+    columns: usize,
+    sheet: &Path,
     model: &dyn Model,
     out: &Output,
 ) -> Result<()> {
     let device = &model.info().device;
-    if args.columns < 2 || !(args.range > 0.0 && args.range.is_finite()) {
+    if columns < 2 || !(args.range > 0.0 && args.range.is_finite()) {
         return Err(Error::usage("--traverse needs at least --columns 2 and a --range above 0"));
     }
-    let starts = if starts.is_empty() { &[0] } else { starts };
-    let latents = match &args.from {
-        None => starts
-            .iter()
-            .map(|&i| model.latents(&GenerateRequest::new(i..i + 1, seed, device)))
-            .collect::<Result<Vec<_>>>()?,
-        Some(from) => {
-            need(model, Ability::Encode)?;
-            let (spec, split) = part(&from.display().to_string(), None);
-            let set = prepared(model, &spec, split)?;
-            starts.iter().map(|&i| encoded(model, &set, i)).collect::<Result<Vec<_>>>()?
-        }
-    };
+    let latents = starts(start_at, model)?;
     let width = latents[0].dims()[1];
     let activity = if model.abilities().contains(&Ability::Encode) { Some(activity(model)?) } else { None };
     let mut order: Vec<usize> = (0..width).collect();
@@ -83,18 +65,31 @@ pub fn traverse(
         for &latent in &order {
             let point = |column: usize| {
                 let mut z = start.clone();
-                z[latent] = (args.range * (2.0 * column as f64 / (args.columns - 1) as f64 - 1.0)) as f32;
+                z[latent] = (args.range * (2.0 * column as f64 / (columns - 1) as f64 - 1.0)) as f32;
                 z
             };
-            let points: Vec<f32> = (0..args.columns).flat_map(point).collect();
-            rows.extend(pictures(model.decode(from_values(points, [args.columns, width], device))?));
+            let points: Vec<f32> = (0..columns).flat_map(point).collect();
+            rows.extend(pictures(model.decode(from_values(points, [columns, width], device))?));
         }
     }
-    contact_sheet(&rows, args.columns, 1)?.write_png(sheet, &[("system", model.info().system)])?;
+    contact_sheet(&rows, columns, 1)?.write_png(sheet, &[("system", model.info().system)])?;
     let activity = activity.map(|a| order.iter().map(|&latent| a[latent]).collect::<Vec<_>>());
     let object = json!({"sheet": sheet, "latents": order, "activity": activity, "range": args.range});
     out.say(|| format!("latents {order:?}, a row each, in {}", sheet.display()), &object);
     Ok(())
+}
+
+/// The latents of samples of a seed, or of pictures of a set, at these indices (0 if there are none), `[1, d]` each.
+pub fn starts((indices, from, seed): (&[u64], Option<&Path>, u64), model: &dyn Model) -> Result<Vec<Tensor<2>>> {
+    let indices = if indices.is_empty() { &[0] } else { indices };
+    let Some(from) = from else {
+        let latent = |&i: &u64| model.latents(&GenerateRequest::new(i..i + 1, seed, &model.info().device));
+        return indices.iter().map(latent).collect();
+    };
+    need(model, Ability::Encode)?;
+    let (spec, split) = part(&from.display().to_string(), None);
+    let set = prepared(model, &spec, split)?;
+    indices.iter().map(|&i| encoded(model, &set, i)).collect()
 }
 
 /// The code of one picture, `[1, d]`.
