@@ -6,6 +6,8 @@ pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
 pub mod segmenter;
+#[cfg(test)]
+mod testing;
 pub mod translation;
 
 use kiln_core::{Error, Result};

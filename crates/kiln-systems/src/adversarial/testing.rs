@@ -8,14 +8,7 @@ use kiln_nn::Init;
 use kiln_train::optim::Optimizer;
 use kiln_train::{Batch, HostTensor, OptimizerConfig, State, System, params};
 
-#[path = "../../../../tests/reference/fixtures.rs"]
-mod fixtures;
-pub use fixtures::Fixtures;
-
-/// Values of a reference tensor.
-pub fn values(fixtures: &Fixtures, name: &str) -> Vec<f32> {
-    fixtures.values(name).1.into_iter().map(|v| v as f32).collect()
-}
+pub use crate::testing::{Fixtures, close, values};
 
 /// The tensors below `prefix`, each under what `rename` makes of the rest of its name.
 pub fn state(fixtures: &Fixtures, prefix: &str, rename: fn(&str) -> String) -> State {
@@ -24,14 +17,6 @@ pub fn state(fixtures: &Fixtures, prefix: &str, rename: fn(&str) -> String) -> S
         Some((path, HostTensor { shape: fixtures.values(&name).0, values: values(fixtures, &name) }))
     };
     fixtures.names().into_iter().filter_map(below).collect()
-}
-
-/// Equal up to `tolerance`, relative for values above 1.
-pub fn close(got: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(got.len(), expected.len());
-    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
-        assert!((g - e).abs() <= tolerance * e.abs().max(1.0), "element {i}: {g}, expected {e}");
-    }
 }
 
 /// `n` fixed noise pictures with labels below `classes` (none if 0).

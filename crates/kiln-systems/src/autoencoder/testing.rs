@@ -8,10 +8,7 @@ use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
 use kiln_train::{Batch, OptimizerConfig, Pictures, System};
 
-#[path = "../../../../tests/reference/fixtures.rs"]
-mod fixtures;
-
-pub use fixtures::Fixtures;
+pub use crate::testing::{Fixtures, close};
 
 pub fn device() -> Device {
     Device::flex()
@@ -61,12 +58,4 @@ pub fn overfit<S: System>(config: S::Config, term: &str, rate: f64, steps: usize
         networks = optimizer.step(networks, gradients, 1.0, 1.0);
     }
     (values[0], values[steps - 1])
-}
-
-/// Whether numbers are equal within `tolerance`, relative above 1.
-pub fn close(got: &[f32], wanted: &[f32], tolerance: f32) {
-    assert_eq!(got.len(), wanted.len());
-    for (g, w) in got.iter().zip(wanted) {
-        assert!((g - w).abs() <= tolerance * w.abs().max(1.0), "{g} is not {w}");
-    }
 }
