@@ -24,6 +24,22 @@ macro_rules! digits {
     };
 }
 
+/// Digits in eight numbers, through two fully connected layers each way.
+macro_rules! codes {
+    ($system:literal) => {
+        &[
+            $system,
+            "data.set=mnist",
+            "train.batch=100",
+            "train.checkpoint_every=600000",
+            "train.preview_every=0",
+            "model.network=mlp",
+            "model.hidden=[500, 500]",
+            "model.latent=8",
+        ]
+    };
+}
+
 /// Digits of which a hundred have labels, another hundred for each seed.
 macro_rules! few_labels {
     ($($more:literal),*) => {
@@ -155,11 +171,8 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
         },
         "aae" => Claim {
             variants: &[
-                Variant { name: "mnist, AAE", set: &["data.set=mnist"] },
-                Variant {
-                    name: "mnist, AE",
-                    set: &["system=ae", "data.set=mnist", "model.latent=8", "train.batch=100"],
-                },
+                Variant { name: "mnist, AAE", set: codes!["system=aae"] },
+                Variant { name: "mnist, AE", set: codes!["system=ae"] },
             ],
             seeds: &[0, 1, 2],
             images: 1_200_000,
@@ -176,6 +189,8 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
                 set: few_labels![
                     "system=aae",
                     "model.mode=semi-supervised",
+                    "model.network=mlp",
+                    "model.hidden=[500, 500]",
                     "model.latent=10",
                     "model.input_noise=0.3"
                 ],
