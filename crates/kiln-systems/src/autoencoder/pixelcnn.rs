@@ -560,7 +560,7 @@ mod tests {
         let both = Tensor::cat(vec![rows.unwrap(), y], 1);
         f.assert_close(both.clone().inner(), "gated.output", 1e-5);
         let gradients = (both * f.tensor::<4>("gated.grad_output").autodiff()).sum().backward();
-        let mut of = |got: Option<Tensor<4>>, wanted: Tensor<4>| {
+        let of = |got: Option<Tensor<4>>, wanted: Tensor<4>| {
             let off = (got.unwrap() - wanted).abs().max().into_scalar::<f32>();
             assert!(off < 1e-4, "{off}");
         };
