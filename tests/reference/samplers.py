@@ -173,6 +173,17 @@ for schedule in ("scaled", "cosine", "zero-linear"):
             if prediction == "v":
                 run("ddim:1", DDIMScheduler, 8, dict(clip_sample=False), noise=True, step_options=dict(eta=1.0), **place)
 
+# Times counted from 1, as many published models have them.
+for family, cls, scaled in (
+    ("dpm++:2:midpoint", DPM, False),
+    ("unipc:2:bh2", UNIPC, False),
+    ("euler", EulerDiscreteScheduler, True),
+    ("heun", HeunDiscreteScheduler, True),
+):
+    options = dict(solver_order=2) if cls in (DPM, UNIPC) else {}
+    name = label(family, 8, "scaled", "v", "leading+1")
+    chain(name, cls, 8, scaled, False, {}, **config("scaled", "v", "leading"), **options, steps_offset=1)
+
 # DDIM run backwards. Its `seen` are pictures, in the order of ascending times.
 for spacing in ("leading", "trailing"):
     run("ddim-inverse", DDIMInverseScheduler, 10, dict(clip_sample=False), spacing=spacing)

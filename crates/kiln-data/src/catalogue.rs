@@ -7,7 +7,7 @@ use kiln_core::{Error, Result};
 use crate::DataKind;
 use crate::cache::{cache_dir, package_folder};
 use crate::packages::{self, Package};
-use crate::set::picture_kinds;
+use crate::set::{factor_kinds, picture_kinds};
 use crate::trained;
 
 /// A data set known by name.
@@ -44,6 +44,9 @@ pub(crate) enum Reader {
     Faces,
     Photos,
     Mnistm,
+    Dsprites,
+    /// The models whose titles have this in them.
+    Shapes3d(&'static str),
     Icons,
     /// Of the folder of this name in OpenMoji's own package.
     OpenMoji(&'static str),
@@ -59,6 +62,8 @@ pub(crate) struct Listed {
 }
 
 const PHOTOS: &str = "each its own: CC0, CC-BY, Apache-2.0 and GPL-2+, see the packages";
+
+const SHAPES: &str = "each its own: CC-BY 3.0 and CC0, see the package";
 
 static LISTED: &[Listed] = &[
     Listed {
@@ -136,6 +141,27 @@ static LISTED: &[Listed] = &[
             &packages::OPENCV,
             &packages::MATE,
         ],
+    },
+    Listed {
+        name: "dsprites",
+        about: "737,280 binary 64x64 pictures of a square, an ellipse or a heart: 6 sizes, 40 turns, 32 x 32 places",
+        licence: "made by Kiln after Matthey 2017",
+        reader: Reader::Dsprites,
+        packages: &[],
+    },
+    Listed {
+        name: "shapes3d",
+        about: "820 solid models of furniture and other things, rendered at any size from 19 x 7 directions in 9 lights",
+        licence: SHAPES,
+        reader: Reader::Shapes3d(""),
+        packages: &[&packages::FURNITURE],
+    },
+    Listed {
+        name: "shapes3d:chairs",
+        about: "the chairs of shapes3d",
+        licence: SHAPES,
+        reader: Reader::Shapes3d("chair"),
+        packages: &[&packages::FURNITURE],
     },
     Listed {
         name: "emoji:noto",
@@ -218,6 +244,8 @@ impl Listed {
                 kinds.push(DataKind::Paired);
                 kinds
             }
+            Reader::Dsprites => factor_kinds(false),
+            Reader::Shapes3d(_) => factor_kinds(true),
             Reader::Photos => picture_kinds(false, false),
             _ => picture_kinds(true, false),
         }

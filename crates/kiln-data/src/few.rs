@@ -20,7 +20,7 @@ pub fn few_labels(set: Arc<dyn DataSet>, labels: usize, choice: u64) -> Result<[
     if classes == 0 {
         return refuse(format!("{name} has no labels; use a folder with one sub-folder a class, or leave it out"));
     }
-    if labels % classes != 0 {
+    if !labels.is_multiple_of(classes) {
         let near = (labels / classes).max(1) * classes;
         return refuse(format!("{name} has {classes} classes, of which each gets equally many; set it to {near}"));
     }

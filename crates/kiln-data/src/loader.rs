@@ -11,10 +11,13 @@ use std::thread::JoinHandle;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 
-use crate::Prepared;
+use crate::{DataSet, Prepared};
 
 /// Batches that may wait, besides the one being made.
 const AHEAD: usize = 2;
+
+/// Draws of a combination of factors before the one at hand serves.
+const ATTEMPTS: u64 = 64;
 
 /// One batch of every stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +43,85 @@ pub struct Part {
     pub indices: Vec<usize>,
 }
 
+/// Which pictures come together in a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Grouping {
+    /// Those that follow each other in the epoch's keyed permutation.
+    #[default]
+    Shuffled,
+    /// Pictures that differ in one way only (Kulkarni 2015, §3.1): each batch is one of several kinds, drawn by their weights.
+    Clamped(Vec<Clamp>),
+}
+
+/// A kind of batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clamp {
+    /// The factor that varies, of [`DataSet::factors`]; without one, all factors that no other kind names.
+    pub factor: Option<String>,
+    /// How often the kind is drawn, beside the others' weights.
+    pub weight: u64,
+}
+
+impl Grouping {
+    /// The kind of the `number`-th batch of a loader with this key, as a place in the list; `None` if there are no kinds.
+    pub fn kind(&self, key: Key, number: u64) -> Option<usize> {
+        let Self::Clamped(clamps) = self else {
+            return None;
+        };
+        let total: u64 = clamps.iter().map(|c| c.weight).sum();
+        let mut drawn = *key.purpose("kind of batch").below([number], total.max(1)).first()?;
+        clamps.iter().position(|c| {
+            let found = drawn < c.weight;
+            drawn = drawn.saturating_sub(c.weight);
+            found
+        })
+    }
+
+    /// Whether a set can be grouped so.
+    ///
+    /// # Errors
+    /// A usage error naming the factor that the set does not have.
+    pub fn check(&self, set: &dyn DataSet) -> Result<()> {
+        let Self::Clamped(clamps) = self else {
+            return Ok(());
+        };
+        let known: Vec<&str> = set.factors().iter().map(|f| f.name).collect();
+        if known.is_empty() {
+            return Err(Error::usage(format!(
+                "batches in which one factor varies need a set with known factors, and {} has none; take shapes3d or dsprites",
+                set.name()
+            )));
+        }
+        let named = clamps.iter().filter_map(|c| c.factor.as_deref());
+        for name in named.clone() {
+            if !known.contains(&name) {
+                return Err(Error::usage(format!(
+                    "{}: no factor `{name}`; there are {}",
+                    set.name(),
+                    known.join(", ")
+                )));
+            }
+        }
+        if clamps.iter().all(|c| c.weight == 0) {
+            return Err(Error::usage("each kind of batch has the weight 0; give one of them more"));
+        }
+        Ok(())
+    }
+
+    /// Whether each factor varies in a batch of this kind.
+    fn varying(&self, kind: usize, set: &dyn DataSet) -> Vec<bool> {
+        let Self::Clamped(clamps) = self else {
+            return Vec::new();
+        };
+        let named = |name: &str| clamps.iter().any(|c| c.factor.as_deref() == Some(name));
+        let varies = |name: &str| match &clamps[kind].factor {
+            Some(one) => one == name,
+            None => !named(name),
+        };
+        set.factors().iter().map(|f| varies(f.name)).collect()
+    }
+}
+
 /// Background-prefetching loader over one or several streams (domains), each with its own keyed
 /// permutation.
 pub struct Loader {
@@ -53,6 +135,19 @@ impl Loader {
     /// order depends on `key`, the stream's place and the epoch alone, not on the batch size. A batch
     /// of 0, or larger than a set, is an error.
     pub fn new(streams: Vec<Arc<Prepared>>, batch: usize, key: Key, start: u64) -> Result<Self> {
+        Self::grouped(streams, batch, key, start, Grouping::Shuffled)
+    }
+
+    /// As [`Loader::new`], with pictures that belong together. A batch of a kind begins with the picture whose turn it is,
+    /// and the others differ from it in what varies, as keyed by their own turns. `start` is a multiple of `batch`.
+    /// A set that lacks the factors is an error.
+    pub fn grouped(
+        streams: Vec<Arc<Prepared>>,
+        batch: usize,
+        key: Key,
+        start: u64,
+        grouping: Grouping,
+    ) -> Result<Self> {
         if batch == 0 || streams.is_empty() {
             return Err(Error::usage("a loader needs a data set and a batch of at least 1"));
         }
@@ -64,10 +159,11 @@ impl Loader {
                 longest.len()
             )));
         }
+        streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))?;
         let (sender, batches) = sync_channel(AHEAD);
         let thread = std::thread::Builder::new()
             .name("loader".into())
-            .spawn(move || serve(&streams, batch, key, start, &sender))
+            .spawn(move || serve(&streams, batch, key, start, &grouping, &sender))
             .context(|| "starting the loader's thread")?;
         Ok(Self { batches: Some(batches), thread: Some(thread) })
     }
@@ -92,9 +188,19 @@ impl Drop for Loader {
     }
 }
 
-fn serve(streams: &[Arc<Prepared>], batch: usize, key: Key, mut start: u64, sender: &SyncSender<Result<HostBatch>>) {
+fn serve(
+    streams: &[Arc<Prepared>],
+    batch: usize,
+    key: Key,
+    mut start: u64,
+    grouping: &Grouping,
+    sender: &SyncSender<Result<HostBatch>>,
+) {
     loop {
-        let part = |(number, stream): (usize, &Arc<Prepared>)| gather(stream, key, number as u64, start, batch);
+        let part = |(number, stream): (usize, &Arc<Prepared>)| {
+            let number = number as u64;
+            gather(stream, key, number, start, &chosen(stream, key, number, start, batch, grouping))
+        };
         let parts: Result<Vec<Part>> = streams.iter().enumerate().map(part).collect();
         let failed = parts.is_err();
         if sender.send(parts.map(|parts| HostBatch { start, parts })).is_err() || failed {
@@ -104,21 +210,47 @@ fn serve(streams: &[Arc<Prepared>], batch: usize, key: Key, mut start: u64, send
     }
 }
 
-/// Items `start..start + batch` of stream `number`.
-fn gather(stream: &Prepared, key: Key, number: u64, start: u64, batch: usize) -> Result<Part> {
+/// The places of items `start..start + batch` of stream `number` in its set.
+fn chosen(stream: &Prepared, key: Key, number: u64, start: u64, batch: usize, grouping: &Grouping) -> Vec<usize> {
     let len = stream.len() as u64;
     let shuffle = key.purpose("shuffle").at(number);
+    let turn = |item: u64| shuffle.at(item / len).permute(item % len, len) as usize;
+    let items = start..start + batch as u64;
+    let Some(kind) = grouping.kind(key, start / batch as u64) else {
+        return items.map(turn).collect();
+    };
+    let set = stream.set();
+    let (first, varying) = (turn(start), grouping.varying(kind, &**set));
+    let origin = set.places(first);
+    let draw = key.purpose("varying").at(number);
+    let other = |item: u64| {
+        let places = |attempt: u64| {
+            let each = origin.iter().zip(set.factors()).zip(&varying).enumerate();
+            each.map(|(factor, ((&place, of), &varies))| match varies {
+                true => draw.at(item).at(factor as u64).below([attempt], of.values.len() as u64)[0] as usize,
+                false => place,
+            })
+            .collect::<Vec<_>>()
+        };
+        // Not every combination need be in the set; the first picture's is.
+        (0..ATTEMPTS).find_map(|attempt| set.find(&places(attempt))).unwrap_or(first)
+    };
+    std::iter::once(first).chain(items.skip(1).map(other)).collect()
+}
+
+/// The pictures at `places` of stream `number`, the items from `start` on.
+fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]) -> Result<Part> {
     let flip = key.purpose("flip").at(number);
+    let batch = places.len();
     let [channels, height, width] = stream.shape();
     let mut part = Part {
         shape: [batch, channels, height, width],
         values: Vec::with_capacity(batch * channels * height * width),
         labels: Some(Vec::with_capacity(batch)),
         captions: Vec::with_capacity(batch),
-        indices: Vec::with_capacity(batch),
+        indices: places.to_vec(),
     };
-    for item in start..start + batch as u64 {
-        let index = shuffle.at(item / len).permute(item % len, len) as usize;
+    for (item, &index) in (start..).zip(places) {
         let sample = stream.get(index)?;
         if stream.rule().flip && flip.below([item], 2)[0] == 1 {
             part.values.extend(sample.picture.flipped().to_unit());
@@ -130,7 +262,6 @@ fn gather(stream: &Prepared, key: Key, number: u64, start: u64, batch: usize) ->
             None => part.labels = None,
         }
         part.captions.push(sample.caption);
-        part.indices.push(index);
     }
     Ok(part)
 }

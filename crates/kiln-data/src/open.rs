@@ -8,11 +8,13 @@ use kiln_core::{Context, Error, Result};
 
 use crate::cache::cache_dir;
 use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
+use crate::dsprites::Dsprites;
 use crate::icons::{IconFile, IconSet};
 use crate::joined::Joined;
 use crate::listing::{FileSet, is_picture};
 use crate::mnistm::Blended;
-use crate::packages::Files;
+use crate::packages::{self, Files};
+use crate::shapes3d::Shapes3d;
 use crate::trained;
 use crate::{DataSet, PictureRule, Split, digits, idx, starter};
 
@@ -29,7 +31,7 @@ enum Found {
 
 /// Opens NAME (see [`crate::catalogue`]), FOLDER, ZIP or a single picture.
 ///
-/// The rule is needed here only by icon sets, which are rendered at its size on its background. A
+/// The rule is needed here only by icons and solid models, which are rendered at its size on its background. A
 /// folder whose name is also that of a data set is reached as `./NAME`. Errors: an unknown name, a set
 /// that is not on this machine yet, a folder without pictures, a split without pictures, or files
 /// that are not what they should be.
@@ -49,7 +51,7 @@ pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc
 
 fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
     rule.check()?;
-    let found: Vec<Found> = specs.iter().map(|s| find(s, split)).collect::<Result<_>>()?;
+    let found: Vec<Found> = specs.iter().map(|s| find(s, split, rule)).collect::<Result<_>>()?;
     let names = found.iter().filter_map(|f| match f {
         Found::Icons(file) => Some(file.names()),
         Found::Set(_) => None,
@@ -62,14 +64,14 @@ fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Ve
     Ok(found.into_iter().zip(specs).map(finish).collect())
 }
 
-fn find(spec: &str, split: Split) -> Result<Found> {
+fn find(spec: &str, split: Split, rule: &PictureRule) -> Result<Found> {
     if spec.is_empty() {
         return Err(Error::usage(
             "no data set is named; name one by --data or --against, or as data.set in the run's recipe.toml",
         ));
     }
     if let Some(listed) = Listed::find(spec) {
-        return find_listed(listed, split);
+        return find_listed(listed, split, rule);
     }
     if trained::Listed::find(spec).is_some() {
         return Err(Error::usage(format!(
@@ -92,7 +94,7 @@ fn find(spec: &str, split: Split) -> Result<Found> {
     Ok(Found::Set(set))
 }
 
-fn find_listed(listed: &Listed, split: Split) -> Result<Found> {
+fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Found> {
     let name = listed.name;
     let folders = listed.folders()?;
     // Only sets that ship with the program have no package, and they do not look here.
@@ -115,6 +117,8 @@ fn find_listed(listed: &Listed, split: Split) -> Result<Found> {
         Reader::Digits20 => Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split)),
         Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
         Reader::Photos => Arc::new(photos(name, split)?),
+        Reader::Dsprites => Arc::new(Dsprites::new(name, split)),
+        Reader::Shapes3d(filter) => Arc::new(shapes(name, folder, filter, split, rule)?),
         Reader::Mnistm => idx_parts(folder, split, |part| {
             let digits = Arc::new(idx::open(name, folder, part, None)?);
             Ok(Arc::new(Blended::new(name, digits, &photos("photos", part)?, part)?))
@@ -133,6 +137,16 @@ fn idx_parts(
         Split::All => Joined::of(idx::parts(folder, split).into_iter().map(open).collect::<Result<_>>()?),
         part => open(part),
     }
+}
+
+/// The solid models of their package, drawn.
+fn shapes(name: &str, folder: &Path, filter: &str, split: Split, rule: &PictureRule) -> Result<Shapes3d> {
+    let archives: Vec<PathBuf> = match packages::FURNITURE.files {
+        Files::List(list) => list.iter().map(|file| folder.join(file)).collect(),
+        Files::Like(_) => Vec::new(),
+    };
+    let archives: Vec<&Path> = archives.iter().map(PathBuf::as_path).collect();
+    Shapes3d::open(name, &archives, filter, split, rule)
 }
 
 /// The photographs of all their packages.

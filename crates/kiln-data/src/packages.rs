@@ -199,6 +199,22 @@ pub(crate) static OPENMOJI_PAIRS: Package = Package {
     files: Files::Like(&[("color/svg/", ".svg"), ("black/svg/", ".svg"), ("data/openmoji.json", "")]),
 };
 
+/// Models of Sweet Home 3D, each file a zip of OBJ files with a catalogue.
+pub(crate) static FURNITURE: Package = Package {
+    client: Client::Apt,
+    name: "sweethome3d-furniture",
+    version: "1.8-1",
+    sha256: "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
+    root: "usr/share/sweethome3d/furniture/",
+    files: Files::List(&[
+        "BlendSwap-CC-0.sh3f",
+        "BlendSwap-CC-BY.sh3f",
+        "KatorLegaz.sh3f",
+        "Reallusion.sh3f",
+        "Scopia.sh3f",
+    ]),
+};
+
 /// MobileNetV2 as torchvision trained it on ImageNet.
 pub(crate) static MOBILENETV2: Package = Package {
     client: Client::Pip,

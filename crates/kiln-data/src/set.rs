@@ -30,6 +30,8 @@ pub enum DataKind {
     Captioned,
     /// Pictures with a class for each pixel.
     Masked,
+    /// Pictures whose generating factors are known: see [`DataSet::factors`].
+    Factors,
     /// Short videos.
     Clips,
     /// Solid shapes.
@@ -108,6 +110,31 @@ pub struct Sample {
     pub name: String,
 }
 
+/// Something that made the pictures of a set differ, and is known exactly: a pose, a size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Factor {
+    /// What varies.
+    pub name: &'static str,
+    /// The values it takes, in order: angles in radians, other measures as the set says; of things that only have names, their
+    /// numbers.
+    pub values: Vec<f32>,
+    /// Whether the values are a measure, which a regression can be fit to, and not the numbers of names.
+    pub ordered: bool,
+}
+
+impl Factor {
+    /// `count` values at equal distances from `low` to `high`.
+    pub(crate) fn even(name: &'static str, count: usize, low: f32, high: f32) -> Self {
+        let step = |i: usize| low + (high - low) * i as f32 / (count.max(2) - 1) as f32;
+        Self { name, values: (0..count).map(step).collect(), ordered: true }
+    }
+
+    /// The numbers of `count` names.
+    pub(crate) fn named(name: &'static str, count: usize) -> Self {
+        Self { name, values: (0..count).map(|i| i as f32).collect(), ordered: false }
+    }
+}
+
 /// Pictures by index, decoded when asked for.
 pub trait DataSet: Send + Sync {
     /// The name it was opened by.
@@ -127,6 +154,23 @@ pub trait DataSet: Send + Sync {
     /// Class names by label; empty when unlabelled.
     fn classes(&self) -> &[String] {
         &[]
+    }
+
+    /// What made the pictures differ, where that is known exactly; else nothing.
+    fn factors(&self) -> &[Factor] {
+        &[]
+    }
+
+    /// For each factor the place of its value in picture `index`, in `0..` [`Factor::values`]`.len()`; empty if the set
+    /// knows no factors.
+    fn places(&self, _index: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// The picture whose factors have their values at these places: what [`DataSet::places`] undoes. `None` if it is not
+    /// in the set.
+    fn find(&self, _places: &[usize]) -> Option<usize> {
+        None
     }
 
     /// What the set can serve as.
@@ -153,6 +197,35 @@ pub(crate) fn picture_kinds(labelled: bool, captioned: bool) -> Vec<DataKind> {
         kinds.push(DataKind::Captioned);
     }
     kinds
+}
+
+/// Those of a labelled set with known factors.
+pub(crate) fn factor_kinds(captioned: bool) -> Vec<DataKind> {
+    let mut kinds = picture_kinds(true, captioned);
+    kinds.push(DataKind::Factors);
+    kinds
+}
+
+/// The number of the combination `places` of factors with so many values each, the last factor running fastest; `None` if one
+/// is out of range.
+pub(crate) fn joined(places: &[usize], counts: &[usize]) -> Option<usize> {
+    let inside = places.len() == counts.len() && places.iter().zip(counts).all(|(place, count)| place < count);
+    inside.then(|| places.iter().zip(counts).fold(0, |number, (place, count)| number * count + place))
+}
+
+/// The combination that [`joined`] gives this number.
+pub(crate) fn parted(mut number: usize, counts: &[usize]) -> Vec<usize> {
+    let mut places: Vec<usize> = counts
+        .iter()
+        .rev()
+        .map(|count| {
+            let place = number % count;
+            number /= count;
+            place
+        })
+        .collect();
+    places.reverse();
+    places
 }
 
 /// The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length.

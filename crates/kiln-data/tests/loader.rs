@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{DataKind, DataSet, HostBatch, Loader, Picture, PictureRule, Prepared, Sample};
+use kiln_data::{Clamp, DataKind, DataSet, Grouping, HostBatch, Loader, Picture, PictureRule, Prepared, Sample};
 
 /// Pictures of 2 x 1 that say their index, and perhaps one that cannot be read.
 struct Numbers {
@@ -143,4 +143,50 @@ fn errors_come_through_next() {
     let large = Loader::new(vec![stream.clone()], 10, key(), 0).err().unwrap();
     assert!(large.is_usage() && large.to_string().contains("only 9"), "{large}");
     assert!(Loader::new(vec![stream], 0, key(), 0).is_err());
+}
+
+fn clamped(factors: &[(Option<&str>, u64)]) -> Grouping {
+    let clamp = |&(factor, weight): &(Option<&str>, u64)| Clamp { factor: factor.map(String::from), weight };
+    Grouping::Clamped(factors.iter().map(clamp).collect())
+}
+
+#[test]
+fn in_a_clamped_batch_one_factor_varies() {
+    let set = kiln_data::open("dsprites", kiln_data::Split::Train, &PictureRule::default()).unwrap();
+    let stream = Arc::new(Prepared::new(set.clone(), PictureRule::default()).unwrap());
+    let grouping = clamped(&[(Some("scale"), 1), (Some("orientation"), 2), (None, 3)]);
+    let served = |start: u64, batches: usize| -> Vec<HostBatch> {
+        let mut loader = Loader::grouped(vec![stream.clone()], 20, key(), start, grouping.clone()).unwrap();
+        (0..batches).map(|_| loader.next().unwrap()).collect()
+    };
+    let batches = served(0, 60);
+    let mut kinds = [0; 3];
+    for batch in &batches {
+        let kind = grouping.kind(key(), batch.start / 20).unwrap();
+        kinds[kind] += 1;
+        let places: Vec<_> = batch.parts[0].indices.iter().map(|&i| set.places(i)).collect();
+        let varies: Vec<bool> = (0..5).map(|f| places.iter().any(|p| p[f] != places[0][f])).collect();
+        let wanted =
+            [[false, true, false, false, false], [false, false, true, false, false], [true, false, false, true, true]];
+        assert_eq!(varies, wanted[kind]);
+        assert_eq!(batch.parts[0].values[..4096], stream.get(batch.parts[0].indices[0]).unwrap().values);
+    }
+    // Drawn 1 : 2 : 3.
+    assert!(kinds[0] > 2 && kinds[0] < kinds[1] + 4 && kinds[1] > 10 && kinds[2] > 20, "{kinds:?}");
+    assert!(batches[0].parts[0].indices[0] != batches[1].parts[0].indices[0]);
+    // A resumed run sees the same.
+    assert_eq!(batches[7..12], served(140, 5));
+    assert_eq!(Grouping::Shuffled.kind(key(), 3), None);
+}
+
+#[test]
+fn clamped_batches_need_factors() {
+    let loader = |stream: Arc<Prepared>, grouping| Loader::grouped(vec![stream], 5, key(), 0, grouping);
+    let error = loader(numbers(50, false), clamped(&[(None, 1)])).err().unwrap();
+    assert!(error.is_usage() && error.to_string().contains("numbers has none"), "{error}");
+    let set = kiln_data::open("dsprites", kiln_data::Split::Test, &PictureRule::default()).unwrap();
+    let stream = Arc::new(Prepared::new(set, PictureRule::default()).unwrap());
+    let error = loader(stream.clone(), clamped(&[(Some("light"), 1)])).err().unwrap().to_string();
+    assert!(error.contains("no factor `light`; there are shape, scale"), "{error}");
+    assert!(loader(stream, clamped(&[(Some("x"), 0)])).err().unwrap().to_string().contains("weight 0"));
 }

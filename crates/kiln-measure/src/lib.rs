@@ -20,6 +20,7 @@
 //! | does a score tell other pictures from one's own (AUROC)? | [`outliers`] |
 //! | how different are pictures from each other? | [`diversity`] |
 //! | does each factor live in one latent (MIG)? | [`mig`] |
+//! | how much of each factor does each latent tell? | [`factors`] |
 //! | do attributes lie on either side of planes in latent space? | [`separability`] |
 //! | how much does a step in latent space change (PPL)? | [`path_length`] |
 //! | can a plane tell classes apart in a network's features? | [`svm`] |
@@ -31,6 +32,7 @@ pub mod bootstrap;
 pub mod classes;
 mod distances;
 pub mod diversity;
+pub mod factors;
 pub mod features;
 pub mod frechet;
 pub mod inception_score;

@@ -66,7 +66,25 @@ fn tiny(id: &str) -> &'static [&'static str] {
         "dcgan" | "cgan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
-        "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "ae" | "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "probe" => &["model.tune=raw", "model.head=[8]"],
+        "aae" => &[
+            "data.labels=10",
+            "model.mode=semi-supervised",
+            "model.network=mlp",
+            "model.hidden=[16]",
+            "model.discriminator=[8]",
+            "model.input_noise=0.1",
+        ],
+        "ssvae" => &["data.labels=10", "model.hidden=[16]", "model.classifier=[8]", "model.class_prior=empirical"],
+        "betavae" | "betatcvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "dcign" => &[
+            "data.channels=1",
+            "model.network=mlp",
+            "model.hidden=[16]",
+            "model.latent=4",
+            "model.factors=[\"scale\", \"orientation\"]",
+        ],
         "pixelcnn" => &[
             "model.layers=1",
             "model.features=4",
@@ -93,6 +111,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
     let set = match system.data_kind() {
         DataKind::TwoDomains => "data.set=starter:noto,starter:twemoji",
         DataKind::SourceTarget => "data.set=starter,starter",
+        DataKind::Factors => "data.set=dsprites",
         _ => "data.set=starter",
     };
     let common =
@@ -178,6 +197,72 @@ fn importance_sampled_times_survive_a_resume() {
     assert!(saved.system["second_moment"].values.iter().step_by(11).all(|&known| known == 10.0));
     system.resume(&Run::open(&parts).unwrap(), &options(24)).unwrap();
     assert!(files(&whole) == files(&parts));
+}
+
+/// What came from another run stays where it is frozen, learns where it is not, and is in the new run's own folder.
+#[test]
+fn a_run_begins_with_the_networks_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let text = |name: &str| place(name).display().to_string();
+    for id in ["ae", "vae"] {
+        let system = kiln_systems::find(id).unwrap();
+        system.train(recipe(&*system), &place(id), &options(2)).unwrap();
+    }
+    let saved = |name: &str| {
+        let folder = Run::open(&place(name)).unwrap().checkpoints();
+        kiln_train::checkpoint::Checkpoint::newest(&folder, &mut |_| ()).unwrap().unwrap()
+    };
+    let begun = |id: &str, name: &str, set: &[String], steps: u64| {
+        let system = kiln_systems::find(id).unwrap();
+        let mut recipe = recipe(&*system);
+        for text in set {
+            merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
+        }
+        system.train(recipe, &place(name), &options(steps))
+    };
+    let mode =
+        |key: &str, value: &str, run: &str| vec![format!("model.{key}={value}"), format!("{run}={}", text("ae"))];
+    begun("probe", "frozen", &mode("tune", "frozen", "model.encoder"), 3).unwrap();
+    begun("probe", "tuned", &mode("tune", "fine-tune", "model.encoder"), 3).unwrap();
+    let m1 = format!("model.m1={}", text("vae"));
+    begun("ssvae", "stacked", &["model.mode=m1+m2".into(), m1.clone()], 2).unwrap();
+    begun("ssvae", "m1", &["model.mode=m1".into(), m1], 2).unwrap();
+
+    // The average is what a run is used by, so that is what another begins with.
+    let of = |state: kiln_train::State, network: &str, below: &str| -> Vec<Vec<f32>> {
+        let there = state.into_iter().filter_map(|(path, t)| Some((path.strip_prefix(network)?.to_string(), t.values)));
+        there.filter(|(path, _)| path.starts_with(below)).map(|(_, values)| values).collect()
+    };
+    let encoder = of(saved("ae").ema, "encoder", ".");
+    assert!(!encoder.is_empty());
+    assert!(of(saved("frozen").network, "encoder", ".") == encoder);
+    // An average of one number with itself is that number but for rounding.
+    let average = of(saved("frozen").ema, "encoder", ".").concat();
+    assert!(average.iter().zip(encoder.concat()).all(|(a, b)| (a - b).abs() < 1e-6));
+    assert!(of(saved("tuned").network, "encoder", ".") != encoder);
+    for name in ["stacked", "m1"] {
+        for network in ["encoder", "decoder"] {
+            assert!(of(saved(name).network, &format!("m1.{network}"), ".") == of(saved("vae").ema, network, "."));
+        }
+    }
+
+    // The other run may go; what was taken is in the folder.
+    let whole = files(&place("stacked"));
+    begun("ssvae", "part", &["model.mode=m1+m2".into(), format!("model.m1={}", text("vae"))], 1).unwrap();
+    fs::remove_dir_all(place("vae")).unwrap();
+    let system = kiln_systems::find("ssvae").unwrap();
+    system.resume(&Run::open(&place("part")).unwrap(), &options(2)).unwrap();
+    assert!(files(&place("part")) == whole);
+    system.open(&Run::open(&place("part")).unwrap(), Weights::Average, &Device::flex()).unwrap();
+
+    let said = begun("ssvae", "no", &["model.mode=m1+m2".into(), "model.m1=/no/such".into()], 1).err().unwrap();
+    assert!(said.is_usage() && said.to_string().contains("/no/such"), "{said}");
+    let said = begun("ssvae", "no", &["model.mode=m1+m2".into(), format!("model.m1={}", text("ae"))], 1).err().unwrap();
+    assert!(said.is_usage() && said.to_string().contains("head.log_var"), "{said}");
+    let said = begun("probe", "no", &["model.tune=frozen".into()], 1).err().unwrap();
+    assert!(said.is_usage() && said.to_string().contains("model.encoder"), "{said}");
+    assert!(!place("no").exists());
 }
 
 /// A run of an older version lacks the settings that came later.

@@ -14,7 +14,7 @@ use kiln_nn::tensor::{from_values, normal, to_values};
 use kiln_systems::diffusion::guidance::ClassifierFree;
 use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::sampler::ancestral::{Variance, Walk, ddim_invert};
-use kiln_systems::diffusion::sampler::grid::{self, Family};
+use kiln_systems::diffusion::sampler::grid::{self, Family, Spacing, Times};
 use kiln_systems::diffusion::sampler::multistep::DpmSolver;
 use kiln_systems::diffusion::sampler::ode::{Flow, Tolerance, rk45};
 use kiln_systems::diffusion::sampler::predictor_corrector::{Predictor, PredictorCorrector, correct, predict};
@@ -115,14 +115,16 @@ fn every_chain_is_diffusers() {
         let parts: Vec<&str> = name.split('/').collect();
         let [family, steps, kind, predicted, spacing, sigmas, end] = parts[..] else { panic!("{name}") };
         let (schedule, predicted) = (schedule(kind), prediction(predicted));
-        let (steps, spacing) = (steps.parse().unwrap(), spacing.parse().unwrap());
+        let (spacing, offset) = spacing.split_once('+').unwrap_or((spacing, "0"));
+        let times = Times { spacing: spacing.parse().unwrap(), offset: offset.parse().unwrap() };
+        let steps = steps.parse().unwrap();
         let inverse = family == "ddim-inverse";
         let (method, solver) = if inverse { method("ddim") } else { method(family) };
         let levels = match solver {
-            None => grid::discrete(&schedule, steps, spacing).unwrap(),
+            None => grid::discrete(&schedule, steps, times).unwrap(),
             Some(family) => {
                 let (sigmas, end) = (sigmas.parse().unwrap(), end.parse().unwrap());
-                grid::solver(&schedule, steps, spacing, (sigmas, f64::INFINITY), end, family).unwrap()
+                grid::solver(&schedule, steps, times, (sigmas, f64::INFINITY), end, family).unwrap()
             }
         };
         let seen = RefCell::new(Vec::new());
@@ -404,13 +406,13 @@ fn samples_of_known_densities() {
             let method = plain(name);
             let many = matches!(name, "ddpm" | "ancestral" | "pc" | "langevin");
             let levels = if many {
-                grid::discrete(&schedule, 1000, Default::default()).unwrap()
+                grid::discrete(&schedule, 1000, Spacing::default()).unwrap()
             } else {
                 let family = Family::Sigma;
                 grid::solver(
                     &schedule,
                     60,
-                    "linspace".parse().unwrap(),
+                    Spacing::Linspace,
                     ("karras".parse().unwrap(), f64::INFINITY),
                     Default::default(),
                     family,

@@ -31,6 +31,8 @@ pub struct Batch {
     pub budget: u64,
     /// Pictures in the set behind each domain; those of the batch where nobody says more.
     pub set_sizes: Vec<usize>,
+    /// Which of the kinds of [`System::grouping`](crate::System::grouping) it is.
+    pub kind: Option<usize>,
     key: Key,
     device: Device,
 }
@@ -48,12 +50,17 @@ impl Batch {
         let (key, device) = (key.purpose("training"), device.clone());
         let domains: Vec<Domain> = host.parts.into_iter().map(domain).collect();
         let set_sizes = domains.iter().map(|d| d.indices.len()).collect();
-        Self { domains, start: host.start, budget, set_sizes, key, device }
+        Self { domains, start: host.start, budget, set_sizes, kind: None, key, device }
     }
 
     /// Drawn from sets of so many pictures.
     pub fn of_sets(self, set_sizes: &[usize]) -> Self {
         Self { set_sizes: set_sizes.to_vec(), ..self }
+    }
+
+    /// Of a kind.
+    pub fn of_kind(self, kind: Option<usize>) -> Self {
+        Self { kind, ..self }
     }
 
     /// The part of all pictures that the set behind a domain has: a mean over the domain times this is its part of

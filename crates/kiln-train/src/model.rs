@@ -89,7 +89,8 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn abilities(&self) -> Result<Vec<Ability>> {
         let (data, _) = S::defaults();
-        let side = if data.size == 0 { 28 } else { data.size };
+        // A size that every network can halve as often as it likes.
+        let side = if data.size == 0 { 64 } else { data.size };
         let classes = (0..10).map(|c| c.to_string()).collect();
         let pictures = Pictures { shape: [data.channels.max(1), side, side], classes };
         Ok(S::new(S::Config::default(), &pictures)?.abilities().list())
@@ -101,9 +102,10 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = recipe::typed::<S>(table, "recipe")?;
-        recipe.model = S::complete(recipe.model)?;
-        let (_, pictures) = trainer::prepare::<S>(&mut recipe)?;
+        recipe.model = S::settle(recipe.model)?;
+        let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
+        trainer::check_grouping(&system, &streams)?;
         trainer::check_beginning(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }

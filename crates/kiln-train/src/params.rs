@@ -157,17 +157,19 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     }))
 }
 
-/// Puts networks of another module's saved state into a module, each under its name there and here.
+/// Puts networks of another module's saved state into a module, each from its path there to its path here.
 ///
 /// # Errors
 /// Names the first tensor that the state lacks or has in another size.
 pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], place: &str) -> Result<M> {
     let theirs = |path: &str| {
-        let (first, rest) = path.split_once('.')?;
-        networks.iter().find(|(_, here)| *here == first).map(|(there, _)| format!("{there}.{rest}"))
+        let below = |here: &str| path.strip_prefix(here)?.strip_prefix('.');
+        networks.iter().find_map(|(there, here)| Some(format!("{there}.{}", below(here)?)))
     };
     let mut wrong = None;
+    let mut left: Vec<&str> = networks.iter().map(|(_, here)| *here).collect();
     visit(&module, |path, _, shape, _| {
+        left.retain(|here| !path.starts_with(&format!("{here}.")));
         let Some(name) = theirs(&path).filter(|_| wrong.is_none()) else { return };
         wrong = match state.get(&name) {
             None => Some(format!("it has no tensor `{name}` for `{path}`")),
@@ -177,6 +179,9 @@ pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], pla
             Some(_) => None,
         };
     });
+    if let Some(here) = left.first() {
+        return Err(Error::new(format!("{place}: there is no network `{here}` here to begin with it")));
+    }
     if let Some(wrong) = wrong {
         return Err(Error::usage(format!("{place}: {wrong}; both runs need the same settings of that network")));
     }

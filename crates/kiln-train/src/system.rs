@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::DataKind;
+use kiln_data::{DataKind, Grouping};
 use kiln_nn::Init;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -49,7 +49,7 @@ pub trait System: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// A usage error if the other run is not to be had, or does not serve.
-    fn complete(config: Self::Config) -> Result<Self::Config> {
+    fn settle(config: Self::Config) -> Result<Self::Config> {
         Ok(config)
     }
 
@@ -72,6 +72,11 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// What happens in a step, in order.
     fn phases(&self) -> Vec<Phase>;
+
+    /// Which pictures come together in a batch; it knows its kind as [`Batch::kind`].
+    fn grouping(&self) -> Grouping {
+        Grouping::Shuffled
+    }
 
     /// The loss of one phase on a batch.
     ///
@@ -96,7 +101,7 @@ pub trait System: Send + Sync + Sized + 'static {
 pub struct Beginning<'a> {
     /// The folder of the run that has trained them.
     pub run: &'a str,
-    /// Their names there and here. All that a network has here must be there, and there may be more.
+    /// Their paths there and here. All that a network has here must be there, and there may be more.
     pub networks: &'static [(&'static str, &'static str)],
 }
 

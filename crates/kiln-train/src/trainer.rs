@@ -126,9 +126,10 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
-    recipe.model = S::complete(recipe.model)?;
+    recipe.model = S::settle(recipe.model)?;
     let (streams, pictures) = prepare::<S>(&mut recipe)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    check_grouping(&system, &streams)?;
     check_beginning(&system, &recipe, &options.device)?;
     set_end(&mut recipe, options)?;
     let run = Run::create(root)?;
@@ -151,6 +152,15 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
     }
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
     train(system, &recipe, streams, run, saved, options)
+}
+
+/// Whether the data can be served as the system wants it, before there is a folder of the run.
+///
+/// # Errors
+/// A usage error naming what the data lacks.
+pub fn check_grouping<S: System>(system: &S, streams: &[Arc<Prepared>]) -> Result<()> {
+    let grouping = system.grouping();
+    streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))
 }
 
 fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {
@@ -236,7 +246,8 @@ fn train<S: System>(
     let (seconds_before, steps_before) = (live.counters.seconds, live.counters.steps);
     let mut multiply_adds: u64 = 0;
     let mut log = Log::open(run.root(), live.counters.images)?;
-    let mut loader = Loader::new(streams, config.batch, Key::new(recipe.seed), live.counters.images)?;
+    let grouping = live.system.grouping();
+    let mut loader = Loader::grouped(streams, config.batch, Key::new(recipe.seed), live.counters.images, grouping)?;
     let mut means = Means::default();
     let mut watched = Means::default();
     let mut last = BTreeMap::new();
@@ -345,9 +356,10 @@ impl<S: System> Live<S> {
         let config = &recipe.train;
         let (images, batch) = (self.counters.images, config.batch as u64);
         let key = Key::new(recipe.seed);
+        let kind = self.system.grouping().kind(key, host.start / batch);
         let parts: Vec<Batch> = split(host, config.accumulate)
             .into_iter()
-            .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes))
+            .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes).of_kind(kind))
             .collect();
         let mut terms = Terms::new();
         let Self { mut system, mut networks, average, mut phases, mut counters } = self;
@@ -532,16 +544,20 @@ fn split(host: HostBatch, parts: usize) -> Vec<HostBatch> {
         .collect()
 }
 
-/// The first pictures of each domain, for previews.
+/// Some pictures of each domain, always the same, for previews.
 fn examples(streams: &[Arc<Prepared>], count: usize, device: &Device) -> Result<Vec<Tensor<4>>> {
     streams
         .iter()
         .map(|stream| {
             let [c, h, w] = stream.shape();
             let n = count.min(stream.len());
+            let key = Key::new(0).purpose("examples");
+            // A set with known factors lies in their order, and its first pictures are all but the same.
+            let ordered = !stream.set().factors().is_empty();
             let mut values = Vec::with_capacity(n * c * h * w);
             for i in 0..n {
-                values.extend(stream.get(i)?.values);
+                let place = if ordered { key.permute(i as u64, stream.len() as u64) as usize } else { i };
+                values.extend(stream.get(place)?.values);
             }
             Ok(from_values(values, [n, c, h, w], device))
         })

@@ -75,7 +75,7 @@ enum Verb {
     Encode(verbs::pictures::EncodeArgs),
     /// Walk from one latent to another
     Interpolate(verbs::latents::InterpolateArgs),
-    /// Arithmetic on latents: start − minus + plus
+    /// Arithmetic on latents: start − minus + plus; or what each latent does
     Edit(verbs::latents::EditArgs),
     /// Say which class pictures show
     Classify(verbs::pictures::ClassifyArgs),

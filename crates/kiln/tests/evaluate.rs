@@ -135,3 +135,56 @@ fn statistics_stand_for_their_set() {
     let said = refused(here, &["evaluate", "b.safetensors", "--against", "a.safetensors", "--metrics", "fid"]);
     assert!(said.contains("a.safetensors") && said.contains("kiln data stats"), "{said}");
 }
+
+#[test]
+fn factors_of_a_set_are_told_by_latents_and_latents_are_walked_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    let small = ["--set", "model.network=mlp", "--set", "model.hidden=[8]", "--set", "model.latent=3", "--batch", "16"];
+    let train = ["train", "betavae", "--data", "dsprites", "--steps", "3", "--out", "run", "--quiet"];
+    assert!(kiln(here, &[&train[..], &small].concat()).status.success());
+    let found = figures(here, &["evaluate", "run", "--metrics", "mig,factor_r2", "-n", "300", "--split", "test"]);
+    let value = |name: &str| found.iter().find(|(n, _)| n == name).unwrap().1["value"].as_f64().unwrap();
+    let gaps = ["shape", "scale", "orientation", "x", "y"].map(|factor| value(&format!("mig_{factor}")));
+    assert!((value("mig") - gaps.iter().sum::<f64>() / 5.0).abs() < 1e-12);
+    assert_eq!(found.len(), 6 + 3 * 4, "{found:?}");
+    for factor in ["scale", "orientation", "x", "y"] {
+        let [best, second] = ["r2", "r2_second"].map(|what| value(&format!("factor_{what}_{factor}")));
+        assert!((0.0..=1.0).contains(&best) && second <= best, "{factor}: {best} {second}");
+    }
+    assert_eq!(found[0].1["n"], 300);
+    // A row of pictures for each of three latents, for two starts, of which the tile in the middle is the start's own
+    // if the latent is 0 there.
+    let walk = ["edit", "run", "--traverse", "--start", "4,5", "--columns", "5", "--range", "2", "--out", "walk.png"];
+    let output = kiln(here, &[&walk[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut latents: Vec<u64> = object["latents"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect();
+    let activity: Vec<f64> = object["activity"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    assert!(activity.is_sorted_by(|a, b| a >= b) && activity.len() == 3);
+    latents.sort_unstable();
+    assert_eq!(latents, [0, 1, 2]);
+    let sheet = Picture::open(&here.join("walk.png")).unwrap();
+    // Five pictures of 64 with two pixels between, six rows of them.
+    assert_eq!((sheet.width, sheet.height), (5 * 64 + 8, 6 * 64 + 10));
+    let from = ["edit", "run", "--traverse", "--from", "dsprites", "--start", "9", "--rows", "1", "--out", "one.png"];
+    assert!(kiln(here, &from).status.success());
+    assert_eq!(Picture::open(&here.join("one.png")).unwrap().height, 64);
+
+    let far = ["edit", "run", "--traverse", "--from", "dsprites/test", "--start", "999999", "--out", "no.png"];
+    assert!(refused(here, &far).contains("--start 999999: dsprites has"));
+    assert!(refused(here, &["edit", "run", "--traverse", "--columns", "1", "--out", "no.png"]).contains("--columns 2"));
+    let labels = ["evaluate", "run", "--metrics", "factor_r2", "--against", "starter", "-n", "4"];
+    assert!(refused(here, &[&labels[..], &["--quiet"]].concat()).contains("28 x 28 where"));
+}
+
+#[test]
+fn a_system_of_factors_refuses_sets_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    let train = |more: &[&str]| refused(here, &[&["train", "dcign", "--out", "run", "--steps", "1"], more].concat());
+    assert!(train(&["--data", "starter"]).contains("dcign wants Factors data, which starter is not"));
+    let said = train(&["--data", "dsprites"]);
+    assert!(said.contains("dsprites: no factor `azimuth`; there are shape, scale, orientation, x, y"), "{said}");
+    assert!(!here.join("run").exists());
+}

@@ -25,7 +25,7 @@
 //! `kiln train recipes/cvae/mnist-quadrant.toml`, then `kiln complete RUN IN OUT`.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bound::{importance_nll, in_parts, log_mean_exp, reparameterise, rows_at_once, sample_noise};
 use super::latent::{LatentConfig, prior_latents};
-use super::networks::{Decoder, Encoder, GaussianHead, Trunk, joined};
+use super::networks::{Decoder, Encoder, GaussianHead, Trunk, joined, one_hot};
 use super::pixels::fingerprints;
 use super::vae::training;
 
@@ -224,17 +224,6 @@ impl System for Cvae {
             Condition::Quadrants => common,
         }
     }
-}
-
-/// Rows of 0 with a 1 at the label.
-///
-/// # Shapes
-/// `[n]` → `[n, classes]`
-fn one_hot(labels: Tensor<1, Int>, classes: usize) -> Tensor<2> {
-    // Burn's own refuses a single class.
-    let n = labels.dims()[0];
-    let all = Tensor::<1, Int>::arange(0..classes as i64, &labels.device()).reshape([1, classes]);
-    labels.reshape([n, 1]).expand([n, classes]).equal(all.expand([n, classes])).float()
 }
 
 impl Cvae {

@@ -4,7 +4,7 @@
 //! the fully connected layers.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use kiln_core::{Error, Result};
 use kiln_nn::{
     Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights,
@@ -329,6 +329,17 @@ impl Decoder {
         let part = |i: usize| x.clone().narrow(1, i * self.size, self.size);
         Output { mean: part(0), scale: Some(part(1)) }
     }
+}
+
+/// Rows of 0 with a 1 at the label.
+///
+/// # Shapes
+/// `[n]` → `[n, classes]`
+pub fn one_hot(labels: Tensor<1, Int>, classes: usize) -> Tensor<2> {
+    // Burn's own refuses a single class.
+    let n = labels.dims()[0];
+    let all = Tensor::<1, Int>::arange(0..classes as i64, &labels.device()).reshape([1, classes]);
+    labels.reshape([n, 1]).expand([n, classes]).equal(all.expand([n, classes])).float()
 }
 
 /// Two vectors as one, or the first alone.

@@ -17,7 +17,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
@@ -135,7 +135,7 @@ impl System for Probe {
         Ok(Self { config, pictures: pictures.clone() })
     }
 
-    fn complete(mut config: Config) -> Result<Config> {
+    fn settle(mut config: Config) -> Result<Config> {
         if config.tune == Tune::Raw {
             return Ok(config);
         }
@@ -144,7 +144,7 @@ impl System for Probe {
                 "model.encoder: name the run whose encoder is probed, such as --set model.encoder=runs/ae; pixels are probed by model.tune = \"raw\"",
             ));
         }
-        config.model = settings_of(&config.encoder).context(|| "model.encoder")?;
+        config.model = settings_of(&config.encoder)?;
         Ok(config)
     }
 

@@ -403,7 +403,7 @@ impl Ddpm {
         let defaults = Defaults {
             sampler: sampler.clone(),
             steps: *sampling_steps,
-            spacing: *timestep_spacing,
+            times: (*timestep_spacing).into(),
             eta: *eta,
             variance: *variance,
         };

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::Common;
 use crate::output::Output;
+use crate::verbs::traverse::{TraverseArgs, traverse};
 use crate::verbs::{need, open};
 
 #[derive(Args)]
@@ -41,18 +42,20 @@ pub struct EditArgs {
     #[arg(long)]
     out: PathBuf,
     /// Sample indices whose mean latent is the start
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "traverse")]
     start: Vec<u64>,
     /// Indices whose mean is taken away
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "traverse")]
     minus: Vec<u64>,
     /// Indices whose mean is added
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "traverse")]
     plus: Vec<u64>,
     /// Turn instead of add: a row for each start, that many pictures from start − turn to start + turn,
     /// where turn is half of mean(plus) − mean(minus)
     #[arg(long)]
     turn: Option<usize>,
+    #[command(flatten)]
+    traverse: TraverseArgs,
     /// Keys the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -115,6 +118,9 @@ fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tenso
 pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
     let (model, device) = open(&args.run, Weights::Average, &common.device)?;
     need(&*model, Ability::Decode)?;
+    if args.traverse.traverse {
+        return traverse(&args.traverse, &args.start, args.seed, &args.out, &*model, out);
+    }
     if let Some(columns) = args.turn {
         return turn(args, columns, &*model, &device, out);
     }

@@ -13,6 +13,7 @@ pub mod pictures;
 pub mod sample;
 pub mod systems;
 pub mod train;
+pub mod traverse;
 
 use std::path::Path;
 

@@ -42,7 +42,7 @@ use self::scheduler::{SchedulerConfig, VarianceType, ddim_step_keeping_epsilon};
 use self::unet::UNet2d;
 use super::guidance::ClassifierFree;
 use super::sampler::ancestral::{Variance, ddim_step, ddpm_step};
-use super::sampler::grid::Spacing;
+use super::sampler::grid::Times;
 use super::sampler::settings::{Defaults, Method, Plan};
 use super::sampler::{Denoised, MEMORY, finite};
 use super::schedule::{Level, Levels, NoiseSchedule};
@@ -240,7 +240,7 @@ impl Diffusers {
         let defaults = Defaults {
             sampler: config.sampler.clone(),
             steps: config.sampling_steps,
-            spacing: scheduler.timestep_spacing,
+            times: Times { spacing: scheduler.timestep_spacing, offset: scheduler.steps_offset },
             eta: config.eta,
             variance: scheduler.variance_type.into(),
         };
@@ -251,16 +251,11 @@ impl Diffusers {
                 return Err(Error::usage("--recurrence: diffusers' walks do not repeat a step; leave it out"));
             }
             Method::Walk(walk) => {
-                let levels = scheduler.walk(&self.schedule, plan.levels.len() - 1, spacing, walk.eta.is_none())?;
+                let times: Vec<usize> = plan.levels[..plan.levels.len() - 1].iter().map(|l| l.t as usize).collect();
+                let levels = scheduler.walk(&self.schedule, &times, spacing, walk.eta.is_none());
                 Sampler::Walk { levels, eta: walk.eta, variance: walk.variance }
             }
             Method::Ode(_) => return Err(Error::usage("--sampler ode: not for diffusers; the others are")),
-            _ if scheduler.steps_offset > 0 && spacing == Spacing::Leading => {
-                return Err(Error::usage(
-                    "this model's times are offset, which only ddpm and ddim follow; take --timestep-spacing trailing or \
-                     linspace",
-                ));
-            }
             _ => Sampler::Plan(plan),
         };
         let mut levels = match &sampler {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::json::Fields;
 use crate::diffusion::parameterisation::Prediction;
 use crate::diffusion::sampler::ancestral::{Variance, ddim_step};
-use crate::diffusion::sampler::grid::{Spacing, timesteps};
+use crate::diffusion::sampler::grid::Spacing;
 use crate::diffusion::schedule::{self, Level, NoiseSchedule, ScheduleOptions, alphas_cumprod};
 
 /// Which of diffusers' schedulers.
@@ -306,40 +306,26 @@ impl SchedulerConfig {
         found.unwrap_or(Self { trained_betas: betas, ..base })
     }
 
-    /// The levels of a walk of `steps` and where each step leads.
+    /// The levels of a walk through `times` and where each step leads.
     ///
     /// diffusers' DDIM leads from t to t − ⌊T / steps⌋, which is not the next time where the spacing is not
     /// leading or `steps` does not divide T; its ancestral chain leads to the next time.
-    ///
-    /// # Errors
-    /// If there are not so many times.
     pub fn walk(
         &self,
         schedule: &NoiseSchedule,
-        steps: usize,
+        times: &[usize],
         spacing: Spacing,
         ancestral: bool,
-    ) -> Result<Vec<(Level, Level)>> {
-        let mut times = timesteps(schedule, steps, spacing)?;
-        if spacing == Spacing::Leading {
-            times.iter_mut().for_each(|t| *t += self.steps_offset);
-        }
-        let total = schedule.steps();
-        if let Some(t) = times.iter().find(|t| **t >= total) {
-            let offset = self.steps_offset;
-            return Err(Error::usage(format!(
-                "--steps {steps}: with steps_offset = {offset} there would be a time {t} of {total}; take fewer steps"
-            )));
-        }
+    ) -> Vec<(Level, Level)> {
         let end = if self.set_alpha_to_one { None } else { Some(0) };
-        let stride = total / steps;
+        let stride = schedule.steps() / times.len().max(1);
         let before = |i: usize, t: usize| match (ancestral, spacing) {
             (true, _) => times.get(i + 1).copied(),
             (false, Spacing::Quadratic) => times.get(i + 1).copied().or(end),
             (false, _) => t.checked_sub(stride).or(end),
         };
         let step = |(i, &t): (usize, &usize)| (schedule.level(t), schedule.level_or_picture(before(i, t)));
-        Ok(times.iter().enumerate().map(step).collect())
+        times.iter().enumerate().map(step).collect()
     }
 
     /// x̂₀ as the schedule has it clamped.

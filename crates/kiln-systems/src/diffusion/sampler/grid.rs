@@ -40,6 +40,21 @@ impl FromStr for Spacing {
     }
 }
 
+/// A spacing, and what is added to its leading times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The spacing.
+    pub spacing: Spacing,
+    /// `steps_offset` of diffusers: 1 makes the times those that were counted from 1.
+    pub offset: usize,
+}
+
+impl From<Spacing> for Times {
+    fn from(spacing: Spacing) -> Self {
+        Self { spacing, offset: 0 }
+    }
+}
+
 /// How the noise levels between the first and the last are spaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sigmas {
@@ -104,15 +119,15 @@ impl FromStr for FinalSigma {
 /// visit a time near 0 again.
 ///
 /// # Errors
-/// If `steps` is 0 or more than T.
-pub fn timesteps(schedule: &NoiseSchedule, steps: usize, spacing: Spacing) -> Result<Vec<usize>> {
-    let total = schedule.steps();
+/// If `steps` is 0 or more than T, or the offset leads past the end.
+pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>) -> Result<Vec<usize>> {
+    let (Times { spacing, offset }, total) = (times.into(), schedule.steps());
     if steps == 0 || steps > total {
         return Err(Error::usage(format!("--steps {steps}: this model has 1 to {total} denoising steps")));
     }
     let (last, step) = ((steps - 1).max(1) as f64, total as f64 / steps as f64);
     let time = |i: usize| match spacing {
-        Spacing::Leading => i * (total / steps),
+        Spacing::Leading => i * (total / steps) + offset,
         // Halves to even, as numpy rounds.
         Spacing::Trailing => (total as f64 - (steps - 1 - i) as f64 * step).round_ties_even() as usize - 1,
         Spacing::Linspace => (i as f64 * (total - 1) as f64 / last).round_ties_even() as usize,
@@ -120,6 +135,11 @@ pub fn timesteps(schedule: &NoiseSchedule, steps: usize, spacing: Spacing) -> Re
     };
     let mut times: Vec<usize> = (0..steps).rev().map(time).collect();
     times.dedup();
+    if let Some(t) = times.first().filter(|t| **t >= total) {
+        return Err(Error::usage(format!(
+            "--steps {steps}: with steps_offset = {offset} there would be a time {t} of {total}; take fewer steps"
+        )));
+    }
     Ok(times)
 }
 
@@ -127,8 +147,8 @@ pub fn timesteps(schedule: &NoiseSchedule, steps: usize, spacing: Spacing) -> Re
 ///
 /// # Errors
 /// As [`timesteps`].
-pub fn discrete(schedule: &NoiseSchedule, steps: usize, spacing: Spacing) -> Result<Vec<Level>> {
-    let times = timesteps(schedule, steps, spacing)?;
+pub fn discrete(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>) -> Result<Vec<Level>> {
+    let times = timesteps(schedule, steps, times)?;
     Ok(times.into_iter().map(|t| schedule.level(t)).chain([Level::PICTURE]).collect())
 }
 
@@ -151,20 +171,20 @@ pub enum Family {
 pub fn solver(
     schedule: &NoiseSchedule,
     steps: usize,
-    spacing: Spacing,
+    times: impl Into<Times>,
     (sigmas, sigma_max): (Sigmas, f64),
     end: FinalSigma,
     family: Family,
 ) -> Result<Vec<Level>> {
     let sde = schedule.options().sde;
-    let total = schedule.steps();
-    let times: Vec<f64> = match (family, spacing) {
+    let (asked, total) = (times.into(), schedule.steps());
+    let times: Vec<f64> = match (family, asked.spacing) {
         (Family::Sigma, Spacing::Linspace) => {
             let steps = timesteps(schedule, steps, Spacing::Linspace).map(|_| steps)?;
             let share = |i: usize| i as f64 / (steps - 1).max(1) as f64;
             (0..steps).rev().map(|i| share(i) * (total - 1) as f64).collect()
         }
-        (Family::Sigma, _) | (_, Spacing::Trailing) => whole(timesteps(schedule, steps, spacing)?),
+        (Family::Sigma, _) | (_, Spacing::Trailing) => whole(timesteps(schedule, steps, asked)?),
         _ if steps == 0 || steps >= total => {
             return Err(Error::usage(format!(
                 "--steps {steps}: this solver has 1 to {} steps on this model; or use --timestep-spacing trailing",
@@ -173,7 +193,7 @@ pub fn solver(
         }
         // One more time than steps; the last is where they end.
         _ => {
-            let mut times = timesteps(schedule, steps + 1, spacing)?;
+            let mut times = timesteps(schedule, steps + 1, asked)?;
             times.pop();
             whole(times)
         }

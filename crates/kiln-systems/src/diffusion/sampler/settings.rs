@@ -5,7 +5,7 @@ use kiln_core::{Error, Result};
 use kiln_train::SamplerSettings;
 
 use super::ancestral::{Variance, Walk};
-use super::grid::{self, Family, FinalSigma, Sigmas, Spacing};
+use super::grid::{self, Family, FinalSigma, Sigmas, Times};
 use super::multistep::{self, DpmSolver};
 use super::ode::Tolerance;
 use super::predictor_corrector::{Predictor, PredictorCorrector};
@@ -25,7 +25,7 @@ pub struct Defaults {
     /// Its steps; 0 is T.
     pub steps: usize,
     /// Which times they visit.
-    pub spacing: Spacing,
+    pub times: Times,
     /// DDIM's η.
     pub eta: f64,
     /// Of DDPM's step; what the network learned if it learned one.
@@ -104,7 +104,7 @@ fn within(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
 }
 
 /// A number of repetitions that may still come to an end.
-fn times(flag: &str, given: Option<usize>, usual: usize) -> Result<usize> {
+fn repeated(flag: &str, given: Option<usize>, usual: usize) -> Result<usize> {
     match given {
         Some(count) if count > 10_000 => Err(Error::usage(format!("{flag} {count}: must be at most 10000"))),
         _ => Ok(given.unwrap_or(usual)),
@@ -123,9 +123,9 @@ impl Plan {
             return Err(Error::usage(format!("--sampler {name}: there are {}", SAMPLERS.join(", "))));
         }
         check_given(name, s)?;
-        let spacing = match &s.timestep_spacing {
-            Some(name) => name.parse()?,
-            None => defaults.spacing,
+        let times = match &s.timestep_spacing {
+            Some(name) => Times { spacing: name.parse()?, ..defaults.times },
+            None => defaults.times,
         };
         let total = schedule.steps();
         let steps = match (s.steps, name, defaults.steps) {
@@ -158,7 +158,7 @@ impl Plan {
                         )));
                     }
                 },
-                recurrence: times("--recurrence", s.recurrence, 0)?,
+                recurrence: repeated("--recurrence", s.recurrence, 0)?,
             }),
             "euler" => Method::Euler,
             "euler-ancestral" => Method::EulerAncestral,
@@ -178,7 +178,7 @@ impl Plan {
             }
             "pc" => {
                 let predictor = s.predictor.as_deref().map_or(Ok(Default::default()), str::parse)?;
-                let corrector_steps = times("--corrector-steps", s.corrector_steps, 1)?;
+                let corrector_steps = repeated("--corrector-steps", s.corrector_steps, 1)?;
                 if predictor == Predictor::None && corrector_steps == 0 {
                     return Err(Error::usage("--predictor none --corrector-steps 0: nothing is left that steps"));
                 }
@@ -207,9 +207,9 @@ impl Plan {
             }
             given => within("--sigma-max", given.unwrap_or(f64::INFINITY), f64::MIN_POSITIVE, f64::INFINITY)?,
         };
-        let solver = |family| grid::solver(schedule, steps, spacing, (sigmas, sigma_max), end, family);
+        let solver = |family| grid::solver(schedule, steps, times, (sigmas, sigma_max), end, family);
         let levels = match method {
-            Method::Walk(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, spacing)?,
+            Method::Walk(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, times)?,
             Method::Euler | Method::EulerAncestral | Method::Heun => solver(Family::Sigma)?,
             Method::DpmSolver(_) => solver(Family::Dpm)?,
             Method::UniPc(_) => solver(Family::UniPc)?,

@@ -3,12 +3,13 @@
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
+use kiln_data::Prepared;
 use kiln_measure::mmd::{TwoSamples, median_distance};
-use kiln_measure::{Features, Measure, mig as gap, path_length, separability as planes};
+use kiln_measure::{Features, Measure, factors, mig as gap, path_length, separability as planes};
 use kiln_nn::tensor::to_values;
 use kiln_train::{Ability, GenerateRequest, Model, Progress};
 
-use super::{Asked, chunks};
+use super::{Asked, chunks, chunks_of, prepared};
 use crate::judge::Judge;
 use crate::seen::Seen;
 
@@ -84,22 +85,99 @@ pub fn separability(asked: &Asked<'_>) -> Result<Measure> {
     Ok(Measure::new("separability", found.score, seen.n).features(&judge.name, &judge.resize()))
 }
 
-/// Mutual information gap between the reference's labels and the means of its encoded pictures.
-pub fn mig(asked: &Asked<'_>) -> Result<Measure> {
-    let model = asked.run("mig", Ability::Encode)?;
-    let (mut table, mut width, mut classes) = (Vec::new(), 0, Vec::new());
-    let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, labels| {
-        let latents = model.encode(images)?;
-        width = latents.dims()[1];
-        table.extend(to_values(latents));
-        classes.extend(labels.iter().map(|&l| l as usize));
-        Ok(())
-    })?;
-    if classes.len() != n {
-        return Err(Error::usage(format!("--metrics mig needs labels, and {} has none", asked.reference)));
+/// Mutual information gap between what is known of the reference's pictures and the means of their codes: the set's
+/// factors, and the gap of each; or the labels, where it knows no factors.
+pub fn mig(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+    let seen = Encoded::of("mig", asked)?;
+    let (names, factors) = match seen.factors() {
+        (names, _) if names.is_empty() => (names, vec![seen.labels("mig", asked)?]),
+        known => known,
+    };
+    let found = gap::measure(seen.latents()?, &factors, gap::BINS)?;
+    let whole = ("mig".to_string(), found.score);
+    let each = names.iter().zip(&found.gaps).map(|(name, gap)| (format!("mig_{name}"), *gap));
+    let measure = |(name, value): (String, f64)| asked.against(Measure::new(&name, value, seen.n));
+    Ok(std::iter::once(whole).chain(each).map(measure).collect())
+}
+
+/// Whether one latent moves with one factor: for each factor with a measure, R² by the latent that tells most of it
+/// (`factor_r2`) and second most (`factor_r2_second`), and the most that this latent tells of another factor
+/// (`factor_leak`).
+pub fn factor_r2(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+    let seen = Encoded::of("factor_r2", asked)?;
+    let known: Vec<_> = seen.set.set().factors().iter().enumerate().filter(|(_, f)| f.ordered).collect();
+    if known.is_empty() {
+        return Err(Error::usage(format!(
+            "--metrics factor_r2 needs a set with known factors, and {} has none; take dsprites or shapes3d",
+            asked.reference
+        )));
     }
-    let found = gap::measure(Features::new("the latents", &table, width)?, &[classes], gap::BINS)?;
-    Ok(asked.against(Measure::new("mig", found.score, n)))
+    let value = |k: usize| seen.places.iter().map(move |places| places[k]);
+    let values: Vec<Vec<f64>> =
+        known.iter().map(|(k, factor)| value(*k).map(|at| f64::from(factor.values[at])).collect()).collect();
+    let table = factors::r2(seen.latents()?, &values)?;
+    let mut out = Vec::new();
+    for ((_, factor), row) in known.iter().zip(&table) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+        let best = order[0];
+        let second = order.get(1).map_or(0.0, |&j| row[j]);
+        let others = table.iter().filter(|other| !std::ptr::eq(*other, row)).map(|other| other[best]);
+        let leak = others.fold(0.0, f64::max);
+        for (name, value) in [("factor_r2", row[best]), ("factor_r2_second", second), ("factor_leak", leak)] {
+            out.push(asked.against(Measure::new(&format!("{name}_{}", factor.name), value, seen.n)));
+        }
+    }
+    Ok(out)
+}
+
+/// The codes of the reference's pictures, with what is known of them.
+struct Encoded {
+    set: Prepared,
+    table: Vec<f32>,
+    width: usize,
+    labels: Vec<usize>,
+    /// For each picture the places of its factors' values.
+    places: Vec<Vec<usize>>,
+    n: usize,
+}
+
+impl Encoded {
+    fn of(metric: &str, asked: &Asked<'_>) -> Result<Self> {
+        let model = asked.run(metric, Ability::Encode)?;
+        let set = prepared(model, &asked.reference, asked.split)?;
+        let (mut table, mut width, mut labels, mut places) = (Vec::new(), 0, Vec::new(), Vec::new());
+        let n = chunks_of(&set, asked.args.n, asked.device, |images, of_images, at| {
+            let latents = model.encode(images)?;
+            width = latents.dims()[1];
+            table.extend(to_values(latents));
+            labels.extend(of_images.iter().map(|&l| l as usize));
+            places.extend(at.iter().map(|&i| set.set().places(i)));
+            Ok(())
+        })?;
+        Ok(Self { set, table, width, labels, places, n })
+    }
+
+    fn latents(&self) -> Result<Features<'_>> {
+        Features::new("the latents", &self.table, self.width)
+    }
+
+    /// Names of the factors that vary in what was seen, and their values by place.
+    fn factors(&self) -> (Vec<&'static str>, Vec<Vec<usize>>) {
+        let of = |k: usize| self.places.iter().map(|places| places[k]).collect::<Vec<_>>();
+        let all = self.set.set().factors().iter().enumerate().map(|(k, f)| (f.name, of(k)));
+        all.filter(|(_, values)| values.iter().any(|v| *v != values[0])).unzip()
+    }
+
+    fn labels(&self, metric: &str, asked: &Asked<'_>) -> Result<Vec<usize>> {
+        if self.labels.len() == self.n {
+            return Ok(self.labels.clone());
+        }
+        Err(Error::usage(format!(
+            "--metrics {metric} needs known factors or labels, and {} has neither",
+            asked.reference
+        )))
+    }
 }
 
 /// Are the latents of pictures spread as those that samples are made of? The aggregated posterior against the prior: the

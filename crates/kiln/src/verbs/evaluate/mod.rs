@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
+use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{PictureRule, Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
@@ -83,6 +84,7 @@ pub const METRICS: &[Metric] = &[
     metric("ppl", On::Latents, &[Ability::Decode]),
     metric("separability", On::Latents, &[Ability::Decode]),
     metric("mig", On::Latents, &[Ability::Encode]),
+    metric("factor_r2", On::Latents, &[Ability::Encode]),
     metric("prior", On::Latents, &[Ability::Encode]),
 ];
 
@@ -106,7 +108,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, prior
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
@@ -313,7 +315,8 @@ fn measure_on(
             "a_distance" => vec![labels::a_distance(&asked)?],
             "ppl" => latents::path_length(&asked)?,
             "separability" => vec![latents::separability(&asked)?],
-            "mig" => vec![latents::mig(&asked)?],
+            "mig" => latents::mig(&asked)?,
+            "factor_r2" => latents::factor_r2(&asked)?,
             "prior" => latents::prior(&asked)?,
             _ => Vec::new(),
         });
@@ -365,19 +368,38 @@ pub fn chunks(
     device: &Device,
     mut each: impl FnMut(Tensor<4>, &[u32]) -> Result<()>,
 ) -> Result<usize> {
+    let set = prepared(model, spec, split)?;
+    chunks_of(&set, n, device, |images, labels, _| each(images, labels))
+}
+
+/// A set in the run's own shape.
+pub fn prepared(model: &dyn Model, spec: &str, split: Split) -> Result<Prepared> {
     let rule = PictureRule { flip: false, ..model.info().data.rule() };
-    let prepared = Prepared::new(kiln_data::open(spec, split, &rule)?, rule)?;
-    let [c, h, w] = prepared.shape();
-    let total = prepared.len().min(n);
+    Prepared::new(kiln_data::open(spec, split, &rule)?, rule)
+}
+
+/// Pictures with their labels and their places in the set, a chunk at a time; returns how many.
+pub fn chunks_of(
+    set: &Prepared,
+    n: usize,
+    device: &Device,
+    mut each: impl FnMut(Tensor<4>, &[u32], &[usize]) -> Result<()>,
+) -> Result<usize> {
+    let [c, h, w] = set.shape();
+    let (len, total) = (set.len(), set.len().min(n));
+    let key = Key::new(0).purpose("evaluation order");
+    // A set with known factors lies in their order, and its first pictures have few of their values.
+    let ordered = !set.set().factors().is_empty();
+    let place = |i: usize| if ordered { key.permute(i as u64, len as u64) as usize } else { i };
     for start in (0..total).step_by(100) {
-        let count = (total - start).min(100);
-        let (mut values, mut labels) = (Vec::with_capacity(count * c * h * w), Vec::new());
-        for i in start..start + count {
-            let sample = prepared.get(i)?;
+        let places: Vec<usize> = (start..total.min(start + 100)).map(place).collect();
+        let (mut values, mut labels) = (Vec::with_capacity(places.len() * c * h * w), Vec::new());
+        for &i in &places {
+            let sample = set.get(i)?;
             values.extend(sample.values);
             labels.extend(sample.label);
         }
-        each(from_values(values, [count, c, h, w], device), &labels)?;
+        each(from_values(values, [places.len(), c, h, w], device), &labels, &places)?;
     }
     Ok(total)
 }

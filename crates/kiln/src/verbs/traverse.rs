@@ -1,0 +1,126 @@
+//! `kiln edit --traverse`: what does each number of a latent do to the picture?
+//!
+//! One row a latent: it takes values from −range to range, the others keep those of the start (Higgins 2017, §4). Where a run can
+//! encode, rows come in the order of what latents say: the variance of a latent's mean over pictures (Burda 2016, §5.2), which is
+//! near 0 where the prior is all it holds.
+
+use std::path::PathBuf;
+
+use burn::tensor::Tensor;
+use clap::Args;
+use kiln_core::{Error, Result};
+use kiln_data::{Prepared, Split, contact_sheet};
+use kiln_nn::tensor::{from_values, to_values};
+use kiln_train::preview::pictures;
+use kiln_train::{Ability, GenerateRequest, Model};
+use serde_json::json;
+
+use crate::output::Output;
+use crate::verbs::evaluate::{chunks_of, part, prepared};
+use crate::verbs::need;
+
+/// Pictures whose codes say how much each latent varies.
+const SEEN: usize = 500;
+
+#[derive(Args)]
+pub struct TraverseArgs {
+    /// A row for each latent, which takes values from −range to range there; the start is a sample of --start (0 by
+    /// default), or a picture of --from
+    #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
+    pub traverse: bool,
+    /// Begin at the codes of pictures (a folder, a zip, one picture, a set) of these indices of --start
+    #[arg(long, requires = "traverse")]
+    from: Option<PathBuf>,
+    /// The largest value of a latent
+    #[arg(long, requires = "traverse", default_value_t = 3.0)]
+    range: f64,
+    /// Pictures in a row
+    #[arg(long, requires = "traverse", default_value_t = 9)]
+    columns: usize,
+    /// Rows, of the latents that say most; 0 for all
+    #[arg(long, requires = "traverse", default_value_t = 0)]
+    rows: usize,
+}
+
+/// Draws the sheet of each start, one below the other.
+pub fn traverse(
+    args: &TraverseArgs,
+    starts: &[u64],
+    seed: u64,
+    sheet: &std::path::Path,
+    model: &dyn Model,
+    out: &Output,
+) -> Result<()> {
+    let device = &model.info().device;
+    if args.columns < 2 || !(args.range > 0.0 && args.range.is_finite()) {
+        return Err(Error::usage("--traverse needs at least --columns 2 and a --range above 0"));
+    }
+    let starts = if starts.is_empty() { &[0] } else { starts };
+    let latents = match &args.from {
+        None => starts
+            .iter()
+            .map(|&i| model.latents(&GenerateRequest::new(i..i + 1, seed, device)))
+            .collect::<Result<Vec<_>>>()?,
+        Some(from) => {
+            need(model, Ability::Encode)?;
+            let (spec, split) = part(&from.display().to_string(), None);
+            let set = prepared(model, &spec, split)?;
+            starts.iter().map(|&i| encoded(model, &set, i)).collect::<Result<Vec<_>>>()?
+        }
+    };
+    let width = latents[0].dims()[1];
+    let activity = if model.abilities().contains(&Ability::Encode) { Some(activity(model)?) } else { None };
+    let mut order: Vec<usize> = (0..width).collect();
+    if let Some(activity) = &activity {
+        order.sort_by(|&a, &b| activity[b].total_cmp(&activity[a]));
+    }
+    if args.rows > 0 {
+        order.truncate(args.rows);
+    }
+    let mut rows = Vec::new();
+    for start in &latents {
+        let start = to_values(start.clone());
+        for &latent in &order {
+            let point = |column: usize| {
+                let mut z = start.clone();
+                z[latent] = (args.range * (2.0 * column as f64 / (args.columns - 1) as f64 - 1.0)) as f32;
+                z
+            };
+            let points: Vec<f32> = (0..args.columns).flat_map(point).collect();
+            rows.extend(pictures(model.decode(from_values(points, [args.columns, width], device))?));
+        }
+    }
+    contact_sheet(&rows, args.columns, 1)?.write_png(sheet, &[("system", model.info().system)])?;
+    let activity = activity.map(|a| order.iter().map(|&latent| a[latent]).collect::<Vec<_>>());
+    let object = json!({"sheet": sheet, "latents": order, "activity": activity, "range": args.range});
+    out.say(|| format!("latents {order:?}, a row each, in {}", sheet.display()), &object);
+    Ok(())
+}
+
+/// The code of one picture, `[1, d]`.
+fn encoded(model: &dyn Model, set: &Prepared, index: u64) -> Result<Tensor<2>> {
+    let at = usize::try_from(index).ok().filter(|&i| i < set.len());
+    let at =
+        at.ok_or_else(|| Error::usage(format!("--start {index}: {} has {} pictures", set.set().name(), set.len())))?;
+    let [c, h, w] = set.shape();
+    model.encode(from_values(set.get(at)?.values, [1, c, h, w], &model.info().device))
+}
+
+/// The variance of each latent's code over pictures of the run's own data.
+fn activity(model: &dyn Model) -> Result<Vec<f64>> {
+    let info = model.info();
+    let set = prepared(model, &info.data.set, Split::Train)?;
+    let (mut table, mut width) = (Vec::new(), 0);
+    let n = chunks_of(&set, SEEN, &info.device, |images, _, _| {
+        let codes = model.encode(images)?;
+        width = codes.dims()[1];
+        table.extend(to_values(codes));
+        Ok(())
+    })?;
+    let variance = |latent: usize| {
+        let values = || table.iter().skip(latent).step_by(width).map(|&v| f64::from(v));
+        let mean = values().sum::<f64>() / n as f64;
+        values().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64
+    };
+    Ok((0..width).map(variance).collect())
+}
