@@ -93,7 +93,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.output=bernoulli",
             "model.binarize=dynamic",
         ],
-        "pixelrnn" => &["model.layers=1", "model.features=4", "model.head=8", "data.size=12"],
+        "pixelrnn" => &["model.layers=1", "model.features=4", "model.head=8"],
         "cyclegan" => &[
             "data.size=16",
             "model.generator_channels=4",
