@@ -14,7 +14,7 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | c | `condition`: `class`, or `quadrants` of which `observed` are seen; [`Cvae::features`] |
+//! | c | `condition`: `class`, or `quadrants` of which `observed` are seen |
 //! | prior p_θ(z\|c) | `prior`, learned |
 //! | recognition q_φ(z\|x, c) | `encoder` |
 //! | generation p_θ(x\|c, z) | `decoder`, of z beside what is known of c |
