@@ -41,6 +41,9 @@ pub struct ClaimArgs {
     /// Only the measurements whose name has this in it
     #[arg(long)]
     only: Option<String>,
+    /// Only the variants whose name has this in it
+    #[arg(long)]
+    variant: Option<String>,
     /// The results page
     #[arg(long, default_value = "docs/results.md")]
     results: PathBuf,
@@ -242,6 +245,11 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
         return Err(Error::usage(format!("--only: {name} has `{}`", labels.join("`, `"))));
     }
+    let chosen = |v: &&Variant| args.variant.as_ref().is_none_or(|part| v.name.contains(part));
+    if !claim.variants.iter().any(|v| chosen(&v)) {
+        let names: Vec<&str> = claim.variants.iter().map(|v| v.name).collect();
+        return Err(Error::usage(format!("--variant: {name} has `{}`", names.join("`, `"))));
+    }
     let mut beside = Vec::new();
     for Beside { system: id, variant, images } in claim.beside {
         let root = folder(&args.runs, id, variant, SEED_BESIDE);
@@ -250,7 +258,7 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         beside.push((format!("{{{id}}}"), root.display().to_string()));
     }
     let named = |text: String| beside.iter().fold(text, |text, (name, root)| text.replace(name, root));
-    for variant in claim.variants {
+    for variant in claim.variants.iter().filter(chosen) {
         let own = variant.set.iter().find_map(|text| text.strip_prefix("system="));
         let system = find(own.unwrap_or(system.id()))?;
         let (mut roots, mut seconds, mut seen) = (Vec::new(), 0.0, 0);
