@@ -11,12 +11,21 @@ use crate::isa::{Isa, Kind};
 ///
 /// Panics if `first` is shorter than `to`, or `isa` is not [`Kind::Bf16`].
 pub(crate) fn pack(isa: Isa, first: &[f32], second: &[f32], to: &mut [f32]) {
-    assert!(isa.kind() == Kind::Bf16);
+    pack_padded(isa, &first[..to.len()], second, 0, to);
+}
+
+/// The same from `to[before]` on; what comes before and what comes after `first` is 0.
+///
+/// Panics if `first` does not end inside `to`, or `isa` is not [`Kind::Bf16`].
+pub(crate) fn pack_padded(isa: Isa, first: &[f32], second: &[f32], before: usize, to: &mut [f32]) {
+    assert!(isa.kind() == Kind::Bf16 && before + first.len() <= to.len());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: an `Isa` of this kind exists only where these features were detected.
     unsafe {
-        pack_vectors(first, second, to);
+        pack_vectors(first, second, before, to);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = second;
 }
 
 /// `to[i]` becomes the pair of `from[2 i]` and `from[2 i + 1]`, likewise.
@@ -48,24 +57,31 @@ fn round(x: f32) -> u16 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,avx512bf16")]
-fn pack_vectors(first: &[f32], second: &[f32], to: &mut [f32]) {
+fn pack_vectors(first: &[f32], second: &[f32], before: usize, to: &mut [f32]) {
     use std::arch::x86_64::*;
     const LANES: usize = 16;
-    let mask = |left: usize| if left < LANES { (1 << left) - 1 } else { !0u16 };
-    assert!(first.len() >= to.len());
+    // The lanes of the vector at `i` that come before place `end`.
+    let until = |i: usize, end: usize| match end.saturating_sub(i) {
+        left if left < LANES => (1 << left) - 1,
+        _ => !0u16,
+    };
+    let end = before + first.len();
+    let end_of_pairs = before + first.len().min(second.len());
     for i in (0..to.len()).step_by(LANES) {
-        let some = mask(to.len() - i);
-        let paired = mask(second.len().saturating_sub(i)) & some;
-        // SAFETY: the lanes of `some` are inside `to` and `first`, those of `paired` inside `second`; no others
-        // are read or written.
+        let (written, outside) = (until(i, to.len()), until(i, before));
+        let read = until(i, end) & !outside;
+        let paired = until(i, end_of_pairs) & !outside;
+        // SAFETY: the lanes of `written` are inside `to`; lane `l` of `read` is `first[i + l - before]`, and of `paired`
+        // the same of `second`, inside both. No others are read or written.
         unsafe {
-            let low = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, first.as_ptr().wrapping_add(i)));
-            let high = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(paired, second.as_ptr().wrapping_add(i)));
+            let at = |from: &[f32]| from.as_ptr().wrapping_add(i).wrapping_sub(before);
+            let low = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(read, at(first)));
+            let high = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(paired, at(second)));
             // The same 256 bits under their other name.
             let [low, high] =
                 [low, high].map(|half| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(half)));
             let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
-            _mm512_mask_storeu_ps(to.as_mut_ptr().wrapping_add(i), some, _mm512_castsi512_ps(pairs));
+            _mm512_mask_storeu_ps(to.as_mut_ptr().wrapping_add(i), written, _mm512_castsi512_ps(pairs));
         }
     }
 }
@@ -118,6 +134,13 @@ mod tests {
                 for (i, got) in pairs.iter().enumerate() {
                     let expected = pair(first[i], second.get(i).copied().unwrap_or(0.0));
                     assert_eq!(got.to_bits(), expected.to_bits(), "{i} of {len} and {others}");
+                }
+                for (before, after) in [(0, 0), (1, 1), (5, 30), (33, 0)] {
+                    let mut padded = vec![1.0; before + len + after];
+                    pack_padded(isa, &first[..len], &second, before, &mut padded);
+                    assert!(padded[..before].iter().chain(&padded[before + len..]).all(|v| v.to_bits() == 0));
+                    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&padded[before..before + len]), bits(&pairs), "{before} before {len}, {others}");
                 }
                 pack_neighbours(isa, &(0..2 * len).map(value).collect::<Vec<_>>(), &mut pairs);
                 for (i, got) in pairs.iter().enumerate() {

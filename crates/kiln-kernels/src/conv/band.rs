@@ -5,6 +5,12 @@
 //! residue modulo the step. A tap is then a fixed distance from an output pixel's own place.
 
 use super::axis::Axis;
+use crate::{
+    isa::Isa,
+    pairs::{pack, pack_padded},
+    tasks,
+};
+use std::ops::Range;
 
 /// Floats a buffer should not exceed: half a typical second-level cache of 1 MiB.
 const TARGET: usize = 128 << 10;
@@ -66,65 +72,113 @@ impl Bands {
         taps
     }
 
-    /// Fills `buffer` with what `band` reads of `source`, channel planes of `size`.
-    pub(super) fn fill(&self, source: &[f32], size: [usize; 2], band: usize, buffer: &mut [f32]) {
-        let [height, width] = size;
+    /// The rows of a plane that `band` reads of source planes of `size`.
+    fn lines(&self, [height, width]: [usize; 2], band: usize) -> Vec<Line> {
         let (first_row, rows) = self.rows_of(band);
         let (step_y, step_x) = (self.rows.step, self.columns.step);
         let top = (first_row * step_y) as isize + self.rows.least_shift();
         let left = self.columns.least_shift();
         let used = rows + self.part - self.height;
-        // The part of a buffer row that lies inside the source, for each residue.
-        let spans: Vec<(usize, usize, usize)> = self.residues[1]
-            .iter()
-            .map(|residue| {
-                let x = left + *residue as isize;
-                let from = (-x).max(0).unsigned_abs().div_ceil(step_x).min(self.pitch);
-                let inside = (width as isize - x).max(0).unsigned_abs();
-                let to = inside.div_ceil(step_x).clamp(from, self.pitch);
-                (from, to, (x + (from * step_x) as isize).max(0).unsigned_abs())
-            })
-            .collect();
-        // Nothing to pad or split: whole bands are copied at once.
-        let plain = [step_y, step_x] == [1, 1]
-            && self.residues[0].len() == 1
-            && spans == [(0, width, 0)]
-            && self.pitch == width;
-        for (c, channel) in source.chunks_exact(height * width).enumerate() {
-            if plain && top >= 0 && top.unsigned_abs() + used <= height {
-                let from = top.unsigned_abs() * width;
-                let to = &mut buffer[c * self.plane..][..used * width];
-                to.copy_from_slice(&channel[from..from + used * width]);
-                continue;
-            }
-            for (ry, residue) in self.residues[0].iter().enumerate() {
+        let mut lines: Vec<Line> = Vec::new();
+        for (ry, residue_y) in self.residues[0].iter().enumerate() {
+            for (rx, residue_x) in self.residues[1].iter().enumerate() {
+                let x = left + *residue_x as isize;
+                let before = (-x).max(0).unsigned_abs().div_ceil(step_x).min(self.pitch);
+                let until = (width as isize - x).max(0).unsigned_abs().div_ceil(step_x).clamp(before, self.pitch);
+                let column = (x + (before * step_x) as isize).max(0).unsigned_abs();
+                let class = ry * self.residues[1].len() + rx;
                 for j in 0..used {
-                    let y = top + (j * step_y + residue) as isize;
-                    let line = usize::try_from(y).ok().filter(|y| *y < height);
-                    for (rx, &(from, to, x)) in spans.iter().enumerate() {
-                        let class = ry * spans.len() + rx;
-                        let at = c * self.plane + (class * self.part + j) * self.pitch;
-                        let row = &mut buffer[at..at + self.pitch];
-                        let Some(y) = line else {
-                            row.fill(0.0);
-                            continue;
-                        };
-                        row[..from].fill(0.0);
-                        row[to..].fill(0.0);
-                        if from == to {
-                            continue;
+                    let at = (class * self.part + j) * self.pitch;
+                    let y = usize::try_from(top + (j * step_y + residue_y) as isize).ok().filter(|y| *y < height);
+                    let line = match y {
+                        Some(y) if before < until => {
+                            Line { at, len: self.pitch, inside: before..until, from: y * width + column }
                         }
-                        let line = &channel[y * width + x..(y + 1) * width];
-                        if step_x == 1 {
-                            row[from..to].copy_from_slice(&line[..to - from]);
-                        } else {
-                            let line = line.iter().step_by(step_x);
-                            for (to, from) in row[from..to].iter_mut().zip(line) {
-                                *to = *from;
-                            }
+                        _ => Line { at, len: self.pitch, inside: 0..0, from: 0 },
+                    };
+                    match lines.last_mut() {
+                        Some(last) if step_x == 1 && last.goes_on_with(&line) => {
+                            last.len += line.len;
+                            last.inside.end = last.len;
                         }
+                        _ => lines.push(line),
                     }
                 }
+            }
+        }
+        lines
+    }
+
+    /// Fills `buffer` with what `band` reads of `source`, channel planes of `size`.
+    pub(super) fn fill(&self, source: &[f32], size: [usize; 2], band: usize, buffer: &mut [f32]) {
+        let lines = self.lines(size, band);
+        for (channel, plane) in source.chunks_exact(size[0] * size[1]).zip(buffer.chunks_exact_mut(self.plane)) {
+            for line in &lines {
+                line.copy(channel, self.columns.step, &mut plane[line.at..][..line.len]);
+            }
+        }
+    }
+
+    /// The same with the pairs of every two channels in a plane.
+    pub(super) fn fill_pairs(&self, isa: Isa, source: &[f32], size: [usize; 2], band: usize, buffer: &mut [f32]) {
+        let lines = self.lines(size, band);
+        let (step, channel_len) = (self.columns.step, size[0] * size[1]);
+        tasks::with_scratch(2 * self.pitch, |apart| {
+            let (one, other) = apart.split_at_mut(self.pitch);
+            for (channels, plane) in source.chunks(2 * channel_len).zip(buffer.chunks_exact_mut(self.plane)) {
+                let (first, second) = channels.split_at(channel_len);
+                for line in &lines {
+                    let row = &mut plane[line.at..][..line.len];
+                    if step == 1 {
+                        let [first, second] = [first, second].map(|c| c.get(line.source()).unwrap_or_default());
+                        pack_padded(isa, first, second, line.inside.start, row);
+                    } else {
+                        line.copy(first, step, one);
+                        let paired = !second.is_empty();
+                        if paired {
+                            line.copy(second, step, other);
+                        }
+                        pack(isa, one, if paired { other } else { &[] }, row);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A row of a plane, or several that follow one another in the source as well.
+struct Line {
+    /// Where it begins in the plane.
+    at: usize,
+    len: usize,
+    /// What of it lies inside the source; the rest is 0.
+    inside: Range<usize>,
+    /// Where that begins in a source plane.
+    from: usize,
+}
+
+impl Line {
+    /// Whether `next` begins where this one ends, on both sides, and neither is padded.
+    fn goes_on_with(&self, next: &Line) -> bool {
+        let whole = |line: &Line| line.inside == (0..line.len);
+        whole(self) && whole(next) && self.at + self.len == next.at && self.from + self.len == next.from
+    }
+
+    /// What it reads of a source plane without steps between columns.
+    fn source(&self) -> Range<usize> {
+        self.from..self.from + self.inside.len()
+    }
+
+    /// Writes `row`, of a source read in steps.
+    fn copy(&self, channel: &[f32], step: usize, row: &mut [f32]) {
+        row[..self.inside.start].fill(0.0);
+        row[self.inside.end..].fill(0.0);
+        let inside = &mut row[self.inside.clone()];
+        if step == 1 {
+            inside.copy_from_slice(&channel[self.source()]);
+        } else {
+            for (to, from) in inside.iter_mut().zip(channel.iter().skip(self.from).step_by(step)) {
+                *to = *from;
             }
         }
     }

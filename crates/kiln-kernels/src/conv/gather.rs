@@ -14,7 +14,7 @@ use crate::{
     isa::Isa,
     lanes,
     output::{self, Output},
-    pairs::{pack, pair},
+    pairs::pair,
     tasks,
     tile::{MAX_ROWS, MAX_WIDTH, Start, Steps, Tile},
 };
@@ -318,7 +318,11 @@ impl Work<'_> {
                 let images = buffer.chunks_exact_mut(image_len).take(self.images);
                 for (i, buffer) in images.enumerate() {
                     let at = ((self.task.image + i) * product.groups + group) * source_len;
-                    self.fill(&source[at..at + source_len], size, buffer);
+                    let (source, band) = (&source[at..at + source_len], self.task.band);
+                    match self.tile.takes_pairs() {
+                        true => bands.fill_pairs(self.tile.isa(), source, size, band, buffer),
+                        false => bands.fill(source, size, band, buffer),
+                    }
                 }
                 let blocks: Vec<Block> = self.blocks.clone().map(|b| self.block(group, b)).collect();
                 match &self.pass.way {
@@ -327,23 +331,6 @@ impl Work<'_> {
                         self.panels(&blocks, buffer, [full, last], panels, collected, sums);
                     }
                 }
-            }
-        });
-    }
-
-    /// Fills `buffer` with what the band reads of one group's channels: a plane a step.
-    fn fill(&self, source: &[f32], size: [usize; 2], buffer: &mut [f32]) {
-        let (bands, band) = (&self.pass.bands, self.task.band);
-        if !self.tile.takes_pairs() {
-            return bands.fill(source, size, band, buffer);
-        }
-        tasks::with_scratch(2 * bands.plane, |planes| {
-            let channels = source.chunks(2 * size[0] * size[1]);
-            for (channels, to) in channels.zip(buffer.chunks_exact_mut(bands.plane)) {
-                bands.fill(channels, size, band, planes);
-                let (first, second) = planes.split_at(bands.plane);
-                let both = channels.len() == 2 * size[0] * size[1];
-                pack(self.tile.isa(), first, if both { second } else { &[] }, to);
             }
         });
     }
