@@ -2,7 +2,7 @@
 
 use kiln_data::Split;
 
-use super::{Beside, Claim, Measurement, Variant};
+use super::{Beside, Claim, Measurement, SCORE, Variant};
 
 /// A run of the network that the claims share, so small that ten thousand pictures of it are soon made: its data, and
 /// what else is other.
@@ -45,7 +45,7 @@ const CLASSIFIER: Beside =
     Beside { system: "classifier", variant: Variant { name: "fashion", set: &["data.set=fashion"] }, images: 120_000 };
 
 const fn sampled(label: &'static str, sampler: &'static str) -> Measurement {
-    Measurement { label, sampler, metrics: "fid,is", n: 10_000, split: Split::Train, samples: 0, bootstrap: 200 }
+    Measurement { label, sampler, metrics: "fid,is", n: 10_000, bootstrap: 200, ..SCORE }
 }
 
 /// With what guidance trades against each other.

@@ -69,6 +69,8 @@ struct Measurement {
     metrics: &'static str,
     n: usize,
     split: Split,
+    /// The set it is compared with, such as `mnist/test`; none for the run's own.
+    against: Option<&'static str>,
     /// Flags of `kiln sample`, separated by spaces; `{ID}` is the run of that system beside.
     sampler: &'static str,
     samples: usize,
@@ -102,6 +104,7 @@ const SCORE: Measurement = Measurement {
     metrics: "fid,is,classes",
     n: 2000,
     split: Split::Train,
+    against: None,
     sampler: "",
     samples: 0,
     bootstrap: 0,
@@ -275,11 +278,12 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
             let mut found: BTreeMap<String, Vec<Measure>> = BTreeMap::new();
             let sampler = flags(&named(m.sampler.to_string()))?;
             for root in &roots {
-                let evaluation = EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n)
-                    .split(m.split)
-                    .samples(m.samples)
-                    .bootstrap(m.bootstrap)
-                    .sampler(sampler.clone());
+                let evaluation = EvaluateArgs::new(&root.display().to_string(), m.metrics, m.n);
+                let evaluation = match m.against {
+                    Some(set) => evaluation.against(set),
+                    None => evaluation.split(m.split),
+                };
+                let evaluation = evaluation.samples(m.samples).bootstrap(m.bootstrap).sampler(sampler.clone());
                 for figure in measure(&evaluation, common)? {
                     found.entry(figure.full_name()).or_default().push(figure);
                 }

@@ -190,6 +190,11 @@ impl EvaluateArgs {
         Self { split: Some(split), ..self }
     }
 
+    /// Against a set, such as `mnist/test`, instead of the run's own.
+    pub fn against(self, set: &str) -> Self {
+        Self { against: Some(set.into()), ..self }
+    }
+
     /// With sampler settings.
     pub fn sampler(self, sampler: SamplerArgs) -> Self {
         Self { sampler, ..self }
