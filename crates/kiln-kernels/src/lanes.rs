@@ -1,6 +1,6 @@
 //! The plain loops of the kernels, compiled for every instruction set.
 
-use crate::isa::{mul_add, vectorised};
+use crate::isa::{Isa, Kind, mul_add, vectorised};
 use std::mem::MaybeUninit;
 
 /// Partial sums a reduction keeps: a multiple of every vector length, enough to hide latency.
@@ -525,6 +525,19 @@ vectorised! {
                 let at = k * width + lane;
                 to[at..at + PIECE].copy_from_slice(&from[offset + place..offset + place + PIECE]);
             }
+        }
+    }
+}
+
+/// Asks for `values` to be brought near before they are read.
+#[inline]
+pub(crate) fn prefetch(isa: Isa, values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.kind() != Kind::Portable {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        for line in values.chunks(16) {
+            // SAFETY: a hint, which reads nothing; every such kind has SSE.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
         }
     }
 }

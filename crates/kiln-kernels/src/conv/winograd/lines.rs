@@ -1,6 +1,6 @@
 //! The lines of a field that a row of squares sees, channels last.
 
-use crate::{conv::transpose, isa::Isa};
+use crate::{conv::transpose, isa::Isa, lanes};
 
 /// Channels whose lines are read in turn.
 const TOGETHER: usize = 16;
@@ -56,9 +56,15 @@ impl Lines {
         }
         let plane = height * width;
         let from = &from[image * channels * plane..];
+        // Short pieces far from one another, which the processor does not foresee: what the next row of squares adds.
+        let coming = (y + self.count).saturating_sub(self.before[0]).min(height);
+        let coming = coming * width..(coming + self.step).min(height) * width;
         // Some channels of all lines in turn: the lines of a channel are neighbours in memory.
         for first in (0..channels).step_by(TOGETHER) {
             let count = TOGETHER.min(channels - first);
+            for c in first..first + count {
+                lanes::prefetch(isa, &from[c * plane..][coming.clone()]);
+            }
             for (i, y) in (kept..self.count).filter_map(|i| Some((i, inside(i)?))) {
                 let from = &from[first * plane + y * width..];
                 let to = &mut lines[i * self.line() + start * self.pitch + first..];
