@@ -29,6 +29,17 @@ def save(topic, tensors, versions):
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")
 
 
+def gradients(out, name, inputs, function, **extra):
+    """Puts <name>.<input>, .output, .grad_output, .grad_<input> and the extras into `out`."""
+    inputs = {k: v.float().double().requires_grad_() for k, v in inputs.items()}
+    y = function(**inputs)
+    g = torch.randn(y.shape).double()
+    y.backward(g)
+    tensors = {**inputs, "output": y, "grad_output": g, **{f"grad_{k}": v.grad for k, v in inputs.items()}}
+    out.update({f"{name}.{k}": v.detach().float() for k, v in tensors.items()})
+    out.update({f"{name}.{k}": v for k, v in extra.items()})
+
+
 def spread(module, scale=0.3):
     """Moves every parameter off its (often 0 or 1) initial value, so that no term is invisible."""
     with torch.no_grad():

@@ -5,24 +5,16 @@ representable in single precision, stored in single. What StyleGAN2 and 3 do is 
 operations as their papers and `upfirdn2d`'s documentation say: insert zeros, pad, convolve, drop.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
-from reference import begin, save
+from reference import begin, gradients, save
 
 versions = begin(seed=12)
 out = {}
-
-
-def record(name, inputs, function, **extra):
-    """<name>.<input>, .output, .grad_output, .grad_<input>."""
-    inputs = {k: v.float().double().requires_grad_() for k, v in inputs.items()}
-    y = function(**inputs)
-    g = torch.randn(y.shape).double()
-    y.backward(g)
-    tensors = {**inputs, "output": y, "grad_output": g, **{f"grad_{k}": v.grad for k, v in inputs.items()}}
-    out.update({f"{name}.{k}": v.detach().float() for k, v in tensors.items()})
-    out.update({f"{name}.{k}": v for k, v in extra.items()})
+record = partial(gradients, out)
 
 
 SIZES = [((5, 7), (10, 14)), ((8, 6), (4, 3)), ((7, 9), (5, 20)), ((6, 11), (9, 4)), ((3, 1), (3, 5))]
