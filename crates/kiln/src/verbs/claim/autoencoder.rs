@@ -4,7 +4,7 @@ use kiln_data::Split;
 
 use super::{Beside, Claim, Measurement, SCORE, Variant};
 
-/// Statically binarised digits through two fully connected layers each way and 50 latents (Burda 2016, section 5, with fewer units), with
+/// Statically binarised digits through two fully connected layers each way and 50 latents (Burda 2016, section 5, of 500 units), with
 /// what else a variant wants.
 macro_rules! digits {
     ($($more:literal),*) => {
