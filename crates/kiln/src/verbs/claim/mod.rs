@@ -41,7 +41,7 @@ pub struct ClaimArgs {
     /// Only the measurements whose name has this in it
     #[arg(long)]
     only: Option<String>,
-    /// Only the variants whose name has this in it
+    /// Only the variant of this name, or those whose name has this in it
     #[arg(long)]
     variant: Option<String>,
     /// The results page
@@ -248,7 +248,12 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         let labels: Vec<&str> = claim.measurements.iter().map(|m| m.label).collect();
         return Err(Error::usage(format!("--only: {name} has `{}`", labels.join("`, `"))));
     }
-    let chosen = |v: &&Variant| args.variant.as_ref().is_none_or(|part| v.name.contains(part));
+    let whole = claim.variants.iter().any(|v| args.variant.as_deref() == Some(v.name));
+    let chosen = |v: &&Variant| match args.variant.as_deref() {
+        Some(name) if whole => v.name == name,
+        Some(part) => v.name.contains(part),
+        None => true,
+    };
     if !claim.variants.iter().any(|v| chosen(&v)) {
         let names: Vec<&str> = claim.variants.iter().map(|v| v.name).collect();
         return Err(Error::usage(format!("--variant: {name} has `{}`", names.join("`, `"))));
