@@ -38,7 +38,6 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{cross_entropy, gaussian_kl, gaussian_log_likelihood};
 use kiln_nn::tensor::{from_indices, to_values};
-use kiln_train::params::map_flat;
 use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
 use kiln_train::{
     Abilities, Batch, Beginning, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Likelihood,
@@ -162,10 +161,6 @@ impl Networks {
     }
 }
 
-/// What M2's weights are multiplied with at first (the paper's code begins with a standard deviation of 10⁻³): no class
-/// is then likelier than another before the few labels say which is which. From larger ones, chance does.
-const SMALL: f64 = 0.01;
-
 /// The system.
 pub struct Ssvae {
     config: Config,
@@ -239,13 +234,10 @@ impl System for Ssvae {
                 encoder: networks.encoder(shape, 0, init),
                 decoder: networks.decoder(shape, 0, pixels.scale(), init),
             }),
-            m2: has_m2.then(|| {
-                let fresh = M2 {
-                    encoder: own.encoder(of, classes, init),
-                    decoder: own.decoder(of, classes, scale, init),
-                    prior: (c.class_prior == ClassPrior::Empirical).then(|| init.constant([classes], 0.0)),
-                };
-                map_flat(fresh, |_, weights| weights * SMALL)
+            m2: has_m2.then(|| M2 {
+                encoder: own.encoder(of, classes, init),
+                decoder: own.decoder(of, classes, scale, init),
+                prior: (c.class_prior == ClassPrior::Empirical).then(|| init.constant([classes], 0.0)),
             }),
             classifier: Logits::new(&judge, of, classes, init),
         }
@@ -573,7 +565,7 @@ mod tests {
     use kiln_data::{HostBatch, Part};
     use kiln_nn::tensor::from_values;
     use kiln_train::optim::Optimizer;
-    use kiln_train::params::{self, HostTensor, take_gradients};
+    use kiln_train::params::{self, HostTensor, map_flat, take_gradients};
 
     use super::*;
     use crate::autoencoder::testing::{Fixtures, close, device, pictures, sharp};

@@ -280,7 +280,7 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
         },
         "betavae" | "betatcvae" => Claim {
             variants: &[
-                Variant { name: "VAE", set: dsprites!("system=vae") },
+                Variant { name: "dsprites, VAE", set: dsprites!("system=vae") },
                 Variant { name: "beta-VAE 4", set: dsprites!("system=betavae", "model.beta=4.0") },
                 Variant { name: "beta-TCVAE 6", set: dsprites!("system=betatcvae", "model.beta=6.0") },
             ],
@@ -302,7 +302,7 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
                 Variant { name: "intrinsic 10", set: chairs!("system=dcign") },
                 // There are 45 chairs to learn, not the paper's 1,357.
                 Variant { name: "intrinsic 2", set: chairs!("system=dcign", "model.intrinsic_weight=2") },
-                Variant { name: "VAE", set: chairs!("system=vae") },
+                Variant { name: "chairs, VAE", set: chairs!("system=vae") },
             ],
             seeds: &[0],
             images: 300_000,

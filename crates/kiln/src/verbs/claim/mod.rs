@@ -21,7 +21,7 @@ use kiln_train::progress::minutes;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{Ability, AnySystem, Options, Run, device};
 use serde::Serialize;
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::output::Output;
 use crate::verbs::claim::autoencoder::of_autoencoder;
@@ -346,18 +346,26 @@ fn budgeted(set: &[&str], images: u64, asked: Option<u64>) -> Vec<String> {
     std::iter::once(budget(images)).chain(own).chain(asked.map(budget)).collect()
 }
 
-/// Trains, resumes, or finds a run complete.
+/// Trains, resumes, or finds a run complete, if it has the claim's settings.
 fn train(system: &dyn AnySystem, set: &[impl AsRef<str>], seed: u64, root: &Path, common: &Common) -> Result<()> {
     let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet, watcher: None };
+    let (seed, keep) = (format!("seed={seed}"), "train.keep=1");
+    let texts = set.iter().map(|text| text.as_ref()).chain([seed.as_str(), keep]);
+    let wanted = texts.map(assignment).collect::<Result<Vec<Table>>>()?;
     let summary = if root.join("recipe.toml").exists() {
-        system.resume(&Run::open(root)?, &options)?
+        let run = Run::open(root)?;
+        let recipe = run.recipe()?;
+        if let Some(difference) = wanted.iter().find_map(|wanted| difference(&recipe, wanted)) {
+            let root = root.display();
+            return Err(Error::usage(format!(
+                "{root}: a run with {difference}, as this claim wants; remove it, or give another folder with --runs"
+            )));
+        }
+        system.resume(&run, &options)?
     } else {
         let mut recipe: Table = system.defaults()?;
-        for text in set {
-            merge(&mut recipe, &assignment(text.as_ref())?, &format!("claim {}", system.id()))?;
-        }
-        for text in [format!("seed={seed}"), "train.keep=1".into()] {
-            merge(&mut recipe, &assignment(&text)?, "claim")?;
+        for wanted in &wanted {
+            merge(&mut recipe, wanted, &format!("claim {}", system.id()))?;
         }
         system.train(recipe, root, &options)?
     };
@@ -365,6 +373,17 @@ fn train(system: &dyn AnySystem, set: &[impl AsRef<str>], seed: u64, root: &Path
         return Ok(());
     }
     Err(Error::new(format!("{}: stopped before its end; the same command goes on with it", root.display())))
+}
+
+/// The first of the wanted settings that a recipe does not have, such as `data.set = "mnist" and not "fashion"`.
+fn difference(recipe: &Table, wanted: &Table) -> Option<String> {
+    let number = |value: &Value| value.as_float().or(value.as_integer().map(|i| i as f64));
+    wanted.iter().find_map(|(key, wants)| match (recipe.get(key), wants) {
+        (Some(Value::Table(has)), Value::Table(wants)) => difference(has, wants).map(|rest| format!("{key}.{rest}")),
+        (Some(has), wants) if has == wants || number(has).is_some() && number(has) == number(wants) => None,
+        (Some(has), wants) => Some(format!("{key} = {has} and not {wants}")),
+        (None, wants) => Some(format!("{key} unknown and not {wants}")),
+    })
 }
 
 const HEAD: &str = "# Results\n\n\
@@ -418,5 +437,18 @@ mod tests {
                 flags(m.sampler).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_run_of_other_settings_is_told_by_the_first_of_them() {
+        let table = |text: &str| text.parse::<Table>().unwrap();
+        let recipe =
+            table("system = 'vae'\n[data]\nset = 'mnist'\n[train]\nema_half_life = 60000.0\n[model]\nhidden = [5, 5]");
+        let told = |text: &str| difference(&recipe, &table(text));
+        assert_eq!(told("system = 'vae'\n[data]\nset = 'mnist'\n[model]\nhidden = [5, 5]"), None);
+        assert_eq!(told("[train]\nema_half_life = 60000"), None);
+        assert_eq!(told("[data]\nset = 'fashion'").unwrap(), "data.set = \"mnist\" and not \"fashion\"");
+        assert_eq!(told("[model]\nhidden = [5]").unwrap(), "model.hidden = [5, 5] and not [5]");
+        assert_eq!(told("[model]\nlatent = 2").unwrap(), "model.latent unknown and not 2");
     }
 }
