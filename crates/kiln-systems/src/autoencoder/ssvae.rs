@@ -9,7 +9,7 @@
 //!
 //! Objective (equation 9, divided by the N pictures that there are):
 //!
-//! J^α / N = (N_l / N) · mean L + (N_u / N) · mean U + (α / N) · mean over labelled of −log q(y|x), α / N = 0.1.
+//! J^α / N = (N_l / N) · mean L + (N_u / N) · mean U + (α / N) · mean over labelled of −log q(y|x).
 //!
 //! **M1** is a variational autoencoder (the system `vae`) and a classifier on draws from its q(z₁|x). **M1+M2** stacks
 //! them: M2 of codes z₁ ~ q(z₁|x) of a fixed M1 in place of pictures, p(z₁|y, z₂) Gaussian with learned variances, so that
@@ -22,7 +22,7 @@
 //! | q_φ(y\|x) | `classifier` |
 //! | −L(x, y) | [`Ssvae::labelled_bound`] |
 //! | −U(x) | [`Ssvae::unlabelled_bound`] |
-//! | α = 0.1 · N | `alpha` = α / N |
+//! | α | `alpha` · N; the paper's 0.1 of 3,000 epochs lets short training ignore the labels |
 //!
 //! `kiln train ssvae --data mnist --set data.labels=100`; M1+M2 by `kiln train vae --data mnist --out runs/m1`, then
 //! `--set model.mode=m1+m2 --set model.m1=runs/m1`.
@@ -113,7 +113,7 @@ impl Default for Config {
             classifier: vec![500],
             top_latent: 50,
             top_hidden: vec![300],
-            alpha: 0.1,
+            alpha: 10.0,
             class_prior: ClassPrior::Uniform,
             optimizer: OptimizerConfig::adam(1e-3),
         }

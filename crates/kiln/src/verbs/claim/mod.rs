@@ -349,13 +349,17 @@ fn budgeted(set: &[&str], images: u64, asked: Option<u64>) -> Vec<String> {
 /// Trains, resumes, or finds a run complete, if it has the claim's settings.
 fn train(system: &dyn AnySystem, set: &[impl AsRef<str>], seed: u64, root: &Path, common: &Common) -> Result<()> {
     let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet, watcher: None };
-    let (seed, keep) = (format!("seed={seed}"), "train.keep=1");
-    let texts = set.iter().map(|text| text.as_ref()).chain([seed.as_str(), keep]);
-    let wanted = texts.map(assignment).collect::<Result<Vec<Table>>>()?;
+    let with_settings = |mut recipe: Table| {
+        let more = [format!("seed={seed}"), "train.keep=1".into()];
+        for text in set.iter().map(AsRef::as_ref).chain(more.iter().map(String::as_str)) {
+            merge(&mut recipe, &assignment(text)?, &format!("claim {}", system.id()))?;
+        }
+        Ok::<_, Error>(recipe)
+    };
     let summary = if root.join("recipe.toml").exists() {
         let run = Run::open(root)?;
         let recipe = run.recipe()?;
-        if let Some(difference) = wanted.iter().find_map(|wanted| difference(&recipe, wanted)) {
+        if let Some(difference) = difference(&recipe, &with_settings(recipe.clone())?) {
             let root = root.display();
             return Err(Error::usage(format!(
                 "{root}: a run with {difference}, as this claim wants; remove it, or give another folder with --runs"
@@ -363,11 +367,7 @@ fn train(system: &dyn AnySystem, set: &[impl AsRef<str>], seed: u64, root: &Path
         }
         system.resume(&run, &options)?
     } else {
-        let mut recipe: Table = system.defaults()?;
-        for wanted in &wanted {
-            merge(&mut recipe, wanted, &format!("claim {}", system.id()))?;
-        }
-        system.train(recipe, root, &options)?
+        system.train(with_settings(system.defaults()?)?, root, &options)?
     };
     if summary.complete {
         return Ok(());
