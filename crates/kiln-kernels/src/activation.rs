@@ -18,6 +18,10 @@ macro_rules! with_activation {
                 let $act = $crate::lanes::Leaky(slope);
                 $body
             }
+            $crate::Activation::Sigmoid => {
+                let $act = $crate::lanes::Sigmoid;
+                $body
+            }
             $crate::Activation::Silu => {
                 let $act = $crate::lanes::Silu;
                 $body
@@ -88,10 +92,11 @@ pub(crate) fn add_to(isa: Isa, activation: Activation, x: &mut [f32], y: &[f32])
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) const ALL: [Activation; 6] = [
+    pub(crate) const ALL: [Activation; 7] = [
         Activation::None,
         Activation::Relu,
         Activation::LeakyRelu(0.25),
+        Activation::Sigmoid,
         Activation::Silu,
         Activation::Gelu,
         Activation::GeluTanh,
@@ -105,6 +110,7 @@ pub(crate) mod tests {
             Activation::Relu => (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 }),
             Activation::LeakyRelu(k) if z <= 0.0 => (f64::from(k) * z, f64::from(k)),
             Activation::LeakyRelu(_) => (z, 1.0),
+            Activation::Sigmoid => (sigmoid(z), sigmoid(z) * (1.0 - sigmoid(z))),
             Activation::Silu => (z * sigmoid(z), sigmoid(z) * (1.0 + z * (1.0 - sigmoid(z)))),
             Activation::Gelu => {
                 let density = (-0.5 * z * z).exp() / (2.0 * std::f64::consts::PI).sqrt();

@@ -199,6 +199,7 @@ pub(crate) fn activate<B: Backend>(z: FloatTensor<B>, activation: Activation) ->
         Activation::None => z,
         Activation::Relu => B::relu(z),
         Activation::LeakyRelu(slope) => B::leaky_relu(z, slope.into()),
+        Activation::Sigmoid => B::sigmoid(z),
         Activation::Silu => B::float_mul(z.clone(), B::sigmoid(z)),
         Activation::Gelu => B::float_mul(z.clone(), below::<B>(z)),
         Activation::GeluTanh => B::float_mul(z.clone(), B::sigmoid(tanh_gate::<B>(z))),
@@ -278,6 +279,11 @@ pub(crate) fn unactivate<B: Backend>(z: FloatTensor<B>, g: FloatTensor<B>, activ
         Activation::LeakyRelu(slope) => {
             let scaled = B::float_mul_scalar(g.clone(), slope.into());
             B::float_mask_where(g, negative(z), scaled)
+        }
+        Activation::Sigmoid => {
+            let s = B::sigmoid(z);
+            let rest = B::float_add_scalar(B::float_neg(s.clone()), 1f32.into());
+            B::float_mul(g, B::float_mul(s, rest))
         }
         Activation::Silu => {
             let s = B::sigmoid(z.clone());

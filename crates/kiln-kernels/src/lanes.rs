@@ -27,6 +27,9 @@ pub(crate) struct Relu;
 /// `z` above 0, a fraction of it elsewhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Leaky(pub(crate) f32);
+/// `1 / (1 + exp(-z))`.
+#[derive(Clone, Copy)]
+pub(crate) struct Sigmoid;
 /// `z * sigmoid(z)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Silu;
@@ -66,6 +69,17 @@ impl Act for Leaky {
     #[inline(always)]
     fn slope<const FMA: bool>(self, z: f32) -> f32 {
         if z > 0.0 { 1.0 } else { self.0 }
+    }
+}
+impl Act for Sigmoid {
+    #[inline(always)]
+    fn value<const FMA: bool>(self, z: f32) -> f32 {
+        sigmoid::<FMA>(z)
+    }
+    #[inline(always)]
+    fn slope<const FMA: bool>(self, z: f32) -> f32 {
+        let s = sigmoid::<FMA>(z);
+        s * (1.0 - s)
     }
 }
 impl Act for Silu {

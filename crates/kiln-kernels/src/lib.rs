@@ -54,6 +54,8 @@ pub enum Activation {
     Relu,
     /// `z` above 0, the given fraction of it elsewhere.
     LeakyRelu(f32),
+    /// `1 / (1 + exp(-z))`.
+    Sigmoid,
     /// `z / (1 + exp(-z))`.
     Silu,
     /// `z Phi(z)` with the standard normal distribution function (Hendrycks and Gimpel 2016);

@@ -104,10 +104,11 @@ fn conv_transpose2d_agrees_with_burn() {
     }
 }
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 7] = [
     Activation::None,
     Activation::Relu,
     Activation::LeakyRelu(0.2),
+    Activation::Sigmoid,
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluTanh,
@@ -118,6 +119,7 @@ fn burns<const D: usize>(z: Tensor<D>, a: Activation) -> Tensor<D> {
         Activation::None => z,
         Activation::Relu => activation::relu(z),
         Activation::LeakyRelu(slope) => activation::leaky_relu(z, slope as f64),
+        Activation::Sigmoid => activation::sigmoid(z),
         Activation::Silu => activation::silu(z),
         Activation::Gelu => activation::gelu(z),
         Activation::GeluTanh => activation::gelu_approximate(z),

@@ -4,11 +4,12 @@
 //! gives a *density* over pixels scaled to [−1, 1], which may exceed 1, so that its "nll" may be negative and
 //! compares only with densities over the same scale.
 
-use burn::tensor::{Device, Tensor, activation::sigmoid};
+use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_nn::loss::{bernoulli_log_likelihood, discretised_logistic_log_likelihood, gaussian_log_likelihood, softplus};
 use kiln_nn::tensor::{from_values, to_values};
+use kiln_nn::{Activation, activate};
 use kiln_train::Batch;
 use serde::{Deserialize, Serialize};
 
@@ -185,7 +186,7 @@ impl PixelConfig {
     pub fn picture(&self, out: Output, [c, h, w]: [usize; 3]) -> Tensor<4> {
         let n = out.mean.dims()[0];
         let mean = match self.decoder {
-            Likelihoods::Bernoulli => sigmoid(out.mean) * 2.0 - 1.0,
+            Likelihoods::Bernoulli => activate(out.mean, Activation::Sigmoid) * 2.0 - 1.0,
             _ => out.mean.clamp(-1.0, 1.0),
         };
         mean.reshape([n, c, h, w])

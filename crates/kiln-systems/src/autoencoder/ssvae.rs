@@ -583,6 +583,7 @@ mod tests {
             classifier: vec![],
             top_latent: 2,
             top_hidden: vec![],
+            alpha: 0.1,
             class_prior,
             ..Config::default()
         };
