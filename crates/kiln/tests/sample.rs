@@ -68,11 +68,19 @@ fn a_run_is_sampled_by_any_sampler_and_guided_by_others() {
     assert!(measured.contains("\"miou\"") && measured.contains("\"pixel_accuracy\""), "{measured}");
     let weights = "--guidance-scale 3 --guidance-interval 0.1,9 --guidance-rescale 0.5";
     done(here, &format!("sample told -n 2 --out free --quiet {weights}"));
-    done(here, "reconstruct run ddim back --quiet");
+    let [pictures, back] = ["ddim", "back"].map(|name| here.join(name));
+    fs::copy(pictures.join("00001.png"), pictures.join("00000.webp")).unwrap();
+    let before = fs::read(pictures.join("00000.png")).unwrap();
+    done(here, &format!("reconstruct run {} {} --quiet", pictures.display(), back.display()));
+    for name in ["00000.png", "00000.webp.png", "00002.png"] {
+        assert!(back.join(name).exists(), "{name}");
+    }
+    assert_eq!(fs::read(pictures.join("00000.png")).unwrap(), before);
     let measured = done(here, "evaluate run --metrics nll_exact -n 2 --quiet --json");
     assert!(measured.contains("\"bpd_exact\""), "{measured}");
 
     for (args, says) in [
+        ("reconstruct run ddim ./ddim", "what is read"),
         ("sample run -n 1 --out x --sampler magic", "ddpm, ddim, euler"),
         ("sample run -n 1 --out x --sampler heun --eta 1", "--eta"),
         ("sample run -n 1 --out x --guidance-scale 2", "class_conditional"),

@@ -1,7 +1,7 @@
 //! `kiln translate`, `reconstruct`, `complete`, `encode` and `classify`: verbs that take a picture or a folder.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
@@ -153,37 +153,51 @@ pub fn in_chunks(
     Ok(())
 }
 
-/// Where the results of an input go: one file for a file, a folder of the same names for a folder.
+/// Where the results of an input go: one file for a file; for a folder or a zip a folder of the same names, `a.png` of
+/// `a.jpg` and, if that is taken, `a.webp.png` of `a.webp`.
 struct Results<'a> {
+    input: &'a Path,
     output: &'a Path,
     single: bool,
     info: &'a Info,
-    written: usize,
+    written: BTreeSet<PathBuf>,
 }
 
 impl<'a> Results<'a> {
-    fn of(input: &Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Self {
-        Self { output, single: input.is_file() && samples.len() == 1, info, written: 0 }
+    /// Errors: an output that is the input, which would be lost.
+    fn of(input: &'a Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Result<Self> {
+        let same = |(a, b): (PathBuf, PathBuf)| a == b;
+        if input.canonicalize().ok().zip(output.canonicalize().ok()).is_some_and(same) {
+            return Err(Error::usage(format!("{}: is what is read; write to another place", output.display())));
+        }
+        Ok(Self { input, output, single: input.is_file() && samples.len() == 1, info, written: BTreeSet::new() })
     }
 
     fn write(&mut self, sample: &PreparedSample, picture: &Picture) -> Result<()> {
-        let path = if self.single {
-            self.output.to_path_buf()
-        } else {
-            self.output.join(Path::new(&sample.name).with_extension("png"))
-        };
+        let mut path = self.output.to_path_buf();
+        if !self.single {
+            let inside = Path::new(&sample.name).strip_prefix(self.input).unwrap_or(Path::new(&sample.name));
+            // A zip may name what lies outside of it.
+            path.extend(inside.components().filter(|part| matches!(part, Component::Normal(_))));
+            let whole = path.clone();
+            path.set_extension("png");
+            if self.written.contains(&path) {
+                path = whole.with_added_extension("png");
+            }
+        }
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;
         }
         let text = [("system", self.info.system), ("run", self.info.run.as_str()), ("input", sample.name.as_str())];
         picture.write_png(&path, &text)?;
-        self.written += 1;
+        self.written.insert(path);
         Ok(())
     }
 
     fn say(&self, out: &Output) {
-        let object = json!({"n": self.written, "output": self.output});
-        out.say(|| format!("{} pictures in {}", self.written, self.output.display()), &object);
+        let n = self.written.len();
+        let object = json!({"n": n, "output": self.output});
+        out.say(|| format!("{n} pictures in {}", self.output.display()), &object);
     }
 }
 
@@ -198,7 +212,7 @@ fn map_pictures(
     mut f: impl FnMut(Tensor<4>) -> Result<Tensor<4>>,
 ) -> Result<()> {
     let samples = read(input, info)?;
-    let mut results = Results::of(input, output, &samples, info);
+    let mut results = Results::of(input, output, &samples, info)?;
     in_chunks(&samples, info.pictures.shape, device, common.quiet, |chunk, images| {
         for (sample, picture) in chunk.iter().zip(pictures(f(images)?)) {
             results.write(sample, &picture)?;
@@ -221,7 +235,7 @@ fn translate_native(
     out: &Output,
 ) -> Result<()> {
     let samples = read_native(&args.input, model.info())?;
-    let mut results = Results::of(&args.input, &args.output, &samples, model.info());
+    let mut results = Results::of(&args.input, &args.output, &samples, model.info())?;
     let mut progress = (!common.quiet).then(|| Progress::new("pictures", "pictures", 0, samples.len() as u64));
     for (i, sample) in samples.iter().enumerate() {
         let Picture { width, height, .. } = sample.picture;
