@@ -121,18 +121,20 @@ impl System for Classifier {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone())]
-    }
-
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let net = &networks.classifier;
-        let features = dropout(net.features(batch.images()), self.config.dropout, Some(batch.key("dropout")));
-        Ok(Loss::new("cross_entropy", cross_entropy(net.logits.forward(features), batch.labels()?)))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
+    }
+}
+
+impl Classifier {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let net = &networks.classifier;
+        let features = dropout(net.features(batch.images()), self.config.dropout, Some(batch.key("dropout")));
+        Ok(Loss::new("cross_entropy", cross_entropy(net.logits.forward(features), batch.labels()?)))
     }
 }
 

@@ -499,17 +499,19 @@ impl System for PixelCnnSystem {
         Networks { pixelcnn: PixelCnn::new(&self.config, colours, classes, init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("pixelcnn", &["pixelcnn"], self.config.optimizer.clone())]
-    }
-
-    /// −log p(x), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        self.model.loss(networks, batch)
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("pixelcnn", &["pixelcnn"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+impl PixelCnnSystem {
+    /// −log p(x), the mean over the batch.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        self.model.loss(networks, batch)
     }
 }
 

@@ -436,17 +436,19 @@ impl System for PixelRnnSystem {
         Networks { pixelrnn: PixelRnn::new(&self.config, self.model.shape[0], init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("pixelrnn", &["pixelrnn"], self.config.optimizer.clone())]
-    }
-
-    /// −log p(x), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        self.model.loss(networks, batch)
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("pixelrnn", &["pixelrnn"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+impl PixelRnnSystem {
+    /// −log p(x), the mean over the batch.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        self.model.loss(networks, batch)
     }
 }
 

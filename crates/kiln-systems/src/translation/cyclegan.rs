@@ -24,6 +24,7 @@
 //! `kiln train cyclegan --data starter:noto,starter:twemoji`, then
 //! `kiln translate RUN picture.png out.png`.
 
+use crate::one_pass::NoSettings;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
@@ -39,7 +40,8 @@ use kiln_nn::{
 };
 use kiln_train::params::{HostTensor, State};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig, Translate,
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, System, TrainConfig,
+    Translate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -342,24 +344,13 @@ impl System for CycleGan {
         Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        let phase = |name, trains: &[&'static str]| Phase::new(name, trains, self.config.optimizer.clone());
-        let mut phases = vec![phase("generators", &["g_ab", "g_ba"])];
+    fn phases(&self) -> Vec<Phase<Self>> {
+        let optimizer = || self.config.optimizer.clone();
+        let mut phases = vec![Phase::new("generators", &["g_ab", "g_ba"], optimizer(), Self::generators)];
         if self.config.adversarial_weight > 0.0 {
-            phases.push(phase("discriminators", &["d_a", "d_b"]));
+            phases.push(Phase::new("discriminators", &["d_a", "d_b"], optimizer(), Self::discriminators));
         }
         phases
-    }
-
-    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
-        let [a, b] = batch.domains.as_slice() else {
-            return Err(Error::usage("cyclegan wants two sets, such as --data starter:noto,starter:twemoji"));
-        };
-        let real = [a.images.clone(), b.images.clone()];
-        match phase {
-            "generators" => Ok(self.generators(networks, real, batch.start)),
-            _ => Ok(self.discriminators(networks, real, batch)),
-        }
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -379,8 +370,17 @@ impl System for CycleGan {
 }
 
 impl CycleGan {
-    /// L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc + ½λ L_identity. `start` names the batch.
-    fn generators(&mut self, networks: &Networks, real: [Tensor<4>; 2], start: u64) -> Loss {
+    /// The pictures of both domains.
+    fn real(batch: &Batch) -> Result<[Tensor<4>; 2]> {
+        match batch.domains.as_slice() {
+            [a, b] => Ok([a.images.clone(), b.images.clone()]),
+            _ => Err(Error::usage("cyclegan wants two sets, such as --data starter:noto,starter:twemoji")),
+        }
+    }
+
+    /// L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc + ½λ L_identity.
+    fn generators(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (real, start) = (Self::real(batch)?, batch.start);
         let Config { adversarial_weight, cycle_weight, identity_weight, .. } = self.config;
         let Networks { g_ab, g_ba, d_a, d_b } = networks;
         let [a, b] = real.clone();
@@ -400,12 +400,12 @@ impl CycleGan {
                 loss = loss.plus("identity", cycle_weight * identity_weight, consistency_loss(same, real));
             }
         }
-        loss
+        Ok(Some(loss))
     }
 
     /// The two discriminators' losses on real pictures and on fakes that went through the pools.
-    fn discriminators(&mut self, networks: &Networks, real: [Tensor<4>; 2], batch: &Batch) -> Loss {
-        let [a, b] = real;
+    fn discriminators(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let [a, b] = Self::real(batch)?;
         let made = self.fakes.iter().position(|(start, _)| *start == batch.start);
         let [fake_a, fake_b] = match made {
             Some(at) => self.fakes.swap_remove(at).1,
@@ -415,7 +415,8 @@ impl CycleGan {
         let fake_a = self.pool_a.exchange(fake_a, size, batch.key("pool a"), batch.samples());
         let fake_b = self.pool_b.exchange(fake_b, size, batch.key("pool b"), batch.samples());
         let judge = |d: &PatchDiscriminator, real, fake| discriminator_loss(d.forward(real), d.forward(fake));
-        Loss::new("d_a", judge(&networks.d_a, a, fake_a)).plus("d_b", 1.0, judge(&networks.d_b, b, fake_b))
+        let loss = Loss::new("d_a", judge(&networks.d_a, a, fake_a));
+        Ok(Some(loss.plus("d_b", 1.0, judge(&networks.d_b, b, fake_b))))
     }
 }
 
@@ -432,11 +433,11 @@ impl Translate<Networks> for CycleGan {
         vec!["a2b", "b2a"]
     }
 
-    fn any_multiple_of(&self) -> Option<usize> {
+    fn multiple_of(&self) -> Option<usize> {
         Some(4)
     }
 
-    fn translate(&self, networks: &Networks, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
+    fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         let [_, channels, height, width] = images.dims();
         if channels != self.channels {
             return Err(Error::usage(format!("cyclegan was trained on {} channels, not {channels}", self.channels)));
@@ -444,7 +445,8 @@ impl Translate<Networks> for CycleGan {
         for side in [height, width] {
             fits(side).map_err(|why| Error::usage(format!("cyclegan: {why}")))?;
         }
-        match direction {
+        request.sampler::<NoSettings>(Self::ID)?;
+        match request.condition.direction.as_deref().unwrap_or("a2b") {
             "a2b" => Ok(networks.g_ab.forward(images)),
             "b2a" => Ok(networks.g_ba.forward(images)),
             other => Err(Error::usage(format!("direction `{other}`: cyclegan has `a2b` and `b2a`"))),
@@ -636,15 +638,15 @@ mod tests {
         let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
         let mut system = CycleGan::new(config, &pictures).unwrap();
         let mut networks = system.networks(&mut Init::new(&device, 0));
-        let mut phases: Vec<_> =
-            system.phases().into_iter().map(|p| (p.name, p.trains, Optimizer::new(p.optimizer))).collect();
+        let phases = system.phases();
+        let mut optimizers: Vec<_> = phases.iter().map(|p| Optimizer::new(p.optimizer.clone())).collect();
         let mut log = Vec::new();
         for step in 0..steps {
             let batch = batch(2 * step, &device);
             let mut terms = Vec::new();
-            for (name, trains, optimizer) in &mut phases {
-                networks = params::set_trainable(networks, trains);
-                let loss = system.loss(&networks, name, &batch).unwrap();
+            for (phase, optimizer) in phases.iter().zip(&mut optimizers) {
+                networks = params::set_trainable(networks, &phase.trains);
+                let loss = (phase.loss)(&mut system, &networks, &batch).unwrap().unwrap();
                 terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
                 let mut gradients = loss.total.backward();
                 let gradients = params::take_gradients(&networks, &mut gradients);
@@ -679,10 +681,15 @@ mod tests {
         let system = CycleGan::new(tiny(), &pictures).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
         let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
-        let out = system.translate(&networks, zeros([1, 3, 12, 20]), "b2a").unwrap();
+        let along = |direction: &str| {
+            let mut request = Request::new(0..1, 0, &device);
+            request.condition.direction = Some(direction.into());
+            request
+        };
+        let out = system.translate(&networks, zeros([1, 3, 12, 20]), &along("b2a")).unwrap();
         assert_eq!(out.dims(), [1, 3, 12, 20]);
         for (shape, direction) in [([1, 3, 10, 8], "a2b"), ([1, 1, 8, 8], "a2b"), ([1, 3, 8, 8], "c2d")] {
-            assert!(system.translate(&networks, zeros(shape), direction).unwrap_err().is_usage());
+            assert!(system.translate(&networks, zeros(shape), &along(direction)).unwrap_err().is_usage());
         }
     }
 

@@ -25,7 +25,7 @@ use kiln_systems::autoencoder::networks::{Network, NetworkConfig};
 use kiln_systems::autoencoder::pixels::{Binarize, PixelConfig};
 use kiln_systems::autoencoder::{latent, pixelcnn, pixelrnn};
 use kiln_train::optim::Optimizer;
-use kiln_train::{GenerateRequest, OptimizerConfig, device, ema, memory, params};
+use kiln_train::{OptimizerConfig, Request, device, ema, memory, params};
 use serde_json::json;
 
 use crate::output::Output;
@@ -272,7 +272,7 @@ impl Work {
             });
         }
         let (model, net) = (Autoregression::unconditional("bench", BITS, [1, side, side]), net.valid());
-        let request = GenerateRequest::new(0..n as u64, 0, device);
+        let request = Request::new(0..n as u64, 0, device);
         median(args.runs, || match self {
             Self::PixelcnnSampleNaive => finish(model.generate_naively(&net, &request)),
             _ => finish(model.generate_by_pixels(&net, &request)),
