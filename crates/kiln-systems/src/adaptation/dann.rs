@@ -248,7 +248,8 @@ impl System for Dann {
         let Config { channels: [first, second], label_hidden: [h1, h2], .. } = self.config;
         let [channels, height, width] = self.pictures.shape;
         let features = second * pooled(height, self.config.padding) * pooled(width, self.config.padding);
-        let conv = |i, o, init: &mut Init| Conv2dConfig::new(i, o, KERNEL).padding(self.config.padding).init(init);
+        let padding = self.config.padding;
+        let conv = |i, o, init: &mut Init| Conv2dConfig { padding, ..Conv2dConfig::new(i, o, KERNEL) }.init(init);
         Networks {
             extractor: Extractor {
                 conv1: conv(channels, first, init),

@@ -30,9 +30,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::tanh;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights, activate,
-};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, activate};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Represent, Request,
     System, TrainConfig,
@@ -45,7 +43,7 @@ use super::objective::Objective;
 /// Slope of LeakyReLU below 0.
 pub const LEAK: f32 = 0.2;
 /// How every convolution is drawn.
-pub const WEIGHTS: Weights = Weights::Normal(0.02);
+pub const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,10 +135,11 @@ pub struct Generator {
 impl Generator {
     /// From `inputs` numbers to pictures of `outputs` channels, with `channels` before the last layer.
     pub fn new(inputs: usize, channels: usize, outputs: usize, sizes: Sizes, init: &mut Init) -> Self {
-        let layer = |i, o, k: usize| ConvTranspose2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
+        let double = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = (0..sizes.doublings).rev().map(|k| channels << k).chain([outputs]).collect();
-        let mut layers = vec![layer(inputs, widths[0], sizes.base).init(init)];
-        layers.extend(widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)));
+        let mut layers = vec![layer(inputs, widths[0], sizes.base).init_transposed(init)];
+        layers.extend(widths.windows(2).map(|w| double(w[0], w[1]).init_transposed(init)));
         let norms = widths[..sizes.doublings].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect();
         Self { layers, norms }
     }
@@ -172,10 +171,11 @@ pub struct Discriminator {
 impl Discriminator {
     /// From pictures of `inputs` channels, with `channels` after the first layer.
     pub fn new(inputs: usize, channels: usize, sizes: Sizes, init: &mut Init) -> Self {
-        let layer = |i, o, k: usize| Conv2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
+        let halve = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = [inputs].into_iter().chain((0..sizes.doublings).map(|k| channels << k)).collect();
         Self {
-            layers: widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)).collect(),
+            layers: widths.windows(2).map(|w| halve(w[0], w[1]).init(init)).collect(),
             norms: widths[2..].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect(),
             head: layer(widths[sizes.doublings], 1, sizes.base).init(init),
         }

@@ -34,10 +34,7 @@ use kiln_nn::activate;
 use kiln_nn::loss::{l1, squared_to};
 use kiln_nn::resample::reflect_pad;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, InstanceNorm2d, Weights,
-    add_activate,
-};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, InstanceNorm2d, WeightInit, add_activate};
 use kiln_train::params::{HostTensor, State};
 use kiln_train::{
     Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, System, TrainConfig,
@@ -98,7 +95,11 @@ pub struct Networks {
 }
 
 /// Every weight is drawn from N(0, 0.02²) (appendix 7.1).
-const WEIGHTS: Weights = Weights::Normal(0.02);
+const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
+
+fn conv(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
+    Conv2dConfig { weight: WEIGHTS, ..Conv2dConfig::new(inputs, outputs, kernel) }
+}
 
 fn norm(x: Tensor<4>, activation: Activation) -> Tensor<4> {
     InstanceNorm2d::default().forward(x, activation)
@@ -118,17 +119,16 @@ pub struct Generator {
 impl Generator {
     /// Pictures of `channels` channels, `k` channels inside, doubled twice.
     pub fn new(channels: usize, k: usize, blocks: usize, init: &mut Init) -> Self {
-        let down =
-            |i: usize, init: &mut Init| Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init);
+        let down = |i: usize, init: &mut Init| Conv2dConfig { stride: 2, padding: 1, ..conv(i, 2 * i, 3) }.init(init);
         let up = |o: usize, init: &mut Init| {
-            ConvTranspose2dConfig::new(2 * o, o, 3).stride(2).padding(1).output_padding(1).weights(WEIGHTS).init(init)
+            Conv2dConfig { stride: 2, padding: 1, output_padding: 1, ..conv(2 * o, o, 3) }.init_transposed(init)
         };
         Self {
-            first: Conv2dConfig::new(channels, k, 7).weights(WEIGHTS).init(init),
+            first: conv(channels, k, 7).init(init),
             down: vec![down(k, init), down(2 * k, init)],
             blocks: (0..blocks).map(|_| ResidualBlock::new(4 * k, init)).collect(),
             up: vec![up(2 * k, init), up(k, init)],
-            last: Conv2dConfig::new(k, channels, 7).weights(WEIGHTS).init(init),
+            last: conv(k, channels, 7).init(init),
         }
     }
 
@@ -152,8 +152,8 @@ pub struct ResidualBlock {
 
 impl ResidualBlock {
     fn new(channels: usize, init: &mut Init) -> Self {
-        let conv = |init: &mut Init| Conv2dConfig::new(channels, channels, 3).weights(WEIGHTS).init(init);
-        Self { conv1: conv(init), conv2: conv(init) }
+        let config = conv(channels, channels, 3);
+        Self { conv1: config.init(init), conv2: config.init(init) }
     }
 
     /// # Shapes
@@ -177,18 +177,17 @@ pub struct PatchDiscriminator {
 impl PatchDiscriminator {
     /// Pictures of `channels` channels, `k` channels after the first of `layers` halvings.
     pub fn new(channels: usize, k: usize, layers: usize, init: &mut Init) -> Self {
-        let conv = |i: usize, o: usize, stride: usize, init: &mut Init| {
-            Conv2dConfig::new(i, o, 4).stride(stride).padding(1).weights(WEIGHTS).init(init)
+        let layer = |i: usize, o: usize, stride: usize, init: &mut Init| {
+            Conv2dConfig { stride, padding: 1, ..conv(i, o, 4) }.init(init)
         };
         // Widths grow to eight times the first.
-        let width = |layer: usize| k << layer.min(3);
-        let middle = |layer: usize, init: &mut Init| {
-            conv(width(layer - 1), width(layer), if layer < layers { 2 } else { 1 }, init)
-        };
+        let width = |at: usize| k << at.min(3);
+        let middle =
+            |at: usize, init: &mut Init| layer(width(at - 1), width(at), if at < layers { 2 } else { 1 }, init);
         Self {
-            first: conv(channels, k, 2, init),
-            middle: (1..=layers).map(|layer| middle(layer, init)).collect(),
-            last: conv(width(layers), 1, 1, init),
+            first: layer(channels, k, 2, init),
+            middle: (1..=layers).map(|at| middle(at, init)).collect(),
+            last: layer(width(layers), 1, 1, init),
         }
     }
 
