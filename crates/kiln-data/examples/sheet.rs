@@ -13,7 +13,7 @@ fn main() -> Result<()> {
     };
     let size = size.parse().map_err(|e| Error::usage(format!("{size}: {e}")))?;
     let resize = if size == 0 { Resize::None } else { Resize::Crop };
-    let rule = PictureRule { size, resize, ..PictureRule::default() };
+    let rule = PictureRule { size: size.into(), resize, ..PictureRule::default() };
     let set = open(name, split.parse()?, &rule)?;
     let prepared = Prepared::new(set, rule)?;
     println!("{name}: {} of {:?}", prepared.len(), prepared.shape());

@@ -32,6 +32,7 @@ mod rule;
 mod set;
 mod shapes3d;
 mod sheet;
+mod size;
 mod starter;
 mod trained;
 
@@ -48,4 +49,5 @@ pub use prepared::{Prepared, PreparedSample};
 pub use rule::{PictureRule, Resize};
 pub use set::{DataKind, DataSet, Factor, Sample, Split};
 pub use sheet::contact_sheet;
+pub use size::PictureSize;
 pub use trained::{Trained, trained, trained_file};

@@ -122,10 +122,7 @@ fn common_shape(stored: &[([usize; 3], String)], rule: &PictureRule, set: &str) 
         0 => 3,
         given => given,
     };
-    let (height, width) = match rule.size {
-        0 => (first_height, first_width),
-        size => (size, size),
-    };
+    let [height, width] = rule.size.or([first_height, first_width]);
     if rule.resize == Resize::None {
         let other = stored.iter().find(|s| s.0[1..] != [height, width]);
         if let Some(([_, h, w], name)) = other {

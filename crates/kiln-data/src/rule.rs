@@ -3,15 +3,15 @@
 use kiln_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::Picture;
 use crate::picture::luma;
+use crate::{Picture, PictureSize};
 
 /// How pictures of a set become tensors of one shape.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PictureRule {
-    /// Side of the square picture in pixels; 0 = as stored.
-    pub size: usize,
+    /// Height and width, or those that are stored.
+    pub size: PictureSize,
     /// 1 (grey), 3 (RGB) or 4 (RGBA); 0 = as stored (3 if mixed).
     pub channels: usize,
     /// What to do with a picture whose size is another.
@@ -24,7 +24,7 @@ pub struct PictureRule {
 
 impl Default for PictureRule {
     fn default() -> Self {
-        Self { size: 0, channels: 0, resize: Resize::None, background: [255; 3], flip: false }
+        Self { size: PictureSize::STORED, channels: 0, resize: Resize::None, background: [255; 3], flip: false }
     }
 }
 
@@ -37,9 +37,9 @@ pub enum Resize {
     None,
     /// Stretch both sides to the size.
     Stretch,
-    /// Scale the shorter side to the size and cut the middle out of the longer.
+    /// Scale the picture until it covers the size, and cut the middle out.
     Crop,
-    /// Scale the longer side to the size and pad the shorter with the background.
+    /// Scale the picture until it fits into the size, and pad it with the background.
     Pad,
 }
 
@@ -52,10 +52,15 @@ impl PictureRule {
                 self.channels
             )));
         }
-        if self.size == 0 && self.resize != Resize::None {
-            return Err(Error::usage("a resize rule needs a size: set the picture size in pixels"));
+        match self.size.pixels() {
+            None if self.resize != Resize::None => {
+                Err(Error::usage("a resize rule needs a size: set the picture size in pixels"))
+            }
+            Some([height, width]) if height == 0 || width == 0 => {
+                Err(Error::usage(format!("size = [{height}, {width}]: both must be above 0")))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The picture with shape [channels, height, width]; `name` is for the error when the rule does
@@ -66,6 +71,11 @@ impl PictureRule {
         if (picture.width, picture.height) == (width, height) {
             return Ok(picture);
         }
+        // Both sides scaled by what makes one of them as long as it must be.
+        let scale = |side: usize, to: usize, from: usize| ((side * to + from / 2) / from).max(1);
+        let by_width = (width, scale(picture.height, width, picture.width));
+        let by_height = (scale(picture.width, height, picture.height), height);
+        let is_wider = picture.width * height > picture.height * width;
         Ok(match self.resize {
             Resize::None => {
                 return Err(Error::new(format!(
@@ -75,11 +85,11 @@ impl PictureRule {
             }
             Resize::Stretch => picture.resize(width, height),
             Resize::Crop => {
-                let (w, h) = scaled(&picture, self.size, picture.width.min(picture.height));
+                let (w, h) = if is_wider { by_height } else { by_width };
                 picture.resize(w, h).crop((w - width) / 2, (h - height) / 2, width, height)
             }
             Resize::Pad => {
-                let (w, h) = scaled(&picture, self.size, picture.width.max(picture.height));
+                let (w, h) = if is_wider { by_width } else { by_height };
                 self.pad(&picture.resize(w, h), width, height)
             }
         })
@@ -105,9 +115,3 @@ impl PictureRule {
 
 /// What to tell who has pictures of the wrong size.
 pub(crate) const RULES: &str = "set a picture size with the resize rule stretch, crop (cut the middle out) or pad";
-
-/// Width and height when `side` of the picture becomes `size`.
-fn scaled(picture: &Picture, size: usize, side: usize) -> (usize, usize) {
-    let to = |x: usize| ((x * size + side / 2) / side).max(1);
-    (to(picture.width), to(picture.height))
-}

@@ -18,7 +18,7 @@ fn write(folder: &Path, name: &str, p: &Picture) {
 }
 
 fn rule(size: usize, resize: Resize) -> PictureRule {
-    PictureRule { size, resize, ..PictureRule::default() }
+    PictureRule { size: size.into(), resize, ..PictureRule::default() }
 }
 
 fn open_here(folder: &Path, split: Split) -> kiln_core::Result<Arc<dyn DataSet>> {
@@ -138,6 +138,16 @@ fn mixed_sizes_need_a_rule() {
     let cropped = Prepared::new(set(), rule(4, Resize::Crop)).unwrap().get(1).unwrap().picture;
     assert!(cropped.pixels.iter().all(|&v| v == 20));
     assert!(message(Prepared::new(set(), rule(0, Resize::Pad))).contains("needs a size"));
+    // Rectangles: 8 x 4 and 4 x 8 into 3 wide, 6 high.
+    for (resize, first) in [(Resize::Stretch, [10; 4]), (Resize::Crop, [10; 4]), (Resize::Pad, [255, 255, 10, 255])] {
+        let prepared =
+            Prepared::new(set(), PictureRule { size: [6, 3].into(), resize, ..PictureRule::default() }).unwrap();
+        assert_eq!(prepared.shape(), [3, 6, 3]);
+        let wide = prepared.get(0).unwrap().picture;
+        assert_eq!([0, 1, 2, 5].map(|y| at(&wide, 1, y)), first, "{resize:?}");
+        let tall = prepared.get(1).unwrap().picture;
+        assert_eq!((tall.width, tall.height, at(&tall, 1, 3)), (3, 6, 20));
+    }
     let channels = PictureRule { channels: 2, ..rule(4, Resize::Crop) };
     assert!(message(Prepared::new(set(), channels)).contains("channels = 2"));
     let grey = PictureRule { channels: 1, ..rule(4, Resize::Crop) };
@@ -278,7 +288,7 @@ fn the_starter_ships_fashion() {
 
 #[test]
 fn icons_render_alike_each_time_and_pair_up() {
-    let rule = PictureRule { size: 24, ..PictureRule::default() };
+    let rule = PictureRule { size: 24.into(), ..PictureRule::default() };
     let sets = open_all("starter:noto,starter:twemoji", Split::Train, &rule).unwrap();
     let test = open("starter:noto", Split::Test, &rule).unwrap();
     assert_eq!(sets[0].len() + test.len(), 500);

@@ -6,11 +6,11 @@ use kiln_kernels::{ConvOptions, conv_transpose2d, conv2d};
 
 use crate::{Init, Weights, cost};
 
-/// Settings of a [`Conv2d`]: square kernel, PyTorch's defaults (stride 1, padding 0, bias).
+/// Settings of a [`Conv2d`]: PyTorch's defaults (stride 1, padding 0, bias).
 #[derive(Clone, Debug)]
 pub struct Conv2dConfig {
     channels: [usize; 2],
-    kernel: usize,
+    kernel: [usize; 2],
     stride: usize,
     padding: usize,
     dilation: usize,
@@ -24,7 +24,7 @@ impl Conv2dConfig {
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
         Self {
             channels: [inputs, outputs],
-            kernel,
+            kernel: [kernel; 2],
             stride: 1,
             padding: 0,
             dilation: 1,
@@ -37,6 +37,12 @@ impl Conv2dConfig {
     /// A 3×3 window that keeps the size.
     pub fn same3(inputs: usize, outputs: usize) -> Self {
         Self::new(inputs, outputs, 3).padding(1)
+    }
+
+    /// A window of another height and width.
+    pub fn kernel(mut self, kernel: [usize; 2]) -> Self {
+        self.kernel = kernel;
+        self
     }
 
     /// Step between windows.
@@ -78,10 +84,10 @@ impl Conv2dConfig {
     /// Makes the layer.
     pub fn init(&self, init: &mut Init) -> Conv2d {
         let [inputs, outputs] = self.channels;
-        let k = self.kernel;
-        let fan_in = inputs / self.groups * k * k;
+        let [kh, kw] = self.kernel;
+        let fan_in = inputs / self.groups * kh * kw;
         Conv2d {
-            weight: init.weight([outputs, inputs / self.groups, k, k], fan_in, self.weights),
+            weight: init.weight([outputs, inputs / self.groups, kh, kw], fan_in, self.weights),
             bias: self.bias.then(|| bias(init, outputs, fan_in, self.weights)),
             options: ConvOptions {
                 stride: [self.stride; 2],
@@ -101,7 +107,7 @@ pub(crate) fn bias(init: &mut Init, len: usize, fan_in: usize, weights: Weights)
 /// Convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct Conv2d {
-    /// `[out, in / groups, k, k]`.
+    /// `[out, in / groups, kh, kw]`.
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -120,11 +126,11 @@ impl Conv2d {
     }
 }
 
-/// Settings of a [`ConvTranspose2d`]: square kernel, PyTorch's defaults.
+/// Settings of a [`ConvTranspose2d`]: PyTorch's defaults.
 #[derive(Clone, Debug)]
 pub struct ConvTranspose2dConfig {
     channels: [usize; 2],
-    kernel: usize,
+    kernel: [usize; 2],
     stride: usize,
     padding: usize,
     output_padding: usize,
@@ -137,13 +143,19 @@ impl ConvTranspose2dConfig {
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
         Self {
             channels: [inputs, outputs],
-            kernel,
+            kernel: [kernel; 2],
             stride: 1,
             padding: 0,
             output_padding: 0,
             bias: true,
             weights: Weights::FanIn,
         }
+    }
+
+    /// A window of another height and width.
+    pub fn kernel(mut self, kernel: [usize; 2]) -> Self {
+        self.kernel = kernel;
+        self
     }
 
     /// Step between windows of the output.
@@ -179,11 +191,11 @@ impl ConvTranspose2dConfig {
     /// Makes the layer.
     pub fn init(&self, init: &mut Init) -> ConvTranspose2d {
         let [inputs, outputs] = self.channels;
-        let k = self.kernel;
+        let [kh, kw] = self.kernel;
         // PyTorch counts the second dimension of the weight as fan-in, here the outputs.
-        let fan_in = outputs * k * k;
+        let fan_in = outputs * kh * kw;
         ConvTranspose2d {
-            weight: init.weight([inputs, outputs, k, k], fan_in, self.weights),
+            weight: init.weight([inputs, outputs, kh, kw], fan_in, self.weights),
             bias: self.bias.then(|| bias(init, outputs, fan_in, self.weights)),
             options: ConvOptions { stride: [self.stride; 2], padding: [self.padding; 2], dilation: [1; 2], groups: 1 },
             output_padding: self.output_padding,
@@ -194,7 +206,7 @@ impl ConvTranspose2dConfig {
 /// Transposed convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d {
-    /// `[in, out, k, k]`.
+    /// `[in, out, kh, kw]`.
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod data;
 pub mod device;
 pub mod ema;
 pub mod log;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod recipe;
 pub mod run;
 pub mod schedule;
+pub mod sizes;
 pub mod system;
 pub mod trainer;
 pub mod watch;
@@ -32,6 +34,7 @@ pub use progress::Progress;
 pub use recipe::{DataConfig, Recipe, TrainConfig};
 pub use run::Run;
 pub use schedule::Schedule;
+pub use sizes::SizeRule;
 pub use system::{
     Abilities, Ability, Beginning, ChainWatch, Classify, Complete, Context, Decode, Encode, Generate, GenerateRequest,
     Guide, Guided, Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System,

@@ -17,6 +17,7 @@ use crate::batch::Batch;
 use crate::optim::OptimizerConfig;
 use crate::params::State;
 use crate::recipe::{DataConfig, TrainConfig};
+use crate::sizes::SizeRule;
 
 /// The pictures a system works on, known once the data is.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,11 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// Defaults of the `[data]` and `[train]` tables.
     fn defaults() -> (DataConfig, TrainConfig);
+
+    /// The sizes of pictures it takes under these settings, which [`System::new`] checks.
+    fn sizes(_config: &Self::Config) -> SizeRule {
+        SizeRule::any()
+    }
 
     /// Checks the settings against the pictures.
     ///

@@ -25,7 +25,8 @@ use kiln_nn::tensor::from_values;
 use kiln_nn::{Embedding, Init};
 use kiln_train::system::{check_class, check_one_pass};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, Phase, Pictures, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, Phase, Pictures, SizeRule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +136,10 @@ impl System for Cgan {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         dcgan::Dcgan::defaults()
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        dcgan::Dcgan::sizes(&config.dcgan)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

@@ -38,7 +38,7 @@ use kiln_nn::{Init, Linear, LinearConfig};
 use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Loss, OptimizerConfig,
-    Phase, Pictures, Reconstruct, Represent, System, TrainConfig,
+    Phase, Pictures, Reconstruct, Represent, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -244,6 +244,10 @@ impl System for Aae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), TrainConfig { batch: 100, ..training() })
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

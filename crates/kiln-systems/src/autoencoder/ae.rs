@@ -28,7 +28,7 @@ use kiln_nn::Init;
 use kiln_train::system::{check_class, check_one_pass, check_pictures};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures,
-    Reconstruct, Represent, Schedule, System, TrainConfig,
+    Reconstruct, Represent, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,10 @@ impl System for Ae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

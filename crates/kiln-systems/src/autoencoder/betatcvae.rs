@@ -37,7 +37,9 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_nn::tensor::from_values;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::betavae::{check_weight, few_latents};
@@ -162,6 +164,10 @@ impl System for BetaTcVae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

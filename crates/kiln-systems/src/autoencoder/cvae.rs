@@ -35,7 +35,7 @@ use kiln_nn::tensor::{from_indices, from_values, to_values};
 use kiln_train::system::{check_class, check_one_pass, check_pictures};
 use kiln_train::{
     Abilities, Batch, Complete, DataConfig, Encode, Generate, GenerateRequest, Likelihood, Loss, OptimizerConfig,
-    Phase, Pictures, Reconstruct, Schedule, System, TrainConfig,
+    Phase, Pictures, Reconstruct, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +129,10 @@ impl System for Cvae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

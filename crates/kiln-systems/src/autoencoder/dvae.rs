@@ -23,7 +23,9 @@ use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::iwae::{bound, check_samples};
@@ -113,6 +115,10 @@ impl System for Dvae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

@@ -41,7 +41,7 @@ use kiln_nn::tensor::{from_indices, to_values};
 use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
 use kiln_train::{
     Abilities, Batch, Beginning, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Likelihood,
-    Loss, OptimizerConfig, Phase, Pictures, Reconstruct, System, TrainConfig,
+    Loss, OptimizerConfig, Phase, Pictures, Reconstruct, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -176,6 +176,10 @@ impl System for Ssvae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig { labels: 100, ..DataConfig::default() }, TrainConfig { batch: 100, ..training() })
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

@@ -39,7 +39,8 @@ use kiln_nn::{
 };
 use kiln_train::params::{HostTensor, State};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig, Translate,
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+    Translate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -283,8 +284,12 @@ impl System for CycleGan {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data =
-            DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
+        let data = DataConfig {
+            set: "starter:noto,starter:twemoji".into(),
+            size: 32.into(),
+            channels: 3,
+            ..DataConfig::default()
+        };
         let train = TrainConfig {
             batch: 4,
             images: 40_000,
@@ -294,6 +299,17 @@ impl System for CycleGan {
             ..TrainConfig::default()
         };
         (data, train)
+    }
+
+    /// The discriminators see 3×3 patches of what their layers leave.
+    fn sizes(config: &Config) -> SizeRule {
+        let layers = config.discriminator_layers;
+        let seen = 3usize.checked_shl(layers as u32).unwrap_or(usize::MAX);
+        let rule = generated();
+        if rule.min >= seen {
+            return rule;
+        }
+        SizeRule { because: format!("model.discriminator_layers = {layers}"), ..rule }.at_least(seen)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -316,20 +332,8 @@ impl System for CycleGan {
         if config.adversarial_weight == 0.0 && config.cycle_weight == 0.0 {
             return refuse("model.adversarial_weight and model.cycle_weight are both 0: nothing to learn".into());
         }
-        let [channels, height, width] = pictures.shape;
-        // A run of pictures as they are stored knows their size only while it trains.
-        for side in [height, width].into_iter().filter(|&s| s > 0) {
-            if let Err(why) = fits(side) {
-                return refuse(format!("cyclegan: data.size: {why}"));
-            }
-            let layers = config.discriminator_layers;
-            if side >> layers < 3 {
-                return refuse(format!(
-                    "model.discriminator_layers = {layers} needs pictures of at least {} pixels, not {side}",
-                    3 << layers
-                ));
-            }
-        }
+        Self::sizes(&config).check(pictures.shape)?;
+        let [channels, ..] = pictures.shape;
         Ok(Self { config, channels, pool_a: ImagePool::default(), pool_b: ImagePool::default(), fakes: Vec::new() })
     }
 
@@ -419,12 +423,9 @@ impl CycleGan {
     }
 }
 
-/// Whether a side can be halved twice and reflected.
-fn fits(side: usize) -> std::result::Result<(), String> {
-    if side >= 8 && side.is_multiple_of(4) {
-        return Ok(());
-    }
-    Err(format!("sides must be divisible by 4 and at least 8, not {side}"))
+/// The sizes that a generator takes: it halves them twice and reflects what is left.
+fn generated() -> SizeRule {
+    SizeRule::multiple_of(4, "cyclegan").at_least(8)
 }
 
 impl Translate<Networks> for CycleGan {
@@ -441,9 +442,7 @@ impl Translate<Networks> for CycleGan {
         if channels != self.channels {
             return Err(Error::usage(format!("cyclegan was trained on {} channels, not {channels}", self.channels)));
         }
-        for side in [height, width] {
-            fits(side).map_err(|why| Error::usage(format!("cyclegan: {why}")))?;
-        }
+        generated().check([channels, height, width])?;
         match direction {
             "a2b" => Ok(networks.g_ab.forward(images)),
             "b2a" => Ok(networks.g_ba.forward(images)),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split, contact_sheet};
+use kiln_data::{
+    DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSample, Resize, Sample, Split, contact_sheet,
+};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::{Info, Weights};
 use kiln_train::preview::pictures;
@@ -97,13 +99,8 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
 pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
-    let rule = PictureRule {
-        size: if height == width { height } else { 0 },
-        channels,
-        resize,
-        background: info.data.background,
-        flip: false,
-    };
+    let rule =
+        PictureRule { size: [height, width].into(), channels, resize, background: info.data.background, flip: false };
     let prepared = Prepared::new(open_whole(path, &rule)?, rule)?;
     (0..prepared.len()).map(|i| prepared.get(i)).collect()
 }
@@ -118,7 +115,7 @@ pub fn one_picture(path: &Path, info: &Info) -> Result<Tensor<4>> {
 
 /// A user's pictures at their own sizes.
 fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
-    let rule = PictureRule { size: 0, resize: Resize::None, flip: false, ..info.data.rule() };
+    let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, flip: false, ..info.data.rule() };
     let set = open_whole(path, &rule)?;
     let sample = |i: usize| {
         let Sample { picture, label, caption, name } = set.get(i)?;

@@ -1,0 +1,133 @@
+//! Opening and checking a recipe's data.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::{DataKind, DataSet, Prepared, Split, few_labels};
+use kiln_nn::tensor::from_values;
+
+use crate::recipe::{DataConfig, Recipe};
+use crate::system::{Pictures, System};
+
+/// Opens and validates the data of a recipe, and fills in what only the data knows: the shape of
+/// the pictures and the classes. A shape that the recipe already has must be the data's.
+///
+/// # Errors
+/// Names the file at fault, or says which kind of data the system wants.
+pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
+    let rule = recipe.data.rule();
+    let kind = S::data_kind(&recipe.model);
+    let mut sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
+    check_kind(S::ID, kind, &sets)?;
+    let DataConfig { labels, label_seed, .. } = recipe.data;
+    match kind {
+        DataKind::PartlyLabelled => sets = few_labels(sets.remove(0), labels, label_seed)?.to_vec(),
+        DataKind::Labelled if labels > 0 => {
+            let [few, _] = few_labels(sets.remove(0), labels, label_seed)?;
+            sets = vec![few];
+        }
+        _ if labels > 0 => {
+            return Err(Error::usage(format!(
+                "data.labels = {labels}: {} does not learn from a part of the labels; set it to 0",
+                S::ID
+            )));
+        }
+        _ => {}
+    }
+    recipe.data.classes = sets[0].classes().to_vec();
+    let streams =
+        sets.into_iter().map(|set| Prepared::new(set, rule.clone()).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+    let shape @ [channels, height, width] = streams[0].shape();
+    if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
+        return Err(Error::usage(format!(
+            "data.set = {}: pictures of {:?} and {:?} (channels, height, width); set data.size and data.channels",
+            recipe.data.set,
+            shape,
+            other.shape()
+        )));
+    }
+    let known = recipe.data.shape;
+    if known != [0; 3] && known != shape {
+        return Err(Error::usage(format!(
+            "data.shape = {known:?} (channels, height, width), and the pictures of {} are {shape:?} now; a run goes on with \
+             pictures of the shape it began with",
+            recipe.data.set
+        )));
+    }
+    // The labelled few repeat in a batch of as many others.
+    for stream in streams.iter().skip(usize::from(kind == DataKind::PartlyLabelled)) {
+        if recipe.train.batch > stream.len() {
+            return Err(Error::usage(format!(
+                "train.batch = {} is larger than the {} pictures of {}; lower the batch",
+                recipe.train.batch,
+                stream.len(),
+                stream.set().name()
+            )));
+        }
+    }
+    (recipe.data.channels, recipe.data.size, recipe.data.shape) = (channels, [height, width].into(), shape);
+    let pictures = Pictures { shape, classes: recipe.data.classes.clone() };
+    Ok((streams, pictures))
+}
+
+/// Whether data sets offer what a system wants.
+///
+/// # Errors
+/// A usage error that says what is wanted.
+pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
+    let domains = match wanted {
+        DataKind::TwoDomains | DataKind::SourceTarget => 2,
+        _ => 1,
+    };
+    let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
+    if sets.len() != domains {
+        let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
+        return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
+    }
+    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::PartlyLabelled | DataKind::SourceTarget);
+    if needs_labels && sets[0].classes().is_empty() {
+        return Err(Error::usage(format!(
+            "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
+            sets[0].name()
+        )));
+    }
+    let plain = matches!(wanted, DataKind::Images | DataKind::TwoDomains) || needs_labels;
+    if !plain && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!("{id} wants {wanted:?} data, which {} is not", sets[0].name())));
+    }
+    Ok(())
+}
+
+/// Whether the data can be served as the system wants it, before there is a folder of the run.
+///
+/// # Errors
+/// A usage error naming what the data lacks.
+pub fn check_grouping<S: System>(system: &S, streams: &[Arc<Prepared>]) -> Result<()> {
+    let grouping = system.grouping();
+    streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))
+}
+
+/// Some pictures of each domain, always the same, for previews.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub fn examples(streams: &[Arc<Prepared>], count: usize, device: &Device) -> Result<Vec<Tensor<4>>> {
+    streams
+        .iter()
+        .map(|stream| {
+            let [c, h, w] = stream.shape();
+            let n = count.min(stream.len());
+            let key = Key::new(0).purpose("examples");
+            // A set with known factors lies in their order, and its first pictures are all but the same.
+            let ordered = !stream.set().factors().is_empty();
+            let mut values = Vec::with_capacity(n * c * h * w);
+            for i in 0..n {
+                let place = if ordered { key.permute(i as u64, stream.len() as u64) as usize } else { i };
+                values.extend(stream.get(place)?.values);
+            }
+            Ok(from_values(values, [n, c, h, w], device))
+        })
+        .collect()
+}
