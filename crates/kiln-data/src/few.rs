@@ -83,6 +83,10 @@ impl DataSet for Part {
         Ok(Sample { label: sample.label.filter(|_| self.labelled), ..sample })
     }
 
+    fn stem(&self, index: usize) -> Option<String> {
+        self.set.stem(*self.places.get(index)?)
+    }
+
     fn classes(&self) -> &[String] {
         self.set.classes()
     }

@@ -182,6 +182,10 @@ impl DataSet for IconSet {
         Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), name: name.clone() })
     }
 
+    fn stem(&self, index: usize) -> Option<String> {
+        self.icons.get(index).map(|(name, _)| name.clone())
+    }
+
     fn kinds(&self) -> Vec<DataKind> {
         let mut kinds = picture_kinds(false, true);
         kinds.push(DataKind::Paired);

@@ -44,6 +44,8 @@ pub(crate) struct FileSet {
 
 struct Item {
     path: String,
+    /// The path below the set and its split, without the ending.
+    stem: String,
     bytes: u64,
     label: Option<u32>,
     caption: Option<String>,
@@ -78,7 +80,8 @@ impl FileSet {
         for (path, _) in split.keep(files, |(_, key)| key.clone()) {
             let file = root.join(&path);
             let meta = std::fs::metadata(&file).context(|| format!("reading {}", file.display()))?;
-            items.push(Item { path, bytes: meta.len(), label: None, caption: None });
+            let stem = without_ending(&path).to_string();
+            items.push(Item { path, stem, bytes: meta.len(), label: None, caption: None });
         }
         if items.is_empty() {
             return Err(Error::new(format!("{name}: no pictures for the {split} split")));
@@ -123,11 +126,11 @@ impl FileSet {
             )));
         }
         let item = |e: Entry| {
-            let class = inner(&e.path).split_once('/').map(|(c, _)| c.to_string());
+            let inside = inner(&e.path);
+            let class = inside.split_once('/').map(|(c, _)| c.to_string());
             let label = class.and_then(|c| classes.binary_search(&c).ok()).map(|i| i as u32);
-            let stem = e.path.rsplit_once('.').map_or(e.path.as_str(), |(s, _)| s);
-            let caption = Some(format!("{stem}.txt")).filter(|t| texts.contains(t));
-            Item { path: e.path, bytes: e.bytes, label, caption }
+            let caption = Some(format!("{}.txt", without_ending(&e.path))).filter(|t| texts.contains(t));
+            Item { stem: without_ending(&inside).to_string(), path: e.path, bytes: e.bytes, label, caption }
         };
         let items = kept.into_iter().map(item).collect();
         Ok(Self { name: name.into(), store, items, classes })
@@ -171,6 +174,11 @@ pub(crate) fn is_picture(path: &str) -> bool {
 fn extension(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.rsplit_once('.').map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
+}
+
+/// A path without what tells the format of its file.
+fn without_ending(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(stem, _)| stem)
 }
 
 /// The length of the folder path (with its last `/`) that all entries share.
@@ -256,6 +264,10 @@ impl DataSet for FileSet {
             }
         };
         Ok(Sample { picture, label: item.label, caption, name })
+    }
+
+    fn stem(&self, index: usize) -> Option<String> {
+        self.items.get(index).map(|item| item.stem.clone())
     }
 
     fn classes(&self) -> &[String] {

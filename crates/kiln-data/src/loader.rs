@@ -123,7 +123,7 @@ impl Grouping {
 }
 
 /// Background-prefetching loader over one or several streams (domains), each with its own keyed
-/// permutation.
+/// permutation, which pairs share.
 pub struct Loader {
     /// `None` only while dropping.
     batches: Option<Receiver<Result<HostBatch>>>,
@@ -160,6 +160,15 @@ impl Loader {
             )));
         }
         streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))?;
+        if let Some(other) = streams.iter().find(|s| s.is_with_first() && s.len() != streams[0].len()) {
+            return Err(Error::usage(format!(
+                "pairs of {} and {}: {} pictures and {}",
+                streams[0].set().name(),
+                other.set().name(),
+                streams[0].len(),
+                other.len()
+            )));
+        }
         let (sender, batches) = sync_channel(AHEAD);
         let thread = std::thread::Builder::new()
             .name("loader".into())
@@ -198,7 +207,8 @@ fn serve(
 ) {
     loop {
         let part = |(number, stream): (usize, &Arc<Prepared>)| {
-            let number = number as u64;
+            // Pairs are drawn by one key.
+            let number = if stream.is_with_first() { 0 } else { number as u64 };
             gather(stream, key, number, start, &chosen(stream, key, number, start, batch, grouping))
         };
         let parts: Result<Vec<Part>> = streams.iter().enumerate().map(part).collect();

@@ -18,6 +18,7 @@ pub struct Prepared {
     shape: [usize; 3],
     /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
     kept: Vec<OnceLock<Sample>>,
+    with_first: bool,
 }
 
 /// One sample ready for a network.
@@ -51,7 +52,17 @@ impl Prepared {
         let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, kept })
+        Ok(Self { set, rule, shape, kept, with_first: false })
+    }
+
+    /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
+    pub fn with_first(self) -> Self {
+        Self { with_first: true, ..self }
+    }
+
+    /// Whether it is one of a pair with a loader's first stream.
+    pub fn is_with_first(&self) -> bool {
+        self.with_first
     }
 
     /// [channels, height, width] of every sample.

@@ -20,7 +20,7 @@ pub enum DataKind {
     Labelled,
     /// Pictures of which a few have a class: two domains of one set, those few and all the others.
     PartlyLabelled,
-    /// Known pairs, together with another set of the same kind: index i of each belongs together.
+    /// Pairs: two sets of which index i of each belongs together, by the names of their pictures.
     Paired,
     /// One of two unpaired domains.
     TwoDomains,
@@ -150,6 +150,12 @@ pub trait DataSet: Send + Sync {
 
     /// Sample `index` in `0..len`. An error names the file that could not be read.
     fn get(&self, index: usize) -> Result<Sample>;
+
+    /// What sample `index` is called within its set, without folders around the set and the file's ending, where it has
+    /// a name: pairs have the same.
+    fn stem(&self, _index: usize) -> Option<String> {
+        None
+    }
 
     /// Class names by label; empty when unlabelled.
     fn classes(&self) -> &[String] {

@@ -77,6 +77,23 @@ fn the_order_does_not_depend_on_the_batch_size() {
 }
 
 #[test]
+fn pairs_come_in_one_order_and_are_mirrored_together() {
+    let rule = PictureRule { flip: true, ..PictureRule::default() };
+    let other = |len| {
+        let set = Arc::new(Numbers { len, broken: None });
+        Arc::new(Prepared::new(set, rule.clone()).unwrap().with_first())
+    };
+    let batches = take(&[numbers(20, true), other(20)], 6, 0, 10);
+    assert_eq!(indices(&batches, 0), indices(&batches, 1));
+    assert_eq!(values(&batches, 0), values(&batches, 1));
+    // Two sets that are no pairs have orders of their own.
+    let apart = take(&[numbers(20, true), numbers(20, true)], 6, 0, 10);
+    assert_ne!(indices(&apart, 0), indices(&apart, 1));
+    let error = Loader::new(vec![numbers(20, true), other(19)], 6, key(), 0).err().unwrap();
+    assert!(error.is_usage() && error.to_string().contains("20 pictures and 19"), "{error}");
+}
+
+#[test]
 fn a_short_stream_repeats_beside_a_long_one() {
     let batches = take(&[numbers(3, false), numbers(50, false)], 6, 0, 2);
     let mut short = indices(&batches, 0);

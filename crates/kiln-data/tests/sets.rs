@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_data::{DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, few_labels, open, open_all};
+use kiln_data::{
+    DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, check_pairs, few_labels, open, open_all,
+};
 
 fn picture(width: usize, height: usize, value: u8) -> Picture {
     Picture::new(width, height, 3, vec![value; width * height * 3]).unwrap()
@@ -176,6 +178,38 @@ fn a_zip_is_a_folder() {
     assert!(set.get(4).is_err());
     std::fs::write(&path, b"PK nothing").unwrap();
     assert!(message(open_here(&path, Split::Train)).contains("pets.zip: not a readable zip"));
+}
+
+#[test]
+fn pairs_have_the_same_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for name in ["1", "2"] {
+        write(root, &format!("a/train/{name}.png"), &picture(2, 2, 1));
+        write(root, &format!("b/train/{name}.png"), &picture(2, 2, 2));
+    }
+    for side in ["a", "b"] {
+        write(root, &format!("{side}/test/9.png"), &picture(2, 2, 3));
+    }
+    let check = || {
+        let side = |name: &str| open_here(&root.join(name), Split::Train).unwrap();
+        check_pairs(&side("a"), &side("b"))
+    };
+    check().unwrap();
+    // The ending says nothing.
+    std::fs::rename(root.join("b/train/2.png"), root.join("b/train/2.jpg")).unwrap();
+    check().unwrap();
+    write(root, "b/train/3.png", &picture(2, 2, 2));
+    let error = check().unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("/a has no `3`"), "{error}");
+    write(root, "a/train/11.png", &picture(2, 2, 2));
+    let error = message(check());
+    assert!(error.contains("/b has no `11`"), "{error}");
+    let set = open_all("starter:noto,starter:twemoji", Split::Train, &PictureRule::default()).unwrap();
+    check_pairs(&set[0], &set[1]).unwrap();
+    let digits = |split| open("starter", split, &PictureRule::default()).unwrap();
+    let error = message(check_pairs(&digits(Split::Train), &digits(Split::Test)));
+    assert!(error.contains("9000 pictures"), "{error}");
 }
 
 #[test]

@@ -80,6 +80,17 @@ impl Batch {
         }
     }
 
+    /// Both sides of pairs: picture i of one belongs to picture i of the other.
+    ///
+    /// # Errors
+    /// If the batch is not of two sets.
+    pub fn pairs(&self) -> Result<(&Domain, &Domain)> {
+        match self.domains.as_slice() {
+            [a, b] if a.indices == b.indices => Ok((a, b)),
+            _ => Err(Error::usage("this system needs pairs: two sets whose pictures have the same names")),
+        }
+    }
+
     /// Samples in the batch.
     pub fn len(&self) -> usize {
         self.domains.first().map_or(0, |d| d.indices.len())

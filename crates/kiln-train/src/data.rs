@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{DataKind, DataSet, Prepared, Split, few_labels};
+use kiln_data::{DataKind, DataSet, Prepared, Split, check_pairs, few_labels};
 use kiln_nn::tensor::from_values;
 
 use crate::recipe::{DataConfig, Recipe};
@@ -37,8 +37,11 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
         _ => {}
     }
     recipe.data.classes = sets[0].classes().to_vec();
-    let streams =
-        sets.into_iter().map(|set| Prepared::new(set, rule.clone()).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+    let stream = |(number, set): (usize, Arc<dyn DataSet>)| {
+        let stream = Prepared::new(set, rule.clone())?;
+        Ok(Arc::new(if kind == DataKind::Paired && number > 0 { stream.with_first() } else { stream }))
+    };
+    let streams = sets.into_iter().enumerate().map(stream).collect::<Result<Vec<_>>>()?;
     let shape @ [channels, height, width] = streams[0].shape();
     if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
         return Err(Error::usage(format!(
@@ -78,7 +81,7 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
 /// A usage error that says what is wanted.
 pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
     let domains = match wanted {
-        DataKind::TwoDomains | DataKind::SourceTarget => 2,
+        DataKind::TwoDomains | DataKind::SourceTarget | DataKind::Paired => 2,
         _ => 1,
     };
     let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
@@ -92,6 +95,9 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
             "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
             sets[0].name()
         )));
+    }
+    if wanted == DataKind::Paired {
+        return check_pairs(&sets[0], &sets[1]);
     }
     let plain = matches!(wanted, DataKind::Images | DataKind::TwoDomains) || needs_labels;
     if !plain && !sets[0].kinds().contains(&wanted) {
