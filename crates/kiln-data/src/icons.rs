@@ -179,7 +179,7 @@ impl DataSet for IconSet {
             return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
         let picture = self.render(name, icon)?;
-        Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), name: name.clone() })
+        Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), mask: None, name: name.clone() })
     }
 
     fn stem(&self, index: usize) -> Option<String> {

@@ -19,6 +19,8 @@ pub struct Prepared {
     /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
     kept: Vec<OnceLock<Sample>>,
     with_first: bool,
+    /// The grey values of masks, in the order of their classes; empty where masks are left out.
+    mask_values: Vec<u8>,
 }
 
 /// One sample ready for a network.
@@ -30,6 +32,8 @@ pub struct PreparedSample {
     pub label: Option<u32>,
     /// A line of text that describes the picture.
     pub caption: Option<String>,
+    /// The class of each pixel as a grey value, after the rule.
+    pub mask: Option<Picture>,
     /// The sample's name in messages.
     pub name: String,
     /// The picture the values are from, after the rule.
@@ -52,7 +56,7 @@ impl Prepared {
         let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, kept, with_first: false })
+        Ok(Self { set, rule, shape, kept, with_first: false, mask_values: Vec::new() })
     }
 
     /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
@@ -63,6 +67,32 @@ impl Prepared {
     /// Whether it is one of a pair with a loader's first stream.
     pub fn is_with_first(&self) -> bool {
         self.with_first
+    }
+
+    /// The grey values that the set's masks have after the rule, from dark to light: a class each.
+    ///
+    /// # Errors
+    /// If a picture or a mask cannot be read.
+    pub fn find_mask_values(&self) -> Result<Vec<u8>> {
+        let look = |index| {
+            let mut seen = [false; 256];
+            let sample = if self.kept.is_empty() { self.adapted(index)?.mask } else { self.get(index)?.mask };
+            sample.iter().flat_map(|mask| &mask.pixels).for_each(|&value| seen[usize::from(value)] = true);
+            Ok(seen)
+        };
+        let all: Result<Vec<[bool; 256]>> = (0..self.len()).into_par_iter().map(look).collect();
+        let all = all?;
+        Ok((0..=255).filter(|&value| all.iter().any(|seen| seen[usize::from(value)])).collect())
+    }
+
+    /// Serves masks with the set's pictures, grey values as the places they have in `values`.
+    pub fn with_masks(self, values: Vec<u8>) -> Self {
+        Self { mask_values: values, ..self }
+    }
+
+    /// The grey values of masks in the order of their classes; empty where masks are left out.
+    pub fn mask_values(&self) -> &[u8] {
+        &self.mask_values
     }
 
     /// [channels, height, width] of every sample.
@@ -92,14 +122,15 @@ impl Prepared {
                 }
             },
         };
-        let Sample { picture, label, caption, name } = sample;
-        Ok(PreparedSample { values: picture.to_unit(), label, caption, name, picture })
+        let Sample { picture, label, caption, mask, name } = sample;
+        Ok(PreparedSample { values: picture.to_unit(), label, caption, mask, name, picture })
     }
 
     fn adapted(&self, index: usize) -> Result<Sample> {
         let sample = self.set.get(index)?;
         let picture = self.rule.adapt(&sample.picture, self.shape, &sample.name)?;
-        Ok(Sample { picture, ..sample })
+        let mask = sample.mask.as_ref().map(|m| self.rule.adapt_mask(m, self.shape, &sample.name)).transpose()?;
+        Ok(Sample { picture, mask, ..sample })
     }
 
     /// The set as stored.

@@ -68,6 +68,29 @@ impl PictureRule {
     pub(crate) fn adapt(&self, picture: &Picture, shape: [usize; 3], name: &str) -> Result<Picture> {
         let [channels, height, width] = shape;
         let picture = picture.with_channels(channels, self.background);
+        let [r, g, b] = self.background;
+        let padding = match channels {
+            1 => vec![luma(self.background)],
+            4 => vec![r, g, b, 0],
+            _ => vec![r, g, b],
+        };
+        self.fit(picture, [height, width], name, Picture::resize, &padding)
+    }
+
+    /// A map of classes, which goes the way of its picture: the nearest pixel stands for each, and 0 for what is beyond.
+    pub(crate) fn adapt_mask(&self, mask: &Picture, [_, height, width]: [usize; 3], name: &str) -> Result<Picture> {
+        self.fit(mask.clone(), [height, width], name, Picture::resize_nearest, &[0])
+    }
+
+    /// A picture of a height and a width, scaled by `resize` and padded with pixels of `padding`.
+    fn fit(
+        &self,
+        picture: Picture,
+        [height, width]: [usize; 2],
+        name: &str,
+        resize: fn(&Picture, usize, usize) -> Picture,
+        padding: &[u8],
+    ) -> Result<Picture> {
         if (picture.width, picture.height) == (width, height) {
             return Ok(picture);
         }
@@ -83,34 +106,28 @@ impl PictureRule {
                     picture.width, picture.height
                 )));
             }
-            Resize::Stretch => picture.resize(width, height),
+            Resize::Stretch => resize(&picture, width, height),
             Resize::Crop => {
                 let (w, h) = if is_wider { by_height } else { by_width };
-                picture.resize(w, h).crop((w - width) / 2, (h - height) / 2, width, height)
+                resize(&picture, w, h).crop((w - width) / 2, (h - height) / 2, width, height)
             }
             Resize::Pad => {
                 let (w, h) = if is_wider { by_width } else { by_height };
-                self.pad(&picture.resize(w, h), width, height)
+                pad(&resize(&picture, w, h), width, height, padding)
             }
         })
     }
+}
 
-    /// The picture in the middle of a larger one of background; with alpha, of transparent background.
-    fn pad(&self, picture: &Picture, width: usize, height: usize) -> Picture {
-        let [r, g, b] = self.background;
-        let colour = match picture.channels {
-            1 => vec![luma(self.background)],
-            4 => vec![r, g, b, 0],
-            _ => vec![r, g, b],
-        };
-        let n = picture.channels;
-        let (left, top) = ((width - picture.width) / 2, (height - picture.height) / 2);
-        let mut pixels = colour.repeat(width * height);
-        for (y, row) in picture.pixels.chunks_exact(picture.width * n).enumerate() {
-            pixels[((top + y) * width + left) * n..][..row.len()].copy_from_slice(row);
-        }
-        Picture { width, height, channels: n, pixels }
+/// The picture in the middle of a larger one that is all of one colour.
+fn pad(picture: &Picture, width: usize, height: usize, colour: &[u8]) -> Picture {
+    let n = picture.channels;
+    let (left, top) = ((width - picture.width) / 2, (height - picture.height) / 2);
+    let mut pixels = colour.repeat(width * height);
+    for (y, row) in picture.pixels.chunks_exact(picture.width * n).enumerate() {
+        pixels[((top + y) * width + left) * n..][..row.len()].copy_from_slice(row);
     }
+    Picture { width, height, channels: n, pixels }
 }
 
 /// What to tell who has pictures of the wrong size.

@@ -28,7 +28,7 @@ pub enum DataKind {
     SourceTarget,
     /// Pictures with a line of text each.
     Captioned,
-    /// Pictures with a class for each pixel.
+    /// Pictures with a class for each pixel: see [`Sample::mask`].
     Masked,
     /// Pictures whose generating factors are known: see [`DataSet::factors`].
     Factors,
@@ -106,6 +106,8 @@ pub struct Sample {
     pub label: Option<u32>,
     /// A line of text that describes the picture.
     pub caption: Option<String>,
+    /// The class of each pixel as a grey value, of the picture's size, where the set has masks.
+    pub mask: Option<Picture>,
     /// What to call it in messages: a file, or a number in the set.
     pub name: String,
 }

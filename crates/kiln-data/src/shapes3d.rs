@@ -253,6 +253,7 @@ impl DataSet for Shapes3d {
             picture: render(mesh, colour, view, self.size, self.background)?,
             label: label.map(|l| l as u32),
             caption: Some(model.title.clone()),
+            mask: None,
             name: format!("{}/{} {index}", self.archives[model.archive].place, model.path),
         })
     }

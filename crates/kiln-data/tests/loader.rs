@@ -25,7 +25,7 @@ impl DataSet for Numbers {
             return Err(Error::new(format!("number {index} is broken")));
         }
         let picture = Picture::new(2, 1, 1, vec![index as u8, 255])?;
-        Ok(Sample { picture, label: Some(index as u32 % 3), caption: None, name: index.to_string() })
+        Ok(Sample { picture, label: Some(index as u32 % 3), caption: None, mask: None, name: index.to_string() })
     }
     fn kinds(&self) -> Vec<DataKind> {
         vec![DataKind::Images]

@@ -38,6 +38,7 @@ fn batch() -> Batch {
         labels: Some((0..4).map(label).collect()),
         captions: vec![None; 4],
         indices: (0..4).collect(),
+        ..Part::default()
     };
     Batch::new(HostBatch { start: 0, parts: vec![part] }, 1000, Key::new(0), &Device::flex().autodiff())
 }

@@ -15,6 +15,8 @@ pub struct Domain {
     pub labels: Option<Tensor<1, Int>>,
     /// The same labels on the host.
     pub host_labels: Option<Vec<u32>>,
+    /// The class of each pixel, `[n, height, width]`, where the set has masks.
+    pub mask: Option<Tensor<3, Int>>,
     /// Captions, where the set has them.
     pub captions: Vec<Option<String>>,
     /// Indices within the data set.
@@ -44,6 +46,11 @@ impl Batch {
             images: from_values(part.values, part.shape, device),
             labels: part.labels.as_ref().map(|l| from_indices(l, device)),
             host_labels: part.labels,
+            mask: part.masks.map(|masks| {
+                let [n, _, h, w] = part.shape;
+                let masks: Vec<u32> = masks.into_iter().map(u32::from).collect();
+                from_indices(&masks, device).reshape([n, h, w])
+            }),
             captions: part.captions,
             indices: part.indices,
         };
@@ -116,6 +123,17 @@ impl Batch {
             Error::usage(
                 "this system needs labels, and the data set has none; use a folder with one sub-folder a class",
             )
+        })
+    }
+
+    /// The class of each pixel of the first domain, `[n, height, width]`.
+    ///
+    /// # Errors
+    /// If the data set has no masks.
+    pub fn mask(&self) -> Result<Tensor<3, Int>> {
+        let mask = self.domains[0].mask.clone();
+        mask.ok_or_else(|| {
+            Error::usage("this system needs masks; use a folder of `images` and `masks` with the same names in both")
         })
     }
 

@@ -39,7 +39,16 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
     recipe.data.classes = sets[0].classes().to_vec();
     let stream = |(number, set): (usize, Arc<dyn DataSet>)| {
         let stream = Prepared::new(set, rule.clone())?;
-        Ok(Arc::new(if kind == DataKind::Paired && number > 0 { stream.with_first() } else { stream }))
+        Ok(Arc::new(match kind {
+            DataKind::Paired if number > 0 => stream.with_first(),
+            DataKind::Masked => {
+                if recipe.data.mask_values.is_empty() {
+                    recipe.data.mask_values = stream.find_mask_values()?;
+                }
+                stream.with_masks(recipe.data.mask_values.clone())
+            }
+            _ => stream,
+        }))
     };
     let streams = sets.into_iter().enumerate().map(stream).collect::<Result<Vec<_>>>()?;
     let shape @ [channels, height, width] = streams[0].shape();
@@ -93,6 +102,12 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
     if needs_labels && sets[0].classes().is_empty() {
         return Err(Error::usage(format!(
             "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
+            sets[0].name()
+        )));
+    }
+    if wanted == DataKind::Masked && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!(
+            "{id} wants masks, and {} has none; use a folder of `images` and `masks` with the same names in both",
             sets[0].name()
         )));
     }

@@ -47,6 +47,8 @@ pub struct DataConfig {
     pub label_seed: u64,
     /// Names of the classes; filled in when the run starts.
     pub classes: Vec<String>,
+    /// Of a set with masks the grey value of each class of pixels; filled in when the run starts if it is empty.
+    pub mask_values: Vec<u8>,
 }
 
 impl Default for DataConfig {
@@ -62,6 +64,7 @@ impl Default for DataConfig {
             labels: 0,
             label_seed: 0,
             classes: Vec::new(),
+            mask_values: Vec::new(),
         }
     }
 }

@@ -446,7 +446,7 @@ mod tests {
             let noise = Key::new(3).uniform(0..8, 256);
             let shade = |i: usize| if (i / 256).is_multiple_of(2) { sign } else { -sign };
             let values = noise.iter().enumerate().map(|(i, v)| 0.5 * shade(i) + 0.5 * (v - 0.5)).collect();
-            Part { shape, values, labels, captions: vec![None; 8], indices: (0..8).collect() }
+            Part { shape, values, labels, captions: vec![None; 8], indices: (0..8).collect(), ..Part::default() }
         };
         let truth: Vec<u32> = (0..8).map(|i| i % 2).collect();
         let parts = vec![part(1.0, Some(truth.clone())), part(-1.0, labels.then_some(truth))];

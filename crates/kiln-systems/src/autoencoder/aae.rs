@@ -686,6 +686,7 @@ mod tests {
             labels,
             captions: vec![None; 8],
             indices: (0..8).collect(),
+            ..Part::default()
         };
         let parts = vec![part(Some((0..8).map(|i| i % 4).collect())), part(None)];
         Batch::new(HostBatch { start: 0, parts }, 1_000, Key::new(0), &device().autodiff())

@@ -39,6 +39,7 @@ pub fn batch(shape: [usize; 4], start: u64) -> Batch {
         labels: Some((0..n as u32).map(|i| i % 10).collect()),
         captions: vec![None; n],
         indices: (0..n).collect(),
+        ..Part::default()
     };
     Batch::new(HostBatch { start, parts: vec![part] }, 10_000, Key::new(0), &device().autodiff())
 }

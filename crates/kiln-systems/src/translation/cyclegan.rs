@@ -625,7 +625,14 @@ mod tests {
         let shape = [2, 3, 8, 8];
         let a = Key::new(5).uniform(0..2, 3 * 8 * 8);
         let b = a.iter().map(|v| -v).collect();
-        let part = |values| Part { shape, values, labels: None, captions: vec![None; 2], indices: vec![0, 1] };
+        let part = |values| Part {
+            shape,
+            values,
+            labels: None,
+            captions: vec![None; 2],
+            indices: vec![0, 1],
+            ..Part::default()
+        };
         Batch::new(HostBatch { start, parts: vec![part(a), part(b)] }, 1_000, Key::new(0), device)
     }
 

@@ -118,9 +118,9 @@ fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, flip: false, ..info.data.rule() };
     let set = open_whole(path, &rule)?;
     let sample = |i: usize| {
-        let Sample { picture, label, caption, name } = set.get(i)?;
+        let Sample { picture, label, caption, mask, name } = set.get(i)?;
         let picture = picture.with_channels(info.pictures.shape[0], rule.background);
-        Ok(PreparedSample { values: picture.to_unit(), label, caption, name, picture })
+        Ok(PreparedSample { values: picture.to_unit(), label, caption, mask, name, picture })
     };
     (0..set.len()).map(sample).collect()
 }
