@@ -35,6 +35,7 @@ mod shapes3d;
 mod sheet;
 mod size;
 mod starter;
+mod tokens;
 mod trained;
 
 pub use cache::cache_dir;
@@ -52,4 +53,5 @@ pub use rule::{PictureRule, Resize};
 pub use set::{DataKind, DataSet, Factor, Sample, Split};
 pub use sheet::contact_sheet;
 pub use size::PictureSize;
+pub use tokens::{TokenRows, Tokenizer};
 pub use trained::{Trained, trained, trained_file};

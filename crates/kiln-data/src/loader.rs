@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 
-use crate::{DataSet, Prepared, PreparedSample};
+use crate::{DataSet, Prepared, PreparedSample, TokenRows};
 
 /// Batches that may wait, besides the one being made.
 const AHEAD: usize = 2;
@@ -57,6 +57,8 @@ pub struct Part {
     pub masks: Option<Vec<u8>>,
     /// The caption of each picture.
     pub captions: Vec<Option<String>>,
+    /// The captions as tokens, of a stream with a tokenizer.
+    pub tokens: Option<TokenRows>,
     /// The place of each picture in its set.
     pub indices: Vec<usize>,
 }
@@ -71,6 +73,7 @@ impl Part {
             labels: self.labels.as_ref().map(|l| l[items.clone()].to_vec()),
             masks: self.masks.as_ref().map(|m| m[of(height * width)].to_vec()),
             captions: self.captions[items.clone()].to_vec(),
+            tokens: self.tokens.as_ref().map(|t| t.rows(items.clone())),
             indices: self.indices[items.clone()].to_vec(),
         }
     }
@@ -292,6 +295,7 @@ fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]
         labels: Some(Vec::with_capacity(batch)),
         masks: None,
         captions: Vec::with_capacity(batch),
+        tokens: None,
         indices: places.to_vec(),
     };
     let mut masks = Vec::with_capacity(if stream.mask_values().is_empty() { 0 } else { batch * height * width });
@@ -313,6 +317,10 @@ fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]
         part.captions.push(sample.caption);
     }
     part.masks = (!masks.is_empty()).then_some(masks);
+    if let Some((tokenizer, length)) = stream.tokens() {
+        let texts = part.captions.iter().map(|c| c.as_deref().unwrap_or_default());
+        part.tokens = Some(tokenizer.rows(texts, length)?);
+    }
     Ok(part)
 }
 

@@ -6,7 +6,7 @@ use kiln_core::{Error, Result};
 use rayon::prelude::*;
 
 use crate::rule::RULES;
-use crate::{DataSet, Picture, PictureRule, Resize, Sample};
+use crate::{DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
 
 /// Adapted sets below this many bytes stay in memory: decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
@@ -21,6 +21,8 @@ pub struct Prepared {
     with_first: bool,
     /// The grey values of masks, in the order of their classes; empty where masks are left out.
     mask_values: Vec<u8>,
+    /// What makes tokens of captions, and how many of each.
+    tokens: Option<(Arc<Tokenizer>, usize)>,
 }
 
 /// One sample ready for a network.
@@ -56,7 +58,7 @@ impl Prepared {
         let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, kept, with_first: false, mask_values: Vec::new() })
+        Ok(Self { set, rule, shape, kept, with_first: false, mask_values: Vec::new(), tokens: None })
     }
 
     /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
@@ -83,6 +85,29 @@ impl Prepared {
         let all: Result<Vec<[bool; 256]>> = (0..self.len()).into_par_iter().map(look).collect();
         let all = all?;
         Ok((0..=255).filter(|&value| all.iter().any(|seen| seen[usize::from(value)])).collect())
+    }
+
+    /// The captions of all samples.
+    ///
+    /// # Errors
+    /// Names a sample that has none, or a file that cannot be read.
+    pub fn captions(&self) -> Result<Vec<String>> {
+        let caption = |index| {
+            let Sample { caption, name, .. } = self.set.get(index)?;
+            caption.ok_or_else(|| Error::new(format!("{name}: it has no caption")))
+        };
+        let all: Vec<Result<String>> = (0..self.len()).into_par_iter().map(caption).collect();
+        all.into_iter().collect()
+    }
+
+    /// Serves captions as rows of `length` tokens too.
+    pub fn with_tokens(self, tokenizer: Arc<Tokenizer>, length: usize) -> Self {
+        Self { tokens: Some((tokenizer, length)), ..self }
+    }
+
+    /// What makes tokens of captions, and how many of each.
+    pub fn tokens(&self) -> Option<(&Tokenizer, usize)> {
+        self.tokens.as_ref().map(|(tokenizer, length)| (&**tokenizer, *length))
     }
 
     /// Serves masks with the set's pictures, grey values as the places they have in `values`.

@@ -25,7 +25,7 @@ use kiln_train::{
 };
 
 fn pictures() -> Pictures {
-    Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] }
+    Pictures::new([1, 8, 8], vec!["a".into(), "b".into()])
 }
 
 /// Four pictures of 8×8, bright at the top or at the bottom.

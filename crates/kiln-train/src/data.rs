@@ -1,22 +1,25 @@
 //! Opening and checking a recipe's data.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{DataKind, DataSet, Prepared, Split, check_pairs, few_labels};
+use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
 use kiln_nn::tensor::from_values;
 
 use crate::recipe::{DataConfig, Recipe};
+use crate::run::{Run, TOKENIZER};
 use crate::system::{Pictures, System};
 
 /// Opens and validates the data of a recipe, and fills in what only the data knows: the shape of
-/// the pictures and the classes. A shape that the recipe already has must be the data's.
+/// the pictures, the classes, what masks and captions hold. A shape that the recipe already has must be the data's, and
+/// tokens are those of `run` if it is one that goes on.
 ///
 /// # Errors
 /// Names the file at fault, or says which kind of data the system wants.
-pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
+pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
     let rule = recipe.data.rule();
     let kind = S::data_kind(&recipe.model);
     let mut sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
@@ -46,6 +49,10 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
                     recipe.data.mask_values = stream.find_mask_values()?;
                 }
                 stream.with_masks(recipe.data.mask_values.clone())
+            }
+            DataKind::Captioned => {
+                let tokenizer = Arc::new(tokenizer(&mut recipe.data, &stream, run)?);
+                stream.with_tokens(tokenizer, recipe.data.caption_length)
             }
             _ => stream,
         }))
@@ -80,8 +87,41 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Pre
         }
     }
     (recipe.data.channels, recipe.data.size, recipe.data.shape) = (channels, [height, width].into(), shape);
-    let pictures = Pictures { shape, classes: recipe.data.classes.clone() };
+    let pictures = Pictures::of(&recipe.data);
     Ok((streams, pictures))
+}
+
+/// What makes tokens of captions: the file that a run has kept, or the one its recipe names, or the words of the captions.
+/// Fills in how many tokens there are, and of a caption.
+fn tokenizer(data: &mut DataConfig, stream: &Prepared, run: Option<&Run>) -> Result<Tokenizer> {
+    let captions = stream.captions()?;
+    let tokenizer = match run {
+        Some(run) => Tokenizer::open(&run.root().join(TOKENIZER))?,
+        None if data.tokenizer.is_empty() => Tokenizer::of_words(&captions, data.vocabulary)?,
+        None => Tokenizer::open(Path::new(&data.tokenizer))?,
+    };
+    let vocabulary = tokenizer.vocabulary();
+    if let Some(run) = run.filter(|_| data.vocabulary != vocabulary) {
+        return Err(Error::new(format!(
+            "{}: {vocabulary} tokens, and the run began with {}; put its own file back",
+            run.root().join(TOKENIZER).display(),
+            data.vocabulary
+        )));
+    }
+    data.vocabulary = vocabulary;
+    if data.caption_length == 0 {
+        let lengths: Result<Vec<usize>> = captions.iter().map(|text| Ok(tokenizer.tokens(text)?.len())).collect();
+        data.caption_length = lengths?.into_iter().max().unwrap_or(0).max(1);
+    }
+    Ok(tokenizer)
+}
+
+/// Keeps what makes tokens of captions in the folder of a run, if anything does.
+///
+/// # Errors
+/// If the disk is full or not writable.
+pub fn keep_tokenizer(streams: &[Arc<Prepared>], run: &Run) -> Result<()> {
+    streams.iter().find_map(|s| s.tokens()).map_or(Ok(()), |(tokenizer, _)| run.write_tokenizer(tokenizer))
 }
 
 /// Whether data sets offer what a system wants.
@@ -108,6 +148,12 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
     if wanted == DataKind::Masked && !sets[0].kinds().contains(&wanted) {
         return Err(Error::usage(format!(
             "{id} wants masks, and {} has none; use a folder of `images` and `masks` with the same names in both",
+            sets[0].name()
+        )));
+    }
+    if wanted == DataKind::Captioned && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!(
+            "{id} wants captions, and {} lacks some; put a text file NAME.txt beside each NAME.png of a folder",
             sets[0].name()
         )));
     }

@@ -26,7 +26,7 @@ pub mod watch;
 
 pub use kiln_kernels::Precision;
 
-pub use batch::{Batch, Domain};
+pub use batch::{Batch, Domain, Tokens};
 pub use model::{AnySystem, Model, entry};
 pub use optim::OptimizerConfig;
 pub use params::{HostTensor, State};

@@ -6,13 +6,13 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::DataKind;
+use kiln_data::{DataKind, Tokenizer};
 use kiln_nn::Init;
 use toml::Table;
 
 use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::recipe::{self, DataConfig, Recipe, TrainConfig};
-use crate::run::Run;
+use crate::run::{Run, TOKENIZER};
 use crate::sizes::SizeRule;
 use crate::system::{Ability, GenerateRequest, Pictures, System};
 use crate::trainer::{self, Options, Summary};
@@ -98,7 +98,7 @@ impl<S: System> AnySystem for Entry<S> {
         // Where none is said, a size that every network can halve as often as it likes.
         let [height, width] = data.size.or([64; 2]);
         let classes = (0..10).map(|c| c.to_string()).collect();
-        let pictures = Pictures { shape: [data.channels.max(1), height, width], classes };
+        let pictures = Pictures::new([data.channels.max(1), height, width], classes);
         Ok(S::new(S::Config::default(), &pictures)?.abilities().list())
     }
 
@@ -109,7 +109,7 @@ impl<S: System> AnySystem for Entry<S> {
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = new_recipe::<S>(table)?;
         recipe.model = S::settle(recipe.model)?;
-        let (streams, pictures) = data::prepare::<S>(&mut recipe)?;
+        let (streams, pictures) = data::prepare::<S>(&mut recipe, None)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
         data::check_grouping(&system, &streams)?;
         trainer::check_beginning(&system, &recipe, &Device::default())?;
@@ -176,6 +176,18 @@ pub struct Info {
 }
 
 impl Info {
+    /// What made tokens of the run's captions.
+    ///
+    /// # Errors
+    /// If the run is of no captions, or its file is damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let path = Path::new(&self.run).join(TOKENIZER);
+        if self.pictures.vocabulary == 0 {
+            return Err(Error::usage(format!("{}: {} has not learned from captions", self.run, self.system)));
+        }
+        Tokenizer::open(&path)
+    }
+
     /// Of a run at one moment.
     pub(crate) fn of<S: System>(recipe: &Recipe<S::Config>, root: &Path, at: &Counters, device: &Device) -> Self {
         Self {
@@ -184,7 +196,7 @@ impl Info {
             images: at.images,
             seconds: at.seconds,
             seed: recipe.seed,
-            pictures: Pictures { shape: recipe.data.shape, classes: recipe.data.classes.clone() },
+            pictures: Pictures::of(&recipe.data),
             data: recipe.data.clone(),
             train: recipe.train.clone(),
             device: device.clone(),

@@ -49,6 +49,12 @@ pub struct DataConfig {
     pub classes: Vec<String>,
     /// Of a set with masks the grey value of each class of pixels; filled in when the run starts if it is empty.
     pub mask_values: Vec<u8>,
+    /// A `tokenizer.json` for captions; without one the words of the training captions are the tokens. The run keeps a copy.
+    pub tokenizer: String,
+    /// How many tokens there are; filled in when the run starts. Before that, the most that words may be, 0 for all.
+    pub vocabulary: usize,
+    /// Tokens a caption is cut or padded to; 0 takes the longest caption, and is filled in when the run starts.
+    pub caption_length: usize,
 }
 
 impl Default for DataConfig {
@@ -65,6 +71,9 @@ impl Default for DataConfig {
             label_seed: 0,
             classes: Vec::new(),
             mask_values: Vec::new(),
+            tokenizer: String::new(),
+            vocabulary: 0,
+            caption_length: 0,
         }
     }
 }

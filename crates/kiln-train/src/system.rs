@@ -26,6 +26,29 @@ pub struct Pictures {
     pub shape: [usize; 3],
     /// Names of the classes; empty if unlabelled.
     pub classes: Vec<String>,
+    /// Classes of pixels in masks; 0 where masks are not read.
+    pub mask_classes: usize,
+    /// Different tokens of captions; 0 where captions are not read as tokens.
+    pub vocabulary: usize,
+    /// Tokens of each caption.
+    pub caption_length: usize,
+}
+
+impl Pictures {
+    /// Of this shape (channels, height, width) and these classes, with nothing else.
+    pub fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
+        Self { shape, classes, mask_classes: 0, vocabulary: 0, caption_length: 0 }
+    }
+
+    /// What a recipe says of them once its data has been prepared.
+    pub fn of(data: &DataConfig) -> Self {
+        Self {
+            mask_classes: data.mask_values.len(),
+            vocabulary: data.vocabulary,
+            caption_length: data.caption_length,
+            ..Self::new(data.shape, data.classes.clone())
+        }
+    }
 }
 
 /// One paper's system: networks, losses and abilities. The loop does everything else.

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::batch::Batch;
 use crate::checkpoint::{self, Best, Checkpoint, Counters};
-use crate::data::{check_grouping, examples, prepare};
+use crate::data::{check_grouping, examples, keep_tokenizer, prepare};
 use crate::log::Log;
 use crate::model::{Info, Loaded};
 use crate::optim::{self, Optimizer};
@@ -73,7 +73,7 @@ pub struct Summary {
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
     recipe.model = S::settle(recipe.model)?;
-    let (streams, pictures) = prepare::<S>(&mut recipe)?;
+    let (streams, pictures) = prepare::<S>(&mut recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_grouping(&system, &streams)?;
     check_beginning(&system, &recipe, &options.device)?;
@@ -81,6 +81,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
     let run = Run::create(root)?;
     let _lock = run.lock()?;
     run.write_recipe(&recipe)?;
+    keep_tokenizer(&streams, &run)?;
     train(system, &recipe, streams, &run, None, options)
 }
 
@@ -90,7 +91,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
 /// As [`start`].
 pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Options) -> Result<Summary> {
     let _lock = run.lock()?;
-    let (streams, pictures) = prepare::<S>(&mut recipe)?;
+    let (streams, pictures) = prepare::<S>(&mut recipe, Some(run))?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     if options.steps.is_some() {
         set_end(&mut recipe, options)?;

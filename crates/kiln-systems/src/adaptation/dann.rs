@@ -436,7 +436,7 @@ mod tests {
     }
 
     fn pictures(side: usize) -> Pictures {
-        Pictures { shape: [1, side, side], classes: vec!["bright".into(), "dark".into()] }
+        Pictures::new([1, side, side], vec!["bright".into(), "dark".into()])
     }
 
     /// Bright and dark pictures; the target's are turned around, and so its labels differ.
@@ -528,7 +528,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_usage_errors() {
-        let unlabelled = Pictures { shape: [1, 16, 16], classes: Vec::new() };
+        let unlabelled = Pictures::new([1, 16, 16], Vec::new());
         for (config, pictures) in [
             (tiny(Mode::Dann), unlabelled),
             (tiny(Mode::Dann), pictures(12)),

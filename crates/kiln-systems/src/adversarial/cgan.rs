@@ -280,7 +280,7 @@ mod tests {
             ..dcgan::Config::default()
         };
         let classes = (0..classes).map(|c| format!("class {c}")).collect();
-        Cgan::new(Config { condition, embedding_size: 6, dcgan }, &Pictures { shape: [1, 16, 16], classes })
+        Cgan::new(Config { condition, embedding_size: 6, dcgan }, &Pictures::new([1, 16, 16], classes))
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn bad_settings_and_requests_are_usage_errors() {
         assert!(system(Condition::Map, 0).err().is_some_and(|e| e.is_usage()));
-        let pictures = Pictures { shape: [1, 16, 16], classes: vec!["a".into(), "b".into()] };
+        let pictures = Pictures::new([1, 16, 16], vec!["a".into(), "b".into()]);
         let bad = [
             Config { embedding_size: 0, ..Config::default() },
             Config { dcgan: dcgan::Config { latent_size: 0, ..dcgan::Config::default() }, ..Config::default() },

@@ -385,7 +385,7 @@ mod tests {
     }
 
     fn system(config: Config, side: usize) -> Result<Dcgan> {
-        Dcgan::new(config, &Pictures { shape: [1, side, side], classes: Vec::new() })
+        Dcgan::new(config, &Pictures::new([1, side, side], Vec::new()))
     }
 
     #[test]

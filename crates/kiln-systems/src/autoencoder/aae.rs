@@ -550,7 +550,7 @@ mod tests {
         let prior = if mode == Mode::Conditional { Prior::Mixture } else { Prior::Gaussian };
         let model = LatentConfig { networks: NetworkConfig::mlp(2, &[]), ..LatentConfig::default() };
         let config = Config { mode, prior, model, discriminator: vec![], ..Config::default() };
-        Aae::new(config, &Pictures { shape: [1, 2, 3], classes: classes(3) }).unwrap()
+        Aae::new(config, &Pictures::new([1, 2, 3], classes(3))).unwrap()
     }
 
     /// The fixture's name of ours.
@@ -676,7 +676,7 @@ mod tests {
         let prior = if mode == Mode::Conditional { Prior::SwissRoll } else { Prior::Gaussian };
         let model = LatentConfig { networks: NetworkConfig::mlp(2, &[16]), ..LatentConfig::default() };
         let config = Config { mode, prior, model, discriminator: vec![16], input_noise: 0.1, ..Config::default() };
-        Aae::new(config, &Pictures { shape: [1, 8, 8], classes: classes(4) }).unwrap()
+        Aae::new(config, &Pictures::new([1, 8, 8], classes(4))).unwrap()
     }
 
     fn batch() -> Batch {
@@ -748,7 +748,7 @@ mod tests {
         let refused = |change: fn(&mut Config), classes: Vec<String>| {
             let mut config = Config::default();
             change(&mut config);
-            Aae::new(config, &Pictures { shape: [1, 28, 28], classes }).err().unwrap().to_string()
+            Aae::new(config, &Pictures::new([1, 28, 28], classes)).err().unwrap().to_string()
         };
         assert!(refused(|c| c.prior = Prior::Mixture, vec![]).contains("model.latent = 2"));
         assert!(refused(|c| c.mode = Mode::Conditional, classes(3)).contains("model.prior"));

@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn bad_weights_and_single_pictures_are_usage_errors() {
-        let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([1, 8, 8], Vec::new());
         for (config, name) in [
             (config(-1.0, 1.0, 1.0), "model.alpha"),
             (config(1.0, f64::NAN, 1.0), "model.beta"),

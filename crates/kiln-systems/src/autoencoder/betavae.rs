@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn weights_are_checked() {
         for beta in [-1.0, f64::NAN, f64::INFINITY] {
-            let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+            let pictures = Pictures::new([1, 8, 8], Vec::new());
             let error = BetaVae::new(config(beta), &pictures).err().unwrap();
             assert!(error.is_usage() && error.to_string().contains("model.beta"), "{error}");
         }

@@ -501,7 +501,7 @@ mod tests {
         let one = to_values(cvae.nll(&networks, images.clone().narrow(0, 1, 1), 50, Key::new(0)).unwrap());
         close(&one, &mean(50)[1..2], 1e-5);
         // With one class at hand the average is that class itself.
-        let pictures = Pictures { shape: [1, 8, 8], classes: vec!["all".into()] };
+        let pictures = Pictures::new([1, 8, 8], vec!["all".into()]);
         let single = Cvae::new(config(Condition::Class, Network::Mlp), &pictures).unwrap();
         let networks = single.networks(&mut Init::new(&device(), 0));
         let x = single.config.model.pixels.observe(images.clone(), None);
@@ -513,8 +513,8 @@ mod tests {
 
     #[test]
     fn bad_settings_are_usage_errors() {
-        let none = Pictures { shape: [1, 8, 8], classes: Vec::new() };
-        let some = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
+        let none = Pictures::new([1, 8, 8], Vec::new());
+        let some = Pictures::new([1, 8, 8], vec!["a".into(), "b".into()]);
         let (class, quadrants) = (config(Condition::Class, Network::Mlp), config(Condition::Quadrants, Network::Mlp));
         for (config, pictures, name) in [
             (class.clone(), &none, "model.condition"),

@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn bad_settings_are_usage_errors() {
         let refused = |config: Config| {
-            let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+            let pictures = Pictures::new([1, 8, 8], Vec::new());
             let error = Dcign::new(config, &pictures).err().unwrap();
             assert!(error.is_usage(), "{error}");
             error.to_string()

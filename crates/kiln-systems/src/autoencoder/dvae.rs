@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn more_corruption_than_there_are_pixels_is_a_usage_error() {
-        let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([1, 8, 8], Vec::new());
         for level in [-0.1, 1.5, f64::NAN] {
             let bad = Config { corruption_level: level, ..config(Corruption::Masking) };
             let error = Dvae::new(bad, &pictures).err().unwrap();

@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn nothing_to_average_is_a_usage_error() {
-        let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([1, 8, 8], Vec::new());
         let error = Iwae::new(Config { samples: 0, ..Config::default() }, &pictures).err().unwrap();
         assert!(error.is_usage() && error.to_string().contains("model.samples"), "{error}");
     }

@@ -591,7 +591,7 @@ mod tests {
             class_prior,
             ..Config::default()
         };
-        Ssvae::new(config, &Pictures { shape: [1, 2, 3], classes: classes(3) }).unwrap()
+        Ssvae::new(config, &Pictures::new([1, 2, 3], classes(3))).unwrap()
     }
 
     /// The fixture's name of a layer of ours.
@@ -734,7 +734,7 @@ mod tests {
             class_prior: ClassPrior::Empirical,
             ..Config::default()
         };
-        Ssvae::new(config, &Pictures { shape: [1, 8, 8], classes: classes(4) }).unwrap()
+        Ssvae::new(config, &Pictures::new([1, 8, 8], classes(4))).unwrap()
     }
 
     const MODES: [Mode; 4] = [Mode::Supervised, Mode::M1, Mode::M2, Mode::Stacked];
@@ -812,7 +812,7 @@ mod tests {
         let refused = |change: fn(&mut Config), classes: Vec<String>| {
             let mut config = Config::default();
             change(&mut config);
-            Ssvae::new(config, &Pictures { shape: [1, 28, 28], classes }).err().unwrap().to_string()
+            Ssvae::new(config, &Pictures::new([1, 28, 28], classes)).err().unwrap().to_string()
         };
         assert!(refused(|_| (), vec![]).contains("two classes"));
         assert!(refused(|c| c.alpha = -1.0, classes(2)).contains("model.alpha"));

@@ -710,7 +710,7 @@ mod tests {
     #[test]
     fn a_batch_is_split_where_memory_is_short() {
         let device = Device::flex();
-        let pictures = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
+        let pictures = Pictures::new([1, 8, 8], vec!["a".into(), "b".into()]);
         let unet = UNetConfig {
             base_channels: 8,
             groups: 4,
@@ -750,7 +750,7 @@ mod tests {
             let recipe = kiln_train::recipe::typed::<Ddpm>(table, &place).unwrap();
             let [height, width] = recipe.data.size.or([28; 2]);
             let shape = [recipe.data.channels.max(1), height, width];
-            let pictures = Pictures { shape, classes: vec!["a".into(); 10] };
+            let pictures = Pictures::new(shape, vec!["a".into(); 10]);
             Ddpm::new(recipe.model, &pictures).unwrap();
             count += 1;
         }

@@ -639,7 +639,7 @@ mod tests {
     /// Trains a tiny system; the losses' terms of every step.
     fn fit(config: Config, steps: u64) -> Vec<Vec<(String, f32)>> {
         let device = Device::flex().autodiff();
-        let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([3, 8, 8], Vec::new());
         let mut system = CycleGan::new(config, &pictures).unwrap();
         let mut networks = system.networks(&mut Init::new(&device, 0));
         let mut phases: Vec<_> =
@@ -681,7 +681,7 @@ mod tests {
     #[test]
     fn translates_other_sizes_and_refuses_what_does_not_fit() {
         let device = Device::flex();
-        let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([3, 8, 8], Vec::new());
         let system = CycleGan::new(tiny(), &pictures).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
         let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
@@ -694,7 +694,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_usage_errors() {
-        let pictures = |side| Pictures { shape: [3, side, side], classes: Vec::new() };
+        let pictures = |side| Pictures::new([3, side, side], Vec::new());
         for (config, side) in [
             (Config { generator_channels: 0, ..tiny() }, 8),
             (Config { discriminator_layers: 0, ..tiny() }, 8),

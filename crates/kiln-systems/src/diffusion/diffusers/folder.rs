@@ -120,7 +120,7 @@ pub fn import(folder: &Path, root: &Path, options: &ImportOptions) -> Result<Imp
         recipe::merge(&mut table, changes, place)?;
     }
     let recipe = recipe::typed::<Diffusers>(table, "recipe")?;
-    let pictures = Pictures { shape: [recipe.data.channels, height, width], classes: recipe.data.classes.clone() };
+    let pictures = Pictures::new([recipe.data.channels, height, width], recipe.data.classes.clone());
     let system = Diffusers::new(recipe.model.clone(), &pictures)?;
     let unet = &recipe.model.unet;
 

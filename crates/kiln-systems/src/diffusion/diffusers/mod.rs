@@ -453,7 +453,7 @@ mod tests {
         folder::import(&folder, dir.path(), &folder::ImportOptions::default()).unwrap();
         let run = Run::open(dir.path()).unwrap();
         let recipe = recipe::of_run::<Diffusers>(&run.recipe().unwrap(), "recipe").unwrap();
-        let pictures = Pictures { shape: [1, 8, 16], classes: recipe.data.classes };
+        let pictures = Pictures::new([1, 8, 16], recipe.data.classes);
         let system = Diffusers::new(recipe.model, &pictures).unwrap();
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |_| ()).unwrap().unwrap();
         let networks = params::load(system.networks(&mut Init::new(&device, 1)), &saved.network, "network").unwrap();
