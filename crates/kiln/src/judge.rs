@@ -128,11 +128,16 @@ impl Judge {
         // Holds the hash of every file of weights.
         let state = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
         let identity = seen::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);
-        let [channels, height, _] = model.info().pictures.shape;
+        let [channels, height, width] = model.info().pictures.shape;
         Ok(Self {
             name: format!("classifier:{}", set.name()),
             identity,
-            rule: PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() },
+            rule: PictureRule {
+                size: [height, width].into(),
+                channels,
+                resize: Resize::Stretch,
+                ..PictureRule::default()
+            },
             network: Network::Classifier(model, classes),
             device: device.clone(),
             quiet: common.quiet,

@@ -34,7 +34,7 @@ use kiln_train::batch::drop_labels;
 use kiln_train::request::check_class;
 use kiln_train::{
     Abilities, Batch, ChainWatch, DataConfig, Decode, Encode, Generate, Input, Likelihood, Looks, Loss,
-    OptimizerConfig, Phase, Pictures, Reconstruct, Request, State, System, TrainConfig,
+    OptimizerConfig, Phase, Pictures, Reconstruct, Request, SizeRule, State, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,7 @@ use super::sampler::ode::{AtRatio, Flow, Predict, Tolerance};
 use super::sampler::settings::{Defaults, Method, Plan, SamplerSettings, ends};
 use super::sampler::{Denoised, Denoiser, MEMORY, finite, is_finite};
 use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, ScheduleOptions, Sde};
+use super::unet_sizes;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,12 +185,17 @@ impl System for Ddpm {
         (DataConfig::default(), TrainConfig::default())
     }
 
+    fn sizes(config: &Config) -> SizeRule {
+        unet_sizes(&config.unet)
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let refuse = |what: String| Err(Error::usage(what));
         let [_, height, width] = pictures.shape;
-        if let Err(why) = config.unet.check([height, width]) {
+        if let Err(why) = config.unet.check() {
             return refuse(format!("model.unet: {why}"));
         }
+        Self::sizes(&config).check(pictures.shape)?;
         if config.timesteps < 2 {
             return refuse("model.timesteps must be at least 2".into());
         }
@@ -708,7 +714,7 @@ mod tests {
     #[test]
     fn a_batch_is_split_where_memory_is_short() {
         let device = Device::flex();
-        let pictures = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
+        let pictures = Pictures::new([1, 8, 8], vec!["a".into(), "b".into()]);
         let unet = UNetConfig {
             base_channels: 8,
             groups: 4,
@@ -746,8 +752,9 @@ mod tests {
             let mut table = kiln_train::recipe::defaults::<Ddpm>().unwrap();
             kiln_train::recipe::merge(&mut table, &changes, &place).unwrap();
             let recipe = kiln_train::recipe::typed::<Ddpm>(table, &place).unwrap();
-            let side = if recipe.data.size == 0 { 28 } else { recipe.data.size };
-            let pictures = Pictures { shape: [recipe.data.channels.max(1), side, side], classes: vec!["a".into(); 10] };
+            let [height, width] = recipe.data.size.or([28; 2]);
+            let shape = [recipe.data.channels.max(1), height, width];
+            let pictures = Pictures::new(shape, vec!["a".into(); 10]);
             Ddpm::new(recipe.model, &pictures).unwrap();
             count += 1;
         }

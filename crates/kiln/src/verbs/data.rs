@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kiln_core::{Error, Result};
-use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, open};
+use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_sheet, open};
 use serde_json::json;
 
 use crate::Common;
@@ -40,9 +40,9 @@ enum What {
         /// How many pictures
         #[arg(short, default_value_t = 64)]
         n: usize,
-        /// Side in pixels; pictures are padded to a square
-        #[arg(long, default_value_t = 0)]
-        size: usize,
+        /// Side in pixels, or height and width such as 48,64, which pictures are padded to
+        #[arg(long, default_value_t)]
+        size: PictureSize,
         /// train, test or all
         #[arg(long, default_value = "train")]
         split: Split,
@@ -95,7 +95,7 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
         }
         What::Show { name, out: path, n, size, split } => {
             let mut rule = PictureRule { size: *size, ..PictureRule::default() };
-            if *size > 0 {
+            if *size != PictureSize::STORED {
                 rule.resize = Resize::Pad;
             }
             let set = open(name, *split, &rule)?;

@@ -33,7 +33,7 @@ use kiln_nn::tensor::{from_indices, from_values, normal};
 use kiln_train::request::check_class;
 use kiln_train::{
     Abilities, Batch, ChainWatch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request,
-    System, TrainConfig,
+    SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -118,11 +118,13 @@ impl System for Diffusers {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let [size, _] = UNetConfig::default().sample_size;
-        (
-            DataConfig { size, channels: UNetConfig::default().in_channels, ..DataConfig::default() },
-            TrainConfig::default(),
-        )
+        let unet = UNetConfig::default();
+        let data = DataConfig { size: unet.sample_size.into(), channels: unet.in_channels, ..DataConfig::default() };
+        (data, TrainConfig::default())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        SizeRule::fixed(config.unet.sample_size, "model.unet.sample_size")
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -133,13 +135,12 @@ impl System for Diffusers {
         if let Err(why) = config.scheduler.check() {
             return refuse(format!("model.scheduler: {why}"));
         }
-        let ([channels, height, width], [rows, columns]) = (pictures.shape, config.unet.sample_size);
-        // A size of 0: of a run whose pictures are not square, which only the network knows.
-        if channels != config.unet.in_channels || height > 0 && [height, width] != [rows, columns] {
+        Self::sizes(&config).check(pictures.shape)?;
+        let [channels, ..] = pictures.shape;
+        if channels != config.unet.in_channels {
             return refuse(format!(
-                "pictures of {channels} channels, {height}×{width}; model.unet.in_channels = {} and sample_size = {:?}: \
-                 set data.channels, data.size and data.resize, or the network's",
-                config.unet.in_channels, config.unet.sample_size
+                "pictures of {channels} channels; model.unet.in_channels = {}: set data.channels, or the network's",
+                config.unet.in_channels
             ));
         }
         let learned = config.unet.out_channels == 2 * config.unet.in_channels;
@@ -454,7 +455,7 @@ mod tests {
         folder::import(&folder, dir.path(), &folder::ImportOptions::default()).unwrap();
         let run = Run::open(dir.path()).unwrap();
         let recipe = recipe::of_run::<Diffusers>(&run.recipe().unwrap(), "recipe").unwrap();
-        let pictures = Pictures { shape: [1, 8, 16], classes: recipe.data.classes };
+        let pictures = Pictures::new([1, 8, 16], recipe.data.classes);
         let system = Diffusers::new(recipe.model, &pictures).unwrap();
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |_| ()).unwrap().unwrap();
         let networks = params::load(system.networks(&mut Init::new(&device, 1)), &saved.network, "network").unwrap();
