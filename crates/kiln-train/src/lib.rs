@@ -13,6 +13,7 @@ pub mod ema;
 mod live;
 pub mod log;
 pub mod memory;
+pub mod minimise;
 pub mod model;
 pub mod optim;
 pub mod params;

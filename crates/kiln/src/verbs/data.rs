@@ -8,7 +8,7 @@ use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_shee
 use serde_json::json;
 
 use crate::Common;
-use crate::judge::Judge;
+use crate::feature_net::FeatureNet;
 use crate::output::Output;
 use crate::verbs::evaluate::part;
 
@@ -128,8 +128,8 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             }
             let device = kiln_train::device::by_name(&common.device)?;
             let (name, split) = part(name, *split);
-            let judge = Judge::of(features.as_deref(), &name, &PictureRule::default(), common, &device)?;
-            let stats = judge.stats(&name, split, *keep)?;
+            let net = FeatureNet::of(features.as_deref(), &name, &PictureRule::default(), common, &device)?;
+            let stats = net.stats(&name, split, *keep)?;
             stats.write(path)?;
             let (n, net) = (stats.gaussian.n(), &stats.about.features);
             let object = json!({"name": name, "split": split, "features": net, "n": n, "file": path});

@@ -17,8 +17,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::Common;
+use crate::feature_cache::argmax;
 use crate::output::Output;
-use crate::seen::argmax;
 use crate::verbs::{need, open};
 
 #[derive(Args)]
