@@ -19,6 +19,7 @@ pub mod recipe;
 pub mod run;
 pub mod schedule;
 pub mod system;
+mod tensorboard;
 pub mod trainer;
 pub mod watch;
 

@@ -308,7 +308,7 @@ fn train<S: System>(
             saved_at = images;
         }
         if crossed(config.preview_every) || done {
-            config.precision.scope(|| live.preview(run, recipe, &examples, plain))?;
+            config.precision.scope(|| live.preview(run, recipe, &examples, plain, &mut log))?;
         }
     }
     let complete = live.counters.images >= end;
@@ -459,7 +459,14 @@ impl<S: System> Live<S> {
         })
     }
 
-    fn preview(&self, run: &Run, recipe: &Recipe<S::Config>, examples: &[Tensor<4>], device: &Device) -> Result<()> {
+    fn preview(
+        &self,
+        run: &Run,
+        recipe: &Recipe<S::Config>,
+        examples: &[Tensor<4>],
+        device: &Device,
+        log: &mut Log,
+    ) -> Result<()> {
         let (abilities, count) = (self.system.abilities(), recipe.train.preview_count);
         let Some(sheet) = preview::preview(&abilities, &self.judged(), examples, count, recipe.seed, device)? else {
             return Ok(());
@@ -469,7 +476,8 @@ impl<S: System> Live<S> {
         let images = self.counters.images;
         let text = [("system", S::ID.to_string()), ("seed", recipe.seed.to_string()), ("images", images.to_string())];
         let text: Vec<(&str, &str)> = text.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        sheet.write_png(&folder.join(format!("{images:010}.png")), &text)
+        sheet.write_png(&folder.join(format!("{images:010}.png")), &text)?;
+        log.preview(images, &sheet)
     }
 }
 
