@@ -71,7 +71,7 @@ impl FileSet {
         for i in 0..archive.len() {
             let entry = archive.by_index_raw(i).context(place)?;
             if entry.is_file() {
-                entries.push(Entry { path: entry.name().into(), bytes: entry.size() });
+                entries.push(Entry { path: entry.name().context(place)?.into(), bytes: entry.size() });
             }
         }
         Self::new(name, Store::Zip(file.into(), Mutex::new(archive)), entries, split)

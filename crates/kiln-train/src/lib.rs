@@ -26,6 +26,7 @@ pub mod schedule;
 mod session;
 pub mod sizes;
 pub mod system;
+mod tensorboard;
 pub mod trainer;
 pub mod watch;
 
