@@ -214,7 +214,12 @@ impl<'a> Parser<'a> {
             return if self.take(')') { Ok(sum) } else { Err(self.wanted("`)`")) };
         }
         if self.rest.starts_with(|c: char| c.is_ascii_digit()) {
-            let number = self.word(|c| c.is_ascii_digit() || c == '.');
+            let mut before = '0';
+            let number = self.word(|c| {
+                let exponent = matches!((before, c), ('e', '+' | '-'));
+                before = c;
+                exponent || c == '.' || c == 'e' || c.is_ascii_digit()
+            });
             return number.parse().map(Sum::Number).map_err(|_| format!("`{number}` is no number"));
         }
         let claim = self.claim();
@@ -266,7 +271,7 @@ impl<'a> Parser<'a> {
         rest.is_some()
     }
 
-    fn word(&mut self, of: impl Fn(char) -> bool) -> &'a str {
+    fn word(&mut self, mut of: impl FnMut(char) -> bool) -> &'a str {
         let (word, rest) = self.rest.split_at(self.rest.find(|c| !of(c)).unwrap_or(self.rest.len()));
         self.rest = rest.trim_start();
         word
@@ -312,6 +317,7 @@ mod tests {
             "(M1 + M2) * 2 >= 6",
             "-M2 - 1 < -2.5",
             "10 / M2 / 5 <= 1",
+            "1e-3 < 0.1 < M1 < 2.5e1-10",
             "fid[a] < fid[b, c] <= 1.1 * fid[b, c]",
             "2 quadrants, deterministic > 19.5",
             "fid[a] < vae-fashion:fid and vae:fid[x] < vae-fashion:fid",

@@ -118,7 +118,9 @@ impl Claim {
         let mut seen = Vec::new();
         for name in names {
             if name.contains(['[', ']', '|']) || seen.contains(&name) {
-                return refuse(format!("`{name}`: names of variants and labels of measures differ, and have no [, ] or |"));
+                return refuse(format!(
+                    "`{name}`: names of variants and labels of measures differ, and have no [, ] or |"
+                ));
             }
             seen.push(name);
         }
@@ -207,7 +209,8 @@ pub fn all(folder: &Path) -> Result<Vec<Claim>> {
         return Ok(Vec::new());
     }
     let entries = |folder: &Path| {
-        let entries = fs::read_dir(folder).and_then(|e| e.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
+        let entries =
+            fs::read_dir(folder).and_then(|e| e.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
         entries.context(|| folder.display())
     };
     let mut claims = Vec::new();

@@ -91,13 +91,17 @@ fn list(book: &Book, out: &Output) -> Result<()> {
 
 /// Trains and measures a claim, keeps its values, and says what became of its expectations.
 fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
-    // A mistake in an expectation is found before hours of training.
-    book.verdicts(at)?;
     let claim = Claim::read(&book.claims[at].claim.path)?;
     let (variants, measures) = (chosen_variants(&claim, args)?, chosen_measures(&claim, args)?);
+    // Mistakes are found before hours of training.
+    book.verdicts(at)?;
     let unfilled = |word: &str| word.to_string();
     for measure in &measures {
         claim.evaluation(measure, "RUN", &unfilled)?;
+    }
+    for variant in variants.iter().copied().chain(&claim.beside) {
+        let (system, changes) = settings(&claim, variant, 0, None, &unfilled)?;
+        changes.on(system.defaults()?)?;
     }
     let mut beside = Vec::new();
     for variant in &claim.beside {

@@ -1,6 +1,5 @@
 //! The results page, written whole from the claims and the values kept of them.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use kiln_core::Result;
@@ -116,13 +115,17 @@ impl<'a> Table<'a> {
     /// A row a variant; a row a variant and measure if two measures give the same metric.
     fn of(measured: &'a Measured) -> Self {
         let Measured { claim, values } = measured;
-        let apart = values.iter().any(|a| {
-            values.iter().any(|b| a.variant == b.variant && a.metric == b.metric && a.measure != b.measure)
-        });
+        let apart = values
+            .iter()
+            .any(|a| values.iter().any(|b| a.variant == b.variant && a.metric == b.metric && a.measure != b.measure));
         let mut columns = claim.show.clone();
         if columns.is_empty() {
             let metrics = values.iter().map(|v| v.metric.clone());
-            metrics.for_each(|m| if !columns.contains(&m) { columns.push(m) });
+            metrics.for_each(|m| {
+                if !columns.contains(&m) {
+                    columns.push(m)
+                }
+            });
         }
         let mut rows = Vec::new();
         for variant in &claim.variants {
@@ -146,22 +149,34 @@ impl<'a> Table<'a> {
 }
 
 impl Row<'_> {
-    /// Those of the expectations that speak of a value of this row, by their numbers if there are several.
+    /// Those of the expectations that speak of a value of this row, by their numbers if they differ.
     fn verdicts(&self, judged: &[(Verdict, Vec<&Value>)]) -> String {
         if self.values.is_empty() {
             return Verdict::NotMeasured.to_string();
         }
         let own = |of: &[&Value]| of.iter().any(|&value| self.values.contains(&value));
-        let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for ((verdict, _), nth) in judged.iter().zip(1..).filter(|((_, of), _)| own(of)) {
-            said.entry(verdict.to_string()).or_default().push(nth.to_string());
+        let own: Vec<(Verdict, usize)> =
+            judged.iter().zip(1..).filter(|((_, of), _)| own(of)).map(|((verdict, _), nth)| (*verdict, nth)).collect();
+        match &own[..] {
+            [] => return "–".into(),
+            [(first, _), ..] if judged.iter().all(|(verdict, _)| verdict == first) => return first.to_string(),
+            _ => {}
         }
-        let said = said.into_iter().rev().map(|(verdict, numbers)| match judged {
-            [_] => verdict,
-            _ => format!("{} {verdict}", numbers.join(", ")),
+        let words = [
+            (Verdict::Holds, "holds", "hold"),
+            (Verdict::DoesNotHold, "does not", "do not"),
+            (Verdict::NotMeasured, "not measured", "not measured"),
+        ];
+        let said = words.iter().filter_map(|(which, one, several)| {
+            let numbers: Vec<String> = own.iter().filter(|(v, _)| v == which).map(|(_, nth)| nth.to_string()).collect();
+            let (last, others) = numbers.split_last()?;
+            Some(if others.is_empty() {
+                format!("{last} {one}")
+            } else {
+                format!("{} and {last} {several}", others.join(", "))
+            })
         });
-        let said = said.collect::<Vec<_>>().join("; ");
-        if said.is_empty() { "–".into() } else { said }
+        said.collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -169,8 +184,9 @@ impl Row<'_> {
 pub fn shown(value: &Value) -> String {
     let Value { value, std, interval, .. } = value;
     let half = std.or(interval.map(|[low, high]| (high - low) / 2.0)).filter(|half| *half > 0.0);
+    // One digit of it, or two below 3, and never more than three behind the point.
     let digits = match half {
-        Some(half) => (-half.log10()).ceil().clamp(1.0, 6.0) as usize,
+        Some(half) => (-(half / 3.0).log10()).ceil().clamp(1.0, 3.0) as usize,
         None if value.abs() >= 10.0 => 1,
         None => 3,
     };
@@ -185,7 +201,11 @@ pub fn shown(value: &Value) -> String {
 fn provenance(values: &[Value]) -> String {
     let distinct = |of: &dyn Fn(&Value) -> String| {
         let mut all: Vec<String> = Vec::new();
-        values.iter().map(of).for_each(|text| if !all.contains(&text) { all.push(text) });
+        values.iter().map(of).for_each(|text| {
+            if !all.contains(&text) {
+                all.push(text)
+            }
+        });
         all
     };
     let commands = distinct(&|v| format!("`{}`", v.command)).join(", ");
@@ -209,7 +229,11 @@ fn provenance(values: &[Value]) -> String {
             let of = |condition: &String, name: &dyn Fn(&Value) -> String| {
                 let mut names: Vec<String> = Vec::new();
                 let own = values.iter().filter(|v| how(v) == *condition).map(name);
-                own.for_each(|name| if !names.contains(&name) { names.push(name) });
+                own.for_each(|name| {
+                    if !names.contains(&name) {
+                        names.push(name)
+                    }
+                });
                 names
             };
             let by_metric: Vec<Vec<String>> = all.iter().map(|c| of(c, &|v| v.metric.clone())).collect();

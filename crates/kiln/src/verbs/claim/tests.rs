@@ -82,8 +82,11 @@ fn digits_go_as_far_as_what_is_known() {
         assert!(read.value.is_nan());
         shown(&Value { value, std, interval, ..read })
     };
-    assert_eq!(value(90.122, Some(0.223), None), "90.1 ± 0.2");
+    assert_eq!(value(90.122, Some(0.223), None), "90.12 ± 0.22");
     assert_eq!(value(0.823, Some(0.005), None), "0.823 ± 0.005");
+    assert_eq!(value(92.2, None, Some([91.7, 92.7])), "92.2 [91.7, 92.7]");
+    assert_eq!(value(0.378, Some(0.01), None), "0.378 ± 0.010");
+    assert_eq!(value(0.975, Some(0.001), None), "0.975 ± 0.001");
     assert_eq!(value(275.3, Some(11.5), None), "275.3 ± 11.5");
     assert_eq!(value(36.528, None, Some([32.846, 39.094])), "36.5 [32.8, 39.1]");
     assert_eq!(value(0.97, None, None), "0.970");
