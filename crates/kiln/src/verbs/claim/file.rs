@@ -17,12 +17,15 @@ use crate::verbs::train::read_recipe;
 pub const FOLDER: &str = "recipes";
 
 /// What a paper claims, and what must be trained and measured to see whether it holds.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
     /// `vae` of `vae/claim.toml`, `vae-fashion` of `vae/claim-fashion.toml`.
     #[serde(skip)]
     pub name: String,
+    /// The folder it lies in, `vae`.
+    #[serde(skip)]
+    pub system: String,
     /// Its file.
     #[serde(skip)]
     pub path: PathBuf,
@@ -63,7 +66,7 @@ fn one_seed() -> Vec<u64> {
 }
 
 /// A recipe with other settings.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     /// What the results call it.
@@ -81,7 +84,7 @@ pub struct Variant {
 }
 
 /// One evaluation of every run.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
     /// What the results call it.
@@ -106,7 +109,7 @@ impl Claim {
             let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
             Error::usage(format!("{place} line {line}: {}", e.message()))
         })?;
-        claim.name = name(path).ok_or_else(|| {
+        (claim.system, claim.name) = names(path).ok_or_else(|| {
             Error::usage(format!("{place}: a claim's file is called SYSTEM/claim.toml or SYSTEM/claim-NAME.toml"))
         })?;
         claim.path = path.into();
@@ -127,14 +130,7 @@ impl Claim {
         Ok(claim)
     }
 
-    /// The system whose folder it lies in.
-    pub fn system(&self) -> &str {
-        let folder = self.path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        folder.unwrap_or(&self.name)
-    }
-
-    /// The system of a variant, and its settings on top of that system's defaults, the last the strongest: the recipe's, the
-    /// claim's, the variant's.
+    /// The system of a variant, what its recipe has on top of that system's defaults, and the recipe's path.
     ///
     /// # Errors
     /// If the recipe cannot be read.
@@ -151,7 +147,8 @@ impl Claim {
     pub fn evaluation(&self, measure: &Evaluation, run: &str, fill: &dyn Fn(&str) -> String) -> Result<EvaluateArgs> {
         let flags = [&self.evaluate, &measure.args].into_iter().flat_map(|args| args.split_whitespace());
         let words = std::iter::once(run.to_string()).chain(flags.map(fill)).collect();
-        EvaluateArgs::parse(words).map_err(|e| self.at(&e))
+        let place = |why: Error| Error::usage(format!("{}: {why}", self.path.display()));
+        EvaluateArgs::parse(words).map_err(place)
     }
 
     /// Its only metric.
@@ -170,11 +167,6 @@ impl Claim {
         }
     }
 
-    /// A mistake in its file.
-    fn at(&self, why: &Error) -> Error {
-        Error::usage(format!("{}: {why}", self.path.display()))
-    }
-
     /// Names that expectations know: variants and measures.
     pub fn labels(&self) -> Vec<&str> {
         self.variants.iter().map(|v| v.name.as_str()).chain(self.measures.iter().map(|m| m.label.as_str())).collect()
@@ -187,20 +179,19 @@ impl Claim {
     pub fn expectations(&self, claims: &[&str]) -> Result<Vec<Expectation>> {
         let labels = self.labels();
         let read = |text: &String| Expectation::parse(text, &labels, claims);
-        self.expect.iter().map(read).collect::<Result<_>>().map_err(|e| self.at(&e))
+        self.expect.iter().map(read).collect()
     }
 }
 
-/// `ddpm-ddim` of `recipes/ddpm/claim-ddim.toml`.
-fn name(path: &Path) -> Option<String> {
+/// `ddpm` and `ddpm-ddim` of `recipes/ddpm/claim-ddim.toml`.
+fn names(path: &Path) -> Option<(String, String)> {
+    let path = std::path::absolute(path).ok()?;
     let system = path.parent()?.file_name()?.to_str()?;
-    match path.file_name()?.to_str()?.strip_suffix(".toml")?.strip_prefix("claim")? {
-        "" => Some(system.into()),
-        more => Some(format!("{system}{more}")),
-    }
+    let more = path.file_name()?.to_str()?.strip_suffix(".toml")?.strip_prefix("claim")?;
+    (more.is_empty() || more.starts_with('-')).then(|| (system.into(), format!("{system}{more}")))
 }
 
-/// All claims below a folder of recipes, by name; none if there is no such folder.
+/// All claims below a folder of recipes; none if there is no such folder.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -216,12 +207,11 @@ pub fn all(folder: &Path) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
     for system in entries(folder)?.iter().filter(|path| path.is_dir()) {
         for path in entries(system)? {
-            if path.extension().is_some_and(|e| e == "toml") && name(&path).is_some() {
+            if names(&path).is_some() {
                 claims.push(Claim::read(&path)?);
             }
         }
     }
-    claims.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(claims)
 }
 

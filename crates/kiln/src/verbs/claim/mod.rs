@@ -64,6 +64,10 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
         return sensitivity::run(&args.pictures, common, out);
     }
     let mut book = Book::open(Path::new(file::FOLDER), &args.results.with_extension(""))?;
+    if book.claims.is_empty() && (args.page || args.claim.is_none()) {
+        let folder = file::FOLDER;
+        return Err(Error::usage(format!("there is no folder `{folder}` with claims here; go to Kiln's own folder")));
+    }
     match &args.claim {
         _ if args.page => write_page(&book, &args.results),
         Some(name) => {
@@ -76,10 +80,6 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
 
 /// Every claim, and what came of it.
 fn list(book: &Book, out: &Output) -> Result<()> {
-    if book.claims.is_empty() {
-        let folder = file::FOLDER;
-        return Err(Error::usage(format!("there is no folder `{folder}` with claims here; go to Kiln's own folder")));
-    }
     for at in 0..book.claims.len() {
         let claim = &book.claims[at].claim;
         let verdicts: Vec<_> = book.verdicts(at)?.into_iter().map(|(verdict, _)| verdict).collect();
@@ -91,7 +91,7 @@ fn list(book: &Book, out: &Output) -> Result<()> {
 
 /// Trains and measures a claim, keeps its values, and says what became of its expectations.
 fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
-    let claim = Claim::read(&book.claims[at].claim.path)?;
+    let claim = book.claims[at].claim.clone();
     let (variants, measures) = (chosen_variants(&claim, args)?, chosen_measures(&claim, args)?);
     // Mistakes are found before hours of training.
     book.verdicts(at)?;

@@ -34,8 +34,8 @@ pub fn page(book: &Book) -> Result<String> {
         let verdicts: Vec<Verdict> = judged.iter().map(|(verdict, _)| *verdict).collect();
         row(&mut out, [format!("[{0}](#{0})", claim.name), claim.says.clone(), in_short(&verdicts)]);
         // A system's own claim stands under its heading.
-        if claim.system() != system {
-            system = claim.system();
+        if claim.system != system {
+            system = &claim.system;
             sections += &format!("\n## {system}\n");
         }
         if claim.name != system {
@@ -120,12 +120,7 @@ impl<'a> Table<'a> {
             .any(|a| values.iter().any(|b| a.variant == b.variant && a.metric == b.metric && a.measure != b.measure));
         let mut columns = claim.show.clone();
         if columns.is_empty() {
-            let metrics = values.iter().map(|v| v.metric.clone());
-            metrics.for_each(|m| {
-                if !columns.contains(&m) {
-                    columns.push(m)
-                }
-            });
+            columns = distinct(values.iter().map(|v| v.metric.clone()));
         }
         let mut rows = Vec::new();
         for variant in &claim.variants {
@@ -199,17 +194,9 @@ pub fn shown(value: &Value) -> String {
 
 /// How values were measured, in a line.
 fn provenance(values: &[Value]) -> String {
-    let distinct = |of: &dyn Fn(&Value) -> String| {
-        let mut all: Vec<String> = Vec::new();
-        values.iter().map(of).for_each(|text| {
-            if !all.contains(&text) {
-                all.push(text)
-            }
-        });
-        all
-    };
-    let commands = distinct(&|v| format!("`{}`", v.command)).join(", ");
-    let seeds = distinct(&|v| v.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")).join("; ");
+    let all = |of: &dyn Fn(&Value) -> String| distinct(values.iter().map(of));
+    let commands = all(&|v| format!("`{}`", v.command)).join(", ");
+    let seeds = all(&|v| v.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")).join("; ");
     let plural = if values.iter().any(|v| v.seeds.len() > 1) { "s" } else { "" };
     let ends = |of: &dyn Fn(&Value) -> f64, say: &dyn Fn(f64) -> String| {
         let (low, high) = values.iter().map(of).fold((f64::MAX, 0.0), |(a, b): (f64, f64), x| (a.min(x), b.max(x)));
@@ -217,37 +204,40 @@ fn provenance(values: &[Value]) -> String {
     };
     let images = ends(&|v| v.images as f64, &|x| thousands(x as u64));
     let seconds = ends(&|v| v.seconds, &minutes);
-    let hardware = distinct(&|v| v.hardware.clone()).join(" or ");
+    let hardware = all(&|v| v.hardware.clone()).join(" or ");
     let how = |v: &Value| {
         let by = v.features.as_ref().map(|net| format!(" by `{net}`")).unwrap_or_default();
         format!("n = {} of {}{by}", thousands(v.n as u64), v.reference)
     };
-    let conditions = match &distinct(&how)[..] {
+    let conditions = all(&how);
+    // Several are told apart by the metric, or by the measure's label if one metric has several.
+    let named = |name: &dyn Fn(&Value) -> String| {
+        let of = |condition: &String| distinct(values.iter().filter(|v| how(v) == *condition).map(name));
+        conditions.iter().map(of).collect::<Vec<_>>()
+    };
+    let mut names = named(&|v| v.metric.clone());
+    if names.iter().map(Vec::len).sum::<usize>() > all(&|v| v.metric.clone()).len() {
+        names = named(&|v| v.measure.clone());
+    }
+    let conditions = match &conditions[..] {
         [one] => one.clone(),
-        all => {
-            // Told apart by what is measured, or by the label of how.
-            let of = |condition: &String, name: &dyn Fn(&Value) -> String| {
-                let mut names: Vec<String> = Vec::new();
-                let own = values.iter().filter(|v| how(v) == *condition).map(name);
-                own.for_each(|name| {
-                    if !names.contains(&name) {
-                        names.push(name)
-                    }
-                });
-                names
-            };
-            let by_metric: Vec<Vec<String>> = all.iter().map(|c| of(c, &|v| v.metric.clone())).collect();
-            let total: usize = by_metric.iter().map(Vec::len).sum();
-            let names = if total == distinct(&|v| v.metric.clone()).len() {
-                by_metric
-            } else {
-                all.iter().map(|c| of(c, &|v| v.measure.clone())).collect()
-            };
-            let said = names.iter().zip(all).map(|(names, condition)| format!("{}: {condition}", names.join(", ")));
+        several => {
+            let said = names.iter().zip(several).map(|(names, how)| format!("{}: {how}", names.join(", ")));
             said.collect::<Vec<_>>().join("; ")
         }
     };
     format!("{commands}: seed{plural} {seeds}; {images} images and {seconds} a run on {hardware}. {conditions}.")
+}
+
+/// Each text once, in the order of their first places.
+fn distinct(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut all = Vec::new();
+    for text in texts {
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all
 }
 
 /// `1,200,000`.

@@ -52,12 +52,12 @@ fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Res
 }
 
 /// The values of one claim.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Values {
+#[derive(Deserialize)]
+struct Values {
     /// The claim's file.
     claim: PathBuf,
     /// In the claim's order.
-    pub values: Vec<Value>,
+    values: Vec<Value>,
 }
 
 /// A claim and what was measured of it.
@@ -68,10 +68,10 @@ pub struct Measured {
     pub values: Vec<Value>,
 }
 
-/// Every claim that can be found, by name: those beside the recipes, and those that values were kept of.
+/// Every claim that can be found: those beside the recipes, and those that values were kept of.
 pub struct Book {
     folder: PathBuf,
-    /// By name.
+    /// By system and name.
     pub claims: Vec<Measured>,
 }
 
@@ -115,7 +115,8 @@ impl Book {
         }
         let path = self.path(&claim);
         let values = if path.exists() { read(&path)?.values } else { Vec::new() };
-        let at = self.claims.partition_point(|m| m.claim.name < claim.name);
+        let place = |claim: &Claim| (claim.system.clone(), claim.name.clone());
+        let at = self.claims.partition_point(|m| place(&m.claim) < place(&claim));
         self.claims.insert(at, Measured { claim, values });
         Ok(at)
     }
