@@ -155,7 +155,7 @@ impl Book {
     pub fn verdicts(&self, at: usize) -> Result<Vec<(Verdict, Vec<&Value>)>> {
         let claim = &self.claims[at].claim;
         let place = |e: Error| Error::usage(format!("{}: {e}", claim.path.display()));
-        let judged = claim.expectations(&self.names())?.into_iter().map(|expectation| {
+        let judged = claim.expectations(&self.names()).map_err(place)?.into_iter().map(|expectation| {
             let verdict = expectation.verdict(&|figure| Ok(self.value(at, figure)?.map(|v| v.value)))?;
             let own = expectation.figures().into_iter().filter(|figure| figure.claim.is_none());
             let values = own.map(|figure| self.value(at, figure)).collect::<Result<Vec<_>>>()?;
