@@ -14,7 +14,7 @@ use clap::Args;
 use kiln_core::{Error, Result};
 use kiln_measure::Measure;
 use kiln_train::checkpoint::write_atomically;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{AnySystem, Options, Run, device};
 use serde_json::json;
@@ -118,7 +118,7 @@ fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out:
             let (system, recipe) = settings(&claim, variant, seed, budget, &fill)?;
             let root = folder(&args.runs, system.id(), variant, seed);
             train(&*system, &recipe, &root, common)?;
-            let (model, _) = open(&root, Weights::Average, &common.device)?;
+            let (model, _) = open(&root, WeightSet::Ema, &common.device)?;
             (seconds, images) = (seconds + model.info().seconds, model.info().images);
             roots.push(root);
         }
