@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
@@ -252,17 +252,10 @@ impl Subject {
             if !common.quiet {
                 eprintln!("measuring {}: {}", self.name, part.join(", "));
             }
-            self.measures.extend(measure(&evaluation(command)?, common)?);
+            self.measures.extend(measure(&EvaluateArgs::parse(command)?, common)?);
         }
         Ok(())
     }
-}
-
-/// The arguments of `kiln evaluate` from its command line: what is measured is what the page says.
-fn evaluation(command: Vec<String>) -> Result<EvaluateArgs> {
-    let parser = EvaluateArgs::augment_args(Command::new("evaluate").no_binary_name(true));
-    let parsed = parser.try_get_matches_from(command).and_then(|m: ArgMatches| EvaluateArgs::from_arg_matches(&m));
-    parsed.map_err(Error::usage)
 }
 
 /// A word as a shell takes it.

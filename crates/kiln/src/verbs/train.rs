@@ -62,15 +62,23 @@ pub struct ResumeArgs {
     steps: Option<u64>,
 }
 
+/// The system of a recipe file, and its settings on top of that system's defaults.
+///
+/// # Errors
+/// If it is not TOML, or names no system.
+pub fn read_recipe(path: &Path) -> Result<(Box<dyn AnySystem>, Table)> {
+    let changes = read_table(path)?;
+    let id = changes.get("system").and_then(|v| v.as_str()).ok_or_else(|| {
+        Error::usage(format!("{}: no `system`; its first line must be such as system = \"ddpm\"", path.display()))
+    })?;
+    Ok((find(id)?, changes))
+}
+
 /// The system and the full recipe of a command.
 fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Table)> {
     let path = Path::new(&args.system);
     let (system, mut recipe) = if args.system.ends_with(".toml") {
-        let changes = read_table(path)?;
-        let id = changes.get("system").and_then(|v| v.as_str()).ok_or_else(|| {
-            Error::usage(format!("{}: no `system`; its first line must be such as system = \"ddpm\"", path.display()))
-        })?;
-        let system = find(id)?;
+        let (system, changes) = read_recipe(path)?;
         let mut recipe = system.defaults()?;
         merge(&mut recipe, &changes, &path.display().to_string())?;
         (system, recipe)

@@ -4,13 +4,14 @@ mod labels;
 mod latents;
 mod likelihood;
 mod pairs;
+pub mod sensitivity;
 pub mod sets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use clap::Args;
+use clap::{Args, Command, FromArgMatches};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{PictureRule, Prepared, Split};
@@ -185,29 +186,19 @@ impl EvaluateArgs {
         }
     }
 
-    /// With a part of the reference.
-    pub fn split(self, split: Split) -> Self {
-        Self { split: Some(split), ..self }
+    /// What `kiln evaluate` reads from these words.
+    ///
+    /// # Errors
+    /// A usage error for a flag that it does not know, or a value that does not fit.
+    pub fn parse(words: Vec<String>) -> Result<Self> {
+        let parser = Self::augment_args(Command::new("evaluate").no_binary_name(true));
+        let parsed = parser.try_get_matches_from(words).and_then(|m| Self::from_arg_matches(&m));
+        parsed.map_err(Error::usage)
     }
 
-    /// Against a set, such as `mnist/test`, instead of the run's own.
-    pub fn against(self, set: &str) -> Self {
-        Self { against: Some(set.into()), ..self }
-    }
-
-    /// With sampler settings.
-    pub fn sampler(self, sampler: SamplerArgs) -> Self {
-        Self { sampler, ..self }
-    }
-
-    /// With so many resamples behind an interval of fid.
-    pub fn bootstrap(self, bootstrap: usize) -> Self {
-        Self { bootstrap, ..self }
-    }
-
-    /// With so many importance samples.
-    pub fn samples(self, samples: usize) -> Self {
-        Self { samples, ..self }
+    /// What is to be measured.
+    pub fn metrics(&self) -> &[String] {
+        &self.metrics
     }
 }
 
