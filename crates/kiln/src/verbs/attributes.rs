@@ -28,12 +28,11 @@ const SEEN: usize = 10_000;
 
 #[derive(Args)]
 pub struct AttributeArgs {
-    /// CLASS or CLASS:CLASS of the run's data, by name or number: a row for each start, from less to more of the first class, and
-    /// from more to less of the second (of all others if there is none); the start is a sample of --start (0 by default), or a
-    /// picture of --from
+    /// Draw one row per start, from less to more of a class: CLASS, or CLASS:OTHER to move away from another class (by
+    /// default from all others), by name or number; starts from a sample of --start (0 by default) or an image of --from
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn", "traverse"])]
     pub attribute: Option<String>,
-    /// How far from the start: 1 is from the mean of the one to the mean of the other
+    /// Distance from the start: 1 is the distance between the means of the two classes
     #[arg(long, requires = "attribute", default_value_t = 1.0)]
     strength: f64,
 }

@@ -13,9 +13,9 @@ use crate::output::Output;
 
 #[derive(Args)]
 pub struct ExportArgs {
-    /// The run folder, of ddpm or of an imported model
+    /// Run folder of ddpm or of an imported model
     run: PathBuf,
-    /// The folder to write, in diffusers' format
+    /// Folder to write, in the diffusers format
     #[arg(long)]
     out: PathBuf,
     /// Use the live weights instead of their average

@@ -32,20 +32,20 @@ use crate::verbs::{need, open};
 
 #[derive(Args)]
 pub struct OutliersArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
-    /// A second run, of pictures in general: adds the likelihood ratio
+    /// Second run, trained on images in general: adds the likelihood ratio
     #[arg(long)]
     background: Option<PathBuf>,
-    /// Importance samples behind each likelihood; 0 takes the bound
+    /// Importance samples for each likelihood; 0 uses the bound
     #[arg(long, default_value_t = 0)]
     samples: usize,
-    /// The run's own held-out pictures that the input is compared with
+    /// Number of the run's own held-out images to compare with
     #[arg(short, default_value_t = 500)]
     n: usize,
-    /// Keys what is drawn
+    /// Seed of the importance samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

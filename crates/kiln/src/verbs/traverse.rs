@@ -24,14 +24,14 @@ const SEEN: usize = 500;
 
 #[derive(Args)]
 pub struct TraverseArgs {
-    /// A row for each latent, which takes values from −range to range there; the start is a sample of --start (0 by
-    /// default), or a picture of --from
+    /// Draw one row per latent, which varies from −range to range; starts from a sample of --start (0 by default) or an
+    /// image of --from
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
     pub traverse: bool,
-    /// The largest value of a latent
+    /// Largest value of a latent
     #[arg(long, requires = "traverse", default_value_t = 3.0)]
     range: f64,
-    /// Rows, of the latents that say most; 0 for all
+    /// Number of rows, most informative latents first; 0 for all
     #[arg(long, requires = "traverse", default_value_t = 0)]
     rows: usize,
 }
