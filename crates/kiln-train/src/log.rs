@@ -21,8 +21,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of a run that has seen `images`; records of later images (of a process that
-    /// was killed) are dropped, since they will be written again.
+    /// Opens the log of a run that has seen `images`. Records of later images, left by a process that
+    /// was killed, are dropped, since they will be written again.
     ///
     /// # Errors
     /// If the files cannot be written.
@@ -54,7 +54,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Writes one record. Every value is also a TensorBoard scalar of its name.
+    /// Writes one record, and each of its values as a TensorBoard scalar of the same name.
     ///
     /// # Errors
     /// If the disk is full.
@@ -92,7 +92,7 @@ impl Log {
     }
 }
 
-/// CRC-32C rotated and offset, so that the checksum of data holding checksums stays useful.
+/// TFRecord's masked CRC-32C: rotated and offset, for data that itself contains checksums.
 fn masked_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
