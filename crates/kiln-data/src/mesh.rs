@@ -1,4 +1,4 @@
-//! What is in a Wavefront OBJ file?
+//! Reader of Wavefront OBJ files.
 //!
 //! Vertices (`v`), normals (`vn`), polygons (`f`, cut into triangles as a fan around their first corner) and the names of
 //! materials (`usemtl`, `mtllib`); of a material library (`newmtl`) the diffuse colour, the opacity and the picture that
