@@ -1,8 +1,8 @@
-//! `kiln edit --attribute`: what makes a picture of one class one of another?
+//! `kiln edit --attribute`: moves images along the attribute vector of a class.
 //!
-//! v = mean μ(x) of pictures that have the attribute − mean μ(x) of those that have not (Larsen et al. 2016, *Autoencoding beyond
-//! Pixels Using a Learned Similarity Metric*, §4.2; White 2016, *Sampling Generative Networks*, §4.1), from as many pictures of
-//! every class so that v says nothing else; a row walks from z − s·v to z + s·v.
+//! v = mean μ(x) of images that have the attribute − mean μ(x) of those that do not (Larsen et al. 2016, *Autoencoding beyond
+//! Pixels Using a Learned Similarity Metric*, §4.2; White 2016, *Sampling Generative Networks*, §4.1), from equally many images
+//! of every class so that v encodes nothing else. A row goes from z − s·v to z + s·v.
 
 use std::path::Path;
 

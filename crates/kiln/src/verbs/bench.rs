@@ -1,4 +1,4 @@
-//! `kiln bench`: how long the field's usual work takes on this machine. `benches/peers/` runs the same work
+//! `kiln bench`: times typical training and inference work on this machine. `benches/peers/` runs the same work
 //! in PyTorch and prints ratios.
 
 use std::time::Instant;

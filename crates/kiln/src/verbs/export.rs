@@ -1,4 +1,4 @@
-//! `kiln export`: runs as other people's models.
+//! `kiln export`: writes a run as a diffusers model.
 
 use std::path::PathBuf;
 

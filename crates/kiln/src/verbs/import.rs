@@ -1,4 +1,4 @@
-//! `kiln import`: other people's models as runs.
+//! `kiln import`: reads a diffusers model as a run.
 
 use std::path::PathBuf;
 

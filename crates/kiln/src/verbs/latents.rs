@@ -1,4 +1,4 @@
-//! `kiln interpolate` and `kiln edit`: walks and arithmetic in a latent space.
+//! `kiln interpolate` and `kiln edit`: interpolation and arithmetic in latent space.
 
 use std::path::PathBuf;
 

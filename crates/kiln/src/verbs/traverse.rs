@@ -1,8 +1,8 @@
-//! `kiln edit --traverse`: what does each number of a latent do to the picture?
+//! `kiln edit --traverse`: shows the effect of each latent on the image.
 //!
-//! One row a latent: it takes values from −range to range, the others keep those of the start (Higgins 2017, §4). Where a run can
-//! encode, rows come in the order of what latents say: the variance of a latent's mean over pictures (Burda 2016, §5.2), which is
-//! near 0 where the prior is all it holds.
+//! One row per latent: it varies from −range to range, the others keep the values of the start (Higgins 2017, §4). If the run can
+//! encode, rows are sorted by the variance of a latent's mean over images (Burda 2016, §5.2), which is near 0 for latents that
+//! carry no information.
 
 use std::path::Path;
 
