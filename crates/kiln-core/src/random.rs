@@ -142,7 +142,7 @@ mod tests {
         assert!((0..10).all(|k| draws.iter().filter(|&&d| d == k).count() > 60));
     }
 
-    /// The streams are part of every run's identity: a change here changes every image.
+    /// The streams are part of every run's identity: a change here changes every picture.
     #[test]
     fn streams_are_stable_across_versions() {
         let u = Key::new(0).purpose("test").uniform([3], 2);

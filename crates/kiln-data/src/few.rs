@@ -8,8 +8,8 @@ use kiln_core::{Error, Result};
 use crate::set::fingerprint;
 use crate::{DataKind, DataSet, Sample};
 
-/// Splits a labelled set into `labels` images, equally many of each class, and all the others, which lose their labels.
-/// The choice is keyed by `choice` and the indices in the set. With `labels` = 0 both are the whole set, once with
+/// Parts a labelled set into `labels` pictures, equally many of each class, and all the others, which keep no label.
+/// Which ones is keyed by `choice` and their places in the set. With `labels` = 0 both are the whole set, once with
 /// and once without labels.
 ///
 /// # Errors

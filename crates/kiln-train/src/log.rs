@@ -92,7 +92,7 @@ impl Log {
     }
 }
 
-/// TFRecord's masked CRC-32C: rotated and offset, for data that itself contains checksums.
+/// CRC-32C rotated and offset, so that the checksum of data holding checksums stays useful.
 fn masked_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -77,7 +77,7 @@ pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tenso
     module.map(&mut Walk { path: Vec::new(), each })
 }
 
-/// Enables gradients for the parameters whose path begins with one of `networks`, and disables the others.
+/// Sets which parameters collect gradients: those whose path begins with one of `networks`.
 pub fn set_trainable<M: Module>(module: M, networks: &[&str]) -> M {
     struct Walk<'a> {
         path: Vec<String>,

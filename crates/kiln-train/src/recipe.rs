@@ -27,23 +27,23 @@ pub struct Recipe<C> {
 /// The `[data]` table: which images to train on, and how to prepare them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
-    /// A name from `kiln data list`, a folder or a zip; separate several domains by commas.
+    /// A name of `kiln data list`, a folder, a zip; several domains separated by commas.
     pub set: String,
     /// Height and width in pixels; 0 keeps the stored size.
     pub size: usize,
-    /// Channels: 1 for grey, 3 for colour; 0 keeps the stored channels.
+    /// 1 grey, 3 colour; 0 keeps what is stored.
     pub channels: usize,
-    /// How to resize images of another size: `none` (report an error), `stretch`, `crop` or `pad`.
+    /// What to do with pictures of another size: `none` (an error), `stretch`, `crop`, `pad`.
     pub resize: Resize,
     /// Background colour of transparent images: red, green, blue, 0 to 255.
     pub background: [u8; 3],
     /// Mirror images left to right with probability ½.
     pub flip: bool,
-    /// Number of labels a system that learns from classes may use, equally many of each class; 0 uses all.
+    /// Labelled pictures, equally many of each class, that a system of classes learns from; 0 is all.
     pub labels: usize,
-    /// Seed of the choice of those labels.
+    /// Which pictures those are: another number, other pictures.
     pub label_set: u64,
-    /// Class names; filled in from the data when the run starts.
+    /// Names of the classes; filled in when the run starts.
     pub classes: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ pub fn defaults<S: System>() -> Result<Table> {
     Table::try_from(recipe).context(|| format!("defaults of {}", S::ID))
 }
 
-/// Applies `changes` to `base`. Every key must exist in `base`, with a value of the same type.
+/// Lays `changes` over `base`. Every key must exist in `base`, with a value of the same type.
 ///
 /// # Errors
 /// Names the unknown key and its nearest neighbour, or the type that was expected.

@@ -71,7 +71,7 @@ enum Verb {
     Reconstruct(verbs::pictures::ReconstructArgs),
     /// Fill in what a run does not see of pictures, several times
     Complete(verbs::pictures::CompleteArgs),
-    /// Encode images and write their latents
+    /// Write the latents of pictures
     Encode(verbs::pictures::EncodeArgs),
     /// Interpolate between samples in latent space
     Interpolate(verbs::latents::InterpolateArgs),

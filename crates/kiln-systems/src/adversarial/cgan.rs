@@ -35,7 +35,7 @@ use super::dcgan::{self, Discriminator, Generator, Sizes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
-    /// By a learned map of the image's size, as one more input channel.
+    /// By a learnt map of the picture's size, one more input channel.
     Map,
     /// By the inner product of a learned vector with D's features.
     Projection,
@@ -46,7 +46,7 @@ pub enum Condition {
 pub struct Config {
     /// `map` or `projection`.
     pub condition: Condition,
-    /// Length of the class embedding at G's input.
+    /// Numbers that stand for the class at G's input.
     pub embedding_size: usize,
     /// DCGAN's settings.
     #[serde(flatten)]

@@ -22,7 +22,7 @@
 //! | conditional log-likelihood (equations 5–6) | `kiln evaluate --metrics nll --samples K`, by importance samples |
 //! | baseline NN | `deterministic` |
 //!
-//! `kiln train recipes/cvae/mnist-quadrant.toml`, then `kiln inpaint RUN IN --out OUT.png`.
+//! `kiln train recipes/cvae/mnist-quadrant.toml`, then `kiln inpaint RUN IN OUT`.
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
@@ -64,7 +64,7 @@ pub struct Config {
     pub model: LatentConfig,
     /// `class` or `quadrants`.
     pub condition: Condition,
-    /// Number of visible quadrants: 1 is the lower left, 2 the left half, 3 all but the lower right.
+    /// Quadrants that are seen: 1 is the lower left, 2 the left half, 3 all but the lower right.
     pub observed: usize,
     /// α, the weight of the variational bound: 1 is the bound alone; below 1, L_gsnn has weight 1 − α.
     pub alpha: f64,

@@ -37,13 +37,13 @@ enum What {
         /// PNG to write
         #[arg(long)]
         out: PathBuf,
-        /// Number of images
+        /// How many pictures
         #[arg(short, default_value_t = 64)]
         n: usize,
-        /// Side in pixels, padded to a square; 0 keeps the stored size
+        /// Side in pixels; pictures are padded to a square
         #[arg(long, default_value_t = 0)]
         size: usize,
-        /// Part of the set: train, test or all
+        /// train, test or all
         #[arg(long, default_value = "train")]
         split: Split,
     },

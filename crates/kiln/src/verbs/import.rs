@@ -14,13 +14,13 @@ use crate::output::Output;
 pub struct ImportArgs {
     /// Folder of a diffusers model: unet/config.json with its weights, scheduler/scheduler_config.json
     folder: PathBuf,
-    /// Run folder to create
+    /// The run folder to make
     #[arg(long)]
     out: PathBuf,
-    /// Height and width of the images in pixels, instead of the file's sample_size
+    /// Height and width of the pictures, in place of the file's sample_size
     #[arg(long)]
     size: Option<usize>,
-    /// Data set to evaluate against and to train on, as for `kiln train`
+    /// What it was trained on, or is to be trained further on: as for `kiln train`
     #[arg(long)]
     data: Option<String>,
     /// Override a setting of the recipe, such as --set data.resize=crop; repeatable

@@ -31,7 +31,7 @@ pub struct TranslateArgs {
     /// Direction, such as a2b or b2a; the run's first by default
     #[arg(long)]
     direction: Option<String>,
-    /// Keep each image's own size instead of resizing to the training size
+    /// Keep each picture's own size instead of the size the run was trained at
     #[arg(long)]
     native: bool,
 }

@@ -56,7 +56,7 @@ pub struct SampleArgs {
     /// Use the live weights instead of their average
     #[arg(long)]
     raw: bool,
-    /// While sampling, write the current predictions of the images to preview.png
+    /// While sampling, show the pictures expected so far in preview.png
     #[arg(long)]
     preview: bool,
     /// Write the predictions along the denoising steps to trajectory.png
