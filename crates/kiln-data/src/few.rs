@@ -13,7 +13,7 @@ use crate::{DataKind, DataSet, Sample};
 /// and once without labels.
 ///
 /// # Errors
-/// A usage error if the set has no labels, `labels` is not a multiple of the classes, or a class has too few images.
+/// A usage error if the set has no labels, `labels` cannot be shared out equally, or a class has too few pictures.
 pub fn few_labels(set: Arc<dyn DataSet>, labels: usize, choice: u64) -> Result<[Arc<dyn DataSet>; 2]> {
     let (name, classes) = (set.name().to_string(), set.classes().len());
     let refuse = |what: String| Err(Error::usage(format!("data.labels = {labels}: {what}")));
