@@ -1,15 +1,14 @@
-//! Randomness keyed by (seed, purpose, index).
+//! Random numbers keyed by (seed, purpose, index).
 //!
-//! Nothing in Kiln holds a running generator. Whoever needs random numbers names what they are for
-//! and which sample they belong to, and gets a fresh ChaCha8 stream that depends on nothing else:
-//! sample 17 is the same picture at any batch size or thread count, and a resumed run needs no
-//! generator state.
+//! Kiln has no running random generator. Code that needs random numbers names their purpose and the index of
+//! the sample they belong to, and gets a new ChaCha8 stream that depends on nothing else. So sample 17 is
+//! the same image at any batch size or thread count, and a resumed run needs no generator state.
 
 use chacha20::ChaCha8Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-/// A named family of random streams, one for each index.
+/// A named family of random streams, one per index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     state: u64,
@@ -41,8 +40,8 @@ impl Key {
         rng
     }
 
-    /// `len` standard normal numbers for each index, one after another: the values of an index do
-    /// not depend on which others are asked for.
+    /// `len` standard normal numbers for each index, one after another. The values of an index do
+    /// not depend on the other indices.
     pub fn normal(self, indices: impl IntoIterator<Item = u64>, len: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for index in indices {
@@ -72,8 +71,8 @@ impl Key {
 
     /// Position `i` of a keyed permutation of `0..len`, in constant memory.
     ///
-    /// A four-round Feistel network over the next even power of two, walked until it lands inside
-    /// (cycle walking), so that a set of any size is shuffled without holding its order.
+    /// A four-round Feistel network over the next even power of two, repeated until the result is in range
+    /// (cycle walking), so that a set of any size is shuffled without storing its order.
     pub fn permute(self, i: u64, len: u64) -> u64 {
         debug_assert!(i < len);
         let half = (64 - (len.max(2) - 1).leading_zeros()).div_ceil(2);
@@ -142,7 +141,7 @@ mod tests {
         assert!((0..10).all(|k| draws.iter().filter(|&&d| d == k).count() > 60));
     }
 
-    /// The streams are part of every run's identity: a change here changes every picture. The numbers were written down
+    /// The streams are part of every run's identity: a change here changes every image. The numbers were written down
     /// from `rand_chacha` 0.9 and `rand_distr` 0.5; the two sums cover the rare branches of the normal's ziggurat.
     #[test]
     fn streams_are_stable_across_versions() {

@@ -1,4 +1,4 @@
-//! How are files taken out of the packages' archives?
+//! Unpacks files from the archives of packages.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Take};

@@ -1,4 +1,4 @@
-//! What is in a Wavefront OBJ file?
+//! Reader of Wavefront OBJ files.
 //!
 //! `tobj` reads it: vertices, normals, polygons (cut into triangles as a fan around their first corner) and materials, of
 //! which the diffuse colour, the opacity and the picture that colours the surface count here. Lines that are not needed are

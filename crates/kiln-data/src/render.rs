@@ -1,8 +1,8 @@
-//! How does a mesh become a picture?
+//! Renders a mesh to an image.
 //!
 //! A pinhole camera looks at the origin from a fixed distance; triangles are filled into a depth buffer of 2×2 samples a pixel
-//! (Pineda 1988), and each sample has its surface's colour times ambient plus diffuse light (Lambert). Surfaces have no back: the
-//! side that is seen is lit. Colours are averaged as they are stored.
+//! (Pineda 1988), and each sample has its surface's colour times ambient plus diffuse light (Lambert). Surfaces are two-sided: the
+//! visible side is lit. Colours are averaged in their stored (sRGB) form.
 
 use kiln_core::Result;
 

@@ -1,12 +1,12 @@
-//! How do the models of Sweet Home 3D become pictures with known factors?
+//! Renders the 3-D models of Sweet Home 3D to images with known factors.
 //!
 //! 820 pieces of furniture, lamps, plants, people and vehicles, each an OBJ file with a category (the label) and a name (the
 //! caption). Each is drawn on the picture rule's background in every combination of three angles:
 //!
 //! | factor | values |
 //! |---|---|
-//! | model | the models of the split: a model kept aside for testing is seen in no pose |
-//! | azimuth | 19, from −90° to 90° around the front: what seems a half turn of a square stool is one of a chair |
+//! | model | the models of the split: no image of a test model is in the training part |
+//! | azimuth | 19, from −90° to 90° around the front |
 //! | elevation | 7, from 0° to 60° |
 //! | light | 9, from −80° to 80° around the camera's heading, 30° above the horizon |
 //!
@@ -32,10 +32,10 @@ use crate::{DataKind, DataSet, Factor, Picture, PictureRule, PictureSize, Sample
 /// The catalogue in each archive.
 const CATALOGUE: &str = "PluginFurnitureCatalog.properties";
 
-/// Where no size is asked for.
+/// Default side in pixels.
 const SIDE: usize = 64;
 
-/// No file of a model is this long; a longer zip entry is refused instead of filling the memory.
+/// Largest size of a model's file; a larger zip entry is refused instead of filling the memory.
 const LONGEST: u64 = 1 << 28;
 
 /// The models, read from their archives when they are needed.

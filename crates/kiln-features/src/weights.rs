@@ -1,4 +1,4 @@
-//! What numbers does a weights file hold?
+//! Reader of weights files.
 //!
 //! Three formats, told apart by their first bytes: safetensors; PyTorch's zip (since 1.6), where
 //! `data.pkl` describes the tensors and `data/KEY` holds the numbers; and PyTorch's older file of four

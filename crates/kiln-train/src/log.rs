@@ -19,8 +19,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of a run that has seen `images`; records of later images (of a process that
-    /// was killed) are dropped, since they will be written again.
+    /// Opens the log of a run that has seen `images`. Records of later images, left by a process that
+    /// was killed, are dropped, since they will be written again.
     ///
     /// # Errors
     /// If the files cannot be written.
@@ -44,7 +44,7 @@ impl Log {
         Ok(Self { path, lines, events })
     }
 
-    /// Writes one record. Every value is also a TensorBoard scalar of its name.
+    /// Writes one record, and each of its values as a TensorBoard scalar of the same name.
     ///
     /// # Errors
     /// If the disk is full.
