@@ -28,6 +28,7 @@ pub mod sizes;
 pub mod system;
 mod tensorboard;
 pub mod trainer;
+pub mod trial;
 pub mod watch;
 
 pub use kiln_kernels::Precision;
@@ -48,4 +49,5 @@ pub use schedule::Schedule;
 pub use sizes::SizeRule;
 pub use system::{InitFrom, Loss, Phase, Pictures, System};
 pub use trainer::{Options, Summary};
+pub use trial::Trial;
 pub use watch::{Figure, Watch, Watcher};

@@ -122,7 +122,7 @@ impl<S: System> Live<S> {
                 }
                 (Ok(_), _) => {}
                 (Err(e), _) => {
-                    failure = Some(Error::new(format!("step {}: {e}", steps + 1)));
+                    failure = Some(e.at(format_args!("step {}", steps + 1)));
                     break;
                 }
             }

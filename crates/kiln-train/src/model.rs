@@ -17,6 +17,7 @@ use crate::run::{Run, TOKENIZER};
 use crate::sizes::SizeRule;
 use crate::system::{Pictures, System};
 use crate::trainer::{self, Options, Summary};
+use crate::trial::{self, Trial};
 use crate::{data, params};
 
 /// A row of the registry.
@@ -54,6 +55,12 @@ pub trait AnySystem: Send + Sync {
     /// # Errors
     /// See [`trainer::resume`].
     fn resume(&self, run: &Run, options: &Options) -> Result<Summary>;
+    /// Trains on made-up pictures, without data and without a run: what benchmarks time. The recipe says the shape of
+    /// the pictures, `data.shape`, and their classes.
+    ///
+    /// # Errors
+    /// If the settings do not fit the shape, or the data cannot be made up.
+    fn trial(&self, recipe: Table, device: &Device) -> Result<Box<dyn Trial>>;
     /// Loads a run's newest checkpoint for use.
     ///
     /// # Errors
@@ -124,6 +131,10 @@ impl<S: System> AnySystem for Entry<S> {
     fn resume(&self, run: &Run, options: &Options) -> Result<Summary> {
         let place = run.root().join("recipe.toml").display().to_string();
         trainer::resume::<S>(recipe::of_run::<S>(&run.recipe()?, &place)?, run, options)
+    }
+
+    fn trial(&self, recipe: Table, device: &Device) -> Result<Box<dyn Trial>> {
+        trial::trial::<S>(recipe::typed::<S>(recipe, "recipe")?, device)
     }
 
     fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>> {
