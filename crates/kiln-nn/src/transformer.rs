@@ -27,7 +27,9 @@ impl MultiHeadAttention {
     /// each; projections without bias but the last.
     pub fn new(features: usize, context: usize, heads: usize, head_size: usize, init: &mut Init) -> Self {
         let inner = heads * head_size;
-        let project = |inputs: usize, init: &mut Init| LinearConfig::new(inputs, inner).no_bias().init(init);
+        let project = |inputs: usize, init: &mut Init| {
+            LinearConfig { bias: false, ..LinearConfig::new(inputs, inner) }.init(init)
+        };
         Self {
             group_norm: None,
             to_q: project(features, init),

@@ -1,10 +1,11 @@
-//! Every system of Kiln, one file a paper, and the registry that lists them.
+//! The systems of Kiln, one file per paper, and the registry that lists them.
 
 pub mod adaptation;
 pub mod adversarial;
 pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
+mod one_pass;
 pub mod segmenter;
 #[cfg(test)]
 mod testing;

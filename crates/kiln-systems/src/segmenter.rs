@@ -1,12 +1,12 @@
-//! Ronneberger, Fischer & Brox, *U-Net: Convolutional Networks for Biomedical Image Segmentation*, 2015: which class does
-//! each pixel show?
+//! Ronneberger, Fischer & Brox, *U-Net: Convolutional Networks for Biomedical Image Segmentation*, 2015: predicts the
+//! class of each pixel.
 //!
-//! Objective: E −log p(c | x, i), c the class of pixel i (equation 1, its weights left at 1). The maps of classes are not
-//! drawn by hand: pixels of the `ground`'s colour are ground, all others are of their picture's class. The network
-//! is the diffusion models' U-Net, told the time 0.
+//! Objective: E −log p(c | x, i), c the class of pixel i (equation 1, all weights 1). The class maps are not drawn by
+//! hand: pixels of the colour `ground` are background, all others have the class of their image. The network is the
+//! diffusion models' U-Net at timestep 0.
 //!
 //! `kiln train segmenter --data starter`, then
-//! `kiln sample RUN -n 64 --class 7 --segmenter SEGMENTER --guide mask:FILE --guide-scale 30`.
+//! `kiln sample RUN -n 64 --class 7 --segmenter SEGMENTER --guide mask:FILE --guide-scale 300`.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, activation::log_softmax};
@@ -17,8 +17,8 @@ use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_train::{
-    Abilities, Batch, DataConfig, GenerateRequest, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures,
-    Schedule, Segment, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request, Schedule,
+    Segment, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +27,9 @@ use crate::diffusion::unet_sizes;
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// What every channel of the ground is: −1 (black) to 1 (white).
+    /// Value of the background in every channel, from −1 (black) to 1 (white).
     pub ground: f64,
-    /// How far a pixel may be from it in any channel and still be ground.
+    /// Largest difference from `ground`, in any channel, of a background pixel.
     pub ground_tolerance: f64,
     /// The network.
     pub unet: UNetConfig,
@@ -106,22 +106,24 @@ impl System for Segmenter {
         Networks { segmenter: self.config.unet.init(channels, classes, 0, init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("segmenter", &["segmenter"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("segmenter", &["segmenter"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { segment: Some(self), ..Abilities::default() }
+    }
+}
+
+impl Segmenter {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let images = batch.images();
-        let truth = self.map(images.clone(), batch.labels()?);
+        let truth = self.segment_map(images.clone(), batch.labels()?);
         let time = Tensor::zeros([batch.len()], batch.device());
         let logits = networks.segmenter.forward(images, time, None, Some(batch.key("dropout")));
         let [n, classes, h, w] = logits.dims();
         let by_pixel = logits.permute([0, 2, 3, 1]).reshape([n * h * w, classes]);
         Ok(Loss::new("cross_entropy", cross_entropy(by_pixel, truth.reshape([n * h * w]))))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { segment: Some(self), ..Abilities::default() }
     }
 }
 
@@ -131,7 +133,7 @@ impl Segment<Networks> for Segmenter {
         Ok(networks.segmenter.forward(images, time, None, None))
     }
 
-    fn map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int> {
+    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int> {
         let [n, _, h, w] = images.dims();
         let apart = (images - self.config.ground).abs().max_dim(1).reshape([n, h, w]);
         let object = apart.greater_elem(self.config.ground_tolerance).int();
@@ -176,7 +178,7 @@ impl Guide for SegmenterGuide {
         Looks::Clean
     }
 
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, request: &Request) -> Result<Tensor<1>> {
         let (n, device) = (x.dims()[0], x.device());
         let log_p = log_softmax(self.model.segment(x)?, 1);
         let [_, _, h, w] = log_p.dims();

@@ -13,9 +13,9 @@ use kiln_core::random::Key;
 use kiln_data::DataKind;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Ability, AnySystem, Figure, GenerateRequest, Model, Options, Precision, Run, Watch, Watcher};
+use kiln_train::{Ability, AnySystem, Figure, Model, Options, Precision, Request, Run, Watch, Watcher};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -220,21 +220,21 @@ fn every_system_takes_rectangles() {
         let run = Run::open(&root).unwrap();
         assert_eq!(system.resume(&run, &options(2)).unwrap().steps, 2, "{id}");
 
-        let model = system.open(&run, Weights::Average, &Device::flex()).unwrap();
+        let model = system.open(&run, WeightSet::Ema, &Device::flex()).unwrap();
         let shape @ [c, h, w] = model.info().pictures.shape;
         assert_eq!([h, w], [24, 16], "{id}");
         assert_eq!(model.info().data.shape, shape);
         let images = || Tensor::<4>::zeros([2, c, h, w], &Device::flex());
         let made = |images: Tensor<4>| assert_eq!(images.dims(), [2, c, h, w], "{id}");
         for ability in model.abilities() {
-            let request = GenerateRequest::new(0..2, 0, &Device::flex());
+            let request = Request::new(0..2, 0, &Device::flex());
             match ability {
                 Ability::Generate => made(model.generate(&request).unwrap()),
                 Ability::Reconstruct => made(model.reconstruct(images()).unwrap()),
-                Ability::Encode => assert_eq!(model.encode(images()).unwrap().dims()[0], 2),
+                Ability::Encode => assert_eq!(model.encode(images(), &request).unwrap().dims()[0], 2),
                 Ability::Decode => made(model.decode(model.latents(&request).unwrap()).unwrap()),
-                Ability::Translate => made(model.translate(images(), "b2a").unwrap()),
-                Ability::Complete => made(model.complete(images(), &request).unwrap()),
+                Ability::Translate => made(model.translate(images(), &request).unwrap()),
+                Ability::Inpaint => made(model.inpaint(images(), &request).unwrap()),
                 Ability::Classify => assert_eq!(model.classify(images()).unwrap().dims()[0], 2),
                 Ability::Segment => assert_eq!(model.segment(images()).unwrap().dims()[2..], [h, w]),
                 Ability::Represent => assert_eq!(model.represent(images()).unwrap().dims()[0], 2),
@@ -308,7 +308,7 @@ fn a_run_begins_with_the_networks_of_another() {
     let system = kiln_systems::find("ssvae").unwrap();
     system.resume(&Run::open(&place("part")).unwrap(), &options(2)).unwrap();
     assert!(files(&place("part")) == whole);
-    system.open(&Run::open(&place("part")).unwrap(), Weights::Average, &Device::flex()).unwrap();
+    system.open(&Run::open(&place("part")).unwrap(), WeightSet::Ema, &Device::flex()).unwrap();
 
     let said = begun("ssvae", "no", &["model.mode=m1+m2".into(), "model.m1=/no/such".into()], 1).err().unwrap();
     assert!(said.is_usage() && said.to_string().contains("/no/such"), "{said}");
@@ -333,7 +333,7 @@ fn a_recipe_with_fewer_settings_is_still_a_run() {
     fs::write(&path, older).unwrap();
     let run = Run::open(&root).unwrap();
     assert_eq!(system.resume(&run, &options(2)).unwrap().steps, 2);
-    system.open(&run, Weights::Average, &Device::flex()).unwrap();
+    system.open(&run, WeightSet::Ema, &Device::flex()).unwrap();
 }
 
 /// Another seed must change the weights, or the test above could not fail.
@@ -360,7 +360,7 @@ impl Watch for Sampling {
     }
 
     fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
-        model.generate(&GenerateRequest::new(0..3, 0, &model.info().device))?;
+        model.generate(&Request::new(0..3, 0, &model.info().device))?;
         let value = [3.0, 1.0, 2.0][self.0.fetch_add(1, Ordering::Relaxed)];
         Ok(vec![Figure { name: "fid[net]".into(), value, larger_is_better: false }])
     }

@@ -1,44 +1,51 @@
-//! The training loop and everything around it: phases, optimisers, weight averages, schedules,
-//! recipes, runs, checkpoints, logs, previews, and the seam to the systems.
+//! The training loop and everything around it: phases, optimisers, EMA, schedules, recipes, runs,
+//! checkpoints, logs, previews, and the interface to the systems.
 //!
-//! A [`System`] says what its networks, phases, losses and abilities are; this
-//! crate trains it, saves it, resumes it bit for bit, and offers its abilities to the verbs.
+//! A [`System`] defines its networks, phases, losses and abilities. This crate trains it, saves it, resumes it
+//! bit for bit, and offers its abilities to the verbs.
 
+pub mod ability;
 pub mod batch;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod ema;
+mod live;
 pub mod log;
 pub mod memory;
+pub mod minimise;
 pub mod model;
 pub mod optim;
 pub mod params;
 pub mod preview;
 pub mod progress;
 pub mod recipe;
+pub mod request;
 pub mod run;
 pub mod schedule;
+mod session;
 pub mod sizes;
 pub mod system;
+mod tensorboard;
 pub mod trainer;
 pub mod watch;
 
 pub use kiln_kernels::Precision;
 
+pub use ability::{
+    Abilities, Ability, Classify, Decode, Encode, Generate, Inpaint, Likelihood, Model, Reconstruct, Represent,
+    Segment, Translate,
+};
 pub use batch::{Batch, Domain, Tokens};
-pub use model::{AnySystem, Model, entry};
+pub use model::{AnySystem, entry};
 pub use optim::OptimizerConfig;
 pub use params::{HostTensor, State};
 pub use progress::Progress;
 pub use recipe::{DataConfig, Recipe, TrainConfig};
+pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, Request};
 pub use run::Run;
 pub use schedule::Schedule;
 pub use sizes::SizeRule;
-pub use system::{
-    Abilities, Ability, Beginning, ChainWatch, Classify, Complete, Context, Decode, Encode, Generate, GenerateRequest,
-    Guide, Guided, Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System,
-    Translate,
-};
+pub use system::{InitFrom, Loss, Phase, Pictures, System};
 pub use trainer::{Options, Summary};
 pub use watch::{Figure, Watch, Watcher};

@@ -1,13 +1,13 @@
 //! Ganin & Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015; Ganin et al.,
 //! *Domain-Adversarial Training of Neural Networks*, 2016.
 //!
-//! A classifier that works on an unlabelled target because its features do not tell the target
-//! from the labelled source. Objective (2015, equation 1), at the saddle point of
+//! A classifier that works on an unlabelled target because its features do not reveal whether an image comes
+//! from the target or from the labelled source. Objective (2015, equation 1), at the saddle point of
 //!
 //! E(θ_f, θ_y, θ_d) = Σ_source L_y(G_y(G_f(x)), y) − λ Σ_both L_d(G_d(G_f(x)), d):
 //!
-//! G_f and G_y descend E, G_d ascends it. A gradient-reversal layer R_λ between G_f and G_d (the
-//! identity forward, −λ·I backward; equations 16–18) turns this into plain descent of L_y + L_d.
+//! G_f and G_y minimise E, G_d maximises it. A gradient-reversal layer R_λ between G_f and G_d (the
+//! identity forward, −λ·I backward; equations 16–18) turns this into minimisation of L_y + L_d.
 //!
 //! | paper | here |
 //! |---|---|
@@ -20,7 +20,7 @@
 //! | μ_p = μ₀ / (1 + 10p)^0.75 (equation 15) | `optimizer`: SGD with [`Schedule::InverseDecay`] |
 //! | p, the progress from 0 to 1 | [`Batch::progress`] |
 //!
-//! `kiln train dann --data mnist,mnistm`; its bounds with `--set model.mode=source-only` and
+//! `kiln train dann --data mnist,mnistm`; its lower and upper bounds with `--set model.mode=source-only` and
 //! `--set model.mode=target-only`.
 
 use burn::module::Module;
@@ -54,21 +54,21 @@ pub enum Mode {
 pub struct Config {
     /// `dann`, `source-only` or `target-only`.
     pub mode: Mode,
-    /// γ, how fast λ rises to its full value.
+    /// γ: how fast λ rises to its full value.
     pub gamma: f64,
     /// The value λ rises to.
     pub lambda: f64,
     /// Channels of the two 5×5 convolutions.
     pub channels: [usize; 2],
-    /// Zeros around the input of each convolution.
+    /// Zero padding of each convolution, in pixels.
     pub padding: usize,
-    /// Batch norm after each convolution, of source and target apart while training; not in the paper.
+    /// Batch norm after each convolution, with separate statistics for source and target while training; not in the paper.
     pub batch_norm: bool,
     /// Widths of the label head's two hidden layers.
     pub label_hidden: [usize; 2],
     /// Width of the domain head's hidden layer.
     pub domain_hidden: usize,
-    /// Subtracted from every pixel: about the mean of source and target.
+    /// Subtracted from every pixel; about the mean of source and target.
     pub mean: f64,
     /// The optimiser of all three parts.
     pub optimizer: OptimizerConfig,
@@ -249,7 +249,8 @@ impl System for Dann {
         let Config { channels: [first, second], label_hidden: [h1, h2], .. } = self.config;
         let [channels, height, width] = self.pictures.shape;
         let features = second * pooled(height, self.config.padding) * pooled(width, self.config.padding);
-        let conv = |i, o, init: &mut Init| Conv2dConfig::new(i, o, KERNEL).padding(self.config.padding).init(init);
+        let padding = self.config.padding;
+        let conv = |i, o, init: &mut Init| Conv2dConfig { padding, ..Conv2dConfig::new(i, o, KERNEL) }.init(init);
         Networks {
             extractor: Extractor {
                 conv1: conv(channels, first, init),
@@ -271,15 +272,32 @@ impl System for Dann {
     }
 
     /// One phase for all: the reversal layer makes the saddle point a descent.
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let trains: &[&str] = match self.config.mode {
             Mode::Dann => &["extractor", "labels", "domain"],
             Mode::SourceOnly | Mode::TargetOnly => &["extractor", "labels"],
         };
-        vec![Phase::new("classifier", trains, self.config.optimizer.clone())]
+        vec![Phase::new("classifier", trains, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
+    }
+}
+
+/// L_y, cross-entropy, with the accuracy beside it.
+fn label_loss(logits: Tensor<2>, labels: Tensor<1, Int>) -> Loss {
+    let right = accuracy(logits.clone(), labels.clone());
+    Loss::new("label_loss", cross_entropy(logits, labels)).report("label_accuracy", right)
+}
+
+/// The side after both convolutions and poolings; 0 if they do not fit.
+fn pooled(side: usize, padding: usize) -> usize {
+    (0..2).fold(side, |side, _| (side + 2 * padding).saturating_sub(KERNEL - 1) / 2)
+}
+
+impl Dann {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let [source, target] = batch.domains.as_slice() else {
             return Err(Error::usage("dann wants two sets, such as --data mnist,mnistm"));
         };
@@ -322,23 +340,6 @@ impl System for Dann {
         }
     }
 
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
-    }
-}
-
-/// L_y, cross-entropy, with the accuracy beside it.
-fn label_loss(logits: Tensor<2>, labels: Tensor<1, Int>) -> Loss {
-    let right = accuracy(logits.clone(), labels.clone());
-    Loss::new("label_loss", cross_entropy(logits, labels)).report("label_accuracy", right)
-}
-
-/// The side after both convolutions and poolings; 0 if they do not fit.
-fn pooled(side: usize, padding: usize) -> usize {
-    (0..2).fold(side, |side, _| (side + 2 * padding).saturating_sub(KERNEL - 1) / 2)
-}
-
-impl Dann {
     fn check(&self, images: &Tensor<4>) -> Result<()> {
         let [_, c, h, w] = images.dims();
         if [c, h, w] == self.pictures.shape {
@@ -462,7 +463,7 @@ mod tests {
         networks = params::set_trainable(networks, &phase.trains);
         let mut log = Vec::new();
         for _ in 0..steps {
-            let loss = system.loss(&networks, phase.name, &batch(labels, &device)).unwrap();
+            let loss = system.loss(&networks, &batch(labels, &device)).unwrap();
             log.push(loss.terms.into_iter().map(|(name, value)| (name, to_values(value)[0])).collect());
             let mut gradients = loss.total.backward();
             let gradients = params::take_gradients(&networks, &mut gradients);
@@ -542,7 +543,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let mut system = Dann::new(tiny(Mode::TargetOnly), &pictures(16)).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
-        assert!(system.loss(&networks, "classifier", &batch(false, &device)).err().unwrap().is_usage());
+        assert!(system.loss(&networks, &batch(false, &device)).err().unwrap().is_usage());
     }
 
     #[test]

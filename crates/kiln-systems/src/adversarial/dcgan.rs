@@ -2,7 +2,7 @@
 //! Generative Adversarial Networks*, 2016.
 //!
 //! Objective (Goodfellow 2014, equation 1): min_G max_D E log D(x) + E log(1 − D(G(z))). By default
-//! the generator maximises log D(G(z)) instead, as the paper's code does; [`Objective`] has the others.
+//! the generator maximises log D(G(z)) instead, as the paper's code does; [`Objective`] has the alternatives.
 //!
 //! The paper's practices (§3 and §4), and where they are:
 //!
@@ -19,9 +19,9 @@
 //! | Adam, rate 2·10⁻⁴, β₁ = 0.5 | `generator_optimizer`, `discriminator_optimizer` |
 //! | pictures in [−1, 1], no other pre-processing | every picture of Kiln |
 //!
-//! Real and fake pictures pass the discriminator as batches of their own, so that batch norm never
-//! mixes them. `d_real` and `d_fake` in the log are D's mean probabilities: both near ½ is the
-//! game's end, 1 and 0 for long means a generator that has lost.
+//! Real and generated images pass the discriminator in separate batches, so that batch norm never
+//! mixes them. `d_real` and `d_fake` in the log are D's mean probabilities: both near ½ means the two networks
+//! are balanced, 1 and 0 for long means the generator has lost.
 //!
 //! `kiln train dcgan --data fashion`, then `kiln sample RUN -n 64`, `kiln interpolate RUN`.
 
@@ -30,12 +30,9 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::tanh;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights, activate,
-};
-use kiln_train::system::{check_class, check_one_pass};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, activate};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, Represent,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Represent, Request,
     SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -48,7 +45,7 @@ pub const LEAK: f32 = 0.2;
 /// The longest side of the map that z is projected to: the layer has as many weights as the map has pixels, times channels.
 const LARGEST_BASE: usize = 32;
 /// How every convolution is drawn.
-pub const WEIGHTS: Weights = Weights::Normal(0.02);
+pub const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,15 +54,15 @@ pub struct Config {
     pub latent_size: usize,
     /// `uniform` (−1 to 1) or `normal`.
     pub latent_distribution: Distribution,
-    /// Channels of G before its output; they double with every halving of the size. The paper has 128.
+    /// Channels of G before its output; doubled each time the size is halved. The paper has 128.
     pub generator_channels: usize,
-    /// Channels of D after its first layer; they double with every halving of the size. The paper has 128.
+    /// Channels of D after its first layer; doubled each time the size is halved. The paper has 128.
     pub discriminator_channels: usize,
     /// `non-saturating`, `saturating`, `least-squares` or `hinge`.
     pub objective: Objective,
-    /// One-sided: the real target is 1 minus this. 0 is off, 0.1 usual.
+    /// One-sided label smoothing: the target of real images is 1 minus this. 0 is off, 0.1 is usual.
     pub label_smoothing: f64,
-    /// Discriminator steps for each generator step.
+    /// Discriminator steps per generator step.
     pub discriminator_steps: u64,
     /// G's optimiser.
     pub generator_optimizer: OptimizerConfig,
@@ -147,10 +144,11 @@ pub struct Generator {
 impl Generator {
     /// From `inputs` numbers to pictures of `outputs` channels, with `channels` before the last layer.
     pub fn new(inputs: usize, channels: usize, outputs: usize, sizes: Sizes, init: &mut Init) -> Self {
-        let layer = |i, o, k: usize| ConvTranspose2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
+        let double = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = (0..sizes.doublings).rev().map(|k| channels << k).chain([outputs]).collect();
-        let mut layers = vec![layer(inputs, widths[0], 1).kernel(sizes.base).init(init)];
-        layers.extend(widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)));
+        let mut layers = vec![Conv2dConfig { kernel: sizes.base, ..layer(inputs, widths[0], 1) }.init_transposed(init)];
+        layers.extend(widths.windows(2).map(|w| double(w[0], w[1]).init_transposed(init)));
         let norms = widths[..sizes.doublings].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect();
         Self { layers, norms }
     }
@@ -182,12 +180,13 @@ pub struct Discriminator {
 impl Discriminator {
     /// From pictures of `inputs` channels, with `channels` after the first layer.
     pub fn new(inputs: usize, channels: usize, sizes: Sizes, init: &mut Init) -> Self {
-        let layer = |i, o, k: usize| Conv2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
+        let halve = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = [inputs].into_iter().chain((0..sizes.doublings).map(|k| channels << k)).collect();
         Self {
-            layers: widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)).collect(),
+            layers: widths.windows(2).map(|w| halve(w[0], w[1]).init(init)).collect(),
             norms: widths[2..].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect(),
-            head: layer(widths[sizes.doublings], 1, 1).kernel(sizes.base).init(init),
+            head: Conv2dConfig { kernel: sizes.base, ..layer(widths[sizes.doublings], 1, 1) }.init(init),
         }
     }
 
@@ -235,14 +234,6 @@ impl Discriminator {
     pub fn forward(&self, images: Tensor<4>) -> Tensor<1> {
         self.logits(self.features(images))
     }
-}
-
-/// The two phases of a step, D's `steps` times as often as G's.
-pub fn phases(discriminator: &OptimizerConfig, generator: &OptimizerConfig, steps: u64) -> Vec<Phase> {
-    vec![
-        Phase::new("discriminator", &["discriminator"], discriminator.clone()),
-        Phase::new("generator", &["generator"], generator.clone()).every(steps),
-    ]
 }
 
 /// Each map as `side`×`side` maxima of windows that cover it: window i is ⌊i·h/side⌋ to ⌈(i + 1)·h/side⌉.
@@ -303,23 +294,18 @@ impl System for Dcgan {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
-        phases(&c.discriminator_optimizer, &c.generator_optimizer, c.discriminator_steps)
-    }
-
-    /// Algorithm 1 of Goodfellow 2014, one step of either player on fresh z.
-    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
-        let (c, d) = (&self.config, &networks.discriminator);
-        let fake = networks.generator.forward(c.latent_distribution.train(batch, phase, c.latent_size));
-        if phase == "generator" {
-            return Ok(Loss::new("generator", c.objective.generator(d.forward(fake))));
-        }
-        let (real, fake) = (d.forward(batch.images()), d.forward(fake.detach()));
-        let loss = c.objective.discriminator(real.clone(), fake.clone(), c.label_smoothing);
-        Ok(Loss::new("discriminator", loss)
-            .report("d_real", c.objective.belief(real))
-            .report("d_fake", c.objective.belief(fake)))
+        vec![
+            Phase::new(
+                "discriminator",
+                &["discriminator"],
+                c.discriminator_optimizer.clone(),
+                Self::discriminator_loss,
+            ),
+            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss)
+                .every(c.discriminator_steps),
+        ]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -327,11 +313,35 @@ impl System for Dcgan {
     }
 }
 
+impl Dcgan {
+    /// G(z) for the z of a phase: each player has fresh ones (Goodfellow 2014, algorithm 1).
+    fn fake(&self, networks: &Networks, phase: &str, batch: &Batch) -> Tensor<4> {
+        let c = &self.config;
+        networks.generator.forward(c.latent_distribution.train(batch, phase, c.latent_size))
+    }
+
+    /// D's loss: real pictures against G(z).
+    fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (c, d) = (&self.config, &networks.discriminator);
+        let fake = self.fake(networks, "discriminator", batch).detach();
+        let (real, fake) = (d.forward(batch.images()), d.forward(fake));
+        Ok(Some(c.objective.discriminator_loss(real, fake, c.label_smoothing)))
+    }
+
+    /// G's loss: D(G(z)).
+    fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let fake = networks.discriminator.forward(self.fake(networks, "generator", batch));
+        Ok(Some(Loss::new("generator", self.config.objective.generator(fake))))
+    }
+}
+
 impl Generate<Networks> for Dcgan {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &[])?;
-        check_one_pass(Self::ID, request)?;
-        let z = self.config.latent_distribution.requested(request, self.config.latent_size)?;
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Noise]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        let z = self.config.latent_distribution.requested(request, self.config.latent_size, Self::ID)?;
         self.decode(networks, z)
     }
 }
@@ -339,8 +349,8 @@ impl Generate<Networks> for Dcgan {
 /// Latents are z itself: walks between them (§6.1) and sums of them (§6.3.2) are walks and sums of
 /// what the pictures show.
 impl Decode<Networks> for Dcgan {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        self.config.latent_distribution.sample(request, self.config.latent_size)
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        self.config.latent_distribution.requested(request, self.config.latent_size, Self::ID)
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -433,7 +443,7 @@ mod tests {
         for side in [8, 14, 28, 32] {
             let s = system(tiny(), side).unwrap();
             let n = s.networks(&mut Init::new(&device, 0));
-            let out = s.generate(&n, &GenerateRequest::new(0..3, 1, &device)).unwrap();
+            let out = s.generate(&n, &Request::new(0..3, 1, &device)).unwrap();
             assert_eq!(out.dims(), [3, 1, side, side]);
             assert_eq!(n.discriminator.forward(out).dims(), [3]);
         }
@@ -519,21 +529,21 @@ mod tests {
         for latent_distribution in [Distribution::Uniform, Distribution::Normal] {
             let s = system(Config { latent_distribution, ..tiny() }, 8).unwrap();
             let n = s.networks(&mut Init::new(&device, 0));
-            let many = s.generate(&n, &GenerateRequest::new(0..5, 1, &device)).unwrap();
-            let one = s.generate(&n, &GenerateRequest::new(3..4, 1, &device)).unwrap();
+            let many = s.generate(&n, &Request::new(0..5, 1, &device)).unwrap();
+            let one = s.generate(&n, &Request::new(3..4, 1, &device)).unwrap();
             close(&to_values(one.clone()), &to_values(many.narrow(0, 3, 1)), 1e-6);
-            let z = s.latents(&GenerateRequest::new(3..4, 1, &device));
+            let z = s.latents(&n, &Request::new(3..4, 1, &device)).unwrap();
             close(&to_values(s.decode(&n, z.clone()).unwrap()), &to_values(one.clone()), 1e-6);
             // As noise of its own, and truncated to nothing.
             let noise = Some(z.clone().reshape([1, 8, 1, 1]));
-            let request = GenerateRequest { noise, ..GenerateRequest::new(0..1, 9, &device) };
+            let request = Request { noise, ..Request::new(0..1, 9, &device) };
             close(&to_values(s.generate(&n, &request).unwrap()), &to_values(one), 1e-6);
-            let mut request = GenerateRequest::new(0..2, 1, &device);
-            request.sampler.truncation_psi = Some(0.0);
+            let mut request = Request::new(0..2, 1, &device);
+            request.sampler.insert("truncation_psi".into(), 0.0.into());
             let mean = to_values(s.generate(&n, &request).unwrap());
             close(&mean[..64], &mean[64..], 1e-6);
             // A walk ends where it should.
-            let b = s.latents(&GenerateRequest::new(4..5, 1, &device));
+            let b = s.latents(&n, &Request::new(4..5, 1, &device)).unwrap();
             close(&to_values(s.between(z, b.clone(), 1.0)), &to_values(b), 1e-5);
         }
     }
@@ -557,8 +567,9 @@ mod tests {
         let values = Key::new(0).purpose("latent").uniform(0..100, 100);
         let z: Vec<f32> = values.iter().map(|u| 2.0 * u - 1.0).collect();
         let s = system(Config { latent_size: 100, ..tiny() }, 8).unwrap();
-        let request = GenerateRequest { key: Key::new(0), ..GenerateRequest::new(0..100, 0, &Device::flex()) };
-        close(&to_values(s.latents(&request)), &z, 1e-6);
+        let n = s.networks(&mut Init::new(&Device::flex(), 0));
+        let request = Request { key: Key::new(0), ..Request::new(0..100, 0, &Device::flex()) };
+        close(&to_values(s.latents(&n, &request).unwrap()), &z, 1e-6);
     }
 
     #[test]
@@ -578,14 +589,14 @@ mod tests {
         let device = Device::flex();
         let s = system(tiny(), 8).unwrap();
         let n = s.networks(&mut Init::new(&device, 0));
-        let ask = |change: fn(&mut GenerateRequest)| {
-            let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+        let ask = |change: fn(&mut Request)| {
+            let mut request = Request::new(0..2, 0, &Device::flex());
             change(&mut request);
             s.generate(&n, &request).err().is_some_and(|e| e.is_usage())
         };
-        assert!(ask(|r| r.class = Some(1)));
-        assert!(ask(|r| r.sampler.steps = Some(10)));
-        assert!(ask(|r| r.sampler.truncation_psi = Some(1.5)));
+        assert!(ask(|r| r.condition.class = Some(1)));
+        assert!(ask(|r| r.sampler = "steps = 10".parse().unwrap()));
+        assert!(ask(|r| r.sampler = "truncation_psi = 1.5".parse().unwrap()));
         assert!(ask(|r| r.noise = Some(Tensor::zeros([2, 7, 1, 1], &r.device))));
         assert!(s.decode(&n, Tensor::zeros([1, 3], &device)).is_err());
     }

@@ -1,13 +1,14 @@
-//! What a generator and a discriminator play for. Means are over the batch; D(x) below is the
-//! discriminator's raw output, a logit under the two cross-entropy games.
+//! The losses of a generator and a discriminator. Means are over the batch. D(x) is the raw output of the
+//! discriminator, which is a logit for the two cross-entropy losses.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 use kiln_core::{Error, Result};
 use kiln_nn::loss::{binary_cross_entropy_to, softplus, squared_to};
+use kiln_train::Loss;
 use serde::{Deserialize, Serialize};
 
-/// The adversarial game.
+/// The adversarial loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
@@ -41,6 +42,13 @@ impl Objective {
             Self::LeastSquares => (squared_to(real, target) + squared_to(fake, 0.0)) * 0.5,
             Self::Hinge => relu(-real + 1.0).mean() + relu(fake + 1.0).mean(),
         }
+    }
+
+    /// [`Objective::discriminator`] as a phase's loss, with how real both sides look to D beside it.
+    pub fn discriminator_loss(self, real: Tensor<1>, fake: Tensor<1>, smoothing: f64) -> Loss {
+        Loss::new("discriminator", self.discriminator(real.clone(), fake.clone(), smoothing))
+            .report("d_real", self.belief(real))
+            .report("d_fake", self.belief(fake))
     }
 
     /// What the generator minimises:

@@ -1,11 +1,11 @@
 //! Higgins et al., *β-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework*, 2017.
 //!
-//! The evidence bound under the constraint KL(q(z|x) ‖ p(z)) < ε, whose Lagrangian is (equation 4)
+//! The ELBO under the constraint KL(q(z|x) ‖ p(z)) < ε, whose Lagrangian is (equation 4)
 //!
 //! F(θ, φ, β; x, z) = E_q(z|x) log p_θ(x|z) − β·KL(q_φ(z|x) ‖ p(z)),
 //!
-//! with β > 1: what z says of x costs more than it is worth to the likelihood, so that it says it in the fewest, independent
-//! numbers. Training minimises −F with one draw of z a picture; β = 1 is the variational autoencoder.
+//! with β > 1. Information in z costs more than it gains in likelihood, so the model encodes only what matters most, in
+//! few, independent latents. Training minimises −F with one sample of z per image; β = 1 is the variational autoencoder.
 //!
 //! | paper | here |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | β | `beta` |
 //! | β_norm = β·M / N (M latents, N pixels; §3) | not a setting: all terms are sums over latents and pixels |
 //!
-//! Whether each factor has a latent of its own: `kiln evaluate RUN --metrics mig`, on a set with known factors.
+//! `kiln evaluate RUN --metrics mig`, on a set with known factors, measures whether each factor has its own latent.
 //!
 //! `kiln train recipes/betavae/dsprites.toml`, then `kiln edit RUN --traverse --out latents.png`.
 
@@ -37,10 +37,10 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// How the weight of the KL term begins.
+    /// Warm-up and free bits of the KL term.
     #[serde(flatten)]
     pub kl: KlConfig,
-    /// β.
+    /// β, the weight of the KL term; 1 is the VAE.
     pub beta: f64,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
@@ -105,12 +105,20 @@ impl System for BetaVae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("betavae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("betavae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl BetaVae {
     /// −F, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let x = self.config.model.pixels.of_batch(batch);
         let (mean, log_var) = networks.encoder.forward(x.clone());
         let z = self.model.draw(mean.clone(), log_var.clone(), 1, batch).z;
@@ -120,10 +128,6 @@ impl System for BetaVae {
         Ok(Loss::new("reconstruction", reconstruction)
             .plus("kl", weight, self.config.kl.divergence(mean, log_var))
             .report("negative_elbo", bound))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -147,13 +151,13 @@ mod tests {
         let plain = vae::Config { model: config(1.0).model, ..vae::Config::default() };
         let mut plain: Vae = system(plain, [1, 8, 8]);
         let networks = plain.networks(&mut Init::new(&device().autodiff(), 0));
-        let bound: Tensor<1> = plain.loss(&networks, "vae", &of_batch()).unwrap().total;
+        let bound: Tensor<1> = plain.loss(&networks, &of_batch()).unwrap().total;
         let mut one: BetaVae = system(config(1.0), [1, 8, 8]);
-        close(&to_values(one.loss(&networks, "betavae", &of_batch()).unwrap().total), &to_values(bound), 1e-6);
+        close(&to_values(one.loss(&networks, &of_batch()).unwrap().total), &to_values(bound), 1e-6);
         let mut warm = config(4.0);
         warm.kl.kl_warmup = 100;
         for (config, weight) in [(config(4.0), 4.0), (warm, 2.0), (config(0.0), 0.0)] {
-            let loss = system::<BetaVae>(config, [1, 8, 8]).loss(&networks, "betavae", &of_batch()).unwrap();
+            let loss = system::<BetaVae>(config, [1, 8, 8]).loss(&networks, &of_batch()).unwrap();
             let [reconstruction, kl, _]: [f32; 3] = [0, 1, 2].map(|i| to_values(loss.terms[i].1.clone())[0]);
             close(&to_values(loss.total), &[reconstruction + weight * kl], 1e-5);
         }

@@ -1,15 +1,12 @@
-//! What encoders and decoders are made of: fully connected layers, or convolutions before and after them.
+//! Encoders and decoders: fully connected layers, optionally with convolutions before and after them.
 //!
-//! Networks know nothing of likelihoods and bounds. A condition, where a paper has one, is a vector that joins
-//! the fully connected layers.
+//! The networks do not depend on likelihoods and bounds. A condition, where a paper has one, is a vector that is
+//! concatenated to the input of the fully connected layers.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_core::{Error, Result};
-use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights,
-    activate,
-};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, WeightInit, activate};
 use kiln_train::SizeRule;
 use serde::{Deserialize, Serialize};
 
@@ -49,16 +46,16 @@ impl Nonlinearity {
 
     /// Weights that keep the signal's variance through a layer (He 2015; Glorot & Bengio 2010): with
     /// smaller ones, a bound stays at "z says nothing" for many thousand pictures.
-    pub fn weights(self, fan_in: usize) -> Weights {
+    pub fn weights(self, fan_in: usize) -> WeightInit {
         match self {
-            Self::Relu => Weights::He,
-            Self::Tanh | Self::Softplus => Weights::Normal(1.0 / (fan_in as f64).sqrt()),
+            Self::Relu => WeightInit::He,
+            Self::Tanh | Self::Softplus => WeightInit::Normal(1.0 / (fan_in as f64).sqrt()),
         }
     }
 
     /// A fully connected layer that this comes after.
     pub fn linear(self, inputs: usize, outputs: usize, init: &mut Init) -> Linear {
-        LinearConfig::new(inputs, outputs).weights(self.weights(inputs)).init(init)
+        LinearConfig { weight: self.weights(inputs), ..LinearConfig::new(inputs, outputs) }.init(init)
     }
 }
 
@@ -71,9 +68,9 @@ pub struct NetworkConfig {
     pub network: Network,
     /// Widths of the encoder's fully connected layers; the decoder has them in reverse. May be empty.
     pub hidden: Vec<usize>,
-    /// Channels of the first convolution, doubled by each further one (`conv`).
+    /// Channels of the first convolution, doubled by each later one (`conv`).
     pub channels: usize,
-    /// Convolutions, each of which halves the size (`conv`).
+    /// Number of convolutions, each of which halves the size (`conv`).
     pub levels: usize,
     /// `relu`, `tanh` or `softplus`.
     pub nonlinearity: Nonlinearity,
@@ -146,8 +143,8 @@ impl NetworkConfig {
         let flat = self.inner(shape).iter().product::<usize>() + condition;
         let widths: Vec<usize> = std::iter::once(flat).chain(self.hidden.iter().copied()).collect();
         let down = |m: &[usize], init: &mut Init| {
-            let weights = self.nonlinearity.weights(16 * m[0]);
-            Conv2dConfig::new(m[0], m[1], 4).stride(2).padding(1).weights(weights).init(init)
+            let weight = self.nonlinearity.weights(16 * m[0]);
+            Conv2dConfig { stride: 2, padding: 1, weight, ..Conv2dConfig::new(m[0], m[1], 4) }.init(init)
         };
         Trunk {
             convs: self.maps(shape[0]).windows(2).map(|m| down(m, init)).collect(),
@@ -175,7 +172,7 @@ impl NetworkConfig {
             std::iter::once(self.latent + condition).chain(self.hidden.iter().rev().copied()).collect();
         let up = |i: usize, init: &mut Init| {
             let into = if i == 0 { copies * shape[0] } else { maps[i] };
-            ConvTranspose2dConfig::new(maps[i + 1], into, 4).stride(2).padding(1).init(init)
+            Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(maps[i + 1], into, 4) }.init_transposed(init)
         };
         let outputs = if levels == 0 { copies * flat } else { flat };
         Decoder {
@@ -281,7 +278,7 @@ pub enum Scale {
     None,
     /// One learned number for all pixels of all pictures.
     Scalar,
-    /// A number a pixel, put out by the decoder.
+    /// One number per pixel, an output of the decoder.
     Pixel,
 }
 

@@ -1,19 +1,19 @@
 //! Van den Oord et al., *Pixel Recurrent Neural Networks*, 2016.
 //!
-//! Objective: −log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁) (equation 1). Every factor sees all pixels before its own, through LSTMs that
-//! walk over the map (equation 3),
+//! Objective: −log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁) (equation 1). Every factor sees the pixels before it through LSTMs that run
+//! over the feature map (equation 3),
 //!
 //! [o, f, i, g] = [σ, σ, σ, tanh](K_ss ∗ h' + K_is ∗ x), c = f ⊙ c' + i ⊙ g, h = o ⊙ tanh c,
 //!
 //! where ' is one step earlier: a row (Row LSTM, §3.1, whose context is a triangle) or a diagonal (Diagonal BiLSTM, §3.2, whose two
-//! directions together see everything above). What one walk sees to the right of a pixel is shifted down a row, so that it is above.
-//! One pixel escapes them: the last one of the row above, which masks keep out of all maps of its own row. It is seen where the
-//! first layer's window reaches it.
+//! directions together see everything above). The output of the LSTM from the right is shifted down a row, so that it contains
+//! only rows above. One pixel is missed: the last one of the row above, which masks keep out of the features of its own row. It
+//! is seen only where the first layer's window reaches it.
 //!
 //! | paper | here |
 //! |---|---|
 //! | K_is, masked (§3.4) | [`MaskedConv2d`] |
-//! | K_ss, the loop | [`recur`], which walks diagonals where they are: what skewing the map is for |
+//! | K_ss, the loop | [`recur`], which runs along the diagonals in place instead of skewing the map |
 //! | Row LSTM, Diagonal BiLSTM | `recurrence`: [`RowLstm`], [`DiagonalBiLstm`] |
 //! | h | `features`; a layer's input has twice as many |
 //! | residual connections (§3.3, figure 5 right) | [`RowLstm`]'s and [`DiagonalBiLstm`]'s `out`, added to the input |
@@ -26,7 +26,7 @@ use burn::tensor::{Int, Tensor, activation::sigmoid};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::masked::{MaskType, PixelCache, Window, along_row, row_of};
-use kiln_nn::{Init, MaskedConv2d, MaskedConv2dConfig, Weights, recur};
+use kiln_nn::{Init, MaskedConv2d, MaskedConv2dConfig, ScanDirection, WeightInit, recur};
 use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
 use serde::{Deserialize, Serialize};
 
@@ -37,9 +37,9 @@ use super::pixelcnn::{Head, HeadCache, check_sizes, training};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recurrence {
-    /// Row by row: a triangle above the pixel, in one direction (§3.1).
+    /// Row by row; a pixel sees a triangle above it (§3.1).
     RowLstm,
-    /// Along both diagonals: what is before the pixel on either side (§3.2).
+    /// Along both diagonals; a pixel sees everything above and to the left (§3.2).
     #[default]
     DiagonalBilstm,
 }
@@ -51,13 +51,13 @@ pub struct Config {
     pub recurrence: Recurrence,
     /// Recurrent layers.
     pub layers: usize,
-    /// Numbers in the state of a pixel, a multiple of the colours; maps between layers have twice as many.
+    /// Size of a pixel's state, a multiple of the image's channels; layers have twice as many channels between them.
     pub features: usize,
-    /// Kernel of the first layer, odd and at least 3.
+    /// Kernel size of the first layer, odd, 3 to 31.
     pub first_kernel: usize,
-    /// Of the Row LSTM: columns that input and state see of a row, odd and at least 3.
+    /// Row LSTM only: columns of a row that input and state see, odd, 3 to 31.
     pub kernel: usize,
-    /// Feature maps of the layer before the output, a multiple of the colours.
+    /// Channels of the layer before the output, a multiple of the image's channels.
     pub head: usize,
     /// The pixels.
     #[serde(flatten)]
@@ -108,7 +108,7 @@ pub struct Lstm {
 
 impl Lstm {
     fn new(h: usize, taps: usize, input: MaskedConv2dConfig, init: &mut Init) -> Self {
-        Self { input: input.init(init), state: init.weight([4 * h, h, taps], h * taps, Weights::FanIn) }
+        Self { input: input.init(init), state: init.weight([4 * h, h, taps], h * taps, WeightInit::FanIn) }
     }
 }
 
@@ -130,17 +130,17 @@ pub struct DiagonalBiLstm {
 impl RowLstm {
     fn new(c: &Config, colours: usize, init: &mut Init) -> Self {
         let h = c.features;
-        let input = MaskedConv2dConfig::new(2 * h, 4 * h, c.kernel, Window::Left, MaskType::B).colours(colours);
+        let input = MaskedConv2dConfig::new(2 * h, 4 * h, c.kernel, Window::Left, MaskType::B);
         Self {
-            walk: Lstm::new(h, c.kernel, input, init),
-            out: MaskedConv2dConfig::pointwise(h, 2 * h).colours(colours).init(init),
+            walk: Lstm::new(h, c.kernel, MaskedConv2dConfig { colours, ..input }, init),
+            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(h, 2 * h) }.init(init),
         }
     }
 
     /// # Shapes
     /// `[n, 2h, height, width]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = recur(self.walk.input.forward(x.clone()), self.walk.state.val(), kiln_nn::Walk::Rows);
+        let h = recur(self.walk.input.forward(x.clone()), self.walk.state.val(), ScanDirection::Rows);
         self.out.forward(h) + x
     }
 }
@@ -155,12 +155,12 @@ fn shift_down(x: Tensor<4>) -> Tensor<4> {
 impl DiagonalBiLstm {
     fn new(c: &Config, colours: usize, init: &mut Init) -> Self {
         let h = c.features;
-        let walk =
-            |init: &mut Init| Lstm::new(h, 2, MaskedConv2dConfig::pointwise(2 * h, 4 * h).colours(colours), init);
+        let input = MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(2 * h, 4 * h) };
+        let walk = |init: &mut Init| Lstm::new(h, 2, input, init);
         Self {
             left: walk(init),
             right: walk(init),
-            out: MaskedConv2dConfig::pointwise(h, 2 * h).colours(colours).init(init),
+            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(h, 2 * h) }.init(init),
         }
     }
 
@@ -168,8 +168,8 @@ impl DiagonalBiLstm {
     /// `[n, 2h, height, width]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let walk = |lstm: &Lstm, walk| recur(lstm.input.forward(x.clone()), lstm.state.val(), walk);
-        let left = walk(&self.left, kiln_nn::Walk::Diagonals);
-        let right = walk(&self.right, kiln_nn::Walk::Antidiagonals);
+        let left = walk(&self.left, ScanDirection::Diagonals);
+        let right = walk(&self.right, ScanDirection::Antidiagonals);
         self.out.forward(left + shift_down(right)) + x
     }
 }
@@ -181,7 +181,7 @@ impl PixelRnn {
         let of = |kind: Recurrence| if c.recurrence == kind { c.layers } else { 0 };
         let first = MaskedConv2dConfig::new(colours, width, c.first_kernel, Window::Past, MaskType::A);
         Self {
-            first: first.colours(colours).init(init),
+            first: MaskedConv2dConfig { colours, ..first }.init(init),
             rows: (0..of(Recurrence::RowLstm)).map(|_| RowLstm::new(c, colours, init)).collect(),
             diagonals: (0..of(Recurrence::DiagonalBilstm)).map(|_| DiagonalBiLstm::new(c, colours, init)).collect(),
             head: Head::new(width, c.head, c.levels.outputs() * colours, colours, init),
@@ -436,17 +436,19 @@ impl System for PixelRnnSystem {
         Networks { pixelrnn: PixelRnn::new(&self.config, self.model.shape[0], init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("pixelrnn", &["pixelrnn"], self.config.optimizer.clone())]
-    }
-
-    /// −log p(x), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        self.model.loss(networks, batch)
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("pixelrnn", &["pixelrnn"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+impl PixelRnnSystem {
+    /// −log p(x), the mean over the batch.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        self.model.loss(networks, batch)
     }
 }
 

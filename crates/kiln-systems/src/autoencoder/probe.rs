@@ -1,15 +1,15 @@
-//! What is a code good for? A classifier on an encoder that learned without labels (the use that Hinton & Salakhutdinov
-//! 2006 and every autoencoder course make of one; a "probe" since Alain & Bengio 2017).
+//! A classifier on an encoder that was trained without labels, which shows how useful its codes are (as Hinton &
+//! Salakhutdinov 2006; called a "probe" since Alain & Bengio 2017).
 //!
-//! A few labelled pictures, an encoder E from another run and a new head h, fully connected layers:
+//! With a few labelled images, an encoder E from another run and a new head h of fully connected layers, minimise
 //!
 //! min −log softmax(h(E(x)))`[y]` over h alone (`frozen`), or over h and E (`fine-tune`),
 //!
-//! and, to know what E is worth, the same head on the pixels themselves (`raw`).
+//! or, as the baseline, the same head on the pixels themselves (`raw`).
 //!
 //! | here | |
 //! |---|---|
-//! | `encoder` | E: of any run whose encoder is of this family (`ae`, `aae`, and the means of `vae` and its kin) |
+//! | `encoder` | E: from any run with an encoder of this family (`ae`, `aae`, and the means of `vae`, `iwae`, `dvae`) |
 //! | `head` | h |
 //!
 //! `kiln train ae --out runs/ae`, then `kiln train probe --set model.encoder=runs/ae`, and beside it
@@ -21,9 +21,9 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
-use kiln_train::system::check_pictures;
+use kiln_train::request::check_pictures;
 use kiln_train::{
-    Abilities, Batch, Beginning, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Run, Schedule, SizeRule,
+    Abilities, Batch, Classify, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Run, Schedule, SizeRule,
     System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -36,27 +36,27 @@ use super::latent::LatentConfig;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tune {
-    /// The head, on the codes of an encoder that stays as it is.
+    /// Train the head, on the codes of a fixed encoder.
     Frozen,
-    /// The head and the encoder.
+    /// Train the head and the encoder.
     FineTune,
-    /// The head, on pixels.
+    /// Train the head on pixels.
     Raw,
 }
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// The run whose encoder it is (`frozen`, `fine-tune`).
+    /// Folder of the run whose encoder to use (`frozen`, `fine-tune`).
     pub encoder: String,
     /// `frozen`, `fine-tune` or `raw`.
     pub tune: Tune,
     /// Widths of the head's hidden layers.
     pub head: Vec<usize>,
-    /// How that run's encoder is made and sees pictures: taken over from it.
+    /// Settings of that encoder, copied from its run.
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// The optimiser of all that learns.
+    /// The optimiser of everything that trains.
     pub optimizer: OptimizerConfig,
 }
 
@@ -152,9 +152,9 @@ impl System for Probe {
         Ok(config)
     }
 
-    fn begins_with(config: &Config) -> Option<Beginning<'_>> {
+    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
         (config.tune != Tune::Raw && !config.encoder.is_empty())
-            .then_some(Beginning { run: &config.encoder, networks: &[("encoder", "encoder")] })
+            .then_some(InitFrom { run: &config.encoder, networks: &[("encoder", "encoder")] })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
@@ -166,14 +166,9 @@ impl System for Probe {
         Networks { encoder, head }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let trains: &[&str] = if self.config.tune == Tune::FineTune { &["encoder", "head"] } else { &["head"] };
-        vec![Phase::new("probe", trains, self.config.optimizer.clone())]
-    }
-
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let logits = self.logits(networks, batch.images());
-        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+        vec![Phase::new("probe", trains, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -182,6 +177,11 @@ impl System for Probe {
 }
 
 impl Probe {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let logits = self.logits(networks, batch.images());
+        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+    }
+
     fn logits(&self, networks: &Networks, images: Tensor<4>) -> Tensor<2> {
         let [n, c, h, w] = images.dims();
         networks.head.forward(match &networks.encoder {

@@ -1,18 +1,18 @@
 //! Kingma, Rezende, Mohamed & Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
 //!
-//! A few pictures x have a class y, most have none. **M2**: p(y) p(z) p(x|y, z), with q(z|x, y) Gaussian and q(y|x) the
-//! classifier that is wanted. Bounds of a labelled and of an unlabelled picture (equations 6 and 7):
+//! A few images x have a class y, most have none. **M2**: p(y) p(z) p(x|y, z), with q(z|x, y) Gaussian and the
+//! classifier q(y|x). Bounds of a labelled and of an unlabelled image (equations 6 and 7):
 //!
 //! log p(x, y) ≥ E_q(z|x,y) log p(x|y, z) + log p(y) − KL(q(z|x, y) ‖ p(z)) = −L(x, y)
 //!
-//! log p(x) ≥ Σ_y q(y|x) (−L(x, y)) + H(q(y|x)) = −U(x), the sum over all classes, none drawn.
+//! log p(x) ≥ Σ_y q(y|x) (−L(x, y)) + H(q(y|x)) = −U(x), with an exact sum over all classes.
 //!
-//! Objective (equation 9, divided by the N pictures that there are):
+//! Objective (equation 9, divided by the number of images N):
 //!
 //! J^α / N = (N_l / N) · mean L + (N_u / N) · mean U + (α / N) · mean over labelled of −log q(y|x).
 //!
-//! **M1** is a variational autoencoder (the system `vae`) and a classifier on draws from its q(z₁|x). **M1+M2** stacks
-//! them: M2 of codes z₁ ~ q(z₁|x) of a fixed M1 in place of pictures, p(z₁|y, z₂) Gaussian with learned variances, so that
+//! **M1** is a variational autoencoder (the system `vae`) and a classifier on samples of its q(z₁|x). **M1+M2** stacks
+//! them: M2 on codes z₁ ~ q(z₁|x) of a fixed M1 instead of images, with p(z₁|y, z₂) Gaussian with learned variances:
 //! p(x, y, z₁, z₂) = p(y) p(z₂) p(z₁|y, z₂) p(x|z₁).
 //!
 //! | paper | here |
@@ -22,7 +22,7 @@
 //! | q_φ(y\|x) | `classifier` |
 //! | −L(x, y) | [`Ssvae::labelled_bound`] |
 //! | −U(x) | [`Ssvae::unlabelled_bound`] |
-//! | α | `alpha` · N; the paper's 0.1 of 3,000 epochs lets short training ignore the labels |
+//! | α | `alpha` · N; with the paper's 0.1, meant for 3,000 epochs, short training ignores the labels |
 //!
 //! `kiln train ssvae --data mnist --set data.labels=100`; M1+M2 by `kiln train vae --data mnist --out runs/m1`, then
 //! `--set model.mode=m1+m2 --set model.m1=runs/m1`.
@@ -38,10 +38,11 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{cross_entropy, gaussian_kl, gaussian_log_likelihood};
 use kiln_nn::tensor::{from_indices, to_values};
-use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
+use kiln_train::ability::slerp;
+use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, Beginning, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Likelihood,
-    Loss, OptimizerConfig, Phase, Pictures, Reconstruct, SizeRule, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, InitFrom, Input, Likelihood, Loss,
+    OptimizerConfig, Phase, Pictures, Reconstruct, Request, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -52,17 +53,18 @@ use super::networks::{Decoder, Encoder, NetworkConfig, Scale, joined, one_hot};
 use super::pixels::fingerprints;
 use super::probe::settings_of;
 use super::vae::training;
+use crate::one_pass::NoSettings;
 
 /// Which of the paper's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// q(y|x) alone, on the labelled pictures: what the others are compared with.
+    /// q(y|x) alone, on the labelled images: the baseline.
     #[serde(rename = "supervised")]
     Supervised,
     /// A classifier on codes of M1.
     #[serde(rename = "m1")]
     M1,
-    /// The semi-supervised model of pictures.
+    /// The semi-supervised model of images.
     #[serde(rename = "m2")]
     M2,
     /// The semi-supervised model of codes of M1.
@@ -76,7 +78,7 @@ pub enum Mode {
 pub enum ClassPrior {
     /// 1 / classes.
     Uniform,
-    /// Learned from what the labelled pictures are and the others are taken for.
+    /// Learned from the labels, and from the predictions for unlabelled images.
     Empirical,
 }
 
@@ -85,9 +87,9 @@ pub enum ClassPrior {
 pub struct Config {
     /// `m2`, `m1+m2`, `m1` or `supervised`.
     pub mode: Mode,
-    /// The run of `vae` that is M1 (`m1`, `m1+m2`).
+    /// Folder of the `vae` run that is M1 (`m1`, `m1+m2`).
     pub m1: String,
-    /// The networks of pictures and p(x|·): M2's own, or M1's, taken over from that run.
+    /// The networks and p(x|·): M2's own, or M1's, copied from that run.
     #[serde(flatten)]
     pub model: LatentConfig,
     /// Widths of the fully connected layers of q(y|·).
@@ -98,7 +100,7 @@ pub struct Config {
     pub top_hidden: Vec<usize>,
     /// α / N, the weight of the classifier's cross-entropy.
     pub alpha: f64,
-    /// `uniform` or `empirical`.
+    /// p(y): `uniform` or `empirical`.
     pub class_prior: ClassPrior,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
@@ -213,10 +215,10 @@ impl System for Ssvae {
         Ok(config)
     }
 
-    fn begins_with(config: &Config) -> Option<Beginning<'_>> {
+    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
         let has_m1 = matches!(config.mode, Mode::M1 | Mode::Stacked) && !config.m1.is_empty();
         has_m1
-            .then_some(Beginning { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
+            .then_some(InitFrom { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
@@ -248,31 +250,12 @@ impl System for Ssvae {
     }
 
     /// M1 stays as it came.
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let trains: &[&str] = match self.config.mode {
             Mode::Supervised | Mode::M1 => &["classifier"],
             Mode::M2 | Mode::Stacked => &["m2", "classifier"],
         };
-        vec![Phase::new("ssvae", trains, self.config.optimizer.clone())]
-    }
-
-    /// J^α / N, or the classifier's cross-entropy alone.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let (few, many) = batch.partly_labelled()?;
-        let v = self.observed(networks, few, "labelled", batch)?;
-        let classification = cross_entropy(networks.classifier.forward(v.clone()), batch.labels()?);
-        if matches!(self.config.mode, Mode::Supervised | Mode::M1) {
-            return Ok(Loss::new("classification", classification));
-        }
-        let (n, d, classes) = (batch.len(), self.latent(), self.classes());
-        let y = one_hot(batch.labels()?, classes);
-        let labelled = self.labelled_bound(networks.m2()?, v, y, batch.normal("labelled posterior", [n, d]));
-        let v = self.observed(networks, many, "unlabelled", batch)?;
-        // A picture's own draws lie side by side; class by class is how they are used.
-        let noise = batch.normal("unlabelled posterior", [n, classes * d]);
-        let noise = noise.reshape([n, classes, d]).swap_dims(0, 1).reshape([classes * n, d]);
-        let unlabelled = self.unlabelled_bound(networks.m2()?, &networks.classifier, v, noise);
-        Ok(self.objective(labelled, unlabelled, classification, [batch.share(0), batch.share(1)]))
+        vec![Phase::new("ssvae", trains, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -292,6 +275,25 @@ impl System for Ssvae {
 }
 
 impl Ssvae {
+    /// J^α / N, or the classifier's cross-entropy alone.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let (few, many) = batch.partly_labelled()?;
+        let v = self.observed(networks, few, "labelled", batch)?;
+        let classification = cross_entropy(networks.classifier.forward(v.clone()), batch.labels()?);
+        if matches!(self.config.mode, Mode::Supervised | Mode::M1) {
+            return Ok(Loss::new("classification", classification));
+        }
+        let (n, d, classes) = (batch.len(), self.latent(), self.classes());
+        let y = one_hot(batch.labels()?, classes);
+        let labelled = self.labelled_bound(networks.m2()?, v, y, batch.normal("labelled posterior", [n, d]));
+        let v = self.observed(networks, many, "unlabelled", batch)?;
+        // A picture's own draws lie side by side; class by class is how they are used.
+        let noise = batch.normal("unlabelled posterior", [n, classes * d]);
+        let noise = noise.reshape([n, classes, d]).swap_dims(0, 1).reshape([classes * n, d]);
+        let unlabelled = self.unlabelled_bound(networks.m2()?, &networks.classifier, v, noise);
+        Ok(self.objective(labelled, unlabelled, classification, [batch.share(0), batch.share(1)]))
+    }
+
     fn classes(&self) -> usize {
         self.pictures.classes.len()
     }
@@ -413,7 +415,7 @@ impl Ssvae {
     }
 
     /// The one-hot classes of a request, `[n, classes]`: the one asked for, else each as likely.
-    fn requested(&self, request: &GenerateRequest) -> Tensor<2> {
+    fn requested(&self, request: &Request) -> Tensor<2> {
         let classes = self.classes();
         one_hot(from_indices(&request.classes(classes), &request.device), classes)
     }
@@ -478,25 +480,9 @@ impl Ssvae {
     }
 }
 
-impl Classify<Networks> for Ssvae {
-    /// log q(y|x) but for a constant.
-    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        Ok(networks.classifier.forward(self.seen(networks, images)?))
-    }
-}
-
-impl Generate<Networks> for Ssvae {
-    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or any.
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &self.pictures.classes)?;
-        check_one_pass(Self::ID, request)?;
-        self.picture(networks, joined(prior_latents(request, self.latent())?, Some(self.requested(request))))
-    }
-}
-
-impl Encode<Networks> for Ssvae {
+impl Ssvae {
     /// The mean of q(z|x, y) and, behind it, the likeliest y one-hot.
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+    fn encoded(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
         let v = self.seen(networks, images)?;
         let n = v.dims()[0];
         let y = one_hot(networks.classifier.forward(v.clone()).argmax(1).reshape([n]), self.classes());
@@ -505,17 +491,43 @@ impl Encode<Networks> for Ssvae {
     }
 }
 
+impl Classify<Networks> for Ssvae {
+    /// log q(y|x) but for a constant.
+    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        Ok(networks.classifier.forward(self.seen(networks, images)?))
+    }
+}
+
+impl Generate<Networks> for Ssvae {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise]
+    }
+
+    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or any.
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        check_class(request.condition.class, &self.pictures.classes)?;
+        self.picture(networks, self.latents(networks, request)?)
+    }
+}
+
+impl Encode<Networks> for Ssvae {
+    /// The mean of q(z|x, y) and, behind it, the likeliest y one-hot.
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
+        request.sampler::<NoSettings>(Self::ID)?;
+        self.encoded(networks, images)
+    }
+}
+
 impl Reconstruct<Networks> for Ssvae {
     /// The mean of p(x|y, z) at what the picture is encoded to.
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        self.picture(networks, self.encode(networks, images)?)
+        self.picture(networks, self.encoded(networks, images)?)
     }
 }
 
 impl Decode<Networks> for Ssvae {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        let psi = request.sampler.truncation_psi.unwrap_or(1.0);
-        joined(request.normal("latent", [request.len(), self.latent()]) * psi, Some(self.requested(request)))
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        Ok(joined(prior_latents(request, self.latent(), Self::ID)?, Some(self.requested(request))))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -762,7 +774,7 @@ mod tests {
             let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-2));
             let mut losses = Vec::new();
             for _ in 0..150 {
-                let loss = ssvae.loss(&networks, phase.name, &batch()).unwrap();
+                let loss = ssvae.loss(&networks, &batch()).unwrap();
                 losses.push(loss.total.clone().into_scalar::<f32>());
                 let gradients = take_gradients(&networks, &mut loss.total.backward());
                 assert!(gradients.keys().all(|path| !path.starts_with("m1")));
@@ -786,16 +798,17 @@ mod tests {
             if !generates {
                 continue;
             }
-            let request = GenerateRequest::new(3..7, 0, &device());
-            let (made, latents) = (ssvae.generate(&networks, &request).unwrap(), ssvae.latents(&request));
+            let request = Request::new(3..7, 0, &device());
+            let (made, latents) =
+                (ssvae.generate(&networks, &request).unwrap(), ssvae.latents(&networks, &request).unwrap());
             assert_eq!((made.dims(), latents.dims()), ([4, 1, 8, 8], [4, ssvae.width()]));
             assert_eq!(to_values(made), to_values(ssvae.decode(&networks, latents.clone()).unwrap()));
             let [a, b] = [0, 1].map(|i| latents.clone().narrow(0, i, 1));
             close(&to_values(ssvae.between(a, b.clone(), 1.0)), &to_values(b), 1e-5);
-            let encoded = ssvae.encode(&networks, images()).unwrap();
+            let encoded = ssvae.encode(&networks, images(), &Request::new(0..1, 0, &device())).unwrap();
             let again = ssvae.decode(&networks, encoded).unwrap();
             assert_eq!(to_values(again), to_values(ssvae.reconstruct(&networks, images()).unwrap()));
-            let told = |class| ssvae.generate(&networks, &GenerateRequest { class: Some(class), ..request.clone() });
+            let told = |class| ssvae.generate(&networks, &request.clone().of_class(Some(class)));
             assert_ne!(to_values(told(0).unwrap()), to_values(told(3).unwrap()));
             assert!(told(4).err().unwrap().is_usage());
             // What is said of a picture does not depend on what stands beside it.

@@ -1,17 +1,17 @@
 //! Kingma & Welling, *Auto-Encoding Variational Bayes*, 2014.
 //!
-//! Objective (equations 7 and 10, appendix B): the evidence bound of a picture x,
+//! Objective (equations 7 and 10, appendix B): the evidence lower bound (ELBO) of an image x,
 //!
 //! L = E_q(z|x) log p_θ(x|z) − KL(q_φ(z|x) ‖ p(z)) ≤ log p_θ(x), with
 //! q_φ(z|x) = N(μ, diag σ²), p(z) = N(0, I), z = μ + σ ⊙ ε, ε ~ N(0, I), and
 //! KL = −½ Σⱼ (1 + log σⱼ² − μⱼ² − σⱼ²).
 //!
-//! Training minimises −E log p(x|z) + KL, with one draw of ε a picture (the paper's L = 1).
+//! Training minimises −E log p(x|z) + KL, with one sample of ε per image (the paper's L = 1).
 //!
 //! | paper | here |
 //! |---|---|
 //! | q_φ(z\|x): μ, log σ² | `encoder`: [`super::networks::Encoder::forward`] |
-//! | p_θ(x\|z) | `decoder`, read by [`super::pixels::PixelConfig::log_likelihood`]: a Bernoulli (appendix C.1) or a Gaussian (C.2) a pixel |
+//! | p_θ(x\|z) | `decoder`, read by [`super::pixels::PixelConfig::log_likelihood`]: a Bernoulli (appendix C.1) or a Gaussian (C.2) per pixel |
 //! | ε, z | [`LatentModel::draw`] |
 //! | −KL term | [`gaussian_kl`] |
 //! | log p(x) | [`LatentModel`]'s `nll`, by importance sampling |
@@ -36,7 +36,7 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// The weight of the KL term.
+    /// Warm-up and free bits of the KL term.
     #[serde(flatten)]
     pub kl: KlConfig,
     /// The optimiser.
@@ -96,12 +96,20 @@ impl System for Vae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("vae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("vae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl Vae {
     /// −E log p(x|z) + KL, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    pub(super) fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let x = self.config.model.pixels.of_batch(batch);
         let (mean, log_var) = networks.encoder.forward(x.clone());
         let z = self.model.draw(mean.clone(), log_var.clone(), 1, batch).z;
@@ -111,10 +119,6 @@ impl System for Vae {
         Ok(Loss::new("reconstruction", reconstruction)
             .plus("kl", weight, self.config.kl.divergence(mean, log_var))
             .report("negative_elbo", bound))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -191,7 +195,7 @@ mod tests {
         let mut vae: Vae = system(config, [1, 8, 8]);
         let networks = vae.networks(&mut Init::new(&device().autodiff(), 0));
         for (start, weight) in [(0, 0.0), (50, 0.5), (100, 1.0)] {
-            let loss = vae.loss(&networks, "vae", &batch([8, 1, 8, 8], start)).unwrap();
+            let loss = vae.loss(&networks, &batch([8, 1, 8, 8], start)).unwrap();
             let [reconstruction, kl, bound]: [f32; 3] = [0, 1, 2].map(|i| to_values(loss.terms[i].1.clone())[0]);
             let total: Tensor<1> = loss.total;
             close(&[total.into_scalar(), bound], &[reconstruction + weight * kl, reconstruction + kl], 1e-5);

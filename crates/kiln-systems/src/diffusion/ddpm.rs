@@ -31,10 +31,10 @@ use kiln_nn::Init;
 use kiln_nn::tensor::{from_indices, from_values, normal, to_values, uniform};
 use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_train::batch::drop_labels;
-use kiln_train::system::check_class;
+use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, ChainWatch, DataConfig, Decode, Encode, Generate, GenerateRequest, Likelihood, Looks, Loss,
-    OptimizerConfig, Phase, Pictures, Reconstruct, SamplerSettings, SizeRule, State, System, TrainConfig,
+    Abilities, Batch, ChainWatch, DataConfig, Decode, Encode, Generate, Input, Likelihood, Looks, Loss,
+    OptimizerConfig, Phase, Pictures, Reconstruct, Request, SizeRule, State, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ use super::parameterisation::Prediction;
 use super::sampler::ancestral::{Variance, ddim_invert};
 use super::sampler::grid::Spacing;
 use super::sampler::ode::{AtRatio, Flow, Predict, Tolerance};
-use super::sampler::settings::{Defaults, Method, Plan, ends};
+use super::sampler::settings::{Defaults, Method, Plan, SamplerSettings, ends};
 use super::sampler::{Denoised, Denoiser, MEMORY, finite, is_finite};
 use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, ScheduleOptions, Sde};
 use super::unet_sizes;
@@ -262,12 +262,50 @@ impl System for Ddpm {
         Networks { denoiser: self.config.unet.init(channels, outputs, self.classes.len(), init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("denoiser", &["denoiser"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("denoiser", &["denoiser"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities {
+            generate: Some(self),
+            reconstruct: Some(self),
+            encode: Some(self),
+            decode: Some(self),
+            likelihood: Some(self),
+            ..Abilities::default()
+        }
+    }
+
+    fn state(&self) -> State {
+        self.second_moment.iter().map(|s| ("second_moment".to_string(), s.state())).collect()
+    }
+
+    fn restore(&mut self, state: State) {
+        if let (Some(second_moment), Some(saved)) = (&mut self.second_moment, state.get("second_moment")) {
+            second_moment.restore(saved);
+        }
+    }
+}
+
+/// The levels of a batch.
+struct Drawn {
+    levels: Vec<Level>,
+    /// Their times, where they are times of the schedule.
+    times: Vec<usize>,
+    /// What each loss is multiplied by, to keep its mean what it is under uniform draws.
+    share: Vec<f64>,
+}
+
+/// The mean over each picture, `[n]`.
+fn mean_of_each(x: Tensor<4>) -> Tensor<1> {
+    let [n, c, h, w] = x.dims();
+    x.reshape([n, c * h * w]).mean_dim(1).reshape([n])
+}
+
+impl Ddpm {
     /// Algorithm 1, on the objective asked for.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let (x0, n, device) = (batch.images(), batch.len(), batch.device());
         let Drawn { levels, times, share } = self.draw(batch);
         let noise = batch.normal("noise", x0.dims());
@@ -324,44 +362,6 @@ impl System for Ddpm {
         Ok(loss)
     }
 
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities {
-            generate: Some(self),
-            reconstruct: Some(self),
-            encode: Some(self),
-            decode: Some(self),
-            likelihood: Some(self),
-            ..Abilities::default()
-        }
-    }
-
-    fn state(&self) -> State {
-        self.second_moment.iter().map(|s| ("second_moment".to_string(), s.state())).collect()
-    }
-
-    fn restore(&mut self, state: State) {
-        if let (Some(second_moment), Some(saved)) = (&mut self.second_moment, state.get("second_moment")) {
-            second_moment.restore(saved);
-        }
-    }
-}
-
-/// The levels of a batch.
-struct Drawn {
-    levels: Vec<Level>,
-    /// Their times, where they are times of the schedule.
-    times: Vec<usize>,
-    /// What each loss is multiplied by, to keep its mean what it is under uniform draws.
-    share: Vec<f64>,
-}
-
-/// The mean over each picture, `[n]`.
-fn mean_of_each(x: Tensor<4>) -> Tensor<1> {
-    let [n, c, h, w] = x.dims();
-    x.reshape([n, c * h * w]).mean_dim(1).reshape([n])
-}
-
-impl Ddpm {
     /// The levels a batch is trained at.
     fn draw(&self, batch: &Batch) -> Drawn {
         let n = batch.len();
@@ -486,11 +486,11 @@ impl Ddpm {
     }
 
     /// The chain's settings, checked.
-    fn steered<'a>(&self, request: &'a GenerateRequest, plan: &Plan) -> Result<Steered<'a>> {
-        let s = &request.sampler;
+    fn steered<'a>(&self, request: &'a Request, plan: &Plan) -> Result<Steered<'a>> {
+        let s: SamplerSettings = request.sampler(Self::ID)?;
         // A class may be the guides' alone.
         if request.guides.is_empty() || !self.classes.is_empty() {
-            check_class(request.class, &self.classes)?;
+            check_class(request.condition.class, &self.classes)?;
         }
         let free = ClassifierFree::new(s.guidance_scale, s.guidance_rescale, s.guidance_interval)?;
         // Guidance without a class is to one drawn for each sample; else there is none.
@@ -501,7 +501,7 @@ impl Ddpm {
                  --classifier",
             ));
         }
-        let conditional = !self.classes.is_empty() && (request.class.is_some() || free_given);
+        let conditional = !self.classes.is_empty() && (request.condition.class.is_some() || free_given);
         let classes = conditional.then(|| request.classes(self.classes.len()));
         let clean = request.guides.iter().any(|g| g.guide.looks_at() == Looks::Clean);
         if !clean && (s.backward_steps.is_some() || s.backward_rate.is_some()) {
@@ -531,7 +531,7 @@ impl Ddpm {
         let alone = steered.classes.is_some() || !request.guides.is_empty();
         if matches!(plan.method, Method::Ode(_)) && alone && shape[0] > 1 {
             let each = request.indices.clone().enumerate().map(|(i, index)| {
-                let part = GenerateRequest { indices: index..index + 1, ..request.clone() };
+                let part = Request { indices: index..index + 1, ..request.clone() };
                 self.chain(networks, xt.clone().narrow(0, i, 1), plan, &self.steered(&part, plan)?)
             });
             return Ok(Tensor::cat(each.collect::<Result<Vec<_>>>()?, 0));
@@ -556,7 +556,7 @@ impl Ddpm {
 
 /// What steers a chain.
 struct Steered<'a> {
-    request: &'a GenerateRequest,
+    request: &'a Request,
     /// The class of each picture, if it has one.
     classes: Option<Vec<u32>>,
     free: ClassifierFree,
@@ -567,18 +567,22 @@ struct Steered<'a> {
 }
 
 impl Generate<Networks> for Ddpm {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise, Input::Guides]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         // A guide's gradient keeps what a plain pass lets go of.
         if !request.guides.is_empty() && request.len() > (self.at_once / 8).max(1) {
             let half = request.len() / 2;
             let part = |from: usize, to: usize| {
                 let index = |i: usize| request.indices.start + i as u64;
                 let noise = request.noise.as_ref().map(|noise| noise.clone().narrow(0, from, to - from));
-                self.generate(networks, &GenerateRequest { indices: index(from)..index(to), noise, ..request.clone() })
+                self.generate(networks, &Request { indices: index(from)..index(to), noise, ..request.clone() })
             };
             return Ok(Tensor::cat(vec![part(0, half)?, part(half, request.len())?], 0));
         }
-        let plan = self.plan(&request.sampler)?;
+        let plan = self.plan(&request.sampler(Self::ID)?)?;
         let steered = self.steered(request, &plan)?;
         let [c, h, w] = self.shape;
         let shape = [request.len(), c, h, w];
@@ -601,15 +605,15 @@ impl Ddpm {
 /// Latents are x_T of deviation 1; DDIM with η = 0 decodes them, so that a walk between them is a walk between
 /// pictures (DDIM, §5.3).
 impl Decode<Networks> for Ddpm {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        request.normal("latent", [request.len(), self.shape.iter().product()])
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        Ok(request.normal("latent", [request.len(), self.shape.iter().product()]))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
         let [c, h, w] = self.shape;
         let n = latents.dims()[0];
         let plan = self.implicit()?;
-        let request = GenerateRequest::new(0..n as u64, 0, &latents.device());
+        let request = Request::new(0..n as u64, 0, &latents.device());
         let steered = self.steered(&request, &plan)?;
         self.chain(networks, latents.reshape([n, c, h, w]), &plan, &steered)
     }
@@ -617,12 +621,11 @@ impl Decode<Networks> for Ddpm {
 
 /// DDIM run backwards, which [`Decode`] takes back (DDIM, §5.4).
 impl Encode<Networks> for Ddpm {
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
         let [n, c, h, w] = images.dims();
         self.check_shape(&images)?;
         let plan = self.implicit()?;
-        let request = GenerateRequest::new(0..n as u64, 0, &images.device());
-        let steered = self.steered(&request, &plan)?;
+        let steered = self.steered(request, &plan)?;
         let ask: &Denoiser<'_> = &|xt, level| self.guided(networks, xt, level, &steered);
         let latents = ddim_invert(images, &plan.levels, ask)? / plan.deviation(self.config.sde);
         Ok(latents.reshape([n, c * h * w]))
@@ -632,7 +635,8 @@ impl Encode<Networks> for Ddpm {
 /// There and back along DDIM (table 2 of its paper).
 impl Reconstruct<Networks> for Ddpm {
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        self.decode(networks, self.encode(networks, images)?)
+        let request = Request::new(0..images.dims()[0] as u64, 0, &images.device());
+        self.decode(networks, self.encode(networks, images, &request)?)
     }
 }
 
@@ -672,7 +676,7 @@ impl Likelihood<Networks> for Ddpm {
         self.check_shape(&images)?;
         let within = uniform(key.purpose("dequantise"), 0..shape[0] as u64, shape, &device);
         let x = images + (within - 0.5) / 127.5;
-        let request = GenerateRequest::new(0..shape[0] as u64, 0, &device);
+        let request = Request::new(0..shape[0] as u64, 0, &device);
         let [last, first] = ends(&self.schedule);
         let plan = Plan { method: Method::Ode(Tolerance::default()), levels: vec![last, first] };
         let steered = self.steered(&request, &plan)?;
@@ -686,7 +690,7 @@ impl Likelihood<Networks> for Ddpm {
     }
 
     /// However many terms are drawn, their mean is the bound.
-    fn name(&self, _samples: usize) -> String {
+    fn nll_name(&self, _samples: usize) -> String {
         "nll_bound".into()
     }
 }
@@ -727,7 +731,7 @@ mod tests {
         });
         let sampler = SamplerSettings { guidance_scale: Some(3.0), ..SamplerSettings::default() };
         for (sampler, class) in [(SamplerSettings::default(), None), (sampler.clone(), None), (sampler, Some(1))] {
-            let request = GenerateRequest { sampler, class, ..GenerateRequest::new(3..8, 7, &device) };
+            let request = Request { sampler: sampler.table(), ..Request::new(3..8, 7, &device).of_class(class) };
             system.at_once = 64;
             let whole = to_values(system.generate(&networks, &request).unwrap());
             system.at_once = 2;
@@ -735,26 +739,6 @@ mod tests {
             assert!(whole.iter().zip(&split).all(|(a, b)| (a - b).abs() < 1e-3), "class {class:?}");
             assert!(whole.iter().any(|v| v.abs() < 0.9));
         }
-    }
-
-    #[test]
-    fn recipes_hold_known_settings() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/ddpm");
-        let mut count = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let changes: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
-            let place = path.display().to_string();
-            let mut table = kiln_train::recipe::defaults::<Ddpm>().unwrap();
-            kiln_train::recipe::merge(&mut table, &changes, &place).unwrap();
-            let recipe = kiln_train::recipe::typed::<Ddpm>(table, &place).unwrap();
-            let [height, width] = recipe.data.size.or([28; 2]);
-            let shape = [recipe.data.channels.max(1), height, width];
-            let pictures = Pictures::new(shape, vec!["a".into(); 10]);
-            Ddpm::new(recipe.model, &pictures).unwrap();
-            count += 1;
-        }
-        assert!(count >= 6);
     }
 
     /// 256 pictures of 64×64 with attention over 32×32 would take more than a few gigabytes at once.

@@ -4,7 +4,7 @@
 
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
-use kiln_train::{GenerateRequest, Guide, Guided, Looks};
+use kiln_train::{Guide, Guided, Looks, Request};
 
 use super::schedule::{LEAST_SIGNAL, Level};
 
@@ -98,7 +98,7 @@ pub fn steer(
     predict: &dyn Fn(Tensor<4>) -> Result<Tensor<4>>,
     xt: Tensor<4>,
     level: Level,
-    request: &GenerateRequest,
+    request: &Request,
     backward: Backward,
 ) -> Result<Tensor<4>> {
     let guides = &request.guides;
@@ -170,7 +170,7 @@ impl Guide for ColourHistogram {
     }
 
     /// Less the squared distance of the histograms.
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &Request) -> Result<Tensor<1>> {
         let n = x.dims()[0];
         let apart = histogram(x.clamp(-1.0, 1.0)) - self.goal.clone();
         Ok(-apart.square().sum_dim(1).reshape([n]))
@@ -208,7 +208,7 @@ impl Guide for Edges {
     }
 
     /// Less the mean squared distance of the maps.
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &Request) -> Result<Tensor<1>> {
         let [n, _, h, w] = x.dims();
         let apart = (edges(x) - self.goal.clone()).square();
         Ok(-apart.reshape([n, (h - 2) * (w - 2)]).mean_dim(1).reshape([n]))

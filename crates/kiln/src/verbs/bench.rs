@@ -1,4 +1,4 @@
-//! `kiln bench`: how long the field's usual work takes on this machine. `benches/peers/` runs the same work
+//! `kiln bench`: times typical training and inference work on this machine. `benches/peers/` runs the same work
 //! in PyTorch and prints ratios.
 
 use std::time::Instant;
@@ -14,10 +14,7 @@ use kiln_nn::loss::{binary_cross_entropy_to, gaussian_kl, mse};
 use kiln_nn::resample::upsample_nearest;
 use kiln_nn::tensor::{from_values, normal};
 use kiln_nn::time::sinusoidal;
-use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, ConvTranspose2dConfig, GroupNorm, Init, Linear, LinearConfig, add_activate,
-    concat,
-};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Linear, LinearConfig, add_activate, concat};
 use kiln_systems::adversarial::dcgan;
 use kiln_systems::autoencoder::autoregressive::{Autoregression, Autoregressive, LevelConfig, Levels};
 use kiln_systems::autoencoder::bound::reparameterise;
@@ -25,7 +22,7 @@ use kiln_systems::autoencoder::networks::{Network, NetworkConfig};
 use kiln_systems::autoencoder::pixels::{Binarize, PixelConfig};
 use kiln_systems::autoencoder::{latent, pixelcnn, pixelrnn};
 use kiln_train::optim::Optimizer;
-use kiln_train::{GenerateRequest, OptimizerConfig, device, ema, memory, params};
+use kiln_train::{OptimizerConfig, Request, device, ema, memory, params};
 use serde_json::json;
 
 use crate::output::Output;
@@ -33,18 +30,18 @@ use crate::{Common, hardware};
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// What to time; if nothing is named all but naive sampling, which takes minutes
+    /// Benchmarks to run; by default all but naive sampling, which takes minutes
     work: Vec<Work>,
-    /// Pictures at a time, instead of the work's own number
+    /// Batch size, instead of the benchmark's own
     #[arg(long)]
     batch: Option<usize>,
-    /// Side of the pictures, instead of the work's own
+    /// Image side in pixels, instead of the benchmark's own
     #[arg(long)]
     size: Option<usize>,
-    /// Channels, instead of the work's own
+    /// Channels, instead of the benchmark's own
     #[arg(long)]
     channels: Option<usize>,
-    /// Timed runs, after three that warm up; the median counts
+    /// Timed runs after three warm-up runs; the median is reported
     #[arg(long, default_value_t = 9)]
     runs: usize,
 }
@@ -64,21 +61,21 @@ enum Work {
     UnetForward,
     /// DCGAN's step, discriminator and generator, at 64×64 RGB, batch 64
     Dcgan,
-    /// AdamW and weight average of 30 million parameters
+    /// AdamW and EMA of 30 million parameters
     Adamw,
-    /// A training step (Adam) of a VAE of bits: two layers of 500 units each way, 50 latents, batch 100
+    /// A training step (Adam) of a VAE of binary pixels: two layers of 500 units each way, 50 latents, batch 100
     Vae,
-    /// 1,000 pictures of it
+    /// 1,000 samples of it
     VaeSample,
-    /// A training step (Adam) of a gated PixelCNN on bits: 7 layers of 24 maps at 28×28, batch 16
+    /// A training step (Adam) of a gated PixelCNN on binary pixels: 7 layers of 24 channels at 28×28, batch 16
     Pixelcnn,
     /// The same of a Diagonal BiLSTM: 2 layers of 24 states
     Pixelrnn,
-    /// 16 pictures of the PixelCNN, pixel by pixel with what is known of the others
+    /// 16 samples of the PixelCNN, pixel by pixel, reusing earlier computations
     PixelcnnSample,
-    /// The same by a whole pass for each pixel
+    /// The same with a full pass for each pixel
     PixelcnnSampleNaive,
-    /// 16 pictures of the Diagonal BiLSTM, pixel by pixel
+    /// 16 samples of the Diagonal BiLSTM, pixel by pixel
     PixelrnnSample,
 }
 
@@ -152,7 +149,8 @@ impl Work {
             }
             Self::ConvTranspose => {
                 let (n, c, side) = (or(args.batch, 64), or(args.channels, 128), or(args.size, 14));
-                let conv = ConvTranspose2dConfig::new(c, c / 2, 4).stride(2).padding(1).init(&mut init);
+                let conv = Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(c, c / 2, 4) };
+                let conv = conv.init_transposed(&mut init);
                 let x = draw("x", [n, c, side, side], device).autodiff().require_grad();
                 median(args.runs, || drop(conv.forward(x.clone()).sum().backward()))
             }
@@ -272,7 +270,7 @@ impl Work {
             });
         }
         let (model, net) = (Autoregression::unconditional("bench", BITS, [1, side, side]), net.valid());
-        let request = GenerateRequest::new(0..n as u64, 0, device);
+        let request = Request::new(0..n as u64, 0, device);
         median(args.runs, || match self {
             Self::PixelcnnSampleNaive => finish(model.generate_naively(&net, &request)),
             _ => finish(model.generate_by_pixels(&net, &request)),
@@ -376,7 +374,7 @@ impl UNet {
                 skips.push(c);
             }
             if level + 1 < LEVELS.len() {
-                halve.push(Conv2dConfig::same3(c, c).stride(2).init(init));
+                halve.push(Conv2dConfig { stride: 2, ..Conv2dConfig::same3(c, c) }.init(init));
             }
         }
         let middle =

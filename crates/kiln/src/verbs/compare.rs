@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
@@ -13,20 +13,20 @@ use kiln_measure::Measure;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::checkpoint::write_atomically;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::progress::minutes;
-use kiln_train::{Ability, GenerateRequest, Model, Run};
+use kiln_train::{Ability, Model, Request, Run};
 use serde_json::{Value, json};
 use toml::Table;
 
+use crate::feature_cache::argmax;
 use crate::output::Output;
 use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
-use crate::seen::argmax;
 use crate::verbs::evaluate::{self, EvaluateArgs, measure};
-use crate::verbs::open;
 use crate::verbs::sample::generate;
+use crate::verbs::{open, translate};
 use crate::{Common, hardware};
 
 /// Pictures in a row of inputs above outputs.
@@ -34,32 +34,31 @@ const ACROSS: usize = 8;
 
 #[derive(Args)]
 pub struct CompareArgs {
-    /// The run folders
+    /// Run folders
     runs: Vec<PathBuf>,
-    /// The page
+    /// HTML page to write
     #[arg(long, default_value = "compare.html")]
     out: PathBuf,
-    /// Also as Markdown, with its pictures in a folder beside it
+    /// Write Markdown too, with its images in a folder beside it
     #[arg(long)]
     markdown: Option<PathBuf>,
-    /// As of `kiln evaluate`; by default what the runs' abilities suggest (a costly likelihood is not
-    /// among it); `none` measures nothing
+    /// Metrics of `kiln evaluate`; by default those that fit the runs' abilities, without costly likelihoods; `none`
+    /// measures nothing
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
-    /// classifier:SET — the feature net; by default a classifier of each run's own set
+    /// Feature network, such as classifier:SET; by default a classifier of each run's own set
     #[arg(long)]
     features: Option<String>,
-    /// Pictures to generate for a measure, or at most to read
+    /// Images to generate or, at most, to read for each metric
     #[arg(short, default_value_t = 1000)]
     n: usize,
-    /// Keys the samples, the same for every run
+    /// Seed of the samples, the same for every run
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Part of the data to measure with; by default train for measures of generated pictures as a
-    /// whole, test for all others
+    /// Part of the data: train, test or all; by default train for metrics of generated images, test for all others
     #[arg(long)]
     split: Option<Split>,
-    /// Samples shown of each run
+    /// Samples shown per run
     #[arg(long, default_value_t = 36)]
     samples: usize,
 }
@@ -140,7 +139,7 @@ fn check(args: &CompareArgs) -> Result<()> {
 fn subjects(args: &CompareArgs, common: &Common) -> Result<Vec<Subject>> {
     let names = short_names(&args.runs);
     let open = |(root, name): (&PathBuf, String)| {
-        let (model, _) = open(root, Weights::Average, &common.device)?;
+        let (model, _) = open(root, WeightSet::Ema, &common.device)?;
         let mut recipe = BTreeMap::new();
         flatten(&Run::open(root)?.recipe()?, "", &mut recipe);
         // A run that has not reached its end has no report yet.
@@ -252,17 +251,10 @@ impl Subject {
             if !common.quiet {
                 eprintln!("measuring {}: {}", self.name, part.join(", "));
             }
-            self.measures.extend(measure(&evaluation(command)?, common)?);
+            self.measures.extend(measure(&EvaluateArgs::parse(command)?, common)?);
         }
         Ok(())
     }
-}
-
-/// The arguments of `kiln evaluate` from its command line: what is measured is what the page says.
-fn evaluation(command: Vec<String>) -> Result<EvaluateArgs> {
-    let parser = EvaluateArgs::augment_args(Command::new("evaluate").no_binary_name(true));
-    let parsed = parser.try_get_matches_from(command).and_then(|m: ArgMatches| EvaluateArgs::from_arg_matches(&m));
-    parsed.map_err(Error::usage)
 }
 
 /// A word as a shell takes it.
@@ -324,7 +316,7 @@ fn pictures_section(
         let model = &*subject.model;
         if subject.can(Ability::Generate) {
             let mut made = Vec::new();
-            let request = GenerateRequest::new(0..args.samples as u64, args.seed, device);
+            let request = Request::new(0..args.samples as u64, args.seed, device);
             generate(model, args.samples, &request, common.quiet, &mut |_, images| {
                 made.extend(pictures(images));
                 Ok(())
@@ -346,7 +338,7 @@ fn pictures_section(
         };
         if subject.can(Ability::Translate) {
             for (direction, spec) in model.directions()?.into_iter().zip(&sets) {
-                above(spec, &format!("translation {direction}"), &|x| model.translate(x, direction))?;
+                above(spec, &format!("translation {direction}"), &|x| translate(model, x, direction))?;
             }
         }
         if subject.can(Ability::Reconstruct) {

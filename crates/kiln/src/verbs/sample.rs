@@ -14,52 +14,52 @@ use kiln_nn::tensor::from_values;
 use kiln_systems::diffusion::guidance::{ColourHistogram, Edges};
 use kiln_systems::diffusion::noisy_classifier::ClassifierGuide;
 use kiln_systems::segmenter::SegmenterGuide;
-use kiln_train::model::{Info, Weights};
+use kiln_train::model::{Info, WeightSet};
 use kiln_train::preview::pictures;
-use kiln_train::system::check_class;
-use kiln_train::{
-    Ability, ChainWatch, Context, GenerateRequest, Guide, Guided, Looks, Model, Progress, SamplerSettings, checkpoint,
-};
+use kiln_train::request::check_class;
+use kiln_train::{Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Request, checkpoint};
+use serde::Serialize;
 use serde_json::json;
+use toml::Table;
 
 use crate::Common;
 use crate::output::Output;
 use crate::verbs::pictures::one_picture;
-use crate::verbs::{need, open};
+use crate::verbs::{need, open, weight_set};
 
-/// Pictures made at a time; the pictures do not depend on it.
+/// Images generated at a time; the images do not depend on it.
 pub const CHUNK: u64 = 100;
 
 #[derive(Args)]
 pub struct SampleArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// How many
+    /// Number of images
     #[arg(short)]
     n: usize,
-    /// Keys all randomness: the same seed gives the same pictures
+    /// Seed; the same seed gives the same images at any batch size
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for 00000.png …, and grid.png
+    /// Folder to write: 00000.png … and grid.png
     #[arg(long)]
     out: PathBuf,
-    /// Only this class
+    /// Sample this class only, by number from 0
     #[arg(long)]
     class: Option<u32>,
-    /// Initial noise: safetensors with a tensor `noise` `[n, c, h, w]`
+    /// Start from this noise: a safetensors file with a tensor `noise` `[n, c, h, w]`
     #[arg(long)]
     noise: Option<PathBuf>,
-    /// What a network with a context looks at: safetensors with a tensor `encoder_hidden_states`
-    /// `[n or 1, tokens, features]`, and perhaps `negative_encoder_hidden_states` to guide away from
+    /// Text embeddings for a conditional network: a safetensors file with a tensor `encoder_hidden_states`
+    /// `[n or 1, tokens, features]` and optionally `negative_encoder_hidden_states` to guide away from
     #[arg(long)]
     context: Option<PathBuf>,
-    /// Use the live weights instead of their average
-    #[arg(long)]
-    raw: bool,
-    /// While sampling, show the pictures expected so far in preview.png
+    /// Weights to use: ema (the moving average, if the run keeps one) or live
+    #[arg(long, value_parser = weight_set, default_value = "ema")]
+    weights: WeightSet,
+    /// While sampling, write the current predictions of the images to preview.png
     #[arg(long)]
     preview: bool,
-    /// Draw the pictures expected along the chain, into trajectory.png
+    /// Write the predictions along the denoising steps to trajectory.png
     #[arg(long)]
     trajectory: bool,
     #[command(flatten)]
@@ -67,45 +67,45 @@ pub struct SampleArgs {
 }
 
 /// Settings of the sampler; each system has its own defaults.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Default, Serialize)]
 pub struct SamplerArgs {
-    /// ddpm, ddim, euler, euler-ancestral, heun, dpm++, dpm++-sde, unipc, pc or ode
+    /// Sampler: ddpm, ddim, euler, euler-ancestral, heun, dpm++, dpm++-sde, unipc, pc or ode
     #[arg(long, help_heading = SAMPLER)]
     pub sampler: Option<String>,
-    /// Denoising steps
+    /// Number of denoising steps
     #[arg(long, help_heading = SAMPLER)]
     pub steps: Option<usize>,
-    /// Which times they visit: leading, trailing, linspace or quadratic
+    /// Spacing of the timesteps: leading, trailing, linspace or quadratic
     #[arg(long, help_heading = SAMPLER)]
     pub timestep_spacing: Option<String>,
-    /// DDIM's η: 0 deterministic, 1 as random as DDPM
+    /// η of ddim: 0 is deterministic, 1 adds as much noise as ddpm
     #[arg(long, help_heading = SAMPLER)]
     pub eta: Option<f64>,
-    /// Variance of DDPM's steps: small (β̃) or large (β)
+    /// Variance of ddpm's steps: small (β̃) or large (β)
     #[arg(long, help_heading = SAMPLER)]
     pub variance: Option<String>,
-    /// Noise levels of a solver: schedule, karras or exponential
+    /// Spacing of a solver's noise levels: schedule, karras or exponential
     #[arg(long, help_heading = SAMPLER)]
     pub sigmas: Option<String>,
-    /// The most noise σ/α that karras and exponential begin at, such as 80
+    /// Largest noise level σ/α of karras and exponential, such as 80
     #[arg(long, help_heading = SAMPLER)]
     pub sigma_max: Option<f64>,
-    /// Where a solver ends: zero or sigma_min
+    /// Last noise level of a solver: zero or sigma_min
     #[arg(long, help_heading = SAMPLER)]
     pub final_sigma: Option<String>,
     /// Order of dpm++ and unipc: 1 to 3
     #[arg(long, help_heading = SAMPLER)]
     pub order: Option<usize>,
-    /// midpoint or heun of dpm++, bh1 or bh2 of unipc
+    /// Variant of the solver: midpoint or heun for dpm++, bh1 or bh2 for unipc
     #[arg(long, help_heading = SAMPLER)]
     pub solver_type: Option<String>,
     /// Predictor of pc: reverse-diffusion, ancestral or none
     #[arg(long, help_heading = SAMPLER)]
     pub predictor: Option<String>,
-    /// Langevin steps of pc at each level
+    /// Langevin corrector steps of pc at each noise level
     #[arg(long, help_heading = SAMPLER)]
     pub corrector_steps: Option<usize>,
-    /// Their signal-to-noise ratio
+    /// Signal-to-noise ratio of the corrector steps
     #[arg(long, help_heading = SAMPLER)]
     pub snr: Option<f64>,
     /// Relative tolerance of ode
@@ -114,44 +114,50 @@ pub struct SamplerArgs {
     /// Absolute tolerance of ode
     #[arg(long, help_heading = SAMPLER)]
     pub atol: Option<f64>,
-    /// Classifier-free guidance scale (1 is unguided); without --class, to a class drawn for each picture
+    /// Classifier-free guidance scale; 1 is unguided. Without --class, a class is drawn for each image
     #[arg(long, help_heading = GUIDANCE)]
     pub guidance_scale: Option<f64>,
-    /// How far a guided prediction is brought back to the unguided one's deviation: 0 to 1
+    /// Rescale guided predictions towards the standard deviation of unguided ones: 0 (off) to 1
     #[arg(long, help_heading = GUIDANCE)]
     pub guidance_rescale: Option<f64>,
-    /// Noise levels σ/α between which to guide, such as 0.2,5
+    /// Guide only between these noise levels σ/α, such as 0.2,5
     #[arg(long, value_parser = interval, help_heading = GUIDANCE)]
     pub guidance_interval: Option<[f64; 2]>,
-    /// A run that classifies: one of noisy-classifier guides the noisy picture, any other the predicted one
+    /// Guide by the classifier of this run: a noisy-classifier on the noisy image, any other on the predicted one
     #[arg(long, help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub classifier: Option<PathBuf>,
-    /// Show it something else than it knows: noisy (the picture of the chain) or clean (the predicted one)
+    /// Override what the classifier sees: noisy (the current image) or clean (the predicted one)
     #[arg(long, requires = "classifier", value_parser = looks, help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub classifier_looks_at: Option<Looks>,
-    /// How strongly
+    /// Strength of the classifier's guidance
     #[arg(long, default_value_t = 1.0, requires = "classifier", help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub classifier_scale: f64,
-    /// A picture to come near to: colours:FILE by its histogram, edges:FILE by its outlines; or mask:FILE, bright where a
-    /// --segmenter is to see the class
+    /// Guide by an image: colours:FILE (its colour histogram), edges:FILE (its outlines), or with --segmenter mask:FILE
+    /// (bright where the class should be)
     #[arg(long, help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub guide: Option<String>,
-    /// A run that segments, for --guide mask:FILE
+    /// Run of a segmenter, for --guide mask:FILE
     #[arg(long, requires = "guide", help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub segmenter: Option<PathBuf>,
-    /// How strongly
+    /// Strength of --guide
     #[arg(long, default_value_t = 1.0, requires = "guide", help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub guide_scale: f64,
-    /// Steps uphill on the predicted picture itself, for a guide that looks at it
+    /// Gradient steps on the predicted image, for guides that look at it
     #[arg(long, help_heading = GUIDANCE)]
     pub backward_steps: Option<usize>,
-    /// The size of each
+    /// Size of each gradient step
     #[arg(long, requires = "backward_steps", help_heading = GUIDANCE)]
     pub backward_rate: Option<f64>,
-    /// How often each step of ddpm and ddim is undone and taken again
+    /// Undo and repeat each step of ddpm and ddim this many times
     #[arg(long, help_heading = GUIDANCE)]
     pub recurrence: Option<usize>,
-    /// Truncation ψ of the latent
+    /// Multiply the latent by ψ: below 1 gives more typical, less varied images
     #[arg(long, help_heading = SAMPLER)]
     pub truncation_psi: Option<f64>,
 }
@@ -177,32 +183,9 @@ const SAMPLER: &str = "Sampler";
 const GUIDANCE: &str = "Guidance";
 
 impl SamplerArgs {
-    /// As the systems take them.
-    pub fn settings(&self) -> SamplerSettings {
-        SamplerSettings {
-            sampler: self.sampler.clone(),
-            steps: self.steps,
-            timestep_spacing: self.timestep_spacing.clone(),
-            eta: self.eta,
-            variance: self.variance.clone(),
-            sigmas: self.sigmas.clone(),
-            sigma_max: self.sigma_max,
-            final_sigma: self.final_sigma.clone(),
-            order: self.order,
-            solver_type: self.solver_type.clone(),
-            predictor: self.predictor.clone(),
-            corrector_steps: self.corrector_steps,
-            snr: self.snr,
-            rtol: self.rtol,
-            atol: self.atol,
-            guidance_scale: self.guidance_scale,
-            guidance_rescale: self.guidance_rescale,
-            guidance_interval: self.guidance_interval,
-            backward_steps: self.backward_steps,
-            backward_rate: self.backward_rate,
-            recurrence: self.recurrence,
-            truncation_psi: self.truncation_psi,
-        }
+    /// The settings that are given, as a request carries them: each system reads its own, and refuses the others.
+    pub fn table(&self) -> Result<Table> {
+        Table::try_from(self).context(|| "sampler settings")
     }
 
     /// What else steers the pictures of a run.
@@ -212,7 +195,7 @@ impl SamplerArgs {
     pub fn guides(&self, info: &Info, class: Option<u32>, common: &Common) -> Result<Vec<Guided>> {
         let mut guides: Vec<Guided> = Vec::new();
         if let Some(run) = &self.classifier {
-            let (model, _) = open(run, Weights::Average, &common.device)?;
+            let (model, _) = open(run, WeightSet::Ema, &common.device)?;
             need(&*model, Ability::Classify)?;
             let guide = ClassifierGuide::new(model, info.pictures.shape, self.classifier_looks_at)?;
             check_class(class, guide.classes())?;
@@ -240,7 +223,7 @@ impl SamplerArgs {
                 ("colours", None) => Rc::new(ColourHistogram::of(picture)),
                 ("edges", None) => Rc::new(Edges::of(picture)),
                 ("mask", Some(run)) => {
-                    let (model, _) = open(run, Weights::Average, &common.device)?;
+                    let (model, _) = open(run, WeightSet::Ema, &common.device)?;
                     need(&*model, Ability::Segment)?;
                     let guide = SegmenterGuide::new(model, picture)?;
                     check_class(class, guide.classes())?;
@@ -267,7 +250,7 @@ impl SamplerArgs {
 pub fn generate(
     model: &dyn Model,
     n: usize,
-    request: &GenerateRequest,
+    request: &Request,
     quiet: bool,
     each: &mut dyn FnMut(u64, Tensor<4>) -> Result<()>,
 ) -> Result<()> {
@@ -275,9 +258,7 @@ pub fn generate(
     let progress = (!quiet).then(|| Rc::new(RefCell::new(Progress::new("sampling", "pictures", 0, n))));
     for start in (0..n).step_by(CHUNK as usize) {
         let end = (start + CHUNK).min(n);
-        let noise = request.noise.as_ref().map(|t| t.clone().narrow(0, start as usize, (end - start) as usize));
-        let context = request.context.as_ref().map(|c| c.narrow(start as usize, (end - start) as usize));
-        let mut part = GenerateRequest { indices: start..end, noise, context, ..request.clone() };
+        let mut part = request.narrow(start as usize, (end - start) as usize);
         if let Some(progress) = progress.clone() {
             // A chain of many steps tells how far its pictures are.
             let (inner, many) = (request.watch.clone(), end - start);
@@ -303,8 +284,7 @@ pub fn generate(
 }
 
 pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
-    let weights = if args.raw { Weights::Raw } else { Weights::Average };
-    let (model, device) = open(&args.run, weights, &common.device)?;
+    let (model, device) = open(&args.run, args.weights, &common.device)?;
     need(&*model, Ability::Generate)?;
     if args.n == 0 {
         return Err(Error::usage("-n 0: nothing to do; give at least 1"));
@@ -314,15 +294,15 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
             "--trajectory: --sampler ode takes each picture its own way; draw the chain of another",
         ));
     }
-    let mut request = GenerateRequest::new(0..args.n as u64, args.seed, &device);
-    request.class = args.class;
-    request.sampler = args.sampler.settings();
+    let mut request = Request::new(0..args.n as u64, args.seed, &device);
+    request.condition.class = args.class;
+    request.sampler = args.sampler.table()?;
     request.guides = args.sampler.guides(model.info(), args.class, common)?;
     if let Some(path) = &args.noise {
         request.noise = Some(read_noise(path, args.n, &device)?);
     }
     if let Some(path) = &args.context {
-        request.context = Some(read_context(path, args.n, &device)?);
+        request.condition.context = Some(read_context(path, args.n, &device)?);
     }
     let seen = Rc::new(RefCell::new(Vec::new()));
     let preview = args.preview.then(|| Preview::new(&args.out));
@@ -411,32 +391,23 @@ fn trajectory(seen: &[Vec<Picture>]) -> Result<Picture> {
 
 /// After training: samples on seed 0 into the run folder.
 pub fn into_folder(root: &Path, n: usize, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(root, Weights::Average, &common.device)?;
+    let (model, device) = open(root, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Generate)?;
-    let request = GenerateRequest::new(0..n as u64, 0, &device);
+    let request = Request::new(0..n as u64, 0, &device);
     write(&*model, &request, n, &root.join("samples"), common, out)
 }
 
-fn write(
-    model: &dyn Model,
-    request: &GenerateRequest,
-    n: usize,
-    folder: &Path,
-    common: &Common,
-    out: &Output,
-) -> Result<()> {
+fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: &Common, out: &Output) -> Result<()> {
     let info = model.info();
-    if request.class.is_some() && info.pictures.classes.is_empty() && request.guides.is_empty() {
-        check_class(request.class, &[])?;
-    }
+    if request.condition.class.is_some() && info.pictures.classes.is_empty() && request.guides.is_empty() {}
     let mut all: Vec<Picture> = Vec::new();
     generate(model, n, request, common.quiet, &mut |start, images| {
         // Only after the first pictures exist: a refused request leaves no empty folder.
         std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
-            let flags = request.sampler.given().into_iter().map(|(flag, value)| format!("{flag} {value}"));
-            let class = request.class.map(|class| format!("--class {class}"));
+            let flags = request.sampler_flags().into_iter();
+            let class = request.condition.class.map(|class| format!("--class {class}"));
             let guides = request.guides.iter().map(|g| g.name.clone());
             let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
             let text = [

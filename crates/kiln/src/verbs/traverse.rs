@@ -1,8 +1,8 @@
-//! `kiln edit --traverse`: what does each number of a latent do to the picture?
+//! `kiln edit --traverse`: shows the effect of each latent on the image.
 //!
-//! One row a latent: it takes values from −range to range, the others keep those of the start (Higgins 2017, §4). Where a run can
-//! encode, rows come in the order of what latents say: the variance of a latent's mean over pictures (Burda 2016, §5.2), which is
-//! near 0 where the prior is all it holds.
+//! One row per latent: it varies from −range to range, the others keep the values of the start (Higgins 2017, §4). If the run can
+//! encode, rows are sorted by the variance of a latent's mean over images (Burda 2016, §5.2), which is near 0 for latents that
+//! carry no information.
 
 use std::path::Path;
 
@@ -12,26 +12,26 @@ use kiln_core::{Error, Result};
 use kiln_data::{Prepared, Split, contact_sheet};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, GenerateRequest, Model};
+use kiln_train::{Ability, Model, Request};
 use serde_json::json;
 
 use crate::output::Output;
 use crate::verbs::evaluate::{chunks_of, part, prepared};
-use crate::verbs::need;
+use crate::verbs::{encode, need};
 
 /// Pictures whose codes say how much each latent varies.
 const SEEN: usize = 500;
 
 #[derive(Args)]
 pub struct TraverseArgs {
-    /// A row for each latent, which takes values from −range to range there; the start is a sample of --start (0 by
-    /// default), or a picture of --from
+    /// Draw one row per latent, which varies from −range to range; starts from a sample of --start (0 by default) or an
+    /// image of --from
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
     pub traverse: bool,
-    /// The largest value of a latent
+    /// Largest value of a latent
     #[arg(long, requires = "traverse", default_value_t = 3.0)]
     range: f64,
-    /// Rows, of the latents that say most; 0 for all
+    /// Number of rows, most informative latents first; 0 for all
     #[arg(long, requires = "traverse", default_value_t = 0)]
     rows: usize,
 }
@@ -83,7 +83,7 @@ pub fn traverse(
 pub fn starts((indices, from, seed): (&[u64], Option<&Path>, u64), model: &dyn Model) -> Result<Vec<Tensor<2>>> {
     let indices = if indices.is_empty() { &[0] } else { indices };
     let Some(from) = from else {
-        let latent = |&i: &u64| model.latents(&GenerateRequest::new(i..i + 1, seed, &model.info().device));
+        let latent = |&i: &u64| model.latents(&Request::new(i..i + 1, seed, &model.info().device));
         return indices.iter().map(latent).collect();
     };
     need(model, Ability::Encode)?;
@@ -98,7 +98,7 @@ fn encoded(model: &dyn Model, set: &Prepared, index: u64) -> Result<Tensor<2>> {
     let at =
         at.ok_or_else(|| Error::usage(format!("--start {index}: {} has {} pictures", set.set().name(), set.len())))?;
     let [c, h, w] = set.shape();
-    model.encode(from_values(set.get(at)?.values, [1, c, h, w], &model.info().device))
+    encode(model, from_values(set.get(at)?.values, [1, c, h, w], &model.info().device))
 }
 
 /// The variance of each latent's code over pictures of the run's own data.
@@ -107,7 +107,7 @@ fn activity(model: &dyn Model) -> Result<Vec<f64>> {
     let set = prepared(model, &info.data.set, Split::Train)?;
     let (mut table, mut width) = (Vec::new(), 0);
     let n = chunks_of(&set, SEEN, &info.device, |images, _, _| {
-        let codes = model.encode(images)?;
+        let codes = encode(model, images)?;
         width = codes.dims()[1];
         table.extend(to_values(codes));
         Ok(())

@@ -10,7 +10,7 @@
 //! | `unet/config.json` | [`UNetConfig`], `model.unet` |
 //! | `scheduler/scheduler_config.json` | [`SchedulerConfig`], `model.scheduler` |
 //! | `UNet2DModel`, `UNet2DConditionModel` | [`UNet2d`] |
-//! | `encoder_hidden_states` | [`GenerateRequest::context`] |
+//! | `encoder_hidden_states` | [`Request::context`] |
 //!
 //! `kiln import DIR --out RUN`, then `kiln sample RUN -n 16`; `kiln resume RUN` trains it further.
 
@@ -30,10 +30,10 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::mse;
 use kiln_nn::tensor::{from_indices, from_values, normal};
-use kiln_train::system::check_class;
+use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, ChainWatch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase,
-    Pictures, SamplerSettings, SizeRule, System, TrainConfig,
+    Abilities, Batch, ChainWatch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request,
+    SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ use self::unet::UNet2d;
 use super::guidance::ClassifierFree;
 use super::sampler::ancestral::{Variance, ddim_step, ddpm_step};
 use super::sampler::grid::Times;
-use super::sampler::settings::{Defaults, Method, Plan};
+use super::sampler::settings::{Defaults, Method, Plan, SamplerSettings};
 use super::sampler::{Denoised, MEMORY, finite};
 use super::schedule::{Level, Levels, NoiseSchedule};
 
@@ -172,26 +172,8 @@ impl System for Diffusers {
         Networks { unet: self.config.unet.init(init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("unet", &["unet"], self.config.optimizer.clone())]
-    }
-
-    /// L_simple; a learned variance keeps what it has learned elsewhere, and the context is 0.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let (x0, n) = (batch.images(), batch.len());
-        // The logarithm of 0 is no time.
-        let first = usize::from(self.config.unet.takes_log_of_time());
-        let draws = batch.below("t", (self.schedule.steps() - first) as u64);
-        let t: Vec<usize> = draws.into_iter().map(|t| t as usize + first).collect();
-        let noise = batch.normal("noise", x0.dims());
-        let levels: Vec<Level> = t.iter().map(|&t| self.schedule.level(t)).collect();
-        let at = Levels::new(&levels, batch.device());
-        let xt = at.noised(x0.clone(), noise.clone());
-        let times = from_values(t.iter().map(|&t| t as f32).collect(), [n], batch.device());
-        let labels = if self.classes.is_empty() { None } else { Some(batch.labels()?) };
-        let output = networks.unet.forward(xt, times, labels, None, Some(batch.key("dropout")));
-        let (output, _) = self.split(output);
-        Ok(Loss::new("loss", mse(output, self.config.scheduler.prediction.target(x0, noise, &at))))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("unet", &["unet"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -219,6 +201,24 @@ struct Conditions {
 }
 
 impl Diffusers {
+    /// L_simple; a learned variance keeps what it has learned elsewhere, and the context is 0.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let (x0, n) = (batch.images(), batch.len());
+        // The logarithm of 0 is no time.
+        let first = usize::from(self.config.unet.takes_log_of_time());
+        let draws = batch.below("t", (self.schedule.steps() - first) as u64);
+        let t: Vec<usize> = draws.into_iter().map(|t| t as usize + first).collect();
+        let noise = batch.normal("noise", x0.dims());
+        let levels: Vec<Level> = t.iter().map(|&t| self.schedule.level(t)).collect();
+        let at = Levels::new(&levels, batch.device());
+        let xt = at.noised(x0.clone(), noise.clone());
+        let times = from_values(t.iter().map(|&t| t as f32).collect(), [n], batch.device());
+        let labels = if self.classes.is_empty() { None } else { Some(batch.labels()?) };
+        let output = networks.unet.forward(xt, times, labels, None, Some(batch.key("dropout")));
+        let (output, _) = self.split(output);
+        Ok(Loss::new("loss", mse(output, self.config.scheduler.prediction.target(x0, noise, &at))))
+    }
+
     fn shape(&self, n: usize) -> [usize; 4] {
         let [height, width] = self.config.unet.sample_size;
         [n, self.config.unet.in_channels, height, width]
@@ -350,8 +350,8 @@ impl Diffusers {
     }
 
     /// The labels of a request: the one asked for, else a uniform draw for each sample.
-    fn labels(&self, request: &GenerateRequest) -> Result<Option<Tensor<1, Int>>> {
-        check_class(request.class, &self.classes)?;
+    fn labels(&self, request: &Request) -> Result<Option<Tensor<1, Int>>> {
+        check_class(request.condition.class, &self.classes)?;
         if self.classes.is_empty() {
             return Ok(None);
         }
@@ -359,10 +359,10 @@ impl Diffusers {
         Ok(Some(from_indices(&labels, &request.device)))
     }
 
-    fn conditions(&self, request: &GenerateRequest) -> Result<Conditions> {
+    fn conditions(&self, request: &Request) -> Result<Conditions> {
         let labels = self.labels(request)?;
         let features = self.config.unet.context_features();
-        let (n, context) = (request.len(), request.context.clone().unwrap_or_default());
+        let (n, context) = (request.len(), request.condition.context.clone().unwrap_or_default());
         let fitting = |part: Option<Tensor<3>>| match part {
             Some(part) if Some(part.dims()[2]) != features => Err(Error::usage(format!(
                 "--context: {} features; this network looks at {}",
@@ -372,12 +372,10 @@ impl Diffusers {
             Some(part) if part.dims()[0] == 1 => Ok(Some(part.repeat_dim(0, n))),
             part => Ok(part),
         };
-        if !request.guides.is_empty() || request.sampler.backward_steps.is_some() {
-            return Err(Error::usage(
-                "--classifier, --guide: not for diffusers; a --context guides a network that looks at one",
-            ));
+        let s: SamplerSettings = request.sampler(Self::ID)?;
+        if s.backward_steps.is_some() {
+            return Err(Error::usage("--backward-steps: diffusers takes no --guide; leave it out"));
         }
-        let s = &request.sampler;
         let free = ClassifierFree::new(s.guidance_scale, s.guidance_rescale, s.guidance_interval)?;
         if free.scale != 1.0 && context.with.is_none() {
             return Err(Error::usage(format!(
@@ -391,13 +389,17 @@ impl Diffusers {
 }
 
 impl Generate<Networks> for Diffusers {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise, Input::Context]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         let shape = self.shape(request.len());
         let xt = request.noise.clone().unwrap_or_else(|| request.normal("latent", shape));
         if xt.dims() != shape {
             return Err(Error::usage(format!("--noise: expected shape {shape:?}, got {:?}", xt.dims())));
         }
-        let (sampler, conditions) = (self.sampler(&request.sampler)?, self.conditions(request)?);
+        let (sampler, conditions) = (self.sampler(&request.sampler(Self::ID)?)?, self.conditions(request)?);
         let noise =
             |draw: u64| normal(request.key.purpose("chain").at(draw), request.indices.clone(), shape, &request.device);
         self.walk(networks, xt, &sampler, &conditions, &noise)
@@ -410,8 +412,8 @@ impl Generate<Networks> for Diffusers {
 
 /// Latents are x_T, which DDIM with η = 0 decodes.
 impl Decode<Networks> for Diffusers {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        request.normal("latent", [request.len(), self.shape(1).iter().product()])
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        Ok(request.normal("latent", [request.len(), self.shape(1).iter().product()]))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {

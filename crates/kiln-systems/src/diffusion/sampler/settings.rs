@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
-use kiln_train::SamplerSettings;
+use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::ancestral::{Variance, Walk};
 use super::grid::{self, Family, FinalSigma, Sigmas, Times};
@@ -16,6 +17,61 @@ use crate::diffusion::schedule::{Level, NoiseSchedule, Sde};
 /// Names of all samplers.
 pub const SAMPLERS: [&str; 10] =
     ["ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++", "dpm++-sde", "unipc", "pc", "ode"];
+
+/// Settings of `kiln sample` for a diffusion process, flag by flag; `None` is the system's own choice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplerSettings {
+    /// `ddpm`, `ddim`, …
+    pub sampler: Option<String>,
+    /// Number of denoising steps.
+    pub steps: Option<usize>,
+    /// Which of the schedule's times a shorter walk visits: `leading`, `trailing`, …
+    pub timestep_spacing: Option<String>,
+    /// DDIM's η: 0 deterministic, 1 as random as DDPM.
+    pub eta: Option<f64>,
+    /// Of DDPM's step: `small` or `large`.
+    pub variance: Option<String>,
+    /// Spacing of a solver's noise levels: `schedule`, `karras` or `exponential`.
+    pub sigmas: Option<String>,
+    /// The most noise σ/α that such a spacing begins at.
+    pub sigma_max: Option<f64>,
+    /// Where a solver ends: `zero` or `sigma_min`.
+    pub final_sigma: Option<String>,
+    /// Order of a multistep solver.
+    pub order: Option<usize>,
+    /// Its kind: `midpoint`, `heun`; `bh1`, `bh2`.
+    pub solver_type: Option<String>,
+    /// Of predictor–corrector: `reverse-diffusion`, `ancestral` or `none`.
+    pub predictor: Option<String>,
+    /// Langevin steps at each level.
+    pub corrector_steps: Option<usize>,
+    /// Their signal-to-noise ratio.
+    pub snr: Option<f64>,
+    /// Relative tolerance of the adaptive solver.
+    pub rtol: Option<f64>,
+    /// Its absolute tolerance.
+    pub atol: Option<f64>,
+    /// Classifier-free guidance scale w.
+    pub guidance_scale: Option<f64>,
+    /// How far guidance is brought back to the unguided deviation: 0 to 1.
+    pub guidance_rescale: Option<f64>,
+    /// Noise σ/α between which to guide.
+    pub guidance_interval: Option<[f64; 2]>,
+    /// Steps of universal guidance on the picture itself.
+    pub backward_steps: Option<usize>,
+    /// The size of each.
+    pub backward_rate: Option<f64>,
+    /// How often each step is undone and taken again.
+    pub recurrence: Option<usize>,
+}
+
+impl SamplerSettings {
+    /// As a request carries them.
+    pub fn table(&self) -> Table {
+        Table::try_from(self).unwrap_or_default()
+    }
+}
 
 /// What a recipe says of sampling.
 #[derive(Clone, Debug, PartialEq)]

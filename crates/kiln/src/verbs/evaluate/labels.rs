@@ -1,4 +1,4 @@
-//! What do a run's classes and features say of labelled pictures?
+//! Metrics of a run's classes and features on labelled images.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
@@ -11,7 +11,7 @@ use kiln_nn::tensor::{from_indices, to_values};
 use kiln_train::Ability;
 
 use super::{Asked, chunks};
-use crate::seen::argmax;
+use crate::feature_cache::argmax;
 
 /// C of the linear SVM. Small, since there may be as many features as pictures.
 const SVM_C: f64 = 1e-3;

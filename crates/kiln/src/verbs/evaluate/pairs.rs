@@ -1,7 +1,7 @@
-//! How near is each picture to the one it should be?
+//! Differences between images and their targets.
 //!
-//! A run that translates is measured on known pairs of its two domains, one that reconstructs on its own
-//! pictures, and pictures on those of the same place in the reference.
+//! A run that translates is evaluated on known pairs of its two domains, one that reconstructs on its own
+//! data, and a folder of images on those at the same position of the reference.
 
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, PictureRule, Prepared, Split, check_pairs};
@@ -11,6 +11,7 @@ use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::{Ability, Model};
 
 use super::Asked;
+use crate::verbs::translate;
 
 /// A distance of a picture to its counterpart.
 enum Distance {
@@ -130,7 +131,7 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
         for i in 0..n {
             let (input, target) = (sides[from].get(i)?.values, sides[to].get(i)?.values);
             let images = from_values(input.clone(), [1, c, h, w], asked.device);
-            made.add(&to_values(model.translate(images, direction)?), &target, shape)?;
+            made.add(&to_values(translate(model, images, direction)?), &target, shape)?;
             inputs.add(&input, &target, shape)?;
         }
         out.extend(made.figures().zip(inputs.figures()).flat_map(|(made, input)| [made, input]));
