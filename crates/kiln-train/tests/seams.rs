@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
 use kiln_data::{DataKind, Picture};
 use kiln_nn::{Conv2d, Conv2dConfig, Embedding, Init};
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{
     Abilities, AnySystem, Batch, DataConfig, Loss, OptimizerConfig, Options, Phase, Pictures, Run, System, TrainConfig,
@@ -77,11 +77,17 @@ impl System for Seam {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("all", &["net", "words"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("all", &["net", "words"], self.config.optimizer.clone(), Self::loss)]
     }
 
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities::default()
+    }
+}
+
+impl Seam {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let apart = |what: &str| Err(Error::new(format!("{what} do not belong together")));
         let images = batch.images();
         let (n, made) = (batch.len(), networks.net.forward(images.clone()));
@@ -117,11 +123,7 @@ impl System for Seam {
                 (said - brightness).powi_scalar(2).mean() + made.powi_scalar(2).mean()
             }
         };
-        Ok(Loss::new("loss", loss + words))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities::default()
+        Ok(Some(Loss::new("loss", loss + words)))
     }
 }
 
@@ -162,7 +164,7 @@ fn trains(folder: &Path, recipe: &Table) -> Box<dyn kiln_train::Model> {
     system.resume(&run, &options(4)).unwrap();
     assert!(weights(&whole, 16) == weights(&parts, 16));
     assert!(weights(&whole, 16) != weights(&parts, 8));
-    system.open(&run, Weights::Average, &Device::flex()).unwrap()
+    system.open(&run, WeightSet::Ema, &Device::flex()).unwrap()
 }
 
 #[test]
