@@ -1,4 +1,4 @@
-//! The antialiased resize against Pillow (golden values by tests/reference/resize.py).
+//! The antialiased resize, and the nearest, against Pillow (golden values by tests/reference/resize.py).
 #![allow(clippy::unwrap_used)]
 
 use kiln_data::Picture;
@@ -8,6 +8,7 @@ use serde::Deserialize;
 struct Golden {
     grey: Vec<u8>,
     cases: Vec<Case>,
+    nearest: Vec<Case>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +55,14 @@ fn close(a: &[u8], b: &[u8], limit: u8, what: &str) {
 #[test]
 fn grey_is_pillows_luma() {
     assert_eq!(source(3).with_channels(1, [0; 3]).pixels, golden().grey);
+}
+
+#[test]
+fn a_mask_takes_the_pixels_that_pillow_takes() {
+    for case in golden().nearest {
+        let ours = source(1).resize_nearest(case.size.0, case.size.1);
+        assert_eq!(ours.pixels, case.pixels, "{:?}", case.size);
+    }
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use kiln_core::random::Key;
 use kiln_data::{
-    DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, check_pairs, few_labels, open, open_all,
+    DataKind, DataSet, Loader, Picture, PictureRule, Prepared, Resize, Split, check_pairs, few_labels, open, open_all,
 };
 
 fn picture(width: usize, height: usize, value: u8) -> Picture {
@@ -210,6 +211,67 @@ fn pairs_have_the_same_names() {
     let digits = |split| open("starter", split, &PictureRule::default()).unwrap();
     let error = message(check_pairs(&digits(Split::Train), &digits(Split::Test)));
     assert!(error.contains("9000 pictures"), "{error}");
+}
+
+#[test]
+fn images_and_masks() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    // Light where the mask is, twice as wide as high.
+    let grey = |pixels: Vec<u8>| Picture::new(8, 4, 1, pixels).unwrap();
+    for i in 0..6usize {
+        let inside = |at: usize| at % 8 > i;
+        let light = (0..32).map(|at| if inside(at) { 220 } else { 20 }).collect();
+        let mask = (0..32).map(|at| if inside(at) { 255 } else { 0 }).collect();
+        write(root, &format!("images/{i}.png"), &grey(light));
+        write(root, &format!("masks/{i}.png"), &grey(mask));
+    }
+    let set = || open_here(root, Split::All).unwrap();
+    assert_eq!((set().len(), set().classes().len(), set().stem(2).unwrap().as_str()), (6, 0, "2"));
+    assert!(set().kinds().contains(&DataKind::Masked));
+    assert!(set().get(0).unwrap().mask.is_some());
+    let (train, test) = (open_here(root, Split::Train).unwrap(), open_here(root, Split::Test).unwrap());
+    assert_eq!(train.len() + test.len(), 6);
+
+    // A map of classes is not blurred, and what is padded has class 0.
+    let rule = PictureRule { size: [6, 6].into(), resize: Resize::Pad, flip: true, ..PictureRule::default() };
+    let prepared = Prepared::new(set(), rule).unwrap();
+    assert_eq!(prepared.find_mask_values().unwrap(), [0, 255]);
+    let stream = Arc::new(prepared.with_masks(vec![0, 255]));
+    let mut loader = Loader::new(vec![stream], 6, Key::new(1), 0).unwrap();
+    let mut flips = [0, 0];
+    for _ in 0..4 {
+        let mut batch = loader.next().unwrap();
+        let part = batch.parts.remove(0);
+        let masks = part.masks.unwrap();
+        assert_eq!(masks.len(), 6 * 36);
+        for (item, mask) in masks.chunks(36).enumerate() {
+            assert!(mask[..6].iter().chain(&mask[30..]).all(|&class| class == 0));
+            // The light side of the picture is the mask's, mirrored or not.
+            let row = &part.values[item * 36 + 18..][..6];
+            let light = [row[0], row[5]].map(|v| u8::from(v > 0.0));
+            assert_eq!(light, [mask[18], mask[23]], "{row:?} {mask:?}");
+            flips[usize::from(mask[18] == 1)] += 1;
+        }
+    }
+    assert!(flips[0] > 3 && flips[1] > 3, "{flips:?}");
+
+    // What is wrong is named.
+    write(root, "masks/3.png", &picture(8, 4, 7));
+    assert_eq!(Prepared::new(set(), PictureRule::default()).unwrap().find_mask_values().unwrap(), [0, 7, 255]);
+    let loader = |set| {
+        let stream = Arc::new(Prepared::new(set, PictureRule::default()).unwrap().with_masks(vec![0, 255]));
+        message(Loader::new(vec![stream], 6, Key::new(1), 0).unwrap().next())
+    };
+    assert!(loader(set()).contains("images/3.png: its mask has the value 7"));
+    write(root, "masks/3.png", &picture(4, 4, 7));
+    assert!(message(set().get(3)).contains("masks/3.png: 4 x 4, and its picture is 8 x 4"));
+    let mut colours = picture(8, 4, 7);
+    colours.pixels[0] = 9;
+    write(root, "masks/3.png", &colours);
+    assert!(message(set().get(3)).contains("masks/3.png: a mask must be grey"));
+    std::fs::remove_file(root.join("masks/3.png")).unwrap();
+    assert!(message(open_here(root, Split::All)).contains("images/3.png has no mask of its name"));
 }
 
 #[test]

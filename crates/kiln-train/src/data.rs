@@ -20,61 +20,17 @@ use crate::system::{Pictures, System};
 /// # Errors
 /// Names the file at fault, or says which kind of data the system wants.
 pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
-    let rule = recipe.data.rule();
     let kind = S::data_kind(&recipe.model);
-    let mut sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
+    let sets = kiln_data::open_all(&recipe.data.set, Split::Train, &recipe.data.rule())?;
     check_kind(S::ID, kind, &sets)?;
-    let DataConfig { labels, label_seed, .. } = recipe.data;
-    match kind {
-        DataKind::PartlyLabelled => sets = few_labels(sets.remove(0), labels, label_seed)?.to_vec(),
-        DataKind::Labelled if labels > 0 => {
-            let [few, _] = few_labels(sets.remove(0), labels, label_seed)?;
-            sets = vec![few];
-        }
-        _ if labels > 0 => {
-            return Err(Error::usage(format!(
-                "data.labels = {labels}: {} does not learn from a part of the labels; set it to 0",
-                S::ID
-            )));
-        }
-        _ => {}
-    }
+    let sets = labelled_part(S::ID, kind, &recipe.data, sets)?;
     recipe.data.classes = sets[0].classes().to_vec();
-    let stream = |(number, set): (usize, Arc<dyn DataSet>)| {
-        let stream = Prepared::new(set, rule.clone())?;
-        Ok(Arc::new(match kind {
-            DataKind::Paired if number > 0 => stream.with_first(),
-            DataKind::Masked => {
-                if recipe.data.mask_values.is_empty() {
-                    recipe.data.mask_values = stream.find_mask_values()?;
-                }
-                stream.with_masks(recipe.data.mask_values.clone())
-            }
-            DataKind::Captioned => {
-                let tokenizer = Arc::new(tokenizer(&mut recipe.data, &stream, run)?);
-                stream.with_tokens(tokenizer, recipe.data.caption_length)
-            }
-            _ => stream,
-        }))
-    };
-    let streams = sets.into_iter().enumerate().map(stream).collect::<Result<Vec<_>>>()?;
-    let shape @ [channels, height, width] = streams[0].shape();
-    if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
-        return Err(Error::usage(format!(
-            "data.set = {}: pictures of {:?} and {:?} (channels, height, width); set data.size and data.channels",
-            recipe.data.set,
-            shape,
-            other.shape()
-        )));
-    }
-    let known = recipe.data.shape;
-    if known != [0; 3] && known != shape {
-        return Err(Error::usage(format!(
-            "data.shape = {known:?} (channels, height, width), and the pictures of {} are {shape:?} now; a run goes on with \
-             pictures of the shape it began with",
-            recipe.data.set
-        )));
-    }
+    let streams: Vec<Arc<Prepared>> = sets
+        .into_iter()
+        .enumerate()
+        .map(|(number, set)| stream(kind, number, set, &mut recipe.data, run).map(Arc::new))
+        .collect::<Result<_>>()?;
+    let shape @ [channels, height, width] = common_shape(&recipe.data, &streams)?;
     // The labelled few repeat in a batch of as many others.
     for stream in streams.iter().skip(usize::from(kind == DataKind::PartlyLabelled)) {
         if recipe.train.batch > stream.len() {
@@ -89,6 +45,73 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> 
     (recipe.data.channels, recipe.data.size, recipe.data.shape) = (channels, [height, width].into(), shape);
     let pictures = Pictures::of(&recipe.data);
     Ok((streams, pictures))
+}
+
+/// The labelled few that `data.labels` asks for, with all others beside them where the system learns from both.
+fn labelled_part(
+    id: &str,
+    kind: DataKind,
+    data: &DataConfig,
+    mut sets: Vec<Arc<dyn DataSet>>,
+) -> Result<Vec<Arc<dyn DataSet>>> {
+    let DataConfig { labels, label_seed, .. } = *data;
+    match kind {
+        DataKind::PartlyLabelled => Ok(few_labels(sets.remove(0), labels, label_seed)?.to_vec()),
+        DataKind::Labelled if labels > 0 => {
+            let [few, _] = few_labels(sets.remove(0), labels, label_seed)?;
+            Ok(vec![few])
+        }
+        _ if labels > 0 => Err(Error::usage(format!(
+            "data.labels = {labels}: {id} does not learn from a part of the labels; set it to 0"
+        ))),
+        _ => Ok(sets),
+    }
+}
+
+/// A set as it is served, with what comes with its pictures; what only the set knows of that is filled in.
+fn stream(
+    kind: DataKind,
+    number: usize,
+    set: Arc<dyn DataSet>,
+    data: &mut DataConfig,
+    run: Option<&Run>,
+) -> Result<Prepared> {
+    let stream = Prepared::new(set, data.rule())?;
+    Ok(match kind {
+        DataKind::Paired if number > 0 => stream.with_first(),
+        DataKind::Masked => {
+            if data.mask_values.is_empty() {
+                data.mask_values = stream.find_mask_values()?;
+            }
+            stream.with_masks(data.mask_values.clone())
+        }
+        DataKind::Captioned => {
+            let tokenizer = tokenizer(data, &stream, run)?;
+            stream.with_tokens(Arc::new(tokenizer), data.caption_length)
+        }
+        _ => stream,
+    })
+}
+
+/// Channels, height and width of all sets, which are those that the recipe says if it does.
+fn common_shape(data: &DataConfig, streams: &[Arc<Prepared>]) -> Result<[usize; 3]> {
+    let shape = streams[0].shape();
+    if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
+        return Err(Error::usage(format!(
+            "data.set = {}: pictures of {:?} and {:?} (channels, height, width); set data.size and data.channels",
+            data.set,
+            shape,
+            other.shape()
+        )));
+    }
+    if data.shape != [0; 3] && data.shape != shape {
+        return Err(Error::usage(format!(
+            "data.shape = {:?} (channels, height, width), and the pictures of {} are {shape:?} now; a run goes on with \
+             pictures of the shape it began with",
+            data.shape, data.set
+        )));
+    }
+    Ok(shape)
 }
 
 /// What makes tokens of captions: the file that a run has kept, or the one its recipe names, or the words of the captions.

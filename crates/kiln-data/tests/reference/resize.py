@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden values of tests/resize.rs: Pillow's antialiased bilinear resize. Written with Pillow 13.0.0.
+"""Golden values of tests/resize.rs: Pillow's antialiased bilinear resize, and its nearest. Written with Pillow 13.0.0.
 
     python3 resize.py > ../golden/resize.json
 
@@ -25,5 +25,7 @@ for mode in ("L", "RGB", "RGBA"):
     for size in SIZES:
         out = source(mode).resize(size, Image.Resampling.BILINEAR)
         cases.append({"mode": mode, "size": size, "pixels": list(out.tobytes())})
+nearest = [{"mode": "L", "size": size, "pixels": list(source("L").resize(size, Image.Resampling.NEAREST).tobytes())}
+           for size in SIZES]
 grey = list(source("RGB").convert("L").tobytes())
-print(json.dumps({"grey": grey, "cases": cases}, separators=(",", ":")))
+print(json.dumps({"grey": grey, "cases": cases, "nearest": nearest}, separators=(",", ":")))
