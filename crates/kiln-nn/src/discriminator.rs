@@ -1,4 +1,4 @@
-//! What only discriminators are made of.
+//! Layers that only discriminators use.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
@@ -7,9 +7,9 @@ use crate::attention::attention;
 use crate::dual::Signal;
 use crate::{Conv2d, Conv2dConfig, Embedding, Init, Parametrization, WeightInit, concat};
 
-/// One more channel that says how much the pictures of a group differ: the deviation over the group of each number, then
-/// its mean (Karras 2018, section 3; StyleGAN2's order of samples in groups). A group has as many of the batch's n
-/// samples as divide n, at most `group`.
+/// Minibatch standard deviation (Karras 2018, section 3): appends a channel with the mean, over all features, of the
+/// standard deviation over a group of samples. Samples i, i + n / size, … form a group, as in StyleGAN2; its size is the
+/// largest divisor of n up to `group`.
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c + 1, h, w]`
@@ -25,7 +25,7 @@ pub fn minibatch_std<X: Signal<4>>(x: X, group: usize) -> X {
     concat(x, channel)
 }
 
-/// The inner product of a picture's features with its class's vector, which a projection discriminator adds to its
+/// The inner product of an image's features with its class embedding, which a projection discriminator adds to its
 /// score (Miyato & Koyama 2018, equation 9).
 ///
 /// # Shapes
@@ -35,8 +35,8 @@ pub fn project<X: Signal<2>>(features: X, table: &Embedding, classes: Tensor<1, 
     features.linear(|x| (x * vectors.clone()).sum_dim(1))
 }
 
-/// Self-attention of SAGAN (Zhang 2019, equations 1 to 3): every pixel looks at all, through an eighth of the channels, and
-/// what it finds is added times a γ that starts at 0.
+/// SAGAN's self-attention (Zhang 2019, equations 1 to 3): attention between all pixels over an eighth of the channels,
+/// scaled by a γ that starts at 0 and added to the input.
 #[derive(Module, Debug)]
 pub struct SelfAttention {
     query: Conv2d,

@@ -1,13 +1,13 @@
 //! Directional derivatives: one `forward` for plain passes and for tangent passes.
 //!
-//! Penalties on a gradient (R1, WGAN-GP, path length) need the parameter gradient of φ(g) with g = ∇ₓD(x). The engine
-//! differentiates once only. But with v = ∂φ/∂g held constant, that gradient is the one of the directional derivative
-//! ⟨∇ₓD(x), v⟩, and this is the tangent of D's output when x moves along v (Pearlmutter 1994). So a network is run on a
-//! [`Dual`], which carries value and tangent through its layers by ordinary operations, and one backward pass gives the
-//! rest: see [`crate::penalty`].
+//! Gradient penalties (R1, WGAN-GP, path length) need the parameter gradient of φ(g) with g = ∇ₓD(x), but the engine
+//! differentiates only once. With v = ∂φ/∂g held constant, that gradient equals the gradient of the directional
+//! derivative ⟨∇ₓD(x), v⟩, which is the tangent of D's output as x moves along v (Pearlmutter 1994). So the network runs
+//! on a [`Dual`], which carries value and tangent through the layers by ordinary operations, and one backward pass does
+//! the rest: see [`crate::penalty`].
 //!
-//! Layers and activations take any [`Signal`], a plain tensor or a dual. What is linear in its input treats value and
-//! tangent alike, so that most layers need a line for both; the few others say their derivative.
+//! Layers and activations take any [`Signal`], a plain tensor or a dual. A layer that is linear in its input maps value
+//! and tangent alike, so that one line serves both; the others state their derivative.
 
 use std::ops::{Add, Div, Mul, Sub};
 
@@ -24,8 +24,8 @@ pub struct Dual<const D: usize> {
 
 /// A kind of pass through a network: [`Plain`] or [`Tangent`].
 pub trait Pass: Sized {
-    /// Whether derivatives are carried along. Layers with running statistics leave them as they are then, since a plain
-    /// pass over the same input has updated them.
+    /// Whether derivatives are carried along. Layers do not update their running statistics then: the plain pass over
+    /// the same input has done so.
     const TANGENT: bool;
     /// What goes through the layers.
     type Of<const D: usize>: Signal<D, Pass = Self>;
@@ -74,7 +74,7 @@ pub trait Signal<const D: usize>:
     /// The value.
     fn value(&self) -> &Tensor<D>;
 
-    /// What does not change along the direction: a label's embedding, noise, a parameter.
+    /// A value that does not change along the direction: a label's embedding, noise, a parameter.
     fn constant(value: Tensor<D>) -> Self {
         Self::from_parts(value, None)
     }
@@ -166,7 +166,7 @@ pub trait Signal<const D: usize>:
     }
 }
 
-/// a + b, where nothing is zero.
+/// a + b, where `None` is zero.
 pub(crate) fn sum<const D: usize>(a: Option<Tensor<D>>, b: Option<Tensor<D>>) -> Option<Tensor<D>> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a + b),
@@ -267,8 +267,8 @@ impl<const D: usize> Mul<f64> for Dual<D> {
     }
 }
 
-/// A function that a network, or a part of one with what else it needs (labels, noise), is of one input. Written once
-/// over any signal:
+/// A network as a function of one input, with whatever else it needs (labels, noise) as fields. Written once for all
+/// signals:
 ///
 /// ```
 /// # use kiln_nn::{Conv2d, dual::{Differentiable, Of, Signal}};

@@ -31,6 +31,7 @@ pub mod unet;
 
 pub use activation::{Activation, activate, add_activate, concat};
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
+pub use dual::{Differentiable, Dual, Signal};
 pub use init::{Init, WeightInit};
 pub use kiln_kernels::{ScanDirection, gate, recur};
 pub use linear::{Embedding, Linear, LinearConfig};

@@ -86,7 +86,7 @@ impl BatchNorm2d {
     }
 }
 
-/// The pass a signal is of decides: the fused kernel of a plain one, or value and tangent by single operations.
+/// Runs the fused kernel `plain` in a plain pass, and `both`, made of single operations, in a tangent pass.
 fn normalise<const D: usize, X: Signal<D>>(
     x: X,
     plain: impl FnOnce(Tensor<D>) -> Tensor<D>,

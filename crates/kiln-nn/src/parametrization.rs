@@ -37,7 +37,7 @@ impl Parametrization {
         }
     }
 
-    /// What stands beside the parameter. `axis` of the weight counts its outputs, and each sees `fan_in` inputs.
+    /// The state and factors of one weight. Its `axis` counts the outputs, each of which sees `fan_in` inputs.
     pub(crate) fn init<const D: usize>(
         self,
         weight: &Param<Tensor<D>>,
@@ -61,8 +61,8 @@ impl Parametrization {
     }
 }
 
-/// A [`Parametrization`] of one weight. Spectral normalisation remembers the first singular vectors, which one power
-/// iteration in each training pass keeps up; they are buffers in the checkpoint.
+/// The [`Parametrization`] of one weight. Spectral normalisation keeps the first singular vectors as buffers in the
+/// checkpoint; one power iteration in each training pass updates them.
 #[derive(Module, Debug)]
 pub struct Parametrized {
     /// The left singular vector, one number an output.
@@ -106,7 +106,7 @@ impl Parametrized {
     ) -> Tensor<D> {
         let matrix = matrix(weight.clone(), self.axis);
         let tracked = weight.is_autodiff();
-        // An average over training steps is a little shorter than 1.
+        // In averaged weights (EMA) the vectors are averages too, a little shorter than 1.
         let mut vectors = [u, v].map(|state| unit(state.value_sync().inner()));
         if tracked && !tangent {
             vectors = power_iteration(&matrix.clone().inner(), vectors);
@@ -144,7 +144,7 @@ fn unit(x: Tensor<1>) -> Tensor<1> {
     x / norm
 }
 
-/// A buffer as parameters beside it are: on their autodiff device, where they are on one.
+/// A buffer on the autodiff device if the parameters are on one.
 fn like(tracked: bool, x: Tensor<1>) -> Tensor<1> {
     if tracked { Tensor::from_inner(x) } else { x }
 }

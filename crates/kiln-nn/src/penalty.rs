@@ -1,8 +1,9 @@
-//! Penalties on gradients, as losses: a number whose parameter gradient is right although the engine differentiates
-//! once only. See [`crate::dual`] for how.
+//! Gradient penalties as losses. Each has the right parameter gradient, although the engine differentiates only once:
+//! [`crate::dual`] explains how.
 //!
-//! Each takes two passes over a function whose parameters are on an autodiff `device` (as `module.devices()` says): a plain one with its backward pass, for the gradient g in the input, and a tangent pass along
-//! v = ∂φ/∂g, for the caller's backward pass.
+//! A penalty runs its function twice: a plain pass and its backward pass give the gradient g in the input, and a tangent
+//! pass along v = ∂φ/∂g gives the loss. `device` is the autodiff device of the function's parameters, one of
+//! `module.devices()`.
 
 use burn::tensor::{Device, Tensor};
 
@@ -48,20 +49,21 @@ pub fn wgan_gp<const I: usize, const O: usize>(
     with_derivative(value, along(critic, x, g * per_sample(factor)))
 }
 
-/// The mean length that [`path_length`] compares with.
+/// The running mean that [`path_length`] compares lengths with.
 #[derive(Clone, Copy, Debug)]
 pub struct MeanLength {
     /// a, 0 at first.
     pub mean: f64,
-    /// How fast it follows: 0.01 in StyleGAN2.
+    /// The weight of each new batch: 0.01 in StyleGAN2.
     pub rate: f64,
 }
 
 /// Path length regularisation (Karras 2020, equation 4): E (‖Jᵀy‖₂ − a)², where J is the generator's Jacobian in w, y
-/// random pictures and a the running mean of the lengths, which is brought up to date first. Of `[n, layers, d]` the
-/// length is that of the mean square over layers. `noise` is from N(0, 1); it is divided by √(height · width) here.
+/// random pictures and a the running mean of the lengths, which is updated first. With a w for each layer,
+/// `[n, layers, d]`, the squared length is the mean over layers. `noise` is drawn from N(0, 1) and divided by
+/// √(height · width) here.
 ///
-/// Where w is tracked, as what a mapping network made, the gradient reaches that too.
+/// If w is tracked because a mapping network made it, the gradient reaches the mapping network too.
 ///
 /// # Shapes
 /// `[n, …, d]`, `[n, c, h, w]` → `[1]`
@@ -116,7 +118,7 @@ fn with_derivative(value: Tensor<1>, derivative: Option<Tensor<1>>) -> Tensor<1>
     }
 }
 
-/// A leaf as tensors made on `device` are, so that it goes together with parameters there.
+/// `x` on the autodiff device `device`, with its checkpointing strategy, which must be that of the parameters.
 fn on<const D: usize>(x: Tensor<D>, device: &Device) -> Tensor<D> {
     match Tensor::<1>::zeros([1], device).gradient_checkpointing_strategy() {
         Some(strategy) => x.inner().autodiff().with_gradient_checkpointing_strategy(strategy),
