@@ -13,7 +13,7 @@ use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransf
 use kiln_nn::unet::UNetConfig;
 use kiln_nn::{
     Activation, BatchNorm2d, Conv2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm, LinearConfig,
-    attention, loss, tensor, time,
+    Parametrization, attention, loss, tensor, time,
 };
 
 fn init() -> Init {
@@ -86,6 +86,23 @@ fn convolutions() {
         check_param(&f, &g, &layer.weight, &format!("{name}.grad_weight"));
         check_param(&f, &g, layer.bias.as_ref().unwrap(), &format!("{name}.grad_bias"));
     }
+}
+
+/// Miyato 2018: one power iteration in a training pass, whose vectors inference keeps.
+#[test]
+fn spectral_normalisation() {
+    let f = Fixtures::open("layers");
+    let config = Conv2dConfig { parametrization: Parametrization::Spectral, ..Conv2dConfig::same3(3, 4) };
+    let name = |path: String| path.replace("parametrization.", "");
+    let layer = with_renamed(config.init(&mut init()), &f, "spectral_norm", name);
+    let g = check(&f, "spectral_norm", |x: Tensor<4>| layer.forward(x));
+    check_param(&f, &g, &layer.weight, "spectral_norm.grad_weight");
+    check_param(&f, &g, layer.bias.as_ref().unwrap(), "spectral_norm.grad_bias");
+    for (state, name) in [(&layer.parametrization.u, "u_after"), (&layer.parametrization.v, "v_after")] {
+        f.assert_close(state.as_ref().unwrap().value_sync().inner(), &format!("spectral_norm.{name}"), 1e-6);
+    }
+    let output = layer.valid().forward(f.tensor::<4>("spectral_norm.input"));
+    f.assert_close(output, "spectral_norm.output", 1e-5);
 }
 
 #[test]
