@@ -9,6 +9,7 @@
 //! (batch normalisation then uses its running statistics).
 
 pub mod attention;
+pub mod condition;
 pub mod conv;
 pub mod cost;
 pub mod fir;
@@ -24,6 +25,7 @@ pub mod time;
 pub mod transformer;
 pub mod unet;
 
+pub use condition::Condition;
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 pub use init::{Init, Weights};
 pub use kiln_kernels::{Activation, Walk, activate, add_activate, concat, gate, recur};

@@ -12,8 +12,8 @@ use kiln_nn::resample::{reflect_pad, upsample_nearest};
 use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
 use kiln_nn::unet::UNetConfig;
 use kiln_nn::{
-    Activation, BatchNorm2d, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d,
-    LayerNorm, LinearConfig, attention, loss, tensor, time,
+    Activation, BatchNorm2d, Condition, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init,
+    InstanceNorm2d, LayerNorm, LinearConfig, attention, loss, tensor, time,
 };
 
 fn init() -> Init {
@@ -259,7 +259,7 @@ fn the_unet_of(topic: &str, config: &UNetConfig) {
     let net = with_reference(config.init(1, 2, 0, &mut init()), &f, "net");
     let times = f.tensor::<1>("times").autodiff();
     let x = f.tensor::<4>("input").autodiff().require_grad();
-    let y = net.forward(x.clone(), times, None, None);
+    let y = net.forward(x.clone(), times, &Condition::default());
     f.assert_close(y.clone().inner(), "output", 1e-5);
     let gradients = (y * f.tensor::<4>("grad_output").autodiff()).sum().backward();
     f.assert_close(x.grad(&gradients).unwrap(), "grad_input", 1e-4);
@@ -312,6 +312,7 @@ fn transformers_on_a_feature_map() {
         blocks: 2,
         linear: false,
         only_cross_attention: false,
+        identity_at_start: false,
     };
     let linear = SpatialTransformerConfig { blocks: 1, linear: true, only_cross_attention: true, ..conv.clone() };
     for (name, config) in [("conv", conv), ("linear", linear)] {

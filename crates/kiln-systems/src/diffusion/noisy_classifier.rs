@@ -18,7 +18,7 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
-use kiln_nn::tensor::{from_indices, from_values};
+use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNetConfig, UNetEncoder};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, GenerateRequest, Guide, Looks, Loss, Model, OptimizerConfig, Phase,
@@ -26,7 +26,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, Sde};
+use super::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, Sde};
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,13 +100,13 @@ impl System for NoisyClassifier {
     }
 
     fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let (x0, n, device) = (batch.images(), batch.len(), batch.device());
+        let (x0, device) = (batch.images(), batch.device());
         let times = batch.below("t", self.schedule.steps() as u64);
         let levels: Vec<Level> = times.iter().map(|&t| self.schedule.level(t as usize)).collect();
         let noise = batch.normal("noise", x0.dims());
-        let xt = Levels::new(&levels, device).noised(x0, noise);
-        let told = from_values(times.iter().map(|&t| t as f32).collect(), [n], device);
-        let logits = networks.classifier.forward(xt, told, Some(batch.key("dropout")));
+        let levels = NoiseLevels::new(&levels, device);
+        let xt = levels.noised(x0, noise);
+        let logits = networks.classifier.forward(xt, levels.timesteps(), Some(batch.key("dropout")));
         Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
     }
 

@@ -42,14 +42,14 @@ impl FromStr for Spacing {
 
 /// A spacing, and what is added to its leading times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct TimestepGrid {
     /// The spacing.
     pub spacing: Spacing,
     /// `steps_offset` of diffusers: 1 makes the times those that were counted from 1.
     pub offset: usize,
 }
 
-impl From<Spacing> for Times {
+impl From<Spacing> for TimestepGrid {
     fn from(spacing: Spacing) -> Self {
         Self { spacing, offset: 0 }
     }
@@ -120,8 +120,8 @@ impl FromStr for FinalSigma {
 ///
 /// # Errors
 /// If `steps` is 0 or more than T, or the offset leads past the end.
-pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>) -> Result<Vec<usize>> {
-    let (Times { spacing, offset }, total) = (times.into(), schedule.steps());
+pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<TimestepGrid>) -> Result<Vec<usize>> {
+    let (TimestepGrid { spacing, offset }, total) = (times.into(), schedule.steps());
     if steps == 0 || steps > total {
         return Err(Error::usage(format!("--steps {steps}: this model has 1 to {total} denoising steps")));
     }
@@ -147,7 +147,7 @@ pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>
 ///
 /// # Errors
 /// As [`timesteps`].
-pub fn discrete(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>) -> Result<Vec<Level>> {
+pub fn discrete(schedule: &NoiseSchedule, steps: usize, times: impl Into<TimestepGrid>) -> Result<Vec<Level>> {
     let times = timesteps(schedule, steps, times)?;
     Ok(times.into_iter().map(|t| schedule.level(t)).chain([Level::PICTURE]).collect())
 }
@@ -171,7 +171,7 @@ pub enum Family {
 pub fn solver(
     schedule: &NoiseSchedule,
     steps: usize,
-    times: impl Into<Times>,
+    times: impl Into<TimestepGrid>,
     (sigmas, sigma_max): (Sigmas, f64),
     end: FinalSigma,
     family: Family,
@@ -206,7 +206,7 @@ pub fn solver(
         _ => (schedule.ratio(0), schedule.ratio(total - 1)),
     };
     let cosine = schedule.options().shape == BetaSchedule::Cosine;
-    let told = |t: f64| match (family, sigmas) {
+    let timestep = |t: f64| match (family, sigmas) {
         (Family::Sigma, _) => t,
         (Family::UniPc, Sigmas::Karras) => t.round_ties_even(),
         (Family::Dpm, Sigmas::Karras) if !cosine => t.round_ties_even(),
@@ -217,7 +217,7 @@ pub fn solver(
         Sigmas::Schedule => times.into_iter().map(|t| sde.level(t, schedule.ratio_between(t))).collect(),
         _ => {
             let ratios = sigmas.between(greatest.min(sigma_max).max(least), least, steps);
-            ratios.into_iter().map(|r| sde.level(told(schedule.time_of(r)), r)).collect()
+            ratios.into_iter().map(|r| sde.level(timestep(schedule.time_of(r)), r)).collect()
         }
     };
     let last = match end {

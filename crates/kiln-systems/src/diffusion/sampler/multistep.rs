@@ -50,12 +50,18 @@ impl DpmSolver {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+    pub fn run(
+        &self,
+        mut xt: Tensor<4>,
+        levels: &[Level],
+        denoise: &Denoiser<'_>,
+        noise: &Noise<'_>,
+    ) -> Result<Tensor<4>> {
         let steps = levels.len().saturating_sub(1);
         let mut earlier: Vec<Tensor<4>> = Vec::new();
         for (i, pair) in levels.windows(2).enumerate() {
             let (from, to) = (pair[0], pair[1]);
-            earlier.insert(0, ask(xt.clone(), from)?.x0);
+            earlier.insert(0, denoise(xt.clone(), from)?.x0);
             earlier.truncate(3);
             let few = steps < FEW;
             let order = match steps - i {

@@ -86,12 +86,18 @@ impl PredictorCorrector {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+    pub fn run(
+        &self,
+        mut xt: Tensor<4>,
+        levels: &[Level],
+        denoise: &Denoiser<'_>,
+        noise: &Noise<'_>,
+    ) -> Result<Tensor<4>> {
         let draws = self.corrector_steps as u64 + 1;
         for (i, pair) in levels.windows(2).enumerate() {
             let at = (pair[0], pair[1]);
             let draw = |k: u64| noise(i as u64 * draws + k);
-            let score_of = |xt: &Tensor<4>| Ok::<_, Error>(score(ask(xt.clone(), at.0)?.x0, xt.clone(), at.0));
+            let score_of = |xt: &Tensor<4>| Ok::<_, Error>(score(denoise(xt.clone(), at.0)?.x0, xt.clone(), at.0));
             for k in 1..draws {
                 let score = score_of(&xt)?;
                 xt = correct(xt, score, draw(k), self.snr, Posterior::between(at.0, at.1).keep);
@@ -102,7 +108,7 @@ impl PredictorCorrector {
                 // The last step's noise is left out: it would only blur the picture.
                 xt = if at.1.sigma == 0.0 || deviation == 0.0 { mean } else { mean + draw(0) * deviation };
             } else if at.1.sigma == 0.0 {
-                xt = ask(xt, at.0)?.x0;
+                xt = denoise(xt, at.0)?.x0;
             }
         }
         Ok(xt)

@@ -2,10 +2,10 @@
 
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
-use kiln_train::SamplerSettings;
+use serde::{Deserialize, Serialize};
 
-use super::ancestral::{Variance, Walk};
-use super::grid::{self, Family, FinalSigma, Sigmas, Times};
+use super::ancestral::{Ancestral, Variance};
+use super::grid::{self, Family, FinalSigma, Sigmas, TimestepGrid};
 use super::multistep::{self, DpmSolver};
 use super::ode::Tolerance;
 use super::predictor_corrector::{Predictor, PredictorCorrector};
@@ -13,9 +13,130 @@ use super::unipc::{self, UniPc};
 use super::{Denoiser, Noise, sigma};
 use crate::diffusion::schedule::{Level, NoiseSchedule, Sde};
 
-/// Names of all samplers.
-pub const SAMPLERS: [&str; 10] =
-    ["ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++", "dpm++-sde", "unipc", "pc", "ode"];
+/// Names of all samplers, and the settings that each has beside those of guidance.
+pub const SAMPLERS: [(&str, &[&str]); 10] = [
+    ("ddpm", &["steps", "timestep_spacing", "variance", "recurrence"]),
+    ("ddim", &["steps", "timestep_spacing", "eta", "recurrence"]),
+    ("euler", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma"]),
+    ("euler-ancestral", &["steps", "timestep_spacing"]),
+    ("heun", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma"]),
+    ("dpm++", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "order", "solver_type"]),
+    ("dpm++-sde", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "order", "solver_type"]),
+    ("unipc", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "order", "solver_type"]),
+    ("pc", &["steps", "timestep_spacing", "predictor", "corrector_steps", "snr"]),
+    ("ode", &["rtol", "atol"]),
+];
+
+/// What every sampler has: itself, and what its denoiser is steered by.
+const OF_ALL: [&str; 6] =
+    ["sampler", "guidance_scale", "guidance_rescale", "guidance_interval", "backward_steps", "backward_rate"];
+
+/// The settings of `kiln sample` for a diffusion process; `None` is the recipe's choice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplerSettings {
+    /// One of [`SAMPLERS`].
+    pub sampler: Option<String>,
+    /// Number of denoising steps.
+    pub steps: Option<usize>,
+    /// Which of the schedule's timesteps a shorter walk visits: `leading`, `trailing`, `linspace` or `quadratic`.
+    pub timestep_spacing: Option<String>,
+    /// DDIM's η: 0 deterministic, 1 as random as DDPM.
+    pub eta: Option<f64>,
+    /// Variance of DDPM's step: `small`, `large`, or `learned` if the network learned it.
+    pub variance: Option<String>,
+    /// Spacing of a solver's noise levels: `schedule`, `karras` or `exponential`.
+    pub sigmas: Option<String>,
+    /// The most noise σ/α that such a spacing begins at.
+    pub sigma_max: Option<f64>,
+    /// Where a solver ends: `zero` or `sigma_min`.
+    pub final_sigma: Option<String>,
+    /// Order of a multistep solver.
+    pub order: Option<usize>,
+    /// Its kind: `midpoint` or `heun`; `bh1` or `bh2`.
+    pub solver_type: Option<String>,
+    /// Predictor of predictor–corrector: `reverse-diffusion`, `ancestral` or `none`.
+    pub predictor: Option<String>,
+    /// Langevin steps at each level.
+    pub corrector_steps: Option<usize>,
+    /// Their signal-to-noise ratio.
+    pub snr: Option<f64>,
+    /// Relative tolerance of the adaptive solver.
+    pub rtol: Option<f64>,
+    /// Its absolute tolerance.
+    pub atol: Option<f64>,
+    /// Classifier-free guidance scale w.
+    pub guidance_scale: Option<f64>,
+    /// How far guidance is brought back to the unguided deviation: 0 to 1.
+    pub guidance_rescale: Option<f64>,
+    /// Noise σ/α between which to guide.
+    pub guidance_interval: Option<[f64; 2]>,
+    /// Steps of universal guidance on the predicted image itself.
+    pub backward_steps: Option<usize>,
+    /// The size of each.
+    pub backward_rate: Option<f64>,
+    /// How often each step is undone and taken again.
+    pub recurrence: Option<usize>,
+}
+
+impl SamplerSettings {
+    /// Of a request.
+    pub fn of(request: &kiln_train::GenerateRequest) -> Result<Self> {
+        let s = request.sampler.clone();
+        if s.truncation_psi.is_some() {
+            return Err(Error::usage("--truncation-psi: diffusion does not have it"));
+        }
+        Ok(Self {
+            sampler: s.sampler,
+            steps: s.steps,
+            timestep_spacing: s.timestep_spacing,
+            eta: s.eta,
+            variance: s.variance,
+            sigmas: s.sigmas,
+            sigma_max: s.sigma_max,
+            final_sigma: s.final_sigma,
+            order: s.order,
+            solver_type: s.solver_type,
+            predictor: s.predictor,
+            corrector_steps: s.corrector_steps,
+            snr: s.snr,
+            rtol: s.rtol,
+            atol: s.atol,
+            guidance_scale: s.guidance_scale,
+            guidance_rescale: s.guidance_rescale,
+            guidance_interval: s.guidance_interval,
+            backward_steps: s.backward_steps,
+            backward_rate: s.backward_rate,
+            recurrence: s.recurrence,
+        })
+    }
+
+    /// Whether classifier-free guidance was asked for.
+    pub fn guides(&self) -> bool {
+        self.guidance_scale.is_some() || self.guidance_rescale.is_some() || self.guidance_interval.is_some()
+    }
+
+    /// The settings that were given.
+    pub fn given(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).map_err(|e| Error::new(format!("sampler settings: {e}")))
+    }
+
+    /// Refuses what the sampler `name` does not have.
+    fn check_given(&self, name: &str) -> Result<()> {
+        let Some((_, settings)) = SAMPLERS.iter().find(|(sampler, _)| *sampler == name) else {
+            let names = SAMPLERS.map(|(sampler, _)| sampler);
+            return Err(Error::usage(format!("--sampler {name}: there are {}", names.join(", "))));
+        };
+        let foreign = |key: &&String| !OF_ALL.contains(&key.as_str()) && !settings.contains(&key.as_str());
+        let Some(key) = self.given()?.keys().find(foreign).cloned() else { return Ok(()) };
+        let has: Vec<&str> = SAMPLERS.iter().filter(|(_, all)| all.contains(&key.as_str())).map(|(s, _)| *s).collect();
+        Err(Error::usage(format!(
+            "--{}: the sampler {name} does not have it; it is for {}",
+            key.replace('_', "-"),
+            has.join(", ")
+        )))
+    }
+}
 
 /// What a recipe says of sampling.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,19 +145,17 @@ pub struct Defaults {
     pub sampler: String,
     /// Its steps; 0 is T.
     pub steps: usize,
-    /// Which times they visit.
-    pub times: Times,
+    /// Which timesteps they visit.
+    pub grid: TimestepGrid,
     /// DDIM's η.
     pub eta: f64,
-    /// Of DDPM's step; what the network learned if it learned one.
-    pub variance: Variance,
 }
 
 /// A sampler, its options resolved.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Method {
     /// DDPM and DDIM.
-    Walk(Walk),
+    Ancestral(Ancestral),
     /// Euler's method.
     Euler,
     /// Euler's, with noise.
@@ -62,39 +181,6 @@ pub struct Plan {
     pub levels: Vec<Level>,
 }
 
-/// Settings, whether they were given, and the samplers that have them.
-fn check_given(name: &str, s: &SamplerSettings) -> Result<()> {
-    let solvers: &[&str] = &["euler", "heun", "dpm++", "dpm++-sde", "unipc"];
-    let multistep: &[&str] = &["dpm++", "dpm++-sde", "unipc"];
-    let all_but_ode = &SAMPLERS[..9];
-    let given: [(&str, bool, &[&str]); 15] = [
-        ("--steps", s.steps.is_some(), all_but_ode),
-        ("--timestep-spacing", s.timestep_spacing.is_some(), all_but_ode),
-        ("--eta", s.eta.is_some(), &["ddim"]),
-        ("--variance", s.variance.is_some(), &["ddpm"]),
-        ("--recurrence", s.recurrence.is_some(), &["ddpm", "ddim"]),
-        ("--sigmas", s.sigmas.is_some(), solvers),
-        ("--sigma-max", s.sigma_max.is_some(), solvers),
-        ("--final-sigma", s.final_sigma.is_some(), solvers),
-        ("--order", s.order.is_some(), multistep),
-        ("--solver-type", s.solver_type.is_some(), multistep),
-        ("--predictor", s.predictor.is_some(), &["pc"]),
-        ("--corrector-steps", s.corrector_steps.is_some(), &["pc"]),
-        ("--snr", s.snr.is_some(), &["pc"]),
-        ("--rtol", s.rtol.is_some(), &["ode"]),
-        ("--atol", s.atol.is_some(), &["ode"]),
-    ];
-    for (flag, is_given, has) in given {
-        if is_given && !has.contains(&name) {
-            return Err(Error::usage(format!(
-                "{flag}: the sampler {name} does not have it; it is for {}",
-                has.join(", ")
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn within(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     if (low..=high).contains(&value) {
         return Ok(value);
@@ -112,20 +198,22 @@ fn repeated(flag: &str, given: Option<usize>, usual: usize) -> Result<usize> {
 }
 
 impl Plan {
-    /// What `settings` ask for, and what they leave open as the recipe has it.
+    /// What `settings` ask for, and what they leave open as the recipe has it; `variance` is the model's.
     ///
     /// # Errors
     /// A usage error naming the setting.
-    pub fn new(schedule: &NoiseSchedule, settings: &SamplerSettings, defaults: &Defaults) -> Result<Self> {
+    pub fn new(
+        schedule: &NoiseSchedule,
+        variance: Variance,
+        settings: &SamplerSettings,
+        defaults: &Defaults,
+    ) -> Result<Self> {
         let s = settings;
         let name = s.sampler.as_deref().unwrap_or(&defaults.sampler);
-        if !SAMPLERS.contains(&name) {
-            return Err(Error::usage(format!("--sampler {name}: there are {}", SAMPLERS.join(", "))));
-        }
-        check_given(name, s)?;
-        let times = match &s.timestep_spacing {
-            Some(name) => Times { spacing: name.parse()?, ..defaults.times },
-            None => defaults.times,
+        s.check_given(name)?;
+        let grid = match &s.timestep_spacing {
+            Some(name) => TimestepGrid { spacing: name.parse()?, ..defaults.grid },
+            None => defaults.grid,
         };
         let total = schedule.steps();
         let steps = match (s.steps, name, defaults.steps) {
@@ -142,12 +230,12 @@ impl Plan {
             order => Err(Error::usage(format!("--order {order}: {name} has 1 to {most}"))),
         };
         let method = match name {
-            "ddpm" | "ddim" => Method::Walk(Walk {
+            "ddpm" | "ddim" => Method::Ancestral(Ancestral {
                 eta: match name {
                     "ddpm" => None,
                     _ => Some(within("--eta (model.eta)", s.eta.unwrap_or(defaults.eta), 0.0, 1.0)?),
                 },
-                variance: match (s.variance.as_deref(), defaults.variance) {
+                variance: match (s.variance.as_deref(), variance) {
                     (None | Some("learned"), Variance::Learned) => Variance::Learned,
                     (None, variance) => variance,
                     (Some("small"), _) => Variance::Small,
@@ -207,9 +295,9 @@ impl Plan {
             }
             given => within("--sigma-max", given.unwrap_or(f64::INFINITY), f64::MIN_POSITIVE, f64::INFINITY)?,
         };
-        let solver = |family| grid::solver(schedule, steps, times, (sigmas, sigma_max), end, family);
+        let solver = |family| grid::solver(schedule, steps, grid, (sigmas, sigma_max), end, family);
         let levels = match method {
-            Method::Walk(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, times)?,
+            Method::Ancestral(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, grid)?,
             Method::Euler | Method::EulerAncestral | Method::Heun => solver(Family::Sigma)?,
             Method::DpmSolver(_) => solver(Family::Dpm)?,
             Method::UniPc(_) => solver(Family::UniPc)?,
@@ -222,7 +310,7 @@ impl Plan {
     pub fn evaluations(&self) -> Option<usize> {
         let steps = self.levels.len() - 1;
         match self.method {
-            Method::Walk(walk) => Some(steps * (walk.recurrence + 1)),
+            Method::Ancestral(walk) => Some(steps * (walk.recurrence + 1)),
             // A last step to the picture itself is Euler's.
             Method::Heun => Some(2 * steps - usize::from(self.levels[steps].sigma == 0.0)),
             Method::PredictorCorrector(pc) => Some(steps * (pc.corrector_steps + 1)),
@@ -235,16 +323,16 @@ impl Plan {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, xt: Tensor<4>, ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+    pub fn run(&self, xt: Tensor<4>, denoise: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
         let levels = &self.levels;
         match self.method {
-            Method::Walk(walk) => walk.run(xt, levels, ask, noise),
-            Method::Euler => sigma::euler(xt, levels, ask),
-            Method::EulerAncestral => sigma::euler_ancestral(xt, levels, ask, noise),
-            Method::Heun => sigma::heun(xt, levels, ask),
-            Method::DpmSolver(solver) => solver.run(xt, levels, ask, noise),
-            Method::UniPc(solver) => solver.run(xt, levels, ask),
-            Method::PredictorCorrector(pc) => pc.run(xt, levels, ask, noise),
+            Method::Ancestral(walk) => walk.run(xt, levels, denoise, noise),
+            Method::Euler => sigma::euler(xt, levels, denoise),
+            Method::EulerAncestral => sigma::euler_ancestral(xt, levels, denoise, noise),
+            Method::Heun => sigma::heun(xt, levels, denoise),
+            Method::DpmSolver(solver) => solver.run(xt, levels, denoise, noise),
+            Method::UniPc(solver) => solver.run(xt, levels, denoise),
+            Method::PredictorCorrector(pc) => pc.run(xt, levels, denoise, noise),
             Method::Ode(_) => Err(Error::new("the adaptive solver samples by its flow")),
         }
     }

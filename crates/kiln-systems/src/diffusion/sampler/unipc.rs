@@ -45,13 +45,13 @@ impl UniPc {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>) -> Result<Tensor<4>> {
+    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], denoise: &Denoiser<'_>) -> Result<Tensor<4>> {
         let steps = levels.len().saturating_sub(1);
         // Predictions so far, the newest first; and where the last step began, with its order.
         let mut m: Vec<Tensor<4>> = Vec::new();
         let mut last: Option<(Tensor<4>, usize)> = None;
         for i in 0..steps {
-            let new = ask(xt.clone(), levels[i])?.x0;
+            let new = denoise(xt.clone(), levels[i])?.x0;
             if let Some((before, order)) = last {
                 xt = self.step(&levels[..i], levels[i], before, &m, order, Some(new.clone()));
             }

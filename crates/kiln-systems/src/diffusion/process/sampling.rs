@@ -1,0 +1,212 @@
+//! Images from noise and noise from images: the chain of a sampler, guided, split by memory and watched.
+
+use std::cell::{Cell, RefCell};
+
+use burn::tensor::Tensor;
+use kiln_core::{Error, Result};
+use kiln_nn::tensor::normal;
+use kiln_train::{ChainWatch, GenerateRequest};
+
+use super::{Predict, Process};
+use crate::diffusion::guidance::{Guidance, steer};
+use crate::diffusion::sampler::ancestral::ddim_invert;
+use crate::diffusion::sampler::ode::{Flow, Tolerance};
+use crate::diffusion::sampler::settings::{Method, Plan, SamplerSettings};
+use crate::diffusion::sampler::{Denoised, Denoiser, Noise, finite, is_finite};
+use crate::diffusion::schedule::Level;
+
+/// A way down from noise by a denoiser.
+pub type Walk<'a> = dyn Fn(Tensor<4>, &Denoiser<'_>, &Noise<'_>) -> Result<Tensor<4>> + 'a;
+
+/// The noise a request's chain begins with: its own, or keyed noise.
+///
+/// # Errors
+/// If its own has another shape.
+pub fn initial_noise(request: &GenerateRequest, shape: [usize; 4]) -> Result<Tensor<4>> {
+    let noise = request.noise.clone().unwrap_or_else(|| request.normal("latent", shape));
+    if noise.dims() == shape {
+        return Ok(noise);
+    }
+    Err(Error::usage(format!("--noise: expected shape {shape:?}, got {:?}", noise.dims())))
+}
+
+impl Process {
+    /// A sampler and its levels as `settings` ask for them.
+    ///
+    /// # Errors
+    /// A usage error naming the setting that does not fit.
+    pub fn plan(&self, settings: &SamplerSettings) -> Result<Plan> {
+        Plan::new(&self.schedule, self.variance, settings, &self.sampling)
+    }
+
+    /// DDIM's levels with η = 0, which encode and decode.
+    ///
+    /// # Errors
+    /// As [`Process::plan`].
+    pub fn implicit_plan(&self) -> Result<Plan> {
+        self.plan(&SamplerSettings { sampler: Some("ddim".into()), eta: Some(0.0), ..SamplerSettings::default() })
+    }
+
+    /// Samples of a plan from standard normal `xt`. They are not brought into [−1, 1].
+    ///
+    /// # Errors
+    /// If the chain leaves the finite numbers, or a guide fails.
+    pub fn sample(
+        &self,
+        predict: &Predict<'_>,
+        xt: Tensor<4>,
+        plan: &Plan,
+        guidance: &Guidance,
+        request: &GenerateRequest,
+    ) -> Result<Tensor<4>> {
+        let deviation = plan.deviation(self.schedule.options().sde);
+        let xt = if deviation == 1.0 { xt } else { xt * deviation };
+        match plan.method {
+            Method::Ode(tolerance) => self.flow_down(predict, xt, plan, tolerance, guidance, request),
+            _ => {
+                let walk: &Walk<'_> = &|xt, denoise, noise| plan.run(xt, denoise, noise);
+                self.walk(predict, xt, plan.evaluations(), guidance, request, walk)
+            }
+        }
+    }
+
+    /// Takes `xt` down by a walk that asks the network about `evaluations` times.
+    ///
+    /// # Errors
+    /// As [`Process::sample`].
+    pub fn walk(
+        &self,
+        predict: &Predict<'_>,
+        xt: Tensor<4>,
+        evaluations: Option<usize>,
+        guidance: &Guidance,
+        request: &GenerateRequest,
+        walk: &Walk<'_>,
+    ) -> Result<Tensor<4>> {
+        // A guide's gradient keeps what a plain pass lets go of.
+        let most = if request.guides.is_empty() { usize::MAX } else { (self.max_batch / 8).max(1) };
+        let shape = xt.dims();
+        if shape[0] > most {
+            return halves(xt, guidance, request, &|xt, guidance, request| {
+                self.walk(predict, xt, evaluations, guidance, request, walk)
+            });
+        }
+        let device = xt.device();
+        let noise = |draw: u64| normal(request.key.purpose("chain").at(draw), request.indices.clone(), shape, &device);
+        let denoise = self.denoiser(predict, evaluations, guidance, request);
+        finite(walk(xt, &denoise, &noise)?)
+    }
+
+    /// Down the probability flow by the adaptive solver (Song 2021b, §4.3).
+    fn flow_down(
+        &self,
+        predict: &Predict<'_>,
+        xt: Tensor<4>,
+        plan: &Plan,
+        tolerance: Tolerance,
+        guidance: &Guidance,
+        request: &GenerateRequest,
+    ) -> Result<Tensor<4>> {
+        // On the flow each image is at a level of its own; what guides it asks for one level.
+        let alone = guidance.unconditional.is_some() || !request.guides.is_empty();
+        if alone && xt.dims()[0] > 1 {
+            return halves(xt, guidance, request, &|xt, guidance, request| {
+                self.flow_down(predict, xt, plan, tolerance, guidance, request)
+            });
+        }
+        let denoise = self.denoiser(predict, None, guidance, request);
+        let ([_, c, h, w], device) = (xt.dims(), xt.device());
+        let x0 = |xt: Tensor<4>, levels: &[Level], which: &[usize]| match alone {
+            true => Ok(denoise(xt, levels[0])?.x0),
+            false => Ok(self.clamped(self.denoise(predict, xt, levels, &guidance.select(which, &device)).x0)),
+        };
+        let at_ratio = |ratio: f64| self.schedule.at_ratio(ratio);
+        let flow = Flow { predict: &x0, at_ratio: &at_ratio, shape: [c, h, w], tolerance, device: device.clone() };
+        finite(flow.sample(xt, plan.levels[0], plan.levels[1])?.0)
+    }
+
+    /// The noise of deviation 1 that a plan of DDIM decodes to `images` (Song 2021a, §4.3).
+    ///
+    /// # Errors
+    /// As [`Process::sample`].
+    pub fn invert(
+        &self,
+        predict: &Predict<'_>,
+        images: Tensor<4>,
+        plan: &Plan,
+        guidance: &Guidance,
+        request: &GenerateRequest,
+    ) -> Result<Tensor<4>> {
+        let denoise = self.denoiser(predict, None, guidance, request);
+        Ok(ddim_invert(images, &plan.levels, &denoise)? / plan.deviation(self.schedule.options().sde))
+    }
+
+    /// x̂₀ as samplers ask for it: guided, clamped, and shown to whoever watches the chain.
+    fn denoiser<'a>(
+        &'a self,
+        predict: &'a Predict<'a>,
+        evaluations: Option<usize>,
+        guidance: &'a Guidance,
+        request: &'a GenerateRequest,
+    ) -> impl Fn(Tensor<4>, Level) -> Result<Denoised> + 'a {
+        let count = Cell::new(0);
+        move |xt, level| {
+            let Denoised { x0, variance } = self.guided(predict, xt, level, guidance, request)?;
+            let x0 = self.clamped(x0);
+            if let Some(ChainWatch(watch)) = &request.watch {
+                watch(count.get(), evaluations, &x0);
+                count.set(count.get() + 1);
+            }
+            Ok(Denoised { x0, variance })
+        }
+    }
+
+    /// x̂₀ at one level, guided by the network itself and by the request's guides.
+    fn guided(
+        &self,
+        predict: &Predict<'_>,
+        xt: Tensor<4>,
+        level: Level,
+        guidance: &Guidance,
+        request: &GenerateRequest,
+    ) -> Result<Denoised> {
+        let levels = vec![level; xt.dims()[0]];
+        let denoised = if request.guides.is_empty() {
+            self.denoise(predict, xt, &levels, guidance)
+        } else {
+            let variance = RefCell::new(None);
+            let x0 = |xt: Tensor<4>| {
+                let denoised = self.denoise(predict, xt, &levels, guidance);
+                *variance.borrow_mut() = denoised.variance.map(Tensor::inner);
+                Ok(denoised.x0)
+            };
+            let x0 = steer(&x0, xt, level, request, guidance.backward)?;
+            Denoised { x0, variance: variance.into_inner() }
+        };
+        if !is_finite(&denoised.x0) {
+            return Err(Error::new(format!(
+                "sampling gave a value that is not finite at t = {}; lower --guidance-scale or --classifier-scale, take more \
+                 --steps, or train with model.prediction = \"v\"",
+                level.t
+            )));
+        }
+        Ok(denoised)
+    }
+}
+
+/// The two halves of a request, each by itself.
+fn halves(
+    xt: Tensor<4>,
+    guidance: &Guidance,
+    request: &GenerateRequest,
+    sample: &dyn Fn(Tensor<4>, &Guidance, &GenerateRequest) -> Result<Tensor<4>>,
+) -> Result<Tensor<4>> {
+    let n = xt.dims()[0];
+    let half = n / 2;
+    let part = |from: usize, len: usize| {
+        let start = request.indices.start + from as u64;
+        let request = GenerateRequest { indices: start..start + len as u64, ..request.clone() };
+        sample(xt.clone().narrow(0, from, len), &guidance.narrow(from, len), &request)
+    };
+    Ok(Tensor::cat(vec![part(0, half)?, part(half, n - half)?], 0))
+}
