@@ -17,8 +17,9 @@ use kiln_systems::diffusion::sampler::ancestral::{Ancestral, Variance, ddim_inve
 use kiln_systems::diffusion::sampler::grid::{self, Family, Spacing, TimestepGrid};
 use kiln_systems::diffusion::sampler::multistep::DpmSolver;
 use kiln_systems::diffusion::sampler::ode::{Flow, Tolerance, rk45};
+use kiln_systems::diffusion::sampler::plan::{Method, Plan};
 use kiln_systems::diffusion::sampler::predictor_corrector::{Predictor, PredictorCorrector, correct, predict};
-use kiln_systems::diffusion::sampler::settings::{Method, Plan};
+use kiln_systems::diffusion::sampler::settings::choice;
 use kiln_systems::diffusion::sampler::unipc::UniPc;
 use kiln_systems::diffusion::sampler::{Denoised, Denoiser};
 use kiln_systems::diffusion::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, ScheduleOptions, Sde};
@@ -64,14 +65,15 @@ fn method(name: &str) -> (Method, Option<Family>) {
         "dpm++" | "dpm++-sde" => {
             let solver = DpmSolver {
                 order: order(),
-                kind: parts.next().unwrap().parse().unwrap(),
+                kind: choice("", parts.next().unwrap()).unwrap(),
                 stochastic: kind == "dpm++-sde",
             };
             (Method::DpmSolver(solver), Some(Family::Dpm))
         }
-        "unipc" => {
-            (Method::UniPc(UniPc { order: order(), kind: parts.next().unwrap().parse().unwrap() }), Some(Family::UniPc))
-        }
+        "unipc" => (
+            Method::UniPc(UniPc { order: order(), kind: choice("", parts.next().unwrap()).unwrap() }),
+            Some(Family::UniPc),
+        ),
         other => panic!("{other}"),
     }
 }
@@ -116,14 +118,14 @@ fn every_chain_is_diffusers() {
         let [family, steps, kind, predicted, spacing, sigmas, end] = parts[..] else { panic!("{name}") };
         let (schedule, predicted) = (schedule(kind), prediction(predicted));
         let (spacing, offset) = spacing.split_once('+').unwrap_or((spacing, "0"));
-        let times = TimestepGrid { spacing: spacing.parse().unwrap(), offset: offset.parse().unwrap() };
+        let times = TimestepGrid { spacing: choice("", spacing).unwrap(), offset: offset.parse().unwrap() };
         let steps = steps.parse().unwrap();
         let inverse = family == "ddim-inverse";
         let (method, solver) = if inverse { method("ddim") } else { method(family) };
         let levels = match solver {
             None => grid::discrete(&schedule, steps, times).unwrap(),
             Some(family) => {
-                let (sigmas, end) = (sigmas.parse().unwrap(), end.parse().unwrap());
+                let (sigmas, end) = (choice("", sigmas).unwrap(), choice("", end).unwrap());
                 grid::solver(&schedule, steps, times, (sigmas, f64::INFINITY), end, family).unwrap()
             }
         };
@@ -202,7 +204,7 @@ fn the_preconditioning_of_edm() {
         close(Prediction::Edm.weight_on_x0(1.0 / (sigma * sigma)), (whole / (sigma * 0.5)).powi(2));
     }
     // The time steps of equation 5.
-    let sigmas = "karras".parse::<grid::Sigmas>().unwrap().between(80.0, 0.002, 3);
+    let sigmas = grid::Sigmas::Karras.between(80.0, 0.002, 3);
     let middle = (80f64.powf(1.0 / 7.0) * 0.5 + 0.002f64.powf(1.0 / 7.0) * 0.5).powi(7);
     assert!((sigmas[0] - 80.0).abs() < 1e-9 && (sigmas[1] - middle).abs() < 1e-9 && (sigmas[2] - 0.002).abs() < 1e-9);
 }
@@ -413,7 +415,7 @@ fn samples_of_known_densities() {
                     &schedule,
                     60,
                     Spacing::Linspace,
-                    ("karras".parse().unwrap(), f64::INFINITY),
+                    (grid::Sigmas::Karras, f64::INFINITY),
                     Default::default(),
                     family,
                 )

@@ -198,7 +198,7 @@ pub struct ColourHistogram {
     goal: Tensor<2>,
 }
 
-/// NoiseLevels of a channel that are told apart.
+/// Levels of a channel that are told apart.
 const BINS: usize = 16;
 
 impl ColourHistogram {

@@ -38,11 +38,12 @@ use self::config::{ClassEmbedType, UNetConfig};
 use self::scheduler::{SchedulerConfig, VarianceType, ddim_step_keeping_epsilon};
 use self::unet::UNet2d;
 use super::guidance::Guidance;
-use super::process::sampling::{Walk, initial_noise};
+use super::process::sampling::{Chain, initial_noise};
 use super::process::{Process, Training, max_batch};
 use super::sampler::ancestral::{Ancestral, ddim_step, ddpm_step};
 use super::sampler::grid::TimestepGrid;
-use super::sampler::settings::{Defaults, Method, Plan, SamplerSettings};
+use super::sampler::plan::{Defaults, Method, Plan};
+use super::sampler::settings::SamplerSettings;
 use super::sampler::{Denoised, Denoiser, Noise};
 use super::schedule::{Level, NoiseLevels};
 
@@ -232,7 +233,7 @@ impl Diffusers {
     fn sampler(&self, settings: &SamplerSettings) -> Result<Sampler> {
         let scheduler = &self.config.scheduler;
         let plan = self.process.plan(settings)?;
-        let spacing = settings.timestep_spacing.as_deref().map_or(Ok(scheduler.timestep_spacing), str::parse)?;
+        let grid = self.process.sampling.grid_of(settings)?;
         let visited = plan.levels[..plan.levels.len() - 1].to_vec();
         let sampler = match plan.method {
             Method::Ancestral(steps) if steps.recurrence > 0 => {
@@ -240,7 +241,7 @@ impl Diffusers {
             }
             Method::Ancestral(steps) => {
                 let timesteps: Vec<usize> = visited.iter().map(|level| level.t as usize).collect();
-                let walk = scheduler.walk(&self.process.schedule, &timesteps, spacing, steps.eta.is_none());
+                let walk = scheduler.walk(&self.process.schedule, &timesteps, grid.spacing, steps.eta.is_none());
                 Sampler::Ancestral(walk, steps)
             }
             Method::Ode(_) => return Err(Error::usage("--sampler ode: not for diffusers; the others are")),
@@ -269,7 +270,7 @@ impl Diffusers {
             Sampler::Ancestral(levels, steps) => {
                 // diffusers' DDIM needs x̂₀ as it was before it was clamped.
                 let unclamped = Process { clip: None, ..self.process.clone() };
-                let walk: &Walk<'_> = &|xt, denoise, noise| self.walk(xt, levels, steps, denoise, noise);
+                let walk: &Chain<'_> = &|xt, denoise, noise| self.walk(xt, levels, steps, denoise, noise);
                 unclamped.walk(&predict, xt, Some(levels.len()), guidance, request, walk)?
             }
         };
@@ -408,7 +409,7 @@ mod tests {
         let guidance =
             Guidance::none(Condition { class: Some(from_indices(&labels, &device)), ..Condition::default() });
         let start = from_values(expected.values("noise", &[2, 1, 8, 16]).unwrap(), [2, 1, 8, 16], &device);
-        let walk: &Walk<'_> = &|xt, denoise, _| system.walk(xt, levels, steps, denoise, &noise);
+        let walk: &Chain<'_> = &|xt, denoise, _| system.walk(xt, levels, steps, denoise, &noise);
         let request = GenerateRequest::new(0..2, 0, &device);
         let predict = networks.predict();
         let made = system.process.walk(&predict, start, None, &guidance, &request, walk).unwrap().clamp(-1.0, 1.0);

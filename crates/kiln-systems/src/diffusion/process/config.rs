@@ -8,7 +8,8 @@ use crate::diffusion::objective::{LossWeighting, Objective, TimestepSampling, We
 use crate::diffusion::parameterisation::Prediction;
 use crate::diffusion::sampler::ancestral::Variance;
 use crate::diffusion::sampler::grid::Spacing;
-use crate::diffusion::sampler::settings::{Defaults, SamplerSettings};
+use crate::diffusion::sampler::plan::Defaults;
+use crate::diffusion::sampler::settings::SamplerSettings;
 use crate::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
 
 /// Schedule, prediction, objective and sampler; a system's own settings stand beside them in the same table.

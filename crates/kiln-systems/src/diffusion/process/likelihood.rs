@@ -11,7 +11,7 @@ use crate::diffusion::bound;
 use crate::diffusion::guidance::Guidance;
 use crate::diffusion::sampler::Denoised;
 use crate::diffusion::sampler::ode::{Flow, Tolerance};
-use crate::diffusion::sampler::settings::ends;
+use crate::diffusion::sampler::plan::ends;
 use crate::diffusion::schedule::{Level, NoiseLevels};
 
 impl Process {

@@ -12,7 +12,7 @@ use super::{Predict, Process};
 use crate::diffusion::bound;
 use crate::diffusion::objective::{LossWeighting, Objective, SecondMoment, TimestepSampling};
 use crate::diffusion::sampler::Denoised;
-use crate::diffusion::sampler::settings::ends;
+use crate::diffusion::sampler::plan::ends;
 use crate::diffusion::schedule::{Level, NoiseLevels, NoiseSchedule};
 
 /// Images with noise added, and what the network said of them.

@@ -27,7 +27,7 @@ use super::guidance::Guidance;
 use super::parameterisation::Prediction;
 use super::sampler::Denoised;
 use super::sampler::ancestral::Variance;
-use super::sampler::settings::Defaults;
+use super::sampler::plan::Defaults;
 use super::schedule::{Level, NoiseLevels, NoiseSchedule};
 
 /// A network: its output for noisy images that are each at a level of their own.
@@ -133,6 +133,62 @@ impl Process {
         match self.clip {
             Some(most) => x0.clamp(-most, most),
             None => x0,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
+mod tests {
+    use burn::tensor::Device;
+    use kiln_core::random::Key;
+    use kiln_nn::tensor::{from_indices, normal, to_values};
+
+    use super::*;
+    use crate::diffusion::guidance::ClassifierFree;
+
+    /// A network that adds its class and its context's mean to half of what it sees. Guidance by both in one pass, by two
+    /// passes (texts of different lengths) and by passes of one image each is without + w (with − without).
+    #[test]
+    fn guidance_is_the_same_in_one_pass_and_in_several() {
+        let device = Device::flex();
+        let config = ProcessConfig { prediction: Prediction::Sample, timesteps: 50, ..ProcessConfig::default() };
+        let predict = |x: Tensor<4>, _: &[Level], c: &Condition| {
+            let n = x.dims()[0];
+            let sum = c.class.clone().unwrap().float().reshape([n]);
+            let sum = match &c.context {
+                Some(context) => sum + context.clone().mean_dim(1).reshape([n]),
+                None => sum,
+            };
+            x * 0.5 + sum.reshape([n, 1, 1, 1])
+        };
+        let xt = normal(Key::new(1), 0..3, [3, 2, 2, 5], &device);
+        let with = normal(Key::new(2), 0..3, [3, 1, 1], &device);
+        let without = normal(Key::new(3), 0..3, [3, 1, 1], &device);
+        let condition = |class: u32, context: Option<Tensor<3>>| Condition {
+            class: Some(from_indices(&[class; 3], &device)),
+            context,
+            ..Condition::default()
+        };
+        let repeated = |context: &Tensor<3>, tokens: usize| Some(context.clone().repeat_dim(1, tokens));
+        for (unconditional, away) in [
+            (condition(2, repeated(&without, 4)), without.clone()),
+            (condition(2, repeated(&without, 7)), without.clone()),
+            (condition(2, None), without.zeros_like()),
+        ] {
+            let guidance = Guidance {
+                unconditional: Some(unconditional),
+                classifier_free: ClassifierFree::new(Some(3.0), None, None).unwrap(),
+                ..Guidance::none(condition(1, repeated(&with, 4)))
+            };
+            let expected = (away.clone() + 2.0) + (with.clone() - away - 1.0) * 3.0;
+            let expected = to_values(xt.clone() * 0.5 + expected.reshape([3, 1, 1, 1]));
+            for max_batch in [64, 2, 1] {
+                let process = config.process(max_batch).unwrap();
+                let levels = [process.schedule.level(9); 3];
+                let x0 = to_values(process.denoise(&predict, xt.clone(), &levels, &guidance).x0);
+                assert!(x0.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{max_batch}");
+            }
         }
     }
 }

@@ -11,12 +11,13 @@ use super::{Predict, Process};
 use crate::diffusion::guidance::{Guidance, steer};
 use crate::diffusion::sampler::ancestral::ddim_invert;
 use crate::diffusion::sampler::ode::{Flow, Tolerance};
-use crate::diffusion::sampler::settings::{Method, Plan, SamplerSettings};
+use crate::diffusion::sampler::plan::{Method, Plan};
+use crate::diffusion::sampler::settings::SamplerSettings;
 use crate::diffusion::sampler::{Denoised, Denoiser, Noise, finite, is_finite};
 use crate::diffusion::schedule::Level;
 
 /// A way down from noise by a denoiser.
-pub type Walk<'a> = dyn Fn(Tensor<4>, &Denoiser<'_>, &Noise<'_>) -> Result<Tensor<4>> + 'a;
+pub type Chain<'a> = dyn Fn(Tensor<4>, &Denoiser<'_>, &Noise<'_>) -> Result<Tensor<4>> + 'a;
 
 /// The noise a request's chain begins with: its own, or keyed noise.
 ///
@@ -64,7 +65,7 @@ impl Process {
         match plan.method {
             Method::Ode(tolerance) => self.flow_down(predict, xt, plan, tolerance, guidance, request),
             _ => {
-                let walk: &Walk<'_> = &|xt, denoise, noise| plan.run(xt, denoise, noise);
+                let walk: &Chain<'_> = &|xt, denoise, noise| plan.run(xt, denoise, noise);
                 self.walk(predict, xt, plan.evaluations(), guidance, request, walk)
             }
         }
@@ -81,7 +82,7 @@ impl Process {
         evaluations: Option<usize>,
         guidance: &Guidance,
         request: &GenerateRequest,
-        walk: &Walk<'_>,
+        walk: &Chain<'_>,
     ) -> Result<Tensor<4>> {
         // A guide's gradient keeps what a plain pass lets go of.
         let most = if request.guides.is_empty() { usize::MAX } else { (self.max_batch / 8).max(1) };

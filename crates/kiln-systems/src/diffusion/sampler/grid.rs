@@ -1,7 +1,5 @@
 //! Which levels a sampler visits. Every list is the one diffusers makes for the sampler's family.
 
-use std::str::FromStr;
-
 use kiln_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -22,24 +20,6 @@ pub enum Spacing {
     Quadratic,
 }
 
-impl FromStr for Spacing {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "leading" => Self::Leading,
-            "trailing" => Self::Trailing,
-            "linspace" => Self::Linspace,
-            "quadratic" => Self::Quadratic,
-            _ => {
-                return Err(Error::usage(format!(
-                    "--timestep-spacing {name}: there are leading, trailing, linspace and quadratic"
-                )));
-            }
-        })
-    }
-}
-
 /// A spacing, and what is added to its leading times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimestepGrid {
@@ -56,7 +36,8 @@ impl From<Spacing> for TimestepGrid {
 }
 
 /// How the noise levels between the first and the last are spaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sigmas {
     /// As the schedule has them at the times of [`Spacing`].
     #[default]
@@ -65,19 +46,6 @@ pub enum Sigmas {
     Karras,
     /// ln σ evenly.
     Exponential,
-}
-
-impl FromStr for Sigmas {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "schedule" => Self::Schedule,
-            "karras" => Self::Karras,
-            "exponential" => Self::Exponential,
-            _ => return Err(Error::usage(format!("--sigmas {name}: there are schedule, karras and exponential"))),
-        })
-    }
 }
 
 impl Sigmas {
@@ -94,25 +62,14 @@ impl Sigmas {
 }
 
 /// Where a walk of noise levels ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinalSigma {
     /// At the picture.
     #[default]
     Zero,
     /// At the schedule's first level, a little noisy.
     SigmaMin,
-}
-
-impl FromStr for FinalSigma {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "zero" => Self::Zero,
-            "sigma_min" => Self::SigmaMin,
-            _ => return Err(Error::usage(format!("--final-sigma {name}: there are zero and sigma_min"))),
-        })
-    }
 }
 
 /// `steps` of the schedule's T times, descending, each once: fewer where the quadratic spacing would

@@ -14,6 +14,7 @@ pub mod ancestral;
 pub mod grid;
 pub mod multistep;
 pub mod ode;
+pub mod plan;
 pub mod predictor_corrector;
 pub mod settings;
 pub mod sigma;

@@ -3,16 +3,16 @@
 //!
 //! The score is ∇ log p(x) = (α x̂₀ − x)/σ².
 
-use std::str::FromStr;
-
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
+use serde::Deserialize;
 
 use super::{Denoiser, Noise};
 use crate::diffusion::schedule::{LEAST_SIGNAL, Level, Posterior};
 
 /// What takes the step from one level to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Predictor {
     /// The forward step's discretisation, turned around (appendix E).
     #[default]
@@ -21,23 +21,6 @@ pub enum Predictor {
     Ancestral,
     /// None: annealed Langevin dynamics by the corrector alone.
     None,
-}
-
-impl FromStr for Predictor {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "reverse-diffusion" => Self::ReverseDiffusion,
-            "ancestral" => Self::Ancestral,
-            "none" => Self::None,
-            _ => {
-                return Err(Error::usage(format!(
-                    "--predictor {name}: there are reverse-diffusion, ancestral and none"
-                )));
-            }
-        })
-    }
 }
 
 /// The sampler with its options.
