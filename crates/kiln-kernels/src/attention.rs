@@ -488,7 +488,7 @@ impl Backward<'_> {
                     }
                     let v = &v_features[i * v_len..];
                     product(tile, &plan.values, v, keys.len(), g_features, count, ZERO, ds, QUERY_PITCH);
-                    score_gradients(isa, p, ds, keys.len(), width, &d);
+                    score_backward(isa, p, ds, keys.len(), width, &d);
                     if wants_q {
                         let k = &k_tokens[(keys.start - mine.start) * s.features..];
                         let steps = self.over_keys.over(keys.len());
@@ -604,7 +604,7 @@ vectorised! {
 
 vectorised! {
     /// Turns `dP` into `dS = P (dP - D)`.
-    fn score_gradients(p: &[f32], dp: &mut [f32], keys: usize, width: usize, d: &[f32; QUERIES]) {
+    fn score_backward(p: &[f32], dp: &mut [f32], keys: usize, width: usize, d: &[f32; QUERIES]) {
         for (p, dp) in p.chunks_exact(QUERY_PITCH).zip(dp.chunks_exact_mut(QUERY_PITCH)).take(keys) {
             for ((dp, p), d) in dp[..width].iter_mut().zip(p).zip(d) {
                 *dp = p * (*dp - d);

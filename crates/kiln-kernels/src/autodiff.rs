@@ -1,7 +1,7 @@
 //! Gradients of the operations. Only those that some tracked input needs are computed.
 
 use crate::{
-    Activation, ConvOptions, Filter, Mask, Walk, fallback,
+    Activation, ConvOptions, Filter, Mask, ScanDirection, fallback,
     norm::Scope,
     ops::{KernelOps, Optional},
 };
@@ -199,7 +199,7 @@ impl<B: KernelOps> Backward<B, 3> for Normalisation {
         let [x, gamma, beta] = s.inputs.map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
         let wants_input = ops.parents[0].is_some();
         let (dx, dgamma, dbeta) =
-            B::norm_gradient(x, g, s.mean, s.var, gamma, beta, s.scope, s.eps, s.activation, wants_input);
+            B::norm_backward(x, g, s.mean, s.var, gamma, beta, s.scope, s.eps, s.activation, wants_input);
         for (node, gradient) in ops.parents.into_iter().zip([dx, dgamma, dbeta]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -244,7 +244,7 @@ impl<B: KernelOps> Backward<B, 1> for Activating {
         let x = saved.retrieve_node_output::<B::FloatTensorPrimitive>(x);
         let [parent] = ops.parents;
         if let Some(node) = parent {
-            grads.register::<B>(node.id, B::activation_gradient(x, g, activation));
+            grads.register::<B>(node.id, B::activation_backward(x, g, activation));
         }
     }
 }
@@ -271,7 +271,7 @@ impl<B: KernelOps> Backward<B, 1> for Gating {
         let x = saved.retrieve_node_output::<B::FloatTensorPrimitive>(ops.state);
         let [parent] = ops.parents;
         if let Some(node) = parent {
-            grads.register::<B>(node.id, B::gate_gradient(x, g));
+            grads.register::<B>(node.id, B::gate_backward(x, g));
         }
     }
 }
@@ -291,13 +291,13 @@ impl<B: KernelOps> RetroForward for Gated<B> {
 struct Recurrence;
 
 impl<B: KernelOps> Backward<B, 2> for Recurrence {
-    type State = (NodeId, FloatTensor<B>, Walk);
+    type State = (NodeId, FloatTensor<B>, ScanDirection);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, saved: &mut Checkpointer) {
         let g = grads.consume::<B>(&ops.node);
-        let (weight, kept, walk) = ops.state;
+        let (weight, kept, direction) = ops.state;
         let weight = saved.retrieve_node_output::<B::FloatTensorPrimitive>(weight);
-        let (dx, dw) = B::recur_gradient(weight, kept, g, walk);
+        let (dx, dw) = B::recur_backward(weight, kept, g, direction);
         for (node, gradient) in ops.parents.into_iter().zip([dx, dw]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -317,7 +317,7 @@ impl<B: KernelOps> Backward<B, 2> for AddActivating {
         let g = grads.consume::<B>(&ops.node);
         let g = match ops.state {
             // The output is above 0 exactly where the sum is.
-            Some((output, activation)) => B::activation_gradient(output, g, activation),
+            Some((output, activation)) => B::activation_backward(output, g, activation),
             None => g,
         };
         for node in ops.parents.into_iter().flatten() {
@@ -346,7 +346,7 @@ impl<B: KernelOps> Backward<B, 3> for Attention {
         let s = ops.state;
         let [q, k, v] = s.inputs.map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
         let wants = [0, 1, 2].map(|i| ops.parents[i].is_some());
-        let (dq, dk, dv) = B::attention_gradient(q, k, v, s.out, s.logs, g, s.mask, wants);
+        let (dq, dk, dv) = B::attention_backward(q, k, v, s.out, s.logs, g, s.mask, wants);
         for (node, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -387,7 +387,7 @@ impl<B: KernelOps> Backward<B, 1> for SelfAttention {
         let [q, k, v] = fallback::thirds::<B>(saved.retrieve_node_output::<B::FloatTensorPrimitive>(qkv));
         let [parent] = ops.parents;
         if let Some(node) = parent {
-            let (dq, dk, dv) = B::attention_gradient(q, k, v, out, logs, g, Mask::None, [true; 3]);
+            let (dq, dk, dv) = B::attention_backward(q, k, v, out, logs, g, Mask::None, [true; 3]);
             grads.register::<B>(node.id, B::float_cat([dq, dk, dv].map(turned).to_vec(), 1));
         }
     }
@@ -475,16 +475,20 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         }
     }
 
-    fn recur(x: FloatTensor<Self>, weight: FloatTensor<Self>, walk: Walk) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn recur(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        direction: ScanDirection,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let prep = Backward::<B, 2>::prepare::<C>(Recurrence, [x.node(), weight.node()]).compute_bound();
         match prep.stateful() {
             OpsKind::Tracked(mut prep) => {
                 let id = prep.checkpoint(&weight);
-                let (h, kept) = B::recur(x.into_primitive(), weight.into_primitive(), walk);
-                (prep.finish((id, kept.clone(), walk), h), FloatTensor::<Self>::new(kept))
+                let (h, kept) = B::recur(x.into_primitive(), weight.into_primitive(), direction);
+                (prep.finish((id, kept.clone(), direction), h), FloatTensor::<Self>::new(kept))
             }
             OpsKind::UnTracked(prep) => {
-                let (h, kept) = B::recur(x.into_primitive(), weight.into_primitive(), walk);
+                let (h, kept) = B::recur(x.into_primitive(), weight.into_primitive(), direction);
                 (prep.finish(h), FloatTensor::<Self>::new(kept))
             }
         }

@@ -220,7 +220,7 @@ fn tanh_gate<B: Backend>(z: FloatTensor<B>) -> FloatTensor<B> {
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn norm_gradient<B: Backend>(
+pub(crate) fn norm_backward<B: Backend>(
     x: FloatTensor<B>,
     g: FloatTensor<B>,
     mean: FloatTensor<B>,
@@ -378,7 +378,7 @@ pub(crate) fn attention<B: Backend>(
     (B::float_matmul(B::float_div(p, sum), v), reshape::<B, 3>(logs, [n, heads, queries]))
 }
 
-pub(crate) fn attention_gradient<B: Backend>(
+pub(crate) fn attention_backward<B: Backend>(
     [q, k, v]: [FloatTensor<B>; 3],
     out: FloatTensor<B>,
     logs: FloatTensor<B>,

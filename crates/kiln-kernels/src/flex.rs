@@ -1,7 +1,7 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, Filter, Mask, Precision, Walk, activation,
+    Activation, AdamStep, ConvOptions, Filter, Mask, Precision, ScanDirection, activation,
     attention::{self, View},
     conv, copy, fallback, gate,
     isa::Isa,
@@ -175,7 +175,7 @@ impl KernelOps for Flex {
         flat(y, dims)
     }
 
-    fn norm_gradient(
+    fn norm_backward(
         x: FloatTensor<Self>,
         g: FloatTensor<Self>,
         mean: FloatTensor<Self>,
@@ -188,7 +188,7 @@ impl KernelOps for Flex {
         wants_input: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&x, &g, &mean, &var, &gamma, &beta]) {
-            return fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation);
+            return fallback::norm_backward::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation);
         }
         let (shape, dims) = (norm_shape(&x, &gamma, scope), x.layout().shape().clone());
         let affine_dims = gamma.layout().shape().clone();
@@ -215,7 +215,7 @@ impl KernelOps for Flex {
         flat(activation::forward(Isa::current(), activation, elements(&x)), shape)
     }
 
-    fn activation_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+    fn activation_backward(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         if !all_f32(&[&x, &g]) {
             return fallback::unactivate::<Self>(x, g, activation);
         }
@@ -310,7 +310,7 @@ impl KernelOps for Flex {
         (strided(out, s.out(), operands[0]), tensor(logs, [s.images, s.heads, s.queries]))
     }
 
-    fn attention_gradient(
+    fn attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
@@ -321,7 +321,7 @@ impl KernelOps for Flex {
         wants: [bool; 3],
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&q, &k, &v, &out, &logs, &g]) {
-            return fallback::attention_gradient::<Self>([q, k, v], out, logs, g, &mask);
+            return fallback::attention_backward::<Self>([q, k, v], out, logs, g, &mask);
         }
         let s = attention_shape(&q, &v);
         let sizes = [&q, &k, &v].map(dims);
@@ -361,7 +361,7 @@ impl KernelOps for Flex {
         flat(gate::forward(Isa::current(), elements(&contiguous(x)), images, half), shape)
     }
 
-    fn gate_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gate_backward(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self> {
         if !all_f32(&[&x, &g]) {
             return fallback::ungate::<Self>(x, g);
         }
@@ -370,29 +370,33 @@ impl KernelOps for Flex {
         flat(gate::backward(Isa::current(), elements(&x), elements(&g), shape[0], half), shape)
     }
 
-    fn recur(x: FloatTensor<Self>, weight: FloatTensor<Self>, walk: Walk) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn recur(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        direction: ScanDirection,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&x, &weight]) {
-            return recurrent::plain::forward::<Self>(x, weight, walk);
+            return recurrent::plain::forward::<Self>(x, weight, direction);
         }
         let (size, [_, state, taps]) = (dims::<4>(&x), dims(&weight));
-        let shape = recurrent::Shape::new(size, taps, walk);
+        let shape = recurrent::Shape::new(size, taps, direction);
         let [x, weight] = [x, weight].map(contiguous);
         let (h, kept) = recurrent::forward(Isa::current(), &shape, elements(&x), elements(&weight));
         let [n, _, height, width] = size;
         (tensor(h, [n, state, height, width]), tensor(kept, [n, shape.kept()]))
     }
 
-    fn recur_gradient(
+    fn recur_backward(
         weight: FloatTensor<Self>,
         kept: FloatTensor<Self>,
         g: FloatTensor<Self>,
-        walk: Walk,
+        direction: ScanDirection,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !all_f32(&[&weight, &kept, &g]) {
-            return recurrent::plain::backward::<Self>(weight, kept, g, walk);
+            return recurrent::plain::backward::<Self>(weight, kept, g, direction);
         }
         let ([n, state, height, width], size) = (dims(&g), dims::<3>(&weight));
-        let shape = recurrent::Shape::new([n, 4 * state, height, width], size[2], walk);
+        let shape = recurrent::Shape::new([n, 4 * state, height, width], size[2], direction);
         let [weight, kept, g] = [weight, kept, g].map(contiguous);
         let (dx, dw) = recurrent::backward(Isa::current(), &shape, elements(&g), elements(&kept), elements(&weight));
         (tensor(dx, [n, 4 * state, height, width]), tensor(dw, size))

@@ -78,7 +78,7 @@ pub enum Mask {
 
 /// How a [`recur`]rent layer walks over a map, a row or a diagonal at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Walk {
+pub enum ScanDirection {
     /// From the first row down; a place is a column.
     Rows,
     /// From the top left corner, through the diagonals on which row + column is one number; a place is a row, and
@@ -99,6 +99,13 @@ pub struct ConvOptions<const D: usize = 2> {
     pub dilation: [usize; D],
     /// Groups of channels that do not see one another, at least 1.
     pub groups: usize,
+}
+
+/// Every place, no padding, one group.
+impl<const D: usize> Default for ConvOptions<D> {
+    fn default() -> Self {
+        Self { stride: [1; D], padding: [0; D], dilation: [1; D], groups: 1 }
+    }
 }
 
 impl<const D: usize> ConvOptions<D> {
@@ -267,17 +274,17 @@ pub fn gate<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// step earlier, zero outside of the map.
 ///
 /// `x` is `[n, 4 c, height, width]`, what the input contributes to `o`, `f`, `i` and `g` with their bias; `weight` is
-/// `[4 c, c, taps]`, a convolution over the places of a step as PyTorch's `Conv1d` lays it out. In [`Walk::Rows`] its window is
+/// `[4 c, c, taps]`, a convolution over the places of a step as PyTorch's `Conv1d` lays it out. In [`ScanDirection::Rows`] its window is
 /// centred; in the others it ends at the place itself, so that two taps see the rows above and the same. The result is
 /// `[n, c, height, width]`.
 ///
 /// Panics if the shapes do not fit together, the map is empty, or a centred window's taps are even.
-pub fn recur(x: Tensor<4>, weight: Tensor<3>, walk: Walk) -> Tensor<4> {
+pub fn recur(x: Tensor<4>, weight: Tensor<3>, direction: ScanDirection) -> Tensor<4> {
     let ([_, gates, height, width], [outputs, state, taps]) = (x.dims(), weight.dims());
-    let centred = walk != Walk::Rows || taps % 2 == 1;
+    let centred = direction != ScanDirection::Rows || taps % 2 == 1;
     let fits = gates == 4 * state && outputs == gates && state * taps * height * width > 0 && centred;
     assert!(fits, "recur: input {:?} and weights {:?} do not fit together", x.dims(), weight.dims());
-    Tensor::from_dispatch(Dispatch::recur(x.into_dispatch(), weight.into_dispatch(), walk).0)
+    Tensor::from_dispatch(Dispatch::recur(x.into_dispatch(), weight.into_dispatch(), direction).0)
 }
 
 /// `a(x)` of each element.

@@ -1,7 +1,7 @@
 //! The operations as an extension of Burn's backends. Default bodies are made of Burn's own
 //! operations; `flex` and `autodiff` replace them where there is something better.
 
-use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, Walk, fallback, norm::Scope, recurrent::plain};
+use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, ScanDirection, fallback, norm::Scope, recurrent::plain};
 use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
 
 /// A tensor that may be absent.
@@ -104,7 +104,7 @@ pub trait KernelOps: Backend {
     /// Gradients in input, gamma and beta of a normalisation for output gradient `g`, through the
     /// statistics if they are `x`'s. Without `wants_input` the first is meaningless.
     #[allow(clippy::too_many_arguments)]
-    fn norm_gradient(
+    fn norm_backward(
         x: FloatTensor<Self>,
         g: FloatTensor<Self>,
         mean: FloatTensor<Self>,
@@ -117,7 +117,7 @@ pub trait KernelOps: Backend {
         wants_input: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let _ = wants_input;
-        fallback::norm_gradient::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation)
+        fallback::norm_backward::<Self>(x, g, mean, var, gamma, beta, scope, eps, activation)
     }
 
     /// `a(x)`.
@@ -126,7 +126,7 @@ pub trait KernelOps: Backend {
     }
 
     /// `g a'(x)`.
-    fn activation_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+    fn activation_backward(x: FloatTensor<Self>, g: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         fallback::unactivate::<Self>(x, g, activation)
     }
 
@@ -190,7 +190,7 @@ pub trait KernelOps: Backend {
     /// Gradients of attention in queries, keys and values for output gradient `g`, given the output and the
     /// logarithms. Those not in `wants` are meaningless.
     #[allow(clippy::too_many_arguments)]
-    fn attention_gradient(
+    fn attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
@@ -201,7 +201,7 @@ pub trait KernelOps: Backend {
         wants: [bool; 3],
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let _ = wants;
-        fallback::attention_gradient::<Self>([q, k, v], out, logs, g, &mask)
+        fallback::attention_backward::<Self>([q, k, v], out, logs, g, &mask)
     }
 
     /// `tanh(a) sigmoid(b)` of the first and the second half of the channels.
@@ -210,23 +210,27 @@ pub trait KernelOps: Backend {
     }
 
     /// Its gradient in `x` for output gradient `g`.
-    fn gate_gradient(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gate_backward(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self> {
         fallback::ungate::<Self>(x, g)
     }
 
     /// Hidden states of a convolutional LSTM, and what its gradient wants kept; see [`crate::recurrent`].
-    fn recur(x: FloatTensor<Self>, weight: FloatTensor<Self>, walk: Walk) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        plain::forward::<Self>(x, weight, walk)
+    fn recur(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        direction: ScanDirection,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::forward::<Self>(x, weight, direction)
     }
 
     /// Its gradients in input and weights for the gradient `g` in the hidden states.
-    fn recur_gradient(
+    fn recur_backward(
         weight: FloatTensor<Self>,
         kept: FloatTensor<Self>,
         g: FloatTensor<Self>,
-        walk: Walk,
+        direction: ScanDirection,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        plain::backward::<Self>(weight, kept, g, walk)
+        plain::backward::<Self>(weight, kept, g, direction)
     }
 
     /// Rows and columns mapped by a filter each.

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 pub use kiln_kernels::Mask;
 use kiln_kernels::self_attention;
 
-use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Weights, add_activate, cost};
+use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, WeightInit, add_activate, cost};
 
 /// Scaled dot-product attention, softmax(q·kᵀ / √d)·v (Vaswani 2017, equation 1).
 ///
@@ -40,7 +40,7 @@ impl FeatureAttention {
             norm: GroupNorm::new(groups, channels, init),
             qkv: Conv2dConfig::new(channels, 3 * channels, 1).init(init),
             // Zero: the block starts as the identity.
-            proj: Conv2dConfig::new(channels, channels, 1).weights(Weights::Zero).init(init),
+            proj: Conv2dConfig { weight: WeightInit::Zero, ..Conv2dConfig::new(channels, channels, 1) }.init(init),
             heads,
         }
     }

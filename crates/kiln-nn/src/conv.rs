@@ -4,98 +4,91 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use kiln_kernels::{ConvOptions, conv_transpose2d, conv2d};
 
-use crate::{Init, Weights, cost};
+use crate::{Init, WeightInit, cost};
 
-/// Settings of a [`Conv2d`]: square kernel, PyTorch's defaults (stride 1, padding 0, bias).
-#[derive(Clone, Debug)]
+/// Settings of a [`Conv2d`] or a [`ConvTranspose2d`]: a square kernel, PyTorch's defaults where
+/// [`Conv2dConfig::new`] leaves them. A layer that differs says in what:
+///
+/// ```
+/// # use kiln_nn::{Conv2dConfig, WeightInit};
+/// let halve = Conv2dConfig { stride: 2, padding: 1, weight: WeightInit::He, ..Conv2dConfig::new(64, 128, 4) };
+/// ```
+#[derive(Clone, Copy, Debug)]
 pub struct Conv2dConfig {
-    channels: [usize; 2],
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    dilation: usize,
-    groups: usize,
-    bias: bool,
-    weights: Weights,
+    /// Channels that go in.
+    pub inputs: usize,
+    /// Channels that come out.
+    pub outputs: usize,
+    /// Rows and columns of the window.
+    pub kernel: usize,
+    /// Step between windows: of the input, or of the output if transposed.
+    pub stride: usize,
+    /// Zeros added on each side of the input; transposed, rows and columns cut from each side of the output.
+    pub padding: usize,
+    /// Rows and columns added at the bottom and right of a transposed convolution's output. Must be 0 otherwise.
+    pub output_padding: usize,
+    /// Distance between the window's taps.
+    pub dilation: usize,
+    /// Independent groups of channels.
+    pub groups: usize,
+    /// Whether there is a bias; a normalisation that follows has its own.
+    pub bias: bool,
+    /// How the weight is drawn; the bias is zero unless the weight is [`WeightInit::FanIn`].
+    pub weight: WeightInit,
 }
 
 impl Conv2dConfig {
     /// `inputs` → `outputs` channels with a `kernel`×`kernel` window.
     pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
         Self {
-            channels: [inputs, outputs],
+            inputs,
+            outputs,
             kernel,
             stride: 1,
             padding: 0,
+            output_padding: 0,
             dilation: 1,
             groups: 1,
             bias: true,
-            weights: Weights::FanIn,
+            weight: WeightInit::FanIn,
         }
     }
 
     /// A 3×3 window that keeps the size.
     pub fn same3(inputs: usize, outputs: usize) -> Self {
-        Self::new(inputs, outputs, 3).padding(1)
+        Self { padding: 1, ..Self::new(inputs, outputs, 3) }
     }
 
-    /// Step between windows.
-    pub fn stride(mut self, stride: usize) -> Self {
-        self.stride = stride;
-        self
-    }
-
-    /// Zeros added on each side.
-    pub fn padding(mut self, padding: usize) -> Self {
-        self.padding = padding;
-        self
-    }
-
-    /// Distance between the window's taps.
-    pub fn dilation(mut self, dilation: usize) -> Self {
-        self.dilation = dilation;
-        self
-    }
-
-    /// Independent groups of channels.
-    pub fn groups(mut self, groups: usize) -> Self {
-        self.groups = groups;
-        self
-    }
-
-    /// Without a bias (a normalisation follows).
-    pub fn no_bias(mut self) -> Self {
-        self.bias = false;
-        self
-    }
-
-    /// How the weight is drawn; the bias is zero unless the weight is [`Weights::FanIn`].
-    pub fn weights(mut self, weights: Weights) -> Self {
-        self.weights = weights;
-        self
-    }
-
-    /// Makes the layer.
+    /// Makes a convolution.
     pub fn init(&self, init: &mut Init) -> Conv2d {
-        let [inputs, outputs] = self.channels;
+        assert!(self.output_padding == 0, "only a transposed convolution has an output padding: {self:?}");
+        let (weight, bias) = self.parameters([self.outputs, self.inputs / self.groups], init);
+        Conv2d { weight, bias, options: self.options() }
+    }
+
+    /// Makes a transposed convolution.
+    pub fn init_transposed(&self, init: &mut Init) -> ConvTranspose2d {
+        let (weight, bias) = self.parameters([self.inputs, self.outputs / self.groups], init);
+        ConvTranspose2d { weight, bias, options: self.options(), output_padding: self.output_padding }
+    }
+
+    /// A weight of these channels and a bias. PyTorch counts the second dimension of the weight as fan-in, which is
+    /// the outputs of a transposed convolution.
+    fn parameters(&self, channels: [usize; 2], init: &mut Init) -> (Param<Tensor<4>>, Option<Param<Tensor<1>>>) {
         let k = self.kernel;
-        let fan_in = inputs / self.groups * k * k;
-        Conv2d {
-            weight: init.weight([outputs, inputs / self.groups, k, k], fan_in, self.weights),
-            bias: self.bias.then(|| bias(init, outputs, fan_in, self.weights)),
-            options: ConvOptions {
-                stride: [self.stride; 2],
-                padding: [self.padding; 2],
-                dilation: [self.dilation; 2],
-                groups: self.groups,
-            },
+        let fan_in = channels[1] * k * k;
+        let weight = init.weight([channels[0], channels[1], k, k], fan_in, self.weight);
+        (weight, self.bias.then(|| init.bias(self.outputs, fan_in, self.weight)))
+    }
+
+    fn options(&self) -> ConvOptions {
+        ConvOptions {
+            stride: [self.stride; 2],
+            padding: [self.padding; 2],
+            dilation: [self.dilation; 2],
+            groups: self.groups,
         }
     }
-}
-
-/// PyTorch draws biases like weights; every explicit initialisation in the papers sets them to 0.
-pub(crate) fn bias(init: &mut Init, len: usize, fan_in: usize, weights: Weights) -> Param<Tensor<1>> {
-    init.weight([len], fan_in, if weights == Weights::FanIn { Weights::FanIn } else { Weights::Zero })
 }
 
 /// Convolution over `[n, channels, height, width]`.
@@ -120,81 +113,10 @@ impl Conv2d {
     }
 }
 
-/// Settings of a [`ConvTranspose2d`]: square kernel, PyTorch's defaults.
-#[derive(Clone, Debug)]
-pub struct ConvTranspose2dConfig {
-    channels: [usize; 2],
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    output_padding: usize,
-    bias: bool,
-    weights: Weights,
-}
-
-impl ConvTranspose2dConfig {
-    /// `inputs` → `outputs` channels with a `kernel`×`kernel` window.
-    pub fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
-        Self {
-            channels: [inputs, outputs],
-            kernel,
-            stride: 1,
-            padding: 0,
-            output_padding: 0,
-            bias: true,
-            weights: Weights::FanIn,
-        }
-    }
-
-    /// Step between windows of the output.
-    pub fn stride(mut self, stride: usize) -> Self {
-        self.stride = stride;
-        self
-    }
-
-    /// Rows and columns cut from each side of the output.
-    pub fn padding(mut self, padding: usize) -> Self {
-        self.padding = padding;
-        self
-    }
-
-    /// Rows and columns added at the bottom and right of the output.
-    pub fn output_padding(mut self, padding: usize) -> Self {
-        self.output_padding = padding;
-        self
-    }
-
-    /// Without a bias (a normalisation follows).
-    pub fn no_bias(mut self) -> Self {
-        self.bias = false;
-        self
-    }
-
-    /// How the weight is drawn.
-    pub fn weights(mut self, weights: Weights) -> Self {
-        self.weights = weights;
-        self
-    }
-
-    /// Makes the layer.
-    pub fn init(&self, init: &mut Init) -> ConvTranspose2d {
-        let [inputs, outputs] = self.channels;
-        let k = self.kernel;
-        // PyTorch counts the second dimension of the weight as fan-in, here the outputs.
-        let fan_in = outputs * k * k;
-        ConvTranspose2d {
-            weight: init.weight([inputs, outputs, k, k], fan_in, self.weights),
-            bias: self.bias.then(|| bias(init, outputs, fan_in, self.weights)),
-            options: ConvOptions { stride: [self.stride; 2], padding: [self.padding; 2], dilation: [1; 2], groups: 1 },
-            output_padding: self.output_padding,
-        }
-    }
-}
-
 /// Transposed convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d {
-    /// `[in, out, k, k]`.
+    /// `[in, out / groups, k, k]`.
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -211,7 +133,8 @@ impl ConvTranspose2d {
         let bias = self.bias.as_ref().map(Param::val);
         let ([n, inputs, height, width], [_, outputs, kh, kw]) = (x.dims(), self.weight.dims());
         cost::count(&[n, inputs, height, width, outputs, kh, kw]);
-        if x.dims()[2..] == [1, 1] && self.options.padding == [0, 0] && self.output_padding == 0 {
+        let plain = self.options == ConvOptions { stride: self.options.stride, ..ConvOptions::default() };
+        if [height, width] == [1, 1] && plain && self.output_padding == 0 {
             return project(x, self.weight.val(), bias);
         }
         conv_transpose2d(x, self.weight.val(), bias, self.options, [self.output_padding; 2])

@@ -23,7 +23,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     use super::*;
-    use crate::{Conv2dConfig, ConvTranspose2dConfig, Init, LinearConfig, attention::attention};
+    use crate::{Conv2dConfig, Init, LinearConfig, attention::attention};
 
     /// Worked out by hand.
     #[test]
@@ -36,13 +36,13 @@ mod tests {
             multiply_adds() - before
         };
         let images = || Tensor::<4>::zeros([2, 4, 8, 8], &device);
-        let conv = Conv2dConfig::new(4, 6, 3).stride(2).padding(1).init(&mut init);
+        let conv = Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(4, 6, 3) }.init(&mut init);
         // Each of 2·6·4·4 outputs sums 4·3·3 products.
         assert_eq!(spent(&mut || drop(conv.forward(images()))), 2 * 6 * 16 * 36);
-        let up = ConvTranspose2dConfig::new(4, 6, 4).stride(2).padding(1).init(&mut init);
+        let up = Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(4, 6, 4) }.init_transposed(&mut init);
         // Each of 2·4·8·8 inputs is multiplied with 6·4·4 weights.
         assert_eq!(spent(&mut || drop(up.forward(images()))), 2 * 256 * 96);
-        let project = ConvTranspose2dConfig::new(4, 6, 4).init(&mut init);
+        let project = Conv2dConfig::new(4, 6, 4).init_transposed(&mut init);
         assert_eq!(spent(&mut || drop(project.forward(Tensor::zeros([2, 4, 1, 1], &device)))), 2 * 4 * 96);
         let linear = LinearConfig::new(5, 7).init(&mut init);
         assert_eq!(spent(&mut || drop(linear.forward(Tensor::<3>::zeros([2, 3, 5], &device)))), 6 * 35);

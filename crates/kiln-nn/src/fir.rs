@@ -113,7 +113,7 @@ pub fn conv2d_resample(x: Tensor<4>, weight: Tensor<4>, filter: &[f32], rate: Ra
 }
 
 fn options(stride: usize, padding: [usize; 2]) -> ConvOptions {
-    ConvOptions { stride: [stride; 2], padding, dilation: [1; 2], groups: 1 }
+    ConvOptions { stride: [stride; 2], padding, ..ConvOptions::default() }
 }
 
 /// Zeros before and after an axis that keep the picture where it is.

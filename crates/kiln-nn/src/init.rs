@@ -6,7 +6,7 @@ use kiln_core::random::Key;
 
 /// How a weight is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Weights {
+pub enum WeightInit {
     /// PyTorch's default for convolution and linear layers: uniform in ±1/√fan_in
     /// (`kaiming_uniform_` with a = √5).
     FanIn,
@@ -37,19 +37,25 @@ impl Init {
     }
 
     /// A weight whose elements each see `fan_in` inputs.
-    pub fn weight<const D: usize>(&mut self, shape: [usize; D], fan_in: usize, weights: Weights) -> Param<Tensor<D>> {
+    pub fn weight<const D: usize>(&mut self, shape: [usize; D], fan_in: usize, how: WeightInit) -> Param<Tensor<D>> {
         let (index, len) = (self.next(), shape.iter().product());
         let scaled = |values: Vec<f32>, by: f64| values.into_iter().map(|v| v * by as f32).collect();
-        let values = match weights {
-            Weights::FanIn => {
+        let values = match how {
+            WeightInit::FanIn => {
                 let unit = self.key.uniform([index], len);
                 scaled(unit.into_iter().map(|u| 2.0 * u - 1.0).collect(), 1.0 / (fan_in as f64).sqrt())
             }
-            Weights::Normal(std) => scaled(self.key.normal([index], len), std),
-            Weights::He => scaled(self.key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
-            Weights::Zero => vec![0.0; len],
+            WeightInit::Normal(std) => scaled(self.key.normal([index], len), std),
+            WeightInit::He => scaled(self.key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
+            WeightInit::Zero => vec![0.0; len],
         };
         self.param(values, shape)
+    }
+
+    /// The bias of a layer whose weight is drawn so. PyTorch draws biases like weights; every explicit initialisation in
+    /// the papers sets them to 0.
+    pub fn bias(&mut self, len: usize, fan_in: usize, how: WeightInit) -> Param<Tensor<1>> {
+        self.weight([len], fan_in, if how == WeightInit::FanIn { how } else { WeightInit::Zero })
     }
 
     /// A parameter filled with one value.
@@ -84,7 +90,7 @@ mod tests {
     #[test]
     fn default_weights_stay_within_the_bound_and_fill_it() {
         let mut init = Init::new(&Device::flex(), 1);
-        let w = init.weight([64, 16, 3, 3], 144, Weights::FanIn).val();
+        let w = init.weight([64, 16, 3, 3], 144, WeightInit::FanIn).val();
         let max = w.abs().max().into_scalar::<f32>();
         assert!(max <= 1.0 / 12.0 && max > 0.083);
     }
@@ -93,8 +99,8 @@ mod tests {
     fn the_same_seed_gives_the_same_parameters() {
         let draw = |seed| {
             let mut init = Init::new(&Device::flex(), seed);
-            let _ = init.weight([4, 4], 4, Weights::He);
-            init.weight([4, 4], 4, Weights::Normal(0.02)).val().into_data()
+            let _ = init.weight([4, 4], 4, WeightInit::He);
+            init.weight([4, 4], 4, WeightInit::Normal(0.02)).val().into_data()
         };
         assert_eq!(draw(3), draw(3));
         assert_ne!(draw(3), draw(4));

@@ -26,9 +26,9 @@ pub mod transformer;
 pub mod unet;
 
 pub use condition::Condition;
-pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
-pub use init::{Init, Weights};
-pub use kiln_kernels::{Activation, Walk, activate, add_activate, concat, gate, recur};
+pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
+pub use init::{Init, WeightInit};
+pub use kiln_kernels::{Activation, ScanDirection, activate, add_activate, concat, gate, recur};
 pub use linear::{Embedding, Linear, LinearConfig};
 pub use masked::{MaskedConv2d, MaskedConv2dConfig};
 pub use norm::{BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm};

@@ -4,41 +4,32 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_kernels::linear;
 
-use crate::conv::bias;
-use crate::{Init, Weights, cost};
+use crate::{Init, WeightInit, cost};
 
 /// Settings of a [`Linear`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct LinearConfig {
-    features: [usize; 2],
-    bias: bool,
-    weights: Weights,
+    /// Features that go in.
+    pub inputs: usize,
+    /// Features that come out.
+    pub outputs: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// How the weight is drawn; the bias is zero unless the weight is [`WeightInit::FanIn`].
+    pub weight: WeightInit,
 }
 
 impl LinearConfig {
     /// `inputs` → `outputs` features, with a bias, drawn as PyTorch does.
     pub fn new(inputs: usize, outputs: usize) -> Self {
-        Self { features: [inputs, outputs], bias: true, weights: Weights::FanIn }
-    }
-
-    /// Without a bias.
-    pub fn no_bias(mut self) -> Self {
-        self.bias = false;
-        self
-    }
-
-    /// How the weight is drawn.
-    pub fn weights(mut self, weights: Weights) -> Self {
-        self.weights = weights;
-        self
+        Self { inputs, outputs, bias: true, weight: WeightInit::FanIn }
     }
 
     /// Makes the layer.
     pub fn init(&self, init: &mut Init) -> Linear {
-        let [inputs, outputs] = self.features;
         Linear {
-            weight: init.weight([outputs, inputs], inputs, self.weights),
-            bias: self.bias.then(|| bias(init, outputs, inputs, self.weights)),
+            weight: init.weight([self.outputs, self.inputs], self.inputs, self.weight),
+            bias: self.bias.then(|| init.bias(self.outputs, self.inputs, self.weight)),
         }
     }
 }

@@ -12,9 +12,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use kiln_kernels::{ConvOptions, conv2d, conv2d_to, linear};
 
-use crate::conv::bias;
 use crate::tensor::from_values;
-use crate::{Init, Weights, cost};
+use crate::{Init, WeightInit, cost};
 
 /// Whether a pixel's own place is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,38 +37,33 @@ pub enum Window {
 }
 
 /// Settings of a [`MaskedConv2d`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct MaskedConv2dConfig {
-    channels: [usize; 2],
-    kernel: usize,
-    window: Window,
-    mask: MaskType,
-    colours: usize,
-    weights: Weights,
+    /// Channels that go in.
+    pub inputs: usize,
+    /// Channels that come out.
+    pub outputs: usize,
+    /// Rows and columns of the square, odd.
+    pub kernel: usize,
+    /// The part of the square that is seen.
+    pub window: Window,
+    /// Whether a pixel's own place is seen.
+    pub mask: MaskType,
+    /// Colours of a pixel, which must divide the channels on both sides.
+    pub colours: usize,
+    /// How the weight is drawn; the bias is zero unless the weight is [`WeightInit::FanIn`].
+    pub weight: WeightInit,
 }
 
 impl MaskedConv2dConfig {
-    /// `inputs` → `outputs` channels over `window` of a `kernel`×`kernel` square, `kernel` odd, of pictures with
-    /// one colour.
+    /// `inputs` → `outputs` channels over `window` of a `kernel`×`kernel` square, of pictures with one colour.
     pub fn new(inputs: usize, outputs: usize, kernel: usize, window: Window, mask: MaskType) -> Self {
-        Self { channels: [inputs, outputs], kernel, window, mask, colours: 1, weights: Weights::FanIn }
+        Self { inputs, outputs, kernel, window, mask, colours: 1, weight: WeightInit::FanIn }
     }
 
     /// A 1×1 convolution of [`MaskType::B`].
     pub fn pointwise(inputs: usize, outputs: usize) -> Self {
         Self::new(inputs, outputs, 1, Window::Left, MaskType::B)
-    }
-
-    /// Colours of a pixel, which must divide the channels on both sides.
-    pub fn colours(mut self, colours: usize) -> Self {
-        self.colours = colours;
-        self
-    }
-
-    /// How the weight is drawn; the bias is zero unless the weight is [`Weights::FanIn`].
-    pub fn weights(mut self, weights: Weights) -> Self {
-        self.weights = weights;
-        self
     }
 
     /// Height and width of the kernel.
@@ -85,7 +79,7 @@ impl MaskedConv2dConfig {
 
     /// 1 where a weight `[out, in, kh, kw]` counts; nothing if all do.
     fn mask(&self) -> Option<Vec<f32>> {
-        let ([inputs, outputs], [height, width], reach) = (self.channels, self.size(), self.kernel / 2);
+        let ([height, width], reach) = (self.size(), self.kernel / 2);
         let seen = |o: usize, i: usize, row: usize, column: usize| {
             if self.window == Window::Above || row + 1 < height || column < reach {
                 return true;
@@ -93,10 +87,10 @@ impl MaskedConv2dConfig {
             let (of, from) = (o % self.colours, i % self.colours);
             column == reach && (from < of || (from == of && self.mask == MaskType::B))
         };
-        let mask: Vec<f32> = (0..outputs * inputs * height * width)
+        let mask: Vec<f32> = (0..self.outputs * self.inputs * height * width)
             .map(|at| {
                 let (column, row, plane) = (at % width, at / width % height, at / width / height);
-                f32::from(u8::from(seen(plane / inputs, plane % inputs, row, column)))
+                f32::from(u8::from(seen(plane / self.inputs, plane % self.inputs, row, column)))
             })
             .collect();
         mask.contains(&0.0).then_some(mask)
@@ -104,7 +98,7 @@ impl MaskedConv2dConfig {
 
     /// Makes the layer. The kernel must be odd and see something.
     pub fn init(&self, init: &mut Init) -> MaskedConv2d {
-        let ([inputs, outputs], [height, width]) = (self.channels, self.size());
+        let (Self { inputs, outputs, .. }, [height, width]) = (*self, self.size());
         let fits = self.kernel % 2 == 1 && height * width > 0;
         assert!(fits, "a masked convolution of {self:?} sees nothing or has no middle");
         let mask = self.mask();
@@ -113,8 +107,8 @@ impl MaskedConv2dConfig {
             Some(mask) => (mask.iter().sum::<f32>() as usize / outputs).max(1),
         };
         MaskedConv2d {
-            weight: init.weight([outputs, inputs, height, width], fan_in, self.weights),
-            bias: Some(bias(init, outputs, fan_in, self.weights)),
+            weight: init.weight([outputs, inputs, height, width], fan_in, self.weight),
+            bias: Some(init.bias(outputs, fan_in, self.weight)),
             mask,
             reach: self.kernel / 2,
             above: height - usize::from(self.window != Window::Above),
@@ -163,7 +157,7 @@ impl MaskedConv2d {
         cost::count(&[n, outputs, height, width, inputs, kh, kw]);
         // One row has nothing above it, one column nothing beside it.
         let padding = [if kh == 1 && self.above == 0 { 0 } else { self.reach }, self.reach];
-        let options = ConvOptions { stride: [1; 2], padding, dilation: [1; 2], groups: 1 };
+        let options = ConvOptions { padding, ..ConvOptions::default() };
         conv2d_to(x, self.masked(), self.bias(), options, [height, width])
     }
 
@@ -200,7 +194,7 @@ impl MaskedConv2d {
 }
 
 fn along_rows(reach: usize) -> ConvOptions {
-    ConvOptions { stride: [1; 2], padding: [0, reach], dilation: [1; 2], groups: 1 }
+    ConvOptions { padding: [0, reach], ..ConvOptions::default() }
 }
 
 /// What a [`MaskedConv2d`] remembers of its input while pixels come one after another, so that a pixel costs its own

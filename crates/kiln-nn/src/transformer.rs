@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 
 use crate::attention::attention;
-use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, LayerNorm, Linear, LinearConfig, Weights};
+use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, LayerNorm, Linear, LinearConfig, WeightInit};
 
 /// Multi-head attention of a sequence over itself or over a context (Vaswani 2017, §3.2.2).
 #[derive(Module, Debug)]
@@ -27,7 +27,9 @@ impl MultiHeadAttention {
     /// each; projections without bias but the last.
     pub fn new(features: usize, context: usize, heads: usize, head_size: usize, init: &mut Init) -> Self {
         let inner = heads * head_size;
-        let project = |inputs: usize, init: &mut Init| LinearConfig::new(inputs, inner).no_bias().init(init);
+        let project = |inputs: usize, init: &mut Init| {
+            LinearConfig { bias: false, ..LinearConfig::new(inputs, inner) }.init(init)
+        };
         Self {
             group_norm: None,
             to_q: project(features, init),
@@ -208,11 +210,11 @@ enum Projection {
 }
 
 impl Projection {
-    fn new(channels: usize, linear: bool, weights: Weights, init: &mut Init) -> Self {
+    fn new(channels: usize, linear: bool, weight: WeightInit, init: &mut Init) -> Self {
         if linear {
-            Self::Linear(LinearConfig::new(channels, channels).weights(weights).init(init))
+            Self::Linear(LinearConfig { weight, ..LinearConfig::new(channels, channels) }.init(init))
         } else {
-            Self::Conv(Conv2dConfig::new(channels, channels, 1).weights(weights).init(init))
+            Self::Conv(Conv2dConfig { weight, ..Conv2dConfig::new(channels, channels, 1) }.init(init))
         }
     }
 }
@@ -233,10 +235,10 @@ impl SpatialTransformer {
     pub fn new(config: &SpatialTransformerConfig, init: &mut Init) -> Self {
         let SpatialTransformerConfig { channels, context, heads, groups, blocks, linear, only_cross_attention, .. } =
             *config;
-        let last = if config.identity_at_start { Weights::Zero } else { Weights::FanIn };
+        let last = if config.identity_at_start { WeightInit::Zero } else { WeightInit::FanIn };
         Self {
             norm: GroupNorm::new(groups, channels, init).with_eps(1e-6),
-            proj_in: Projection::new(channels, linear, Weights::FanIn, init),
+            proj_in: Projection::new(channels, linear, WeightInit::FanIn, init),
             transformer_blocks: (0..blocks)
                 .map(|_| TransformerBlock::new(channels, context, heads, only_cross_attention, init))
                 .collect(),

@@ -12,8 +12,8 @@ use kiln_nn::resample::{reflect_pad, upsample_nearest};
 use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
 use kiln_nn::unet::UNetConfig;
 use kiln_nn::{
-    Activation, BatchNorm2d, Condition, Conv2dConfig, ConvTranspose2dConfig, Embedding, GroupNorm, Init,
-    InstanceNorm2d, LayerNorm, LinearConfig, attention, loss, tensor, time,
+    Activation, BatchNorm2d, Condition, Conv2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm,
+    LinearConfig, attention, loss, tensor, time,
 };
 
 fn init() -> Init {
@@ -69,8 +69,8 @@ fn convolutions() {
     let f = Fixtures::open("layers");
     for (name, config) in [
         ("conv2d", Conv2dConfig::same3(3, 4)),
-        ("conv2d_4x4_s2", Conv2dConfig::new(3, 4, 4).stride(2).padding(1)),
-        ("conv2d_3x3_s2", Conv2dConfig::same3(3, 4).stride(2)),
+        ("conv2d_4x4_s2", Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(3, 4, 4) }),
+        ("conv2d_3x3_s2", Conv2dConfig { stride: 2, ..Conv2dConfig::same3(3, 4) }),
     ] {
         let layer = with_reference(config.init(&mut init()), &f, name);
         let g = check(&f, name, |x: Tensor<4>| layer.forward(x));
@@ -78,10 +78,10 @@ fn convolutions() {
         check_param(&f, &g, layer.bias.as_ref().unwrap(), &format!("{name}.grad_bias"));
     }
     for (name, config) in [
-        ("conv_transpose2d_4x4_s2", ConvTranspose2dConfig::new(3, 4, 4).stride(2).padding(1)),
-        ("conv_transpose2d_3x3_s2", ConvTranspose2dConfig::new(3, 4, 3).stride(2).padding(1).output_padding(1)),
+        ("conv_transpose2d_4x4_s2", Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(3, 4, 4) }),
+        ("conv_transpose2d_3x3_s2", Conv2dConfig { stride: 2, output_padding: 1, ..Conv2dConfig::same3(3, 4) }),
     ] {
-        let layer = with_reference(config.init(&mut init()), &f, name);
+        let layer = with_reference(config.init_transposed(&mut init()), &f, name);
         let g = check(&f, name, |x: Tensor<4>| layer.forward(x));
         check_param(&f, &g, &layer.weight, &format!("{name}.grad_weight"));
         check_param(&f, &g, layer.bias.as_ref().unwrap(), &format!("{name}.grad_bias"));

@@ -11,7 +11,7 @@ use fixtures::Fixtures;
 use kiln_core::random::Key;
 use kiln_nn::masked::{MaskType, MaskedConv2d, MaskedConv2dConfig, Window};
 use kiln_nn::tensor::{normal, to_values};
-use kiln_nn::{Init, Walk, gate, recur};
+use kiln_nn::{Init, ScanDirection, gate, recur};
 
 fn init() -> Init {
     Init::new(&Device::flex().autodiff(), 0)
@@ -34,7 +34,7 @@ fn masked_convolutions_are_kernels_times_masks() {
         for (mask_name, mask) in MASKS {
             for (kernel, colours) in [(3, 1), (5, 1), (3, 3)] {
                 let name = format!("masked.{window_name}.{mask_name}.{kernel}.{colours}");
-                let config = MaskedConv2dConfig::new(3, 6, kernel, window, mask).colours(colours);
+                let config = MaskedConv2dConfig { colours, ..MaskedConv2dConfig::new(3, 6, kernel, window, mask) };
                 let mut layer = config.init(&mut init());
                 let tracked = |t: Tensor<4>| Param::from_tensor(t.autodiff());
                 let full = f.tensor::<4>(&format!("{name}.weight"));
@@ -78,7 +78,8 @@ fn a_window_is_all_that_is_seen_and_all_of_it_is() {
     for colours in [1, 3] {
         for (_, mask) in MASKS {
             for (_, window) in WINDOWS {
-                let layer = MaskedConv2dConfig::new(colours, 6, 5, window, mask).colours(colours).init(&mut init());
+                let layer = MaskedConv2dConfig { colours, ..MaskedConv2dConfig::new(colours, 6, 5, window, mask) };
+                let layer = layer.init(&mut init());
                 for of in 0..colours {
                     let found = reached(|x| layer.forward(x), [colours, 7, 7], [4, 3], of);
                     for (at, found) in found.into_iter().enumerate() {
@@ -125,9 +126,9 @@ fn walks_are_lstms_over_rows_and_skewed_columns() {
     for name in names {
         let name = name.strip_suffix(".input").unwrap();
         let walk = match name.split('.').nth(1) {
-            Some("rows") => Walk::Rows,
-            Some("diagonals") => Walk::Diagonals,
-            _ => Walk::Antidiagonals,
+            Some("rows") => ScanDirection::Rows,
+            Some("diagonals") => ScanDirection::Diagonals,
+            _ => ScanDirection::Antidiagonals,
         };
         let x = f.tensor::<4>(&format!("{name}.input")).autodiff().require_grad();
         let weight = f.tensor::<3>(&format!("{name}.weight")).autodiff().require_grad();
@@ -145,15 +146,15 @@ fn walks_are_lstms_over_rows_and_skewed_columns() {
 /// A row's context is a triangle above it, a diagonal's the rectangle above and on its side.
 #[test]
 fn walks_see_their_triangles_and_rectangles() {
-    for (walk, taps) in [(Walk::Rows, 3), (Walk::Diagonals, 2), (Walk::Antidiagonals, 2)] {
+    for (walk, taps) in [(ScanDirection::Rows, 3), (ScanDirection::Diagonals, 2), (ScanDirection::Antidiagonals, 2)] {
         let weight = normal(Key::new(3), 0..8, [8, 2, taps], &Device::flex()).autodiff();
         let found = reached(|x| recur(x.repeat_dim(1, 8), weight.clone(), walk), [1, 6, 7], [4, 3], 0);
         for (at, found) in found.into_iter().enumerate() {
             let (row, column) = (at / 7, at % 7);
             let wanted = match walk {
-                Walk::Rows => row <= 4 && column.abs_diff(3) <= 4 - row,
-                Walk::Diagonals => row <= 4 && column <= 3,
-                Walk::Antidiagonals => row <= 4 && column >= 3,
+                ScanDirection::Rows => row <= 4 && column.abs_diff(3) <= 4 - row,
+                ScanDirection::Diagonals => row <= 4 && column <= 3,
+                ScanDirection::Antidiagonals => row <= 4 && column >= 3,
             };
             assert_eq!(found, wanted, "{walk:?}: {row}, {column}");
         }

@@ -10,7 +10,7 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::dropout;
-use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, Weights, activate};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, WeightInit, activate};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
     TrainConfig,
@@ -109,7 +109,7 @@ impl System for Classifier {
         let halved = |side: usize| (0..3).fold(side, |s, _| s.div_ceil(2));
         let flat = widths[3] * halved(height) * halved(width);
         let conv = |(i, o): (usize, usize), init: &mut Init| {
-            Conv2dConfig::same3(i, o).stride(2).no_bias().weights(Weights::He).init(init)
+            Conv2dConfig { stride: 2, bias: false, weight: WeightInit::He, ..Conv2dConfig::same3(i, o) }.init(init)
         };
         Networks {
             classifier: Net {
@@ -121,18 +121,20 @@ impl System for Classifier {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone())]
-    }
-
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let net = &networks.classifier;
-        let features = dropout(net.features(batch.images()), self.config.dropout, Some(batch.key("dropout")));
-        Ok(Loss::new("cross_entropy", cross_entropy(net.logits.forward(features), batch.labels()?)))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
+    }
+}
+
+impl Classifier {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let net = &networks.classifier;
+        let features = dropout(net.features(batch.images()), self.config.dropout, Some(batch.key("dropout")));
+        Ok(Loss::new("cross_entropy", cross_entropy(net.logits.forward(features), batch.labels()?)))
     }
 }
 

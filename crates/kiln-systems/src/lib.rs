@@ -5,6 +5,7 @@ pub mod adversarial;
 pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
+mod one_pass;
 pub mod segmenter;
 #[cfg(test)]
 mod testing;

@@ -17,8 +17,8 @@ use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_nn::{Condition, Init};
 use kiln_train::{
-    Abilities, Batch, DataConfig, GenerateRequest, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures,
-    Schedule, Segment, System, TrainConfig,
+    Abilities, Batch, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request, Schedule,
+    Segment, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -100,23 +100,25 @@ impl System for Segmenter {
         Networks { segmenter: self.config.unet.init(channels, classes, 0, init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("segmenter", &["segmenter"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("segmenter", &["segmenter"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { segment: Some(self), ..Abilities::default() }
+    }
+}
+
+impl Segmenter {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let images = batch.images();
-        let truth = self.map(images.clone(), batch.labels()?);
+        let truth = self.segment_map(images.clone(), batch.labels()?);
         let time = Tensor::zeros([batch.len()], batch.device());
         let condition = Condition { dropout: Some(batch.key("dropout")), ..Condition::default() };
         let logits = networks.segmenter.forward(images, time, &condition);
         let [n, classes, h, w] = logits.dims();
         let by_pixel = logits.permute([0, 2, 3, 1]).reshape([n * h * w, classes]);
         Ok(Loss::new("cross_entropy", cross_entropy(by_pixel, truth.reshape([n * h * w]))))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { segment: Some(self), ..Abilities::default() }
     }
 }
 
@@ -126,7 +128,7 @@ impl Segment<Networks> for Segmenter {
         Ok(networks.segmenter.forward(images, time, &Condition::default()))
     }
 
-    fn map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int> {
+    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int> {
         let [n, _, h, w] = images.dims();
         let apart = (images - self.config.ground).abs().max_dim(1).reshape([n, h, w]);
         let object = apart.greater_elem(self.config.ground_tolerance).int();
@@ -171,7 +173,7 @@ impl Guide for SegmenterGuide {
         Looks::Clean
     }
 
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, request: &Request) -> Result<Tensor<1>> {
         let (n, device) = (x.dims()[0], x.device());
         let log_p = log_softmax(self.model.segment(x)?, 1);
         let [_, _, h, w] = log_p.dims();

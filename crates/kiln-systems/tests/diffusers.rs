@@ -15,8 +15,8 @@ use kiln_nn::{Condition, Init};
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, Imported, export, import};
 use kiln_systems::diffusion::diffusers::{Config, Diffusers, Networks};
 use kiln_train::checkpoint::Checkpoint;
-use kiln_train::model::Weights;
-use kiln_train::{Context, GenerateRequest, Model, Options, Pictures, Recipe, Run, System, params, recipe};
+use kiln_train::model::WeightSet;
+use kiln_train::{Context, Model, Options, Pictures, Recipe, Request, Run, System, params, recipe};
 use serde_json::{Value, json};
 
 const ALL: [&str; 7] = ["published", "options", "fourier", "text", "shards", "plain-middle", "no-middle"];
@@ -56,7 +56,7 @@ fn has(f: &Fixtures, name: &str) -> bool {
 
 fn model(root: &Path) -> Box<dyn Model> {
     let system = kiln_systems::find("diffusers").unwrap();
-    system.open(&Run::open(root).unwrap(), Weights::Average, &Device::flex()).unwrap()
+    system.open(&Run::open(root).unwrap(), WeightSet::Ema, &Device::flex()).unwrap()
 }
 
 /// The network's output for the stored input.
@@ -101,15 +101,17 @@ fn sampled(model: &dyn Model, f: &Fixtures, sampler: Option<&str>) -> Tensor<4> 
     let noise: Tensor<4> = f.tensor("noise");
     let labels = has(f, "labels").then(|| f.values("labels").1);
     let row = |i: usize| {
-        let mut request = GenerateRequest::new(i as u64..i as u64 + 1, 0, &Device::flex());
+        let mut request = Request::new(i as u64..i as u64 + 1, 0, &Device::flex());
         request.noise = Some(noise.clone().narrow(0, i, 1));
-        request.class = labels.as_ref().map(|l| l[i] as u32);
+        request.condition.class = labels.as_ref().map(|l| l[i] as u32);
         if has(f, "encoder_hidden_states") {
             let context = Context { with: Some(f.tensor("encoder_hidden_states")), without: None };
-            request.context = Some(context.narrow(i, 1));
+            request.condition.context = Some(context.narrow(i, 1));
         }
-        request.sampler.sampler = sampler.map(str::to_string);
-        request.sampler.steps = Some(20);
+        if let Some(sampler) = sampler {
+            request.sampler.insert("sampler".into(), sampler.into());
+        }
+        request.sampler.insert("steps".into(), toml::Value::try_from(20).unwrap());
         model.generate(&request).unwrap()
     };
     Tensor::cat(vec![row(0), row(1)], 0)
@@ -167,10 +169,10 @@ fn generated(root: &Path, class: Option<u32>, steps: usize) -> Tensor<4> {
     let run = Run::open(root).unwrap();
     let table = run.recipe().unwrap();
     let system = kiln_systems::find(table["system"].as_str().unwrap()).unwrap();
-    let mut request = GenerateRequest::new(3..5, 7, &Device::flex());
-    request.class = class;
-    request.sampler.steps = Some(steps);
-    system.open(&run, Weights::Average, &Device::flex()).unwrap().generate(&request).unwrap()
+    let mut request = Request::new(3..5, 7, &Device::flex());
+    request.condition.class = class;
+    request.sampler.insert("steps".into(), toml::Value::try_from(steps).unwrap());
+    system.open(&run, WeightSet::Ema, &Device::flex()).unwrap().generate(&request).unwrap()
 }
 
 /// Both systems draw from the same keys, so that the same seed gives the same picture.
@@ -209,7 +211,7 @@ fn a_run_that_goes_out_and_comes_in_makes_the_same_pictures() {
     for (name, settings, class) in cases {
         let at = |part: &str| dir.path().join(format!("{name}-{part}"));
         trained(&at("run"), settings);
-        let exported = export(&Run::open(&at("run")).unwrap(), Weights::Average, &at("out")).unwrap();
+        let exported = export(&Run::open(&at("run")).unwrap(), WeightSet::Ema, &at("out")).unwrap();
         assert_eq!(exported.pipeline, Some(if name == "ddim" { "DDIMPipeline" } else { "DDPMPipeline" }));
         let changes = recipe::assignment("model.use_clipped_model_output=true").unwrap();
         let options = ImportOptions { changes: vec![(changes, "test".into())], ..ImportOptions::default() };
@@ -229,7 +231,7 @@ fn a_model_that_comes_in_goes_out_as_it_was() {
     for name in ALL {
         let at = |part: &str| dir.path().join(format!("{name}-{part}"));
         imported(name, &at("run"));
-        let exported = export(&Run::open(&at("run")).unwrap(), Weights::Raw, &at("out")).unwrap();
+        let exported = export(&Run::open(&at("run")).unwrap(), WeightSet::Live, &at("out")).unwrap();
         let again = import(&at("out"), &at("again"), &ImportOptions::default()).unwrap();
         assert_eq!((again.model, again.parameters), (exported.model, exported.parameters), "{name}");
         assert_eq!(recipe_of(&at("run")), recipe_of(&at("again")), "{name}");
@@ -256,7 +258,7 @@ fn settings_without_a_counterpart_are_named() {
         let mut changed = recipe.clone();
         recipe::merge(&mut changed, &recipe::assignment(setting).unwrap(), "test").unwrap();
         run.write_recipe(&changed).unwrap();
-        let refused = export(&run, Weights::Raw, &dir.path().join("out")).unwrap_err();
+        let refused = export(&run, WeightSet::Live, &dir.path().join("out")).unwrap_err();
         assert!(refused.is_usage() && refused.to_string().contains(says), "{refused}");
     }
     assert!(!dir.path().join("out").exists(), "a refused export left something behind");
@@ -268,7 +270,7 @@ fn an_exported_run_has_the_fields_that_diffusers_expects() {
     let dir = tempfile::tempdir().unwrap();
     let (run, out) = (dir.path().join("run"), dir.path().join("out"));
     trained(&run, &["model.unet.channel_multipliers=[1, 2]", "model.sampler=ddpm"]);
-    export(&Run::open(&run).unwrap(), Weights::Average, &out).unwrap();
+    export(&Run::open(&run).unwrap(), WeightSet::Ema, &out).unwrap();
     let read = |file: &str| -> Value { serde_json::from_slice(&fs::read(out.join(file)).unwrap()).unwrap() };
     assert_eq!(
         read("model_index.json"),
@@ -474,13 +476,13 @@ fn weights_that_do_not_fit_are_named() {
 #[test]
 fn requests_that_do_not_fit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let ask = |name: &str, change: &dyn Fn(&mut GenerateRequest)| {
+    let ask = |name: &str, change: &dyn Fn(&mut Request)| {
         let root = dir.path().join(name);
         if !root.exists() {
             imported(name, &root);
         }
-        let mut request = GenerateRequest::new(0..1, 0, &Device::flex());
-        request.sampler.steps = Some(2);
+        let mut request = Request::new(0..1, 0, &Device::flex());
+        request.sampler.insert("steps".into(), toml::Value::try_from(2).unwrap());
         change(&mut request);
         let refused = model(&root).generate(&request).expect_err("it was done");
         assert!(refused.is_usage(), "{refused}");
@@ -490,19 +492,19 @@ fn requests_that_do_not_fit_are_refused() {
         let rows = Tensor::zeros([1, 2, features], &Device::flex());
         Some(Context { with: Some(rows), without: None })
     };
-    let line = ask("text", &|r| r.context = context(5));
+    let line = ask("text", &|r| r.condition.context = context(5));
     assert!(line.contains("--context: 5 features; this network looks at 6"), "{line}");
-    let line = ask("published", &|r| r.context = context(6));
+    let line = ask("published", &|r| r.condition.context = context(6));
     assert!(line.contains("--context"), "{line}");
-    let line = ask("published", &|r| r.sampler.guidance_scale = Some(2.0));
+    let line = ask("published", &|r| r.sampler = "guidance_scale = 2.0".parse().unwrap());
     assert!(line.contains("--guidance-scale 2"), "{line}");
-    let line = ask("text", &|r| r.sampler.steps = Some(1000));
+    let line = ask("text", &|r| r.sampler = "steps = 1000".parse().unwrap());
     assert!(line.contains("steps_offset = 1"), "{line}");
-    let line = ask("fourier", &|r| r.sampler.timestep_spacing = Some("linspace".into()));
+    let line = ask("fourier", &|r| r.sampler = "timestep_spacing = \'linspace\'".parse().unwrap());
     assert!(line.contains("logarithm"), "{line}");
-    let line = ask("shards", &|r| r.class = Some(3));
+    let line = ask("shards", &|r| r.condition.class = Some(3));
     assert!(line.contains("--class 3"), "{line}");
-    let line = ask("published", &|r| r.sampler.sampler = Some("magic".into()));
+    let line = ask("published", &|r| r.sampler = "sampler = \'magic\'".parse().unwrap());
     assert!(line.contains("--sampler magic"), "{line}");
 }
 
@@ -514,10 +516,10 @@ fn guidance_of_one_is_none_and_of_more_is_some() {
     let (model, f) = (model(dir.path()), expected("text"));
     let with = f.tensor::<3>("encoder_hidden_states").narrow(0, 0, 1);
     let made = |scale: f64, without: Option<Tensor<3>>| {
-        let mut request = GenerateRequest::new(0..1, 0, &Device::flex());
-        request.context = Some(Context { with: Some(with.clone()), without });
-        request.sampler.steps = Some(4);
-        request.sampler.guidance_scale = Some(scale);
+        let mut request = Request::new(0..1, 0, &Device::flex());
+        request.condition.context = Some(Context { with: Some(with.clone()), without });
+        request.sampler.insert("steps".into(), toml::Value::try_from(4).unwrap());
+        request.sampler.insert("guidance_scale".into(), toml::Value::try_from(scale).unwrap());
         model.generate(&request).unwrap()
     };
     let plain = made(1.0, None);

@@ -16,13 +16,10 @@ use kiln_systems::diffusion::guidance::{Backward, ColourHistogram, Edges, steer}
 use kiln_systems::diffusion::noisy_classifier::{self, NoisyClassifier};
 use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::process::ProcessConfig;
-use kiln_systems::diffusion::sampler::settings::SAMPLERS;
+use kiln_systems::diffusion::sampler::settings::{SAMPLERS, SamplerSettings};
 use kiln_systems::diffusion::schedule::{BetaSchedule, Level, NoiseSchedule, Sde};
 use kiln_train::params::map_flat;
-use kiln_train::{
-    ChainWatch, Classify, Decode, Encode, Generate, GenerateRequest, Guide, Guided, Looks, Pictures, SamplerSettings,
-    System,
-};
+use kiln_train::{ChainWatch, Classify, Decode, Encode, Generate, Guide, Guided, Looks, Pictures, Request, System};
 
 const NO_STEPS: Backward = Backward { steps: 0, rate: 0.0 };
 
@@ -64,8 +61,8 @@ fn system(config: ddpm::Config) -> (Ddpm, ddpm::Networks) {
     (system, networks)
 }
 
-fn request(n: u64, sampler: SamplerSettings) -> GenerateRequest {
-    GenerateRequest { sampler, ..GenerateRequest::new(0..n, 7, &Device::flex()) }
+fn request(n: u64, sampler: SamplerSettings) -> Request {
+    Request { sampler: sampler.table(), ..Request::new(0..n, 7, &Device::flex()) }
 }
 
 /// −½ Σ (x − goal)².
@@ -76,7 +73,7 @@ impl Guide for Near {
         self.1
     }
 
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &Request) -> Result<Tensor<1>> {
         let [n, c, h, w] = x.dims();
         Ok(((x - self.0).square() * -0.5).reshape([n, c * h * w]).sum_dim(1).reshape([n]))
     }
@@ -96,7 +93,7 @@ fn scores_shift_the_noise() {
     let predict = |x: Tensor<4>| Ok((x * 0.5).tanh());
     let epsilon = |x0: Tensor<4>| (xt.clone() - x0 * level.signal) / level.sigma;
     let with = |guides: Vec<Guided>, backward| {
-        let request = GenerateRequest { guides, ..GenerateRequest::new(0..2, 0, &device) };
+        let request = Request { guides, ..Request::new(0..2, 0, &device) };
         steer(&predict, xt.clone(), level, &request, backward).unwrap()
     };
     let close = |a: Tensor<4>, b: Tensor<4>| {
@@ -132,7 +129,7 @@ fn gradients_reach_the_chain_through_the_network() {
     // One step of DDIM ends at the guided x̂₀; its level is time 0, where x̂₀ + (σ²/α)·∇ is told from x̂₀.
     let noise = normal(Key::new(2), 0..1, [1, 1, 8, 8], &Device::flex()) * 0.3;
     let run = |noise: Tensor<4>, guides: Vec<Guided>| {
-        let request = GenerateRequest { noise: Some(noise), guides, ..request(1, settings.clone()) };
+        let request = Request { noise: Some(noise), guides, ..request(1, settings.clone()) };
         to_values(system.generate(&networks, &request).unwrap())
     };
     let level = NoiseSchedule::new(BetaSchedule::Linear, 50).level(0);
@@ -158,7 +155,7 @@ fn colours_and_edges_score_best_at_their_picture() {
     let device = Device::flex();
     let goal = normal(Key::new(4), 0..1, [1, 3, 9, 7], &device).clamp(-1.0, 1.0);
     let other = normal(Key::new(5), 0..2, [2, 3, 9, 7], &device).clamp(-1.0, 1.0) * 0.5;
-    let request = GenerateRequest::new(0..2, 0, &device);
+    let request = Request::new(0..2, 0, &device);
     let guides: [Box<dyn Guide>; 2] = [Box::new(ColourHistogram::of(goal.clone())), Box::new(Edges::of(goal.clone()))];
     for guide in guides {
         let score = |x: Tensor<4>| to_values(guide.score(x, 1.0, 0.0, &request).unwrap());
@@ -182,8 +179,8 @@ fn a_noisy_classifier_serves_any_noise() {
     let networks = system.networks(&mut Init::new(&device, 3));
     let x = normal(Key::new(6), 0..2, [2, 1, 8, 8], &device);
     let Level { signal, sigma, .. } = Sde::Vp.level(0.0, 3.0);
-    let here = to_values(system.classify_noisy(&networks, x.clone(), signal, sigma).unwrap());
-    let exploded = to_values(system.classify_noisy(&networks, x / signal, 1.0, 3.0).unwrap());
+    let here = to_values(system.classify_noisy(&networks, x.clone(), signal, sigma).unwrap().unwrap());
+    let exploded = to_values(system.classify_noisy(&networks, x / signal, 1.0, 3.0).unwrap().unwrap());
     assert_eq!(here.len(), 6);
     for (a, b) in here.iter().zip(&exploded) {
         assert!((a - b).abs() < 1e-4, "{a} {b}");
@@ -220,7 +217,7 @@ fn no_setting_makes_pictures_that_are_not_finite() {
                     atol: loose,
                     ..SamplerSettings::default()
                 };
-                let request = GenerateRequest { class, ..request(2, settings) };
+                let request = request(2, settings).of_class(class);
                 let place = format!("{sde:?} {shape:?} clip {clip} {sampler} {class:?}");
                 match system.generate(&networks, &request) {
                     Ok(out) => {
@@ -268,7 +265,8 @@ fn encoding_is_taken_back_by_decoding() {
     let system = Ddpm::new(config, &pictures()).unwrap();
     let networks = stirred(system.networks(&mut Init::new(&Device::flex(), 0)), 0.02);
     let images = normal(Key::new(3), 0..2, [2, 1, 8, 8], &Device::flex()).clamp(-0.9, 0.9);
-    let latents = system.encode(&networks, images.clone()).unwrap();
+    let request = Request::new(0..2, 0, &Device::flex());
+    let latents = system.encode(&networks, images.clone(), &request).unwrap();
     let back = system.decode(&networks, latents).unwrap();
     let off = to_values(back - images).into_iter().fold(0f32, |m, v| m.max(v.abs()));
     assert!(off < 0.05, "{off}");
@@ -278,7 +276,7 @@ fn encoding_is_taken_back_by_decoding() {
 fn settings_that_do_not_belong_are_named() {
     let (system, networks) = system(config());
     let refused = |sampler: SamplerSettings, class| {
-        let request = GenerateRequest { class, ..request(1, sampler) };
+        let request = request(1, sampler).of_class(class);
         let e = system.generate(&networks, &request).unwrap_err();
         assert!(e.is_usage(), "{e}");
         e.to_string()

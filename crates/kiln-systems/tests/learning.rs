@@ -16,14 +16,12 @@ use kiln_systems::diffusion::objective::{Objective, TimestepSampling, Weighting}
 use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::process::ProcessConfig;
 use kiln_systems::diffusion::sampler::ancestral::Variance;
-use kiln_systems::diffusion::sampler::settings::SAMPLERS;
+use kiln_systems::diffusion::sampler::settings::{SAMPLERS, SamplerSettings};
 use kiln_systems::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
 use kiln_systems::segmenter::{self, Segmenter};
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
-use kiln_train::{
-    Batch, Generate, GenerateRequest, Likelihood, OptimizerConfig, Pictures, SamplerSettings, Segment, System,
-};
+use kiln_train::{Batch, Generate, Likelihood, OptimizerConfig, Pictures, Request, Segment, System};
 
 fn pictures() -> Pictures {
     Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] }
@@ -47,9 +45,10 @@ fn batch() -> Batch {
 fn learn<S: System>(system: &mut S, steps: usize) -> (f32, f32) {
     let mut networks = system.networks(&mut Init::new(&Device::flex().autodiff(), 0));
     let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-2));
+    let phase = system.phases().remove(0);
     let mut losses = Vec::new();
     for _ in 0..steps {
-        let loss = system.loss(&networks, "", &batch()).unwrap();
+        let loss = (phase.loss)(system, &networks, &batch()).unwrap().unwrap();
         losses.push(loss.total.clone().into_scalar::<f32>());
         let gradients = take_gradients(&networks, &mut loss.total.backward());
         networks = optimizer.step(networks, gradients, 1.0, 1.0);
@@ -121,7 +120,8 @@ fn importance_is_of_weighted_losses() {
         Ddpm::new(with(ProcessConfig { timestep_sampling: TimestepSampling::Importance, ..weighted }), &pictures())
             .unwrap();
     let networks = system.networks(&mut Init::new(&Device::flex().autodiff(), 0));
-    let loss = system.loss(&networks, "", &batch()).unwrap().total.into_scalar::<f32>();
+    let phase = system.phases().remove(0);
+    let loss = (phase.loss)(&mut system, &networks, &batch()).unwrap().unwrap().total.into_scalar::<f32>();
     let known = &system.state()["second_moment"].values;
     let losses: Vec<f32> = known.chunks(11).flat_map(|row| row[1..=row[0] as usize].to_vec()).collect();
     assert_eq!(losses.len(), 4);
@@ -142,7 +142,7 @@ fn a_segmenter_learns_a_batch_by_heart() {
     let config = segmenter::Config { ground: -0.6, unet: small().unet, ..segmenter::Config::default() };
     let mut system = Segmenter::new(config, &pictures()).unwrap();
     let batch = batch();
-    let map = to_values(system.map(batch.images(), batch.labels().unwrap()).float());
+    let map = to_values(system.segment_map(batch.images(), batch.labels().unwrap()).float());
     let expected = |i: usize| if ((i % 64) < 32) == (i / 64).is_multiple_of(2) { 1 + i / 64 % 2 } else { 0 } as f32;
     assert_eq!(map, (0..256).map(expected).collect::<Vec<_>>());
     let (first, last) = learn(&mut system, 40);
@@ -220,9 +220,9 @@ fn a_sample_does_not_depend_on_its_batch() {
     });
     for (sampler, _) in SAMPLERS {
         let eta = (sampler == "ddim").then_some(0.5);
-        let request = |indices| GenerateRequest {
-            sampler: SamplerSettings { sampler: Some(sampler.into()), eta, ..SamplerSettings::default() },
-            ..GenerateRequest::new(indices, 7, &device)
+        let request = |indices| Request {
+            sampler: SamplerSettings { sampler: Some(sampler.into()), eta, ..SamplerSettings::default() }.table(),
+            ..Request::new(indices, 7, &device)
         };
         let all = system.generate(&networks.valid(), &request(0..6)).unwrap();
         let one = system.generate(&networks.valid(), &request(4..5)).unwrap();

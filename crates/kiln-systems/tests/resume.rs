@@ -12,9 +12,9 @@ use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{AnySystem, Figure, GenerateRequest, Model, Options, Precision, Run, Watch, Watcher};
+use kiln_train::{AnySystem, Figure, Model, Options, Precision, Request, Run, Watch, Watcher};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -256,7 +256,7 @@ fn a_run_begins_with_the_networks_of_another() {
     let system = kiln_systems::find("ssvae").unwrap();
     system.resume(&Run::open(&place("part")).unwrap(), &options(2)).unwrap();
     assert!(files(&place("part")) == whole);
-    system.open(&Run::open(&place("part")).unwrap(), Weights::Average, &Device::flex()).unwrap();
+    system.open(&Run::open(&place("part")).unwrap(), WeightSet::Ema, &Device::flex()).unwrap();
 
     let said = begun("ssvae", "no", &["model.mode=m1+m2".into(), "model.m1=/no/such".into()], 1).err().unwrap();
     assert!(said.is_usage() && said.to_string().contains("/no/such"), "{said}");
@@ -281,7 +281,7 @@ fn a_recipe_with_fewer_settings_is_still_a_run() {
     fs::write(&path, older).unwrap();
     let run = Run::open(&root).unwrap();
     assert_eq!(system.resume(&run, &options(2)).unwrap().steps, 2);
-    system.open(&run, Weights::Average, &Device::flex()).unwrap();
+    system.open(&run, WeightSet::Ema, &Device::flex()).unwrap();
 }
 
 /// Another seed must change the weights, or the test above could not fail.
@@ -308,7 +308,7 @@ impl Watch for Sampling {
     }
 
     fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
-        model.generate(&GenerateRequest::new(0..3, 0, &model.info().device))?;
+        model.generate(&Request::new(0..3, 0, &model.info().device))?;
         let value = [3.0, 1.0, 2.0][self.0.fetch_add(1, Ordering::Relaxed)];
         Ok(vec![Figure { name: "fid[net]".into(), value, larger_is_better: false }])
     }

@@ -4,10 +4,12 @@
 //! A [`System`] says what its networks, phases, losses and abilities are; this
 //! crate trains it, saves it, resumes it bit for bit, and offers its abilities to the verbs.
 
+pub mod ability;
 pub mod batch;
 pub mod checkpoint;
 pub mod device;
 pub mod ema;
+mod live;
 pub mod log;
 pub mod memory;
 pub mod model;
@@ -16,26 +18,29 @@ pub mod params;
 pub mod preview;
 pub mod progress;
 pub mod recipe;
+pub mod request;
 pub mod run;
 pub mod schedule;
+mod session;
 pub mod system;
 pub mod trainer;
 pub mod watch;
 
 pub use kiln_kernels::Precision;
 
+pub use ability::{
+    Abilities, Ability, Classify, Decode, Encode, Generate, Inpaint, Likelihood, Model, Reconstruct, Represent,
+    Segment, Translate,
+};
 pub use batch::{Batch, Domain};
-pub use model::{AnySystem, Model, entry};
+pub use model::{AnySystem, entry};
 pub use optim::OptimizerConfig;
 pub use params::{HostTensor, State};
 pub use progress::Progress;
 pub use recipe::{DataConfig, Recipe, TrainConfig};
+pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, Request};
 pub use run::Run;
 pub use schedule::Schedule;
-pub use system::{
-    Abilities, Ability, Beginning, ChainWatch, Classify, Complete, Context, Decode, Encode, Generate, GenerateRequest,
-    Guide, Guided, Likelihood, Looks, Loss, Phase, Pictures, Reconstruct, Represent, SamplerSettings, Segment, System,
-    Translate,
-};
+pub use system::{InitFrom, Loss, Phase, Pictures, System};
 pub use trainer::{Options, Summary};
 pub use watch::{Figure, Watch, Watcher};

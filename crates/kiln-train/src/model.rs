@@ -4,18 +4,19 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor};
-use kiln_core::random::Key;
+use burn::tensor::Device;
 use kiln_core::{Error, Result};
 use kiln_data::{DataKind, DataSet};
 use kiln_nn::Init;
 use toml::Table;
 
+use crate::ability::{Ability, Model};
 use crate::checkpoint::{self, Checkpoint, Counters};
+use crate::live::check_init;
 use crate::params;
 use crate::recipe::{self, DataConfig, Recipe, TrainConfig};
 use crate::run::Run;
-use crate::system::{Ability, GenerateRequest, Pictures, System};
+use crate::system::{Pictures, System};
 use crate::trainer::{self, Options, Summary};
 
 /// A row of the registry.
@@ -55,16 +56,16 @@ pub trait AnySystem: Send + Sync {
     ///
     /// # Errors
     /// If there is none, or it does not fit the recipe.
-    fn open(&self, run: &Run, weights: Weights, device: &Device) -> Result<Box<dyn Model>>;
+    fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>>;
 }
 
 /// Which weights of a checkpoint to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weights {
-    /// The average if there is one, else the live weights.
-    Average,
+pub enum WeightSet {
+    /// The EMA weights if the run keeps them, else the live ones.
+    Ema,
     /// The live weights.
-    Raw,
+    Live,
 }
 
 /// The registry row of a system.
@@ -106,7 +107,7 @@ impl<S: System> AnySystem for Entry<S> {
         let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
         trainer::check_grouping(&system, &streams)?;
-        trainer::check_beginning(&system, &recipe, &Device::default())?;
+        check_init(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 
@@ -119,7 +120,7 @@ impl<S: System> AnySystem for Entry<S> {
         trainer::resume::<S>(recipe::of_run::<S>(&run.recipe()?, &place)?, run, options)
     }
 
-    fn open(&self, run: &Run, weights: Weights, device: &Device) -> Result<Box<dyn Model>> {
+    fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>> {
         let place = run.root().join("recipe.toml").display().to_string();
         let recipe = recipe::of_run::<S>(&run.recipe()?, &place)?;
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
@@ -127,7 +128,7 @@ impl<S: System> AnySystem for Entry<S> {
         })?;
         let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
         let mut system = S::new(recipe.model.clone(), &info.pictures)?;
-        let (state, file) = if weights == Weights::Average && !saved.ema.is_empty() {
+        let (state, file) = if weights == WeightSet::Ema && !saved.ema.is_empty() {
             (&saved.ema, "ema.safetensors")
         } else {
             (&saved.network, "network.safetensors")
@@ -209,235 +210,9 @@ impl Info {
     }
 }
 
-/// A trained run, whatever its system. Every ability is a method; one the system lacks is a usage
-/// error (the verbs check [`Model::abilities`] first and name the systems that have it).
-pub trait Model {
-    /// What is known of the run.
-    fn info(&self) -> &Info;
-    /// What it can do.
-    fn abilities(&self) -> Vec<Ability>;
-    /// See [`crate::Generate`].
-    ///
-    /// # Errors
-    /// If the system lacks the ability or refuses the request; likewise for all below.
-    fn generate(&self, request: &GenerateRequest) -> Result<Tensor<4>>;
-    /// See [`crate::Reconstruct`].
-    ///
-    /// # Errors
-    /// As above.
-    fn reconstruct(&self, images: Tensor<4>) -> Result<Tensor<4>>;
-    /// See [`crate::Encode`].
-    ///
-    /// # Errors
-    /// As above.
-    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>>;
-    /// See [`crate::Decode::latents`].
-    ///
-    /// # Errors
-    /// As above.
-    fn latents(&self, request: &GenerateRequest) -> Result<Tensor<2>>;
-    /// See [`crate::Decode::decode`].
-    ///
-    /// # Errors
-    /// As above.
-    fn decode(&self, latents: Tensor<2>) -> Result<Tensor<4>>;
-    /// See [`crate::Decode::between`].
-    ///
-    /// # Errors
-    /// As above.
-    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>>;
-    /// See [`crate::Translate::directions`].
-    ///
-    /// # Errors
-    /// As above.
-    fn directions(&self) -> Result<Vec<&'static str>>;
-    /// See [`crate::Translate::any_multiple_of`].
-    ///
-    /// # Errors
-    /// As above.
-    fn any_multiple_of(&self) -> Result<Option<usize>>;
-    /// See [`crate::Translate::translate`].
-    ///
-    /// # Errors
-    /// As above.
-    fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>>;
-    /// See [`crate::Complete::seen`].
-    ///
-    /// # Errors
-    /// As above.
-    fn seen(&self) -> Result<Vec<bool>>;
-    /// See [`crate::Complete::complete`].
-    ///
-    /// # Errors
-    /// As above.
-    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>>;
-    /// See [`crate::Classify::classify`].
-    ///
-    /// # Errors
-    /// As above.
-    fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>>;
-    /// See [`crate::Segment::segment`].
-    ///
-    /// # Errors
-    /// As it does, or if the system cannot.
-    fn segment(&self, images: Tensor<4>) -> Result<Tensor<4>>;
-    /// See [`crate::Segment::map`].
-    ///
-    /// # Errors
-    /// If the system cannot.
-    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Result<Tensor<3, Int>>;
-    /// See [`crate::Classify::classify_noisy`].
-    ///
-    /// # Errors
-    /// As above.
-    fn classify_noisy(&self, x: Tensor<4>, signal: f64, sigma: f64) -> Result<Option<Tensor<2>>>;
-    /// See [`crate::Represent::represent`].
-    ///
-    /// # Errors
-    /// As above.
-    fn represent(&self, images: Tensor<4>) -> Result<Tensor<2>>;
-    /// See [`crate::Likelihood::nll`].
-    ///
-    /// # Errors
-    /// As above.
-    fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
-    /// See [`crate::Likelihood::exact_nll`].
-    ///
-    /// # Errors
-    /// As above.
-    fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>>;
-    /// See [`crate::Likelihood::observed`].
-    ///
-    /// # Errors
-    /// As above.
-    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>>;
-    /// See [`crate::Likelihood::name`].
-    ///
-    /// # Errors
-    /// As above.
-    fn nll_name(&self, samples: usize) -> Result<String>;
-}
-
 /// A system with its trained networks.
 pub(crate) struct Loaded<S: System> {
     pub(crate) system: S,
     pub(crate) networks: S::Networks,
     pub(crate) info: Info,
-}
-
-fn lacks<S: System>(ability: Ability) -> Error {
-    Error::usage(format!("{} cannot {}", S::ID, ability.verb()))
-}
-
-impl<S: System> Model for Loaded<S> {
-    fn info(&self) -> &Info {
-        &self.info
-    }
-
-    fn abilities(&self) -> Vec<Ability> {
-        self.system.abilities().list()
-    }
-
-    fn generate(&self, request: &GenerateRequest) -> Result<Tensor<4>> {
-        let able = self.system.abilities().generate.ok_or_else(|| lacks::<S>(Ability::Generate))?;
-        if request.context.is_some() && able.context_features().is_none() {
-            return Err(Error::usage(format!("--context: this {} looks at none; leave it out", S::ID)));
-        }
-        able.generate(&self.networks, request)
-    }
-
-    fn reconstruct(&self, images: Tensor<4>) -> Result<Tensor<4>> {
-        let able = self.system.abilities().reconstruct.ok_or_else(|| lacks::<S>(Ability::Reconstruct))?;
-        able.reconstruct(&self.networks, images)
-    }
-
-    fn encode(&self, images: Tensor<4>) -> Result<Tensor<2>> {
-        let able = self.system.abilities().encode.ok_or_else(|| lacks::<S>(Ability::Encode))?;
-        able.encode(&self.networks, images)
-    }
-
-    fn latents(&self, request: &GenerateRequest) -> Result<Tensor<2>> {
-        let able = self.system.abilities().decode.ok_or_else(|| lacks::<S>(Ability::Decode))?;
-        Ok(able.latents(request))
-    }
-
-    fn decode(&self, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let able = self.system.abilities().decode.ok_or_else(|| lacks::<S>(Ability::Decode))?;
-        able.decode(&self.networks, latents)
-    }
-
-    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Result<Tensor<2>> {
-        let able = self.system.abilities().decode.ok_or_else(|| lacks::<S>(Ability::Decode))?;
-        Ok(able.between(a, b, t))
-    }
-
-    fn directions(&self) -> Result<Vec<&'static str>> {
-        let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
-        Ok(able.directions())
-    }
-
-    fn any_multiple_of(&self) -> Result<Option<usize>> {
-        let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
-        Ok(able.any_multiple_of())
-    }
-
-    fn translate(&self, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
-        let able = self.system.abilities().translate.ok_or_else(|| lacks::<S>(Ability::Translate))?;
-        able.translate(&self.networks, images, direction)
-    }
-
-    fn seen(&self) -> Result<Vec<bool>> {
-        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
-        Ok(able.seen())
-    }
-
-    fn complete(&self, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
-        let able = self.system.abilities().complete.ok_or_else(|| lacks::<S>(Ability::Complete))?;
-        able.complete(&self.networks, images, request)
-    }
-
-    fn classify(&self, images: Tensor<4>) -> Result<Tensor<2>> {
-        let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
-        able.classify(&self.networks, images)
-    }
-
-    fn segment(&self, images: Tensor<4>) -> Result<Tensor<4>> {
-        let able = self.system.abilities().segment.ok_or_else(|| lacks::<S>(Ability::Segment))?;
-        able.segment(&self.networks, images)
-    }
-
-    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Result<Tensor<3, Int>> {
-        let able = self.system.abilities().segment.ok_or_else(|| lacks::<S>(Ability::Segment))?;
-        Ok(able.map(images, labels))
-    }
-
-    fn classify_noisy(&self, x: Tensor<4>, signal: f64, sigma: f64) -> Result<Option<Tensor<2>>> {
-        let able = self.system.abilities().classify.ok_or_else(|| lacks::<S>(Ability::Classify))?;
-        Ok(able.classify_noisy(&self.networks, x, signal, sigma))
-    }
-
-    fn represent(&self, images: Tensor<4>) -> Result<Tensor<2>> {
-        let able = self.system.abilities().represent.ok_or_else(|| lacks::<S>(Ability::Represent))?;
-        able.represent(&self.networks, images)
-    }
-
-    fn nll(&self, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
-        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
-        able.nll(&self.networks, images, samples, key)
-    }
-
-    fn exact_nll(&self, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
-        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
-        able.exact_nll(&self.networks, images, probes, key)
-    }
-
-    fn observed(&self, images: Tensor<4>) -> Result<Tensor<4>> {
-        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
-        Ok(able.observed(images))
-    }
-
-    fn nll_name(&self, samples: usize) -> Result<String> {
-        let able = self.system.abilities().likelihood.ok_or_else(|| lacks::<S>(Ability::Likelihood))?;
-        Ok(able.name(samples))
-    }
 }

@@ -25,11 +25,11 @@ pub type State = BTreeMap<String, HostTensor>;
 /// Calls `each` with path, trainability, shape and flattened value of every float parameter and
 /// buffer.
 fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tensor<1>)) {
-    struct Walk<F> {
+    struct Visitor<F> {
         path: Vec<String>,
         each: F,
     }
-    impl<F: FnMut(String, bool, Vec<usize>, Tensor<1>)> ModuleVisitor for Walk<F> {
+    impl<F: FnMut(String, bool, Vec<usize>, Tensor<1>)> ModuleVisitor for Visitor<F> {
         fn enter_module(&mut self, name: &str, _kind: &str) {
             self.path.push(name.to_string());
         }
@@ -43,17 +43,17 @@ fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tenso
             (self.each)(self.path.join("."), trainable, shape, value.inner().reshape([len]));
         }
     }
-    module.visit(&mut Walk { path: Vec::new(), each });
+    module.visit(&mut Visitor { path: Vec::new(), each });
 }
 
 /// Replaces each parameter by what `each` makes of (path, flattened value). The value is nobody
 /// else's then, unless the module was cloned, so that it may be changed in place.
 pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
-    struct Walk<F> {
+    struct Visitor<F> {
         path: Vec<String>,
         each: F,
     }
-    impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Walk<F> {
+    impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Visitor<F> {
         fn enter_module(&mut self, name: &str, _kind: &str) {
             self.path.push(name.to_string());
         }
@@ -74,16 +74,16 @@ pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tenso
             Param::from_mapped_value(id, new, mapper)
         }
     }
-    module.map(&mut Walk { path: Vec::new(), each })
+    module.map(&mut Visitor { path: Vec::new(), each })
 }
 
-/// Sets which parameters collect gradients: those whose path begins with one of `networks`.
-pub fn set_trainable<M: Module>(module: M, networks: &[&str]) -> M {
-    struct Walk<'a> {
+/// Sets which parameters collect gradients: those at or below one of these paths (`generator`, `generator.mapping`).
+pub fn set_trainable<M: Module>(module: M, prefixes: &[&str]) -> M {
+    struct Visitor<'a> {
         path: Vec<String>,
-        networks: &'a [&'a str],
+        prefixes: &'a [&'a str],
     }
-    impl ModuleMapper for Walk<'_> {
+    impl ModuleMapper for Visitor<'_> {
         fn enter_module(&mut self, name: &str, _kind: &str) {
             self.path.push(name.to_string());
         }
@@ -91,11 +91,14 @@ pub fn set_trainable<M: Module>(module: M, networks: &[&str]) -> M {
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let trains = self.path.first().is_some_and(|p| self.networks.contains(&p.as_str()));
+            let path = self.path.join(".");
+            let below =
+                |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            let trains = self.prefixes.iter().any(below);
             if param.val().is_require_grad() == trains { param } else { param.set_require_grad(trains) }
         }
     }
-    module.map(&mut Walk { path: Vec::new(), networks })
+    module.map(&mut Visitor { path: Vec::new(), prefixes })
 }
 
 /// Every parameter and buffer by path.
@@ -193,12 +196,12 @@ pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], pla
 
 /// The gradients of the trainable parameters, by path.
 pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Flat {
-    struct Walk<'a> {
+    struct Visitor<'a> {
         path: Vec<String>,
         gradients: &'a mut Gradients,
         out: Flat,
     }
-    impl ModuleVisitor for Walk<'_> {
+    impl ModuleVisitor for Visitor<'_> {
         fn enter_module(&mut self, name: &str, _kind: &str) {
             self.path.push(name.to_string());
         }
@@ -213,9 +216,9 @@ pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Flat 
             }
         }
     }
-    let mut walk = Walk { path: Vec::new(), gradients, out: Flat::new() };
-    module.visit(&mut walk);
-    walk.out
+    let mut visitor = Visitor { path: Vec::new(), gradients, out: Flat::new() };
+    module.visit(&mut visitor);
+    visitor.out
 }
 
 /// The device a network's first parameter lives on, without autodiff.

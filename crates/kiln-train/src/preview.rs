@@ -5,7 +5,8 @@ use kiln_core::Result;
 use kiln_data::{Picture, contact_sheet};
 use kiln_nn::tensor::to_values;
 
-use crate::system::{Abilities, GenerateRequest};
+use crate::ability::Abilities;
+use crate::request::Request;
 
 /// `[n, c, h, w]` in [−1, 1] as pictures.
 pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
@@ -13,7 +14,7 @@ pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
     to_values(images).chunks(c * h * w).map(|values| Picture::from_unit(values, c, h, w)).collect()
 }
 
-/// The preview of a system: samples if it generates, else input beside output of its translation, completion
+/// The preview of a system: samples if it generates, else input beside output of its translation, inpainting
 /// or reconstruction of `examples` (one tensor a domain). `None` if it does none of these.
 ///
 /// # Errors
@@ -27,7 +28,7 @@ pub fn preview<N>(
     device: &Device,
 ) -> Result<Option<Picture>> {
     if let Some(generate) = abilities.generate {
-        let request = GenerateRequest::new(0..count as u64, seed, device);
+        let request = Request::new(0..count as u64, seed, device);
         let made = pictures(generate.generate(networks, &request)?);
         let columns = (count as f64).sqrt().ceil() as usize;
         return contact_sheet(&made, columns, 1).map(Some);
@@ -36,16 +37,18 @@ pub fn preview<N>(
         let mut rows = Vec::new();
         for (direction, images) in translate.directions().into_iter().zip(examples) {
             rows.extend(pictures(images.clone()));
-            rows.extend(pictures(translate.translate(networks, images.clone(), direction)?));
+            let mut request = Request::new(0..images.dims()[0] as u64, seed, device);
+            request.condition.direction = Some(direction.to_string());
+            rows.extend(pictures(translate.translate(networks, images.clone(), &request)?));
         }
         let columns = examples.first().map_or(1, |e| e.dims()[0]);
         return contact_sheet(&rows, columns, 1).map(Some);
     }
-    if let (Some(complete), Some(images)) = (abilities.complete, examples.first()) {
+    if let (Some(inpaint), Some(images)) = (abilities.inpaint, examples.first()) {
         let n = images.dims()[0];
-        let request = GenerateRequest::new(0..n as u64, seed, device);
+        let request = Request::new(0..n as u64, seed, device);
         let mut rows = pictures(images.clone());
-        rows.extend(pictures(complete.complete(networks, images.clone(), &request)?));
+        rows.extend(pictures(inpaint.inpaint(networks, images.clone(), &request)?));
         return contact_sheet(&rows, n, 1).map(Some);
     }
     if let (Some(reconstruct), Some(images)) = (abilities.reconstruct, examples.first()) {

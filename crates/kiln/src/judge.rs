@@ -14,7 +14,7 @@ use kiln_measure::Features;
 use kiln_measure::frechet::Gaussian;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_systems::find;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{Model, Options, Precision, Progress, Run, checkpoint};
@@ -124,7 +124,7 @@ impl Judge {
             }
         }
         let run = Run::open(&root)?;
-        let model = system.open(&run, Weights::Average, device)?;
+        let model = system.open(&run, WeightSet::Ema, device)?;
         // Holds the hash of every file of weights.
         let state = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
         let identity = seen::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);

@@ -69,8 +69,8 @@ enum Verb {
     Translate(verbs::pictures::TranslateArgs),
     /// Encode pictures and decode them again
     Reconstruct(verbs::pictures::ReconstructArgs),
-    /// Fill in what a run does not see of pictures, several times
-    Complete(verbs::pictures::CompleteArgs),
+    /// Fill in a part of pictures, given by a mask
+    Inpaint(verbs::inpaint::InpaintArgs),
     /// Write the latents of pictures
     Encode(verbs::pictures::EncodeArgs),
     /// Walk from one latent to another
@@ -142,7 +142,7 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Sample(args) => verbs::sample::run(args, common, out),
         Verb::Translate(args) => verbs::pictures::translate(args, common, out),
         Verb::Reconstruct(args) => verbs::pictures::reconstruct(args, common, out),
-        Verb::Complete(args) => verbs::pictures::complete(args, common, out),
+        Verb::Inpaint(args) => verbs::inpaint::run(args, common, out),
         Verb::Encode(args) => verbs::pictures::encode(args, common, out),
         Verb::Interpolate(args) => verbs::latents::interpolate(args, common, out),
         Verb::Edit(args) => verbs::latents::edit(args, common, out),

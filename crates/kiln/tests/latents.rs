@@ -39,7 +39,10 @@ fn pictures_are_encoded_completed_and_told_from_others() {
     let (_, head) = SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(head.metadata().as_ref().unwrap()["names"].lines().count(), 3);
 
-    done(here, "complete quarter pictures --out sheet.png -n 4 --quiet");
+    done(here, "inpaint quarter pictures painted -n 4 --sheet sheet.png --quiet");
+    for file in ["00000-0.png", "00002-3.png"] {
+        assert!(here.join("painted").join(file).is_file(), "{file}");
+    }
     let sheet = kiln_data::Picture::open(&here.join("sheet.png")).unwrap();
     assert!(sheet.height > 3 * 28 && sheet.height < 4 * 28 && sheet.width > 6 * 28, "{}x{}", sheet.width, sheet.height);
 
@@ -57,9 +60,12 @@ fn pictures_are_encoded_completed_and_told_from_others() {
     }
 
     for (args, says) in [
-        ("complete told pictures --out x.png", "model.condition"),
-        ("complete run pictures --out x.png", "these can: cvae"),
-        ("complete quarter pictures --out x.png -n 0", "-n 0"),
+        ("inpaint told pictures x", "model.condition"),
+        ("inpaint run pictures x", "these can: cvae"),
+        ("inpaint quarter pictures x -n 0", "-n 0"),
+        ("inpaint quarter pictures x --mask pictures/00000.png", "--mask"),
+        ("sample run -n 1 --out x --steps 5", "--steps: not a sampler setting of vae; it has --truncation-psi"),
+        ("sample run -n 1 --out x --weights old", "ema and live"),
         ("encode quarter pictures --out x", "cannot encode"),
         ("sample told -n 1 --out x --class 10", "0 to 9"),
         ("outliers run nowhere", "nowhere"),

@@ -129,7 +129,7 @@ vectorised! {
 vectorised! {
     /// The gradient in rows as long as gamma and beta, each by its own mean and variance, written to
     /// `dx`; those in gamma and beta are added.
-    pub(super) fn row_gradients[A: Act](
+    pub(super) fn row_backward[A: Act](
         act: A, eps: f64, affine: [&[f32]; 2], x: &[f32], g: &[f32], mean: &[f32], var: &[f32],
         dx: &mut [MaybeUninit<f32>], gradients: [&mut [f32]; 2]
     ) {

@@ -7,8 +7,8 @@
 //! is `(gamma t - mean(gamma t) - h mean(gamma t h)) / sqrt(var + eps)`, `t = dy a'`, means over the
 //! cell; those in `gamma` and `beta` are the sums of `t h` and of `t` over what shares them.
 
+mod backward;
 mod each;
-mod gradient;
 
 use crate::{
     Activation,
@@ -18,7 +18,7 @@ use crate::{
     output::{self, Output},
     tasks,
 };
-pub(crate) use gradient::{backward, channel_sums};
+pub(crate) use backward::{backward, channel_sums};
 use std::ops::Range;
 
 /// What shares statistics.

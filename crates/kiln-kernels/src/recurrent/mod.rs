@@ -12,7 +12,7 @@
 pub(crate) mod plain;
 
 use crate::{
-    Walk,
+    ScanDirection,
     conv::transpose,
     isa::Isa,
     lanes,
@@ -23,7 +23,7 @@ use crate::{
 };
 use std::ops::Range;
 
-/// The sizes of a walk.
+/// The sizes of a scan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) images: usize,
@@ -32,13 +32,13 @@ pub(crate) struct Shape {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) taps: usize,
-    pub(crate) walk: Walk,
+    pub(crate) direction: ScanDirection,
 }
 
 impl Shape {
     /// Of an input `[n, 4 state, height, width]` and weights `[4 state, state, taps]`.
-    pub(crate) fn new([images, gates, height, width]: [usize; 4], taps: usize, walk: Walk) -> Self {
-        Self { images, state: gates / 4, height, width, taps, walk }
+    pub(crate) fn new([images, gates, height, width]: [usize; 4], taps: usize, direction: ScanDirection) -> Self {
+        Self { images, state: gates / 4, height, width, taps, direction }
     }
 
     pub(crate) fn pixels(&self) -> usize {
@@ -46,51 +46,53 @@ impl Shape {
     }
 
     pub(crate) fn steps(&self) -> usize {
-        match self.walk {
-            Walk::Rows => self.height,
-            Walk::Diagonals | Walk::Antidiagonals => self.height + self.width - 1,
+        match self.direction {
+            ScanDirection::Rows => self.height,
+            ScanDirection::Diagonals | ScanDirection::Antidiagonals => self.height + self.width - 1,
         }
     }
 
     /// The most places of a step.
     pub(crate) fn places(&self) -> usize {
-        match self.walk {
-            Walk::Rows => self.width,
-            Walk::Diagonals | Walk::Antidiagonals => self.height,
+        match self.direction {
+            ScanDirection::Rows => self.width,
+            ScanDirection::Diagonals | ScanDirection::Antidiagonals => self.height,
         }
     }
 
     /// Places before its own that a place's window begins.
     pub(crate) fn before(&self) -> usize {
-        match self.walk {
-            Walk::Rows => self.taps / 2,
-            Walk::Diagonals | Walk::Antidiagonals => self.taps - 1,
+        match self.direction {
+            ScanDirection::Rows => self.taps / 2,
+            ScanDirection::Diagonals | ScanDirection::Antidiagonals => self.taps - 1,
         }
     }
 
     /// The places of a step that are pixels. Neither end ever moves back, and each by at most one a step.
     pub(crate) fn range(&self, step: usize) -> Range<usize> {
-        match self.walk {
-            Walk::Rows => 0..self.width,
-            Walk::Diagonals | Walk::Antidiagonals => (step + 1).saturating_sub(self.width)..(step + 1).min(self.height),
+        match self.direction {
+            ScanDirection::Rows => 0..self.width,
+            ScanDirection::Diagonals | ScanDirection::Antidiagonals => {
+                (step + 1).saturating_sub(self.width)..(step + 1).min(self.height)
+            }
         }
     }
 
     /// The pixel at a place of the step.
     pub(crate) fn pixel(&self, step: usize, place: usize) -> usize {
-        match self.walk {
-            Walk::Rows => step * self.width + place,
-            Walk::Diagonals => place * self.width + (step - place),
-            Walk::Antidiagonals => place * self.width + self.width - 1 - (step - place),
+        match self.direction {
+            ScanDirection::Rows => step * self.width + place,
+            ScanDirection::Diagonals => place * self.width + (step - place),
+            ScanDirection::Antidiagonals => place * self.width + self.width - 1 - (step - place),
         }
     }
 
     /// Pixels from one place to the next.
     fn apart(&self) -> usize {
-        match self.walk {
-            Walk::Rows => 1,
-            Walk::Diagonals => self.width - 1,
-            Walk::Antidiagonals => self.width + 1,
+        match self.direction {
+            ScanDirection::Rows => 1,
+            ScanDirection::Diagonals => self.width - 1,
+            ScanDirection::Antidiagonals => self.width + 1,
         }
     }
 
@@ -100,7 +102,7 @@ impl Shape {
         self.range(step).contains(&place).then(|| self.pixel(step, place))
     }
 
-    /// Multiply-adds of a walk.
+    /// Multiply-adds of a scan.
     fn work(&self) -> usize {
         self.images * self.pixels() * 4 * self.state * self.state * self.taps
     }
@@ -317,7 +319,7 @@ mod tests {
     /// PyTorch's values of small walks are among the tests of `kiln-nn`.
     #[test]
     fn every_instruction_set_walks_as_burns_operations_do() {
-        for walk in [Walk::Rows, Walk::Diagonals, Walk::Antidiagonals] {
+        for direction in [ScanDirection::Rows, ScanDirection::Diagonals, ScanDirection::Antidiagonals] {
             for (images, state, height, width, taps) in [
                 (1, 1, 1, 1, 1),
                 (3, 5, 4, 7, 3),
@@ -326,8 +328,8 @@ mod tests {
                 (4, 8, 28, 28, 3),
                 (1, 4, 1, 9, 3),
             ] {
-                let taps = if walk == Walk::Rows { taps } else { taps.min(2) };
-                let s = Shape::new([images, 4 * state, height, width], taps, walk);
+                let taps = if direction == ScanDirection::Rows { taps } else { taps.min(2) };
+                let s = Shape::new([images, 4 * state, height, width], taps, direction);
                 let x = noise(images * 4 * state * height * width, 1);
                 // As large as keeps sums near 1, whatever their length.
                 let w = noise(4 * state * state * taps, 2);
@@ -335,8 +337,8 @@ mod tests {
                 let g = noise(images * state * height * width, 3);
                 let (tx, tw) = (tensor(&x, &[images, 4 * state, height, width]), tensor(&w, &[4 * state, state, taps]));
                 let tg = tensor(&g, &[images, state, height, width]);
-                let (h, kept) = plain::forward::<Flex>(tx, tw.clone(), walk);
-                let (dx, dw) = plain::backward::<Flex>(tw, kept, tg, walk);
+                let (h, kept) = plain::forward::<Flex>(tx, tw.clone(), direction);
+                let (dx, dw) = plain::backward::<Flex>(tw, kept, tg, direction);
                 for isa in Isa::all() {
                     let what = format!("{isa:?} {s:?}");
                     let (hidden, kept) = forward(isa, &s, &x, &w);

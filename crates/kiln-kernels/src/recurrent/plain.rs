@@ -5,7 +5,7 @@
 //! states, `[n, 6 c, pixels]` in the order of the steps.
 
 use super::Shape;
-use crate::Walk;
+use crate::ScanDirection;
 use burn::{
     backend::{
         Backend, TensorMetadata, get_or_init_device_settings,
@@ -95,10 +95,10 @@ impl<B: Backend> Windows<B> {
 pub(crate) fn forward<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
-    walk: Walk,
+    direction: ScanDirection,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let ([n, gates, height, width], [_, state, count]) = (x.shape().dims(), weight.shape().dims::<3>());
-    let s = Shape::new([n, gates, height, width], count, walk);
+    let s = Shape::new([n, gates, height, width], count, direction);
     let (order, taps) = (order(&s), taps::<B>(&weight));
     let x = reshape::<B, 3>(x, [n, gates, s.pixels()]);
     let x = B::float_select(x.clone(), 2, indices::<B>(order.iter().copied(), &x));
@@ -140,10 +140,10 @@ pub(crate) fn backward<B: Backend>(
     weight: FloatTensor<B>,
     kept: FloatTensor<B>,
     g: FloatTensor<B>,
-    walk: Walk,
+    direction: ScanDirection,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let ([n, state, height, width], [gates, _, count]) = (g.shape().dims(), weight.shape().dims::<3>());
-    let s = Shape::new([n, gates, height, width], count, walk);
+    let s = Shape::new([n, gates, height, width], count, direction);
     let (order, weights) = (order(&s), taps::<B>(&weight));
     let g = reshape::<B, 3>(g, [n, state, s.pixels()]);
     let g = B::float_select(g.clone(), 2, indices::<B>(order.iter().copied(), &g));
@@ -219,7 +219,7 @@ pub(crate) fn backward<B: Backend>(
     let dx = reshape::<B, 4>(B::float_select(dx, 2, back), [n, gates, height, width]);
     let dw = dw.into_iter().map(|dw| match dw {
         Some(dw) => reshape::<B, 3>(dw, [gates, state, 1]),
-        // A walk of one step.
+        // A scan of one step.
         None => B::float_zeros(Dims::from([gates, state, 1]), &weight.device(), weight.dtype().into()),
     });
     (dx, B::float_cat(dw.collect(), 2))

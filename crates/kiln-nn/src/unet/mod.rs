@@ -16,7 +16,7 @@ use crate::condition::Condition;
 use crate::resample::{global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::time::sinusoidal;
 use crate::transformer::{SpatialTransformer, SpatialTransformerConfig};
-use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, Weights, activate};
+use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, WeightInit, activate};
 
 /// The shape of a [`UNet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,7 +172,8 @@ impl UNetConfig {
             middle,
             up,
             norm_out: GroupNorm::new(self.groups, channels, init),
-            conv_out: Conv2dConfig::same3(channels, out_channels * area).weights(Weights::Zero).init(init),
+            conv_out: Conv2dConfig { weight: WeightInit::Zero, ..Conv2dConfig::same3(channels, out_channels * area) }
+                .init(init),
             base_channels: base,
             patch: self.patch,
             context_features,
@@ -214,7 +215,9 @@ impl UNetConfig {
             if level + 1 < levels {
                 down.push(match self.resample_blocks {
                     true => Stage::DownBlock(ResidualBlock::new(channels, channels, self, init)),
-                    false => Stage::Down(Conv2dConfig::same3(channels, channels).stride(2).init(init)),
+                    false => {
+                        Stage::Down(Conv2dConfig { stride: 2, ..Conv2dConfig::same3(channels, channels) }.init(init))
+                    }
                 });
                 skips.push(channels);
             }
@@ -297,7 +300,7 @@ impl ResidualBlock {
                 .init(init),
             norm2: GroupNorm::new(unet.groups, outputs, init),
             // Zero: the block starts as its skip (Ho 2020).
-            conv2: Conv2dConfig::same3(outputs, outputs).weights(Weights::Zero).init(init),
+            conv2: Conv2dConfig { weight: WeightInit::Zero, ..Conv2dConfig::same3(outputs, outputs) }.init(init),
             skip: (inputs != outputs).then(|| Conv2dConfig::new(inputs, outputs, 1).init(init)),
             dropout: unet.dropout,
             scale_shift: unet.scale_shift,

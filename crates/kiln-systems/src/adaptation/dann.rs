@@ -248,7 +248,8 @@ impl System for Dann {
         let Config { channels: [first, second], label_hidden: [h1, h2], .. } = self.config;
         let [channels, height, width] = self.pictures.shape;
         let features = second * pooled(height, self.config.padding) * pooled(width, self.config.padding);
-        let conv = |i, o, init: &mut Init| Conv2dConfig::new(i, o, KERNEL).padding(self.config.padding).init(init);
+        let padding = self.config.padding;
+        let conv = |i, o, init: &mut Init| Conv2dConfig { padding, ..Conv2dConfig::new(i, o, KERNEL) }.init(init);
         Networks {
             extractor: Extractor {
                 conv1: conv(channels, first, init),
@@ -270,15 +271,32 @@ impl System for Dann {
     }
 
     /// One phase for all: the reversal layer makes the saddle point a descent.
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let trains: &[&str] = match self.config.mode {
             Mode::Dann => &["extractor", "labels", "domain"],
             Mode::SourceOnly | Mode::TargetOnly => &["extractor", "labels"],
         };
-        vec![Phase::new("classifier", trains, self.config.optimizer.clone())]
+        vec![Phase::new("classifier", trains, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
+    }
+}
+
+/// L_y, cross-entropy, with the accuracy beside it.
+fn label_loss(logits: Tensor<2>, labels: Tensor<1, Int>) -> Loss {
+    let right = accuracy(logits.clone(), labels.clone());
+    Loss::new("label_loss", cross_entropy(logits, labels)).report("label_accuracy", right)
+}
+
+/// The side after both convolutions and poolings; 0 if they do not fit.
+fn pooled(side: usize, padding: usize) -> usize {
+    (0..2).fold(side, |side, _| (side + 2 * padding).saturating_sub(KERNEL - 1) / 2)
+}
+
+impl Dann {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let [source, target] = batch.domains.as_slice() else {
             return Err(Error::usage("dann wants two sets, such as --data mnist,mnistm"));
         };
@@ -321,23 +339,6 @@ impl System for Dann {
         }
     }
 
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
-    }
-}
-
-/// L_y, cross-entropy, with the accuracy beside it.
-fn label_loss(logits: Tensor<2>, labels: Tensor<1, Int>) -> Loss {
-    let right = accuracy(logits.clone(), labels.clone());
-    Loss::new("label_loss", cross_entropy(logits, labels)).report("label_accuracy", right)
-}
-
-/// The side after both convolutions and poolings; 0 if they do not fit.
-fn pooled(side: usize, padding: usize) -> usize {
-    (0..2).fold(side, |side, _| (side + 2 * padding).saturating_sub(KERNEL - 1) / 2)
-}
-
-impl Dann {
     fn check(&self, images: &Tensor<4>) -> Result<()> {
         let [_, c, h, w] = images.dims();
         if [c, h, w] == self.pictures.shape {
@@ -461,7 +462,7 @@ mod tests {
         networks = params::set_trainable(networks, &phase.trains);
         let mut log = Vec::new();
         for _ in 0..steps {
-            let loss = system.loss(&networks, phase.name, &batch(labels, &device)).unwrap();
+            let loss = system.loss(&networks, &batch(labels, &device)).unwrap();
             log.push(loss.terms.into_iter().map(|(name, value)| (name, to_values(value)[0])).collect());
             let mut gradients = loss.total.backward();
             let gradients = params::take_gradients(&networks, &mut gradients);
@@ -541,7 +542,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let mut system = Dann::new(tiny(Mode::TargetOnly), &pictures(16)).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
-        assert!(system.loss(&networks, "classifier", &batch(false, &device)).err().unwrap().is_usage());
+        assert!(system.loss(&networks, &batch(false, &device)).err().unwrap().is_usage());
     }
 
     #[test]

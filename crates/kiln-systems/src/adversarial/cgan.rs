@@ -23,9 +23,9 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::tensor::from_values;
 use kiln_nn::{Embedding, Init};
-use kiln_train::system::{check_class, check_one_pass};
+use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, Phase, Pictures, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, Phase, Pictures, Request, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ use super::dcgan::{self, Discriminator, Generator, Sizes};
 /// How D is told the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Condition {
+pub enum Conditioning {
     /// By a learnt map of the picture's size, one more input channel.
     Map,
     /// By the inner product of a learnt vector with its features.
@@ -45,7 +45,7 @@ pub enum Condition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// `map` or `projection`.
-    pub condition: Condition,
+    pub condition: Conditioning,
     /// Numbers that stand for the class at G's input.
     pub embedding_size: usize,
     /// DCGAN's settings.
@@ -55,7 +55,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { condition: Condition::Projection, embedding_size: 50, dcgan: dcgan::Config::default() }
+        Self { condition: Conditioning::Projection, embedding_size: 50, dcgan: dcgan::Config::default() }
     }
 }
 
@@ -158,7 +158,7 @@ impl System for Cgan {
             embedding: Embedding::new(classes, self.config.embedding_size, init),
             net: Generator::new(inputs, c.generator_channels, channels, self.sizes, init),
         };
-        let projects = self.config.condition == Condition::Projection;
+        let projects = self.config.condition == Conditioning::Projection;
         let discriminator = if projects {
             let features = c.discriminator_channels << (self.sizes.doublings - 1);
             ConditionalDiscriminator {
@@ -176,27 +176,18 @@ impl System for Cgan {
         Networks { generator, discriminator }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config.dcgan;
-        dcgan::phases(&c.discriminator_optimizer, &c.generator_optimizer, c.discriminator_steps)
-    }
-
-    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
-        let (c, d) = (&self.config.dcgan, &networks.discriminator);
-        let y = match &batch.domains[0].host_labels {
-            Some(labels) => one_hot(labels, self.pictures.classes.len(), batch.device()),
-            None => return Err(Error::usage("cgan needs labels, and the data set has none")),
-        };
-        let z = c.latent_distribution.train(batch, phase, c.latent_size);
-        let fake = networks.generator.forward(z, y.clone());
-        if phase == "generator" {
-            return Ok(Loss::new("generator", c.objective.generator(d.forward(fake, y))));
-        }
-        let (real, fake) = (d.forward(batch.images(), y.clone()), d.forward(fake.detach(), y));
-        let loss = c.objective.discriminator(real.clone(), fake.clone(), c.label_smoothing);
-        Ok(Loss::new("discriminator", loss)
-            .report("d_real", c.objective.belief(real))
-            .report("d_fake", c.objective.belief(fake)))
+        vec![
+            Phase::new(
+                "discriminator",
+                &["discriminator"],
+                c.discriminator_optimizer.clone(),
+                Self::discriminator_loss,
+            ),
+            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss)
+                .every(c.discriminator_steps),
+        ]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -205,10 +196,36 @@ impl System for Cgan {
 }
 
 impl Cgan {
+    /// Classes of a batch as vectors, and G's pictures of them; each player has fresh z.
+    fn fake(&self, networks: &Networks, phase: &str, batch: &Batch) -> Result<(Tensor<4>, Tensor<2>)> {
+        let c = &self.config.dcgan;
+        let y = match &batch.domains[0].host_labels {
+            Some(labels) => one_hot(labels, self.pictures.classes.len(), batch.device()),
+            None => return Err(Error::usage("cgan needs labels, and the data set has none")),
+        };
+        let z = c.latent_distribution.train(batch, phase, c.latent_size);
+        Ok((networks.generator.forward(z, y.clone()), y))
+    }
+
+    /// D's loss: real pictures and their classes against G(z, y).
+    fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (c, d) = (&self.config.dcgan, &networks.discriminator);
+        let (fake, y) = self.fake(networks, "discriminator", batch)?;
+        let (real, fake) = (d.forward(batch.images(), y.clone()), d.forward(fake.detach(), y));
+        Ok(Some(c.objective.discriminator_loss(real, fake, c.label_smoothing)))
+    }
+
+    /// G's loss: D(G(z, y), y).
+    fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (fake, y) = self.fake(networks, "generator", batch)?;
+        let belief = networks.discriminator.forward(fake, y);
+        Ok(Some(Loss::new("generator", self.config.dcgan.objective.generator(belief))))
+    }
+
     /// The classes of a request, one-hot: the one asked for, else a uniform draw for each sample.
-    fn classes(&self, request: &GenerateRequest) -> Tensor<2> {
+    fn classes(&self, request: &Request) -> Tensor<2> {
         let classes = self.pictures.classes.len();
-        let labels: Vec<u32> = match request.class {
+        let labels: Vec<u32> = match request.condition.class {
             Some(class) => vec![class; request.len()],
             None => {
                 let draws = request.key.purpose("class").below(request.indices.clone(), classes as u64);
@@ -220,11 +237,14 @@ impl Cgan {
 }
 
 impl Generate<Networks> for Cgan {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &self.pictures.classes)?;
-        check_one_pass(Self::ID, request)?;
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        check_class(request.condition.class, &self.pictures.classes)?;
         let c = &self.config.dcgan;
-        let z = c.latent_distribution.requested(request, c.latent_size)?;
+        let z = c.latent_distribution.requested(request, c.latent_size, Self::ID)?;
         Ok(networks.generator.forward(z, self.classes(request)))
     }
 }
@@ -232,9 +252,10 @@ impl Generate<Networks> for Cgan {
 /// Latents are z and the one-hot y, side by side: a walk changes the class as well, and sums of
 /// latents add and subtract classes.
 impl Decode<Networks> for Cgan {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
         let c = &self.config.dcgan;
-        Tensor::cat(vec![c.latent_distribution.sample(request, c.latent_size), self.classes(request)], 1)
+        let z = c.latent_distribution.requested(request, c.latent_size, Self::ID)?;
+        Ok(Tensor::cat(vec![z, self.classes(request)], 1))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -267,7 +288,7 @@ mod tests {
     use super::*;
     use crate::adversarial::testing::{batch, close, overfit};
 
-    fn system(condition: Condition, classes: usize) -> Result<Cgan> {
+    fn system(condition: Conditioning, classes: usize) -> Result<Cgan> {
         let dcgan = dcgan::Config {
             latent_size: 8,
             generator_channels: 4,
@@ -280,7 +301,7 @@ mod tests {
 
     #[test]
     fn each_player_wins_a_fixed_batch_it_plays_alone() {
-        for condition in [Condition::Map, Condition::Projection] {
+        for condition in [Conditioning::Map, Conditioning::Projection] {
             let mut s = system(condition, 4).unwrap();
             for (player, rate) in [(0, 5e-3), (1, 5e-2)] {
                 let (first, last) = overfit(&mut s, player, rate, 40, &batch(8, [1, 16, 16], 4));
@@ -293,7 +314,7 @@ mod tests {
     #[test]
     fn both_networks_listen_to_the_class() {
         let device = Device::flex();
-        for condition in [Condition::Map, Condition::Projection] {
+        for condition in [Conditioning::Map, Conditioning::Projection] {
             let s = system(condition, 4).unwrap();
             let n = s.networks(&mut Init::new(&device, 0));
             let z = Tensor::<2>::ones([2, 8], &device) * 0.5;
@@ -309,26 +330,27 @@ mod tests {
     #[test]
     fn a_class_asked_for_is_the_class_of_all() {
         let device = Device::flex();
-        let s = system(Condition::Map, 4).unwrap();
+        let s = system(Conditioning::Map, 4).unwrap();
         let n = s.networks(&mut Init::new(&device, 0));
-        let request = GenerateRequest { class: Some(2), ..GenerateRequest::new(0..3, 1, &device) };
+        let request = Request::new(0..3, 1, &device).of_class(Some(2));
         close(&to_values(s.classes(&request)), &[0., 0., 1., 0., 0., 0., 1., 0., 0., 0., 1., 0.], 0.0);
-        let latents = s.latents(&request);
+        let latents = s.latents(&n, &request).unwrap();
         let direct = s.generate(&n, &request).unwrap();
         close(&to_values(s.decode(&n, latents).unwrap()), &to_values(direct), 1e-6);
 
-        let request = GenerateRequest::new(0..400, 1, &device);
+        let request = Request::new(0..400, 1, &device);
         let counts = to_values(s.classes(&request).sum_dim(0));
         assert!(counts.iter().all(|&c| c > 60.0), "{counts:?}");
-        let alone = s.classes(&GenerateRequest::new(17..18, 1, &device));
+        let alone = s.classes(&Request::new(17..18, 1, &device));
         close(&to_values(alone), &to_values(s.classes(&request).narrow(0, 17, 1)), 0.0);
     }
 
     #[test]
     fn a_walk_blends_classes() {
         let device = Device::flex();
-        let s = system(Condition::Map, 4).unwrap();
-        let at = |class| s.latents(&GenerateRequest { class: Some(class), ..GenerateRequest::new(0..1, 1, &device) });
+        let s = system(Conditioning::Map, 4).unwrap();
+        let n = s.networks(&mut Init::new(&device, 0));
+        let at = |class| s.latents(&n, &Request::new(0..1, 1, &device).of_class(Some(class))).unwrap();
         let middle = to_values(s.between(at(0), at(1), 0.5));
         close(&middle[8..], &[0.5, 0.5, 0.0, 0.0], 1e-6);
         close(&middle[..8], &to_values(at(0))[..8], 1e-6);
@@ -336,7 +358,7 @@ mod tests {
 
     #[test]
     fn bad_settings_and_requests_are_usage_errors() {
-        assert!(system(Condition::Map, 0).err().is_some_and(|e| e.is_usage()));
+        assert!(system(Conditioning::Map, 0).err().is_some_and(|e| e.is_usage()));
         let pictures = Pictures { shape: [1, 16, 16], classes: vec!["a".into(), "b".into()] };
         let bad = [
             Config { embedding_size: 0, ..Config::default() },
@@ -346,9 +368,9 @@ mod tests {
             assert!(Cgan::new(config, &pictures).err().is_some_and(|e| e.is_usage()));
         }
         let device = Device::flex();
-        let s = system(Condition::Projection, 4).unwrap();
+        let s = system(Conditioning::Projection, 4).unwrap();
         let n = s.networks(&mut Init::new(&device, 0));
-        let request = GenerateRequest { class: Some(4), ..GenerateRequest::new(0..1, 0, &device) };
+        let request = Request::new(0..1, 0, &device).of_class(Some(4));
         let e = s.generate(&n, &request).unwrap_err();
         assert!(e.is_usage() && e.to_string().contains("0 to 3"), "{e}");
         assert!(s.decode(&n, Tensor::zeros([1, 8], &device)).is_err());

@@ -30,12 +30,9 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::tanh;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Weights, activate,
-};
-use kiln_train::system::{check_class, check_one_pass};
+use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, activate};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, Represent,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Represent, Request,
     System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -46,7 +43,7 @@ use super::objective::Objective;
 /// Slope of LeakyReLU below 0.
 pub const LEAK: f32 = 0.2;
 /// How every convolution is drawn.
-pub const WEIGHTS: Weights = Weights::Normal(0.02);
+pub const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,10 +135,11 @@ pub struct Generator {
 impl Generator {
     /// From `inputs` numbers to pictures of `outputs` channels, with `channels` before the last layer.
     pub fn new(inputs: usize, channels: usize, outputs: usize, sizes: Sizes, init: &mut Init) -> Self {
-        let layer = |i, o, k: usize| ConvTranspose2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
+        let double = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = (0..sizes.doublings).rev().map(|k| channels << k).chain([outputs]).collect();
-        let mut layers = vec![layer(inputs, widths[0], sizes.base).init(init)];
-        layers.extend(widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)));
+        let mut layers = vec![layer(inputs, widths[0], sizes.base).init_transposed(init)];
+        layers.extend(widths.windows(2).map(|w| double(w[0], w[1]).init_transposed(init)));
         let norms = widths[..sizes.doublings].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect();
         Self { layers, norms }
     }
@@ -173,10 +171,11 @@ pub struct Discriminator {
 impl Discriminator {
     /// From pictures of `inputs` channels, with `channels` after the first layer.
     pub fn new(inputs: usize, channels: usize, sizes: Sizes, init: &mut Init) -> Self {
-        let layer = |i, o, k: usize| Conv2dConfig::new(i, o, k).no_bias().weights(WEIGHTS);
+        let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
+        let halve = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = [inputs].into_iter().chain((0..sizes.doublings).map(|k| channels << k)).collect();
         Self {
-            layers: widths.windows(2).map(|w| layer(w[0], w[1], 4).stride(2).padding(1).init(init)).collect(),
+            layers: widths.windows(2).map(|w| halve(w[0], w[1]).init(init)).collect(),
             norms: widths[2..].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect(),
             head: layer(widths[sizes.doublings], 1, sizes.base).init(init),
         }
@@ -226,14 +225,6 @@ impl Discriminator {
     pub fn forward(&self, images: Tensor<4>) -> Tensor<1> {
         self.logits(self.features(images))
     }
-}
-
-/// The two phases of a step, D's `steps` times as often as G's.
-pub fn phases(discriminator: &OptimizerConfig, generator: &OptimizerConfig, steps: u64) -> Vec<Phase> {
-    vec![
-        Phase::new("discriminator", &["discriminator"], discriminator.clone()),
-        Phase::new("generator", &["generator"], generator.clone()).every(steps),
-    ]
 }
 
 /// Each map as `side`×`side` maxima of windows that cover it: window i is ⌊i·h/side⌋ to ⌈(i + 1)·h/side⌉.
@@ -290,23 +281,18 @@ impl System for Dcgan {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
-        phases(&c.discriminator_optimizer, &c.generator_optimizer, c.discriminator_steps)
-    }
-
-    /// Algorithm 1 of Goodfellow 2014, one step of either player on fresh z.
-    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
-        let (c, d) = (&self.config, &networks.discriminator);
-        let fake = networks.generator.forward(c.latent_distribution.train(batch, phase, c.latent_size));
-        if phase == "generator" {
-            return Ok(Loss::new("generator", c.objective.generator(d.forward(fake))));
-        }
-        let (real, fake) = (d.forward(batch.images()), d.forward(fake.detach()));
-        let loss = c.objective.discriminator(real.clone(), fake.clone(), c.label_smoothing);
-        Ok(Loss::new("discriminator", loss)
-            .report("d_real", c.objective.belief(real))
-            .report("d_fake", c.objective.belief(fake)))
+        vec![
+            Phase::new(
+                "discriminator",
+                &["discriminator"],
+                c.discriminator_optimizer.clone(),
+                Self::discriminator_loss,
+            ),
+            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss)
+                .every(c.discriminator_steps),
+        ]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -314,11 +300,35 @@ impl System for Dcgan {
     }
 }
 
+impl Dcgan {
+    /// G(z) for the z of a phase: each player has fresh ones (Goodfellow 2014, algorithm 1).
+    fn fake(&self, networks: &Networks, phase: &str, batch: &Batch) -> Tensor<4> {
+        let c = &self.config;
+        networks.generator.forward(c.latent_distribution.train(batch, phase, c.latent_size))
+    }
+
+    /// D's loss: real pictures against G(z).
+    fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (c, d) = (&self.config, &networks.discriminator);
+        let fake = self.fake(networks, "discriminator", batch).detach();
+        let (real, fake) = (d.forward(batch.images()), d.forward(fake));
+        Ok(Some(c.objective.discriminator_loss(real, fake, c.label_smoothing)))
+    }
+
+    /// G's loss: D(G(z)).
+    fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let fake = networks.discriminator.forward(self.fake(networks, "generator", batch));
+        Ok(Some(Loss::new("generator", self.config.objective.generator(fake))))
+    }
+}
+
 impl Generate<Networks> for Dcgan {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &[])?;
-        check_one_pass(Self::ID, request)?;
-        let z = self.config.latent_distribution.requested(request, self.config.latent_size)?;
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Noise]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        let z = self.config.latent_distribution.requested(request, self.config.latent_size, Self::ID)?;
         self.decode(networks, z)
     }
 }
@@ -326,8 +336,8 @@ impl Generate<Networks> for Dcgan {
 /// Latents are z itself: walks between them (§6.1) and sums of them (§6.3.2) are walks and sums of
 /// what the pictures show.
 impl Decode<Networks> for Dcgan {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        self.config.latent_distribution.sample(request, self.config.latent_size)
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        self.config.latent_distribution.requested(request, self.config.latent_size, Self::ID)
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -395,7 +405,7 @@ mod tests {
         for side in [8, 14, 28, 32] {
             let s = system(tiny(), side).unwrap();
             let n = s.networks(&mut Init::new(&device, 0));
-            let out = s.generate(&n, &GenerateRequest::new(0..3, 1, &device)).unwrap();
+            let out = s.generate(&n, &Request::new(0..3, 1, &device)).unwrap();
             assert_eq!(out.dims(), [3, 1, side, side]);
             assert_eq!(n.discriminator.forward(out).dims(), [3]);
         }
@@ -481,21 +491,21 @@ mod tests {
         for latent_distribution in [Distribution::Uniform, Distribution::Normal] {
             let s = system(Config { latent_distribution, ..tiny() }, 8).unwrap();
             let n = s.networks(&mut Init::new(&device, 0));
-            let many = s.generate(&n, &GenerateRequest::new(0..5, 1, &device)).unwrap();
-            let one = s.generate(&n, &GenerateRequest::new(3..4, 1, &device)).unwrap();
+            let many = s.generate(&n, &Request::new(0..5, 1, &device)).unwrap();
+            let one = s.generate(&n, &Request::new(3..4, 1, &device)).unwrap();
             close(&to_values(one.clone()), &to_values(many.narrow(0, 3, 1)), 1e-6);
-            let z = s.latents(&GenerateRequest::new(3..4, 1, &device));
+            let z = s.latents(&n, &Request::new(3..4, 1, &device)).unwrap();
             close(&to_values(s.decode(&n, z.clone()).unwrap()), &to_values(one.clone()), 1e-6);
             // As noise of its own, and truncated to nothing.
             let noise = Some(z.clone().reshape([1, 8, 1, 1]));
-            let request = GenerateRequest { noise, ..GenerateRequest::new(0..1, 9, &device) };
+            let request = Request { noise, ..Request::new(0..1, 9, &device) };
             close(&to_values(s.generate(&n, &request).unwrap()), &to_values(one), 1e-6);
-            let mut request = GenerateRequest::new(0..2, 1, &device);
-            request.sampler.truncation_psi = Some(0.0);
+            let mut request = Request::new(0..2, 1, &device);
+            request.sampler.insert("truncation_psi".into(), 0.0.into());
             let mean = to_values(s.generate(&n, &request).unwrap());
             close(&mean[..64], &mean[64..], 1e-6);
             // A walk ends where it should.
-            let b = s.latents(&GenerateRequest::new(4..5, 1, &device));
+            let b = s.latents(&n, &Request::new(4..5, 1, &device)).unwrap();
             close(&to_values(s.between(z, b.clone(), 1.0)), &to_values(b), 1e-5);
         }
     }
@@ -519,8 +529,9 @@ mod tests {
         let values = Key::new(0).purpose("latent").uniform(0..100, 100);
         let z: Vec<f32> = values.iter().map(|u| 2.0 * u - 1.0).collect();
         let s = system(Config { latent_size: 100, ..tiny() }, 8).unwrap();
-        let request = GenerateRequest { key: Key::new(0), ..GenerateRequest::new(0..100, 0, &Device::flex()) };
-        close(&to_values(s.latents(&request)), &z, 1e-6);
+        let n = s.networks(&mut Init::new(&Device::flex(), 0));
+        let request = Request { key: Key::new(0), ..Request::new(0..100, 0, &Device::flex()) };
+        close(&to_values(s.latents(&n, &request).unwrap()), &z, 1e-6);
     }
 
     #[test]
@@ -540,14 +551,14 @@ mod tests {
         let device = Device::flex();
         let s = system(tiny(), 8).unwrap();
         let n = s.networks(&mut Init::new(&device, 0));
-        let ask = |change: fn(&mut GenerateRequest)| {
-            let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+        let ask = |change: fn(&mut Request)| {
+            let mut request = Request::new(0..2, 0, &Device::flex());
             change(&mut request);
             s.generate(&n, &request).err().is_some_and(|e| e.is_usage())
         };
-        assert!(ask(|r| r.class = Some(1)));
-        assert!(ask(|r| r.sampler.steps = Some(10)));
-        assert!(ask(|r| r.sampler.truncation_psi = Some(1.5)));
+        assert!(ask(|r| r.condition.class = Some(1)));
+        assert!(ask(|r| r.sampler = "steps = 10".parse().unwrap()));
+        assert!(ask(|r| r.sampler = "truncation_psi = 1.5".parse().unwrap()));
         assert!(ask(|r| r.noise = Some(Tensor::zeros([2, 7, 1, 1], &r.device))));
         assert!(s.decode(&n, Tensor::zeros([1, 3], &device)).is_err());
     }

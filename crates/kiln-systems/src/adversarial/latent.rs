@@ -4,9 +4,11 @@ use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_nn::tensor;
-use kiln_train::system::slerp;
-use kiln_train::{Batch, GenerateRequest};
+use kiln_train::ability::slerp;
+use kiln_train::{Batch, Request};
 use serde::{Deserialize, Serialize};
+
+use crate::one_pass::truncation_psi;
 
 /// What z is drawn from, each element alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,11 +34,6 @@ impl Distribution {
         self.draw(batch.key(purpose), batch.samples(), size, batch.device())
     }
 
-    /// Latents to sample from, `[n, size]`, before truncation.
-    pub fn sample(self, request: &GenerateRequest, size: usize) -> Tensor<2> {
-        self.draw(request.key.purpose("latent"), request.indices.clone(), size, &request.device)
-    }
-
     /// Latents of a request: its own noise if it brings any, else keyed draws; drawn towards their
     /// mean 0 by the factor ψ (`--truncation-psi`: less variety, fewer failures).
     ///
@@ -45,10 +42,10 @@ impl Distribution {
     ///
     /// # Errors
     /// If the noise is not `[n, size, 1, 1]`, or ψ is not in `[0, 1]`.
-    pub fn requested(self, request: &GenerateRequest, size: usize) -> Result<Tensor<2>> {
+    pub fn requested(self, request: &Request, size: usize, system: &str) -> Result<Tensor<2>> {
         let n = request.len();
         let z = match &request.noise {
-            None => self.sample(request, size),
+            None => self.draw(request.key.purpose("latent"), request.indices.clone(), size, &request.device),
             Some(noise) if noise.dims() == [n, size, 1, 1] => noise.clone().reshape([n, size]),
             Some(noise) => {
                 return Err(Error::usage(format!(
@@ -58,10 +55,7 @@ impl Distribution {
                 )));
             }
         };
-        let psi = request.sampler.truncation_psi.unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&psi) {
-            return Err(Error::usage(format!("--truncation-psi {psi}: must be between 0 and 1")));
-        }
+        let psi = truncation_psi(request, system)?;
         Ok(if psi == 1.0 { z } else { z * psi })
     }
 

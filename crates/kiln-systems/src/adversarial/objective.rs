@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 use kiln_core::{Error, Result};
 use kiln_nn::loss::{binary_cross_entropy_to, softplus, squared_to};
+use kiln_train::Loss;
 use serde::{Deserialize, Serialize};
 
 /// The adversarial game.
@@ -41,6 +42,13 @@ impl Objective {
             Self::LeastSquares => (squared_to(real, target) + squared_to(fake, 0.0)) * 0.5,
             Self::Hinge => relu(-real + 1.0).mean() + relu(fake + 1.0).mean(),
         }
+    }
+
+    /// [`Objective::discriminator`] as a phase's loss, with how real both sides look to D beside it.
+    pub fn discriminator_loss(self, real: Tensor<1>, fake: Tensor<1>, smoothing: f64) -> Loss {
+        Loss::new("discriminator", self.discriminator(real.clone(), fake.clone(), smoothing))
+            .report("d_real", self.belief(real))
+            .report("d_fake", self.belief(fake))
     }
 
     /// What the generator minimises:

@@ -40,7 +40,7 @@ pub fn overfit<S: System>(system: &mut S, phase: usize, rate: f64, steps: usize,
     networks = params::set_trainable(networks, &phase.trains);
     let mut losses = Vec::new();
     for _ in 0..steps {
-        let loss = system.loss(&networks, phase.name, batch).unwrap();
+        let loss = (phase.loss)(system, &networks, batch).unwrap().unwrap();
         losses.push(f64::from(loss.total.clone().into_scalar::<f32>()));
         let mut gradients = loss.total.backward();
         let gradients = params::take_gradients(&networks, &mut gradients);

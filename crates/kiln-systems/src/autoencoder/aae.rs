@@ -35,10 +35,11 @@ use kiln_data::DataKind;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::{from_indices, from_values};
 use kiln_nn::{Init, Linear, LinearConfig};
-use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
+use kiln_train::ability::slerp;
+use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Loss, OptimizerConfig,
-    Phase, Pictures, Reconstruct, Represent, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, Input, Loss, OptimizerConfig, Phase,
+    Pictures, Reconstruct, Represent, Request, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,7 @@ use super::latent::{LatentConfig, check_latents, prior_latents};
 use super::networks::{Decoder, joined, one_hot};
 use super::vae::training;
 use crate::adversarial::objective::Objective;
+use crate::one_pass::{NoSettings, truncation_psi};
 
 /// What labels do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -293,40 +295,25 @@ impl System for Aae {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
+        let codes = &["encoder", "classes"];
+        let discriminators = &["code_discriminator", "class_discriminator"];
         let mut phases = vec![
-            Phase::new("reconstruction", &["encoder", "classes", "decoder"], c.optimizer.clone()),
             Phase::new(
-                "discriminator",
-                &["code_discriminator", "class_discriminator"],
-                c.discriminator_optimizer.clone(),
+                "reconstruction",
+                &["encoder", "classes", "decoder"],
+                c.optimizer.clone(),
+                Self::reconstruction_phase,
             ),
-            Phase::new("generator", &["encoder", "classes"], c.generator_optimizer.clone()),
+            Phase::new("discriminator", discriminators, c.discriminator_optimizer.clone(), Self::discriminator_phase),
+            Phase::new("generator", codes, c.generator_optimizer.clone(), Self::generator_phase),
         ];
         if c.mode == Mode::SemiSupervised {
-            phases.push(Phase::new("classification", &["encoder", "classes"], c.classification_optimizer.clone()));
+            let optimizer = c.classification_optimizer.clone();
+            phases.push(Phase::new("classification", codes, optimizer, Self::classification_phase));
         }
         phases
-    }
-
-    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
-        if phase == "classification" {
-            let (few, _) = batch.partly_labelled()?;
-            let x = self.observed(few, "labelled", batch);
-            let logits = self.logits(networks, networks.encoder.features(self.noisy(x, "labelled", batch)))?;
-            return Ok(Loss::new("classification", cross_entropy(logits, batch.labels()?)));
-        }
-        let (x, told) = self.seen(batch)?;
-        let codes = self.codes(networks, self.noisy(x.clone(), "all", batch));
-        Ok(match phase {
-            "discriminator" => {
-                let loss = discriminator_loss(networks, self.drawn(batch)?, codes.detach(), told);
-                Loss::new("discriminator", loss)
-            }
-            "generator" => Loss::new("generator", generator_loss(networks, codes, told)),
-            _ => Loss::new("reconstruction", self.reconstruction(networks, x, codes)),
-        })
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -343,6 +330,35 @@ impl System for Aae {
 }
 
 impl Aae {
+    /// −log p(x | q(x)) of the batch.
+    fn reconstruction_phase(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (x, _) = self.seen(batch)?;
+        let codes = self.codes(networks, self.noisy(x.clone(), "all", batch));
+        Ok(Some(Loss::new("reconstruction", self.reconstruction(networks, x, codes))))
+    }
+
+    /// The discriminators' loss: draws from the prior against codes.
+    fn discriminator_phase(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (x, told) = self.seen(batch)?;
+        let codes = self.codes(networks, self.noisy(x, "all", batch)).detach();
+        Ok(Some(Loss::new("discriminator", discriminator_loss(networks, self.drawn(batch)?, codes, told))))
+    }
+
+    /// The encoder's loss as generator of codes.
+    fn generator_phase(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (x, told) = self.seen(batch)?;
+        let codes = self.codes(networks, self.noisy(x, "all", batch));
+        Ok(Some(Loss::new("generator", generator_loss(networks, codes, told))))
+    }
+
+    /// −log q(y|x) of the labelled pictures.
+    fn classification_phase(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (few, _) = batch.partly_labelled()?;
+        let x = self.observed(few, "labelled", batch);
+        let logits = self.logits(networks, networks.encoder.features(self.noisy(x, "labelled", batch)))?;
+        Ok(Some(Loss::new("classification", cross_entropy(logits, batch.labels()?))))
+    }
+
     /// x of a domain.
     fn observed(&self, domain: &Domain, purpose: &str, batch: &Batch) -> Tensor<2> {
         let draw = (batch.key("binarise").purpose(purpose), batch.samples().collect());
@@ -418,6 +434,12 @@ impl Aae {
         Codes { z: networks.encoder.of_features(features), y }
     }
 
+    /// The code of each picture, and behind it the probabilities of the classes where the encoder says them.
+    fn encoded(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        check_pictures(&images, self.pictures.shape)?;
+        Ok(self.codes(networks, self.config.model.pixels.observe(images, None)).joined())
+    }
+
     /// The logits of q(y|x).
     fn logits(&self, networks: &Networks, features: Tensor<2>) -> Result<Tensor<2>> {
         let classes = networks.classes.as_ref();
@@ -441,7 +463,7 @@ impl Aae {
     }
 
     /// The parts of the prior that samples come from: those of a class, if there are classes.
-    fn requested(&self, request: &GenerateRequest) -> Vec<u32> {
+    fn requested(&self, request: &Request) -> Vec<u32> {
         match self.config.mode {
             Mode::Unsupervised => {
                 let draws = request.key.purpose("component").below(request.indices.clone(), COMPONENTS as u64);
@@ -452,21 +474,26 @@ impl Aae {
     }
 
     /// The class of a request beside its code.
-    fn told_class(&self, request: &GenerateRequest) -> Option<Tensor<2>> {
+    fn told_class(&self, request: &Request) -> Option<Tensor<2>> {
         let labels = || from_indices(&self.requested(request), &request.device);
         (self.config.mode == Mode::SemiSupervised).then(|| one_hot(labels(), self.pictures.classes.len()))
     }
 }
 
 impl Generate<Networks> for Aae {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise]
+    }
+
     /// The pictures of draws from the prior, each scaled by ψ; of a class, where the mode has classes.
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         let classes: &[String] = if self.config.mode == Mode::Unsupervised { &[] } else { &self.pictures.classes };
-        check_class(request.class, classes)?;
-        check_one_pass(Self::ID, request)?;
+        check_class(request.condition.class, classes)?;
         let latents = match request.noise {
-            Some(_) => joined(prior_latents(request, self.config.model.networks.latent)?, self.told_class(request)),
-            None => self.latents(request),
+            Some(_) => {
+                joined(prior_latents(request, self.config.model.networks.latent, Self::ID)?, self.told_class(request))
+            }
+            None => self.latents(networks, request)?,
         };
         Ok(self.picture(networks, latents))
     }
@@ -474,22 +501,22 @@ impl Generate<Networks> for Aae {
 
 impl Encode<Networks> for Aae {
     /// The code, and behind it the probabilities of the classes where the encoder says them.
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        check_pictures(&images, self.pictures.shape)?;
-        Ok(self.codes(networks, self.config.model.pixels.observe(images, None)).joined())
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
+        request.sampler::<NoSettings>(Self::ID)?;
+        self.encoded(networks, images)
     }
 }
 
 /// The code.
 impl Represent<Networks> for Aae {
     fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        self.encode(networks, images)
+        self.encoded(networks, images)
     }
 }
 
 impl Reconstruct<Networks> for Aae {
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        Ok(self.picture(networks, self.encode(networks, images)?))
+        Ok(self.picture(networks, self.encoded(networks, images)?))
     }
 }
 
@@ -501,11 +528,11 @@ impl Classify<Networks> for Aae {
 }
 
 impl Decode<Networks> for Aae {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
         let (c, latent) = (&self.config, self.config.model.networks.latent);
         let (key, parts) = (request.key.purpose("latent"), self.requested(request));
         let z = c.prior.draw(key, request.indices.clone(), &parts, self.parts(), latent, &request.device);
-        joined(z * request.sampler.truncation_psi.unwrap_or(1.0), self.told_class(request))
+        Ok(joined(z * truncation_psi(request, Self::ID)?, self.told_class(request)))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -697,7 +724,7 @@ mod tests {
                 let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-2));
                 let mut losses = Vec::new();
                 for _ in 0..100 {
-                    let loss = aae.loss(&networks, phase.name, &batch()).unwrap();
+                    let loss = (phase.loss)(&mut aae, &networks, &batch()).unwrap().unwrap();
                     losses.push(loss.total.clone().into_scalar::<f32>());
                     let gradients = take_gradients(&networks, &mut loss.total.backward());
                     assert!(!gradients.is_empty());
@@ -713,25 +740,25 @@ mod tests {
         for (mode, width) in [(Mode::Unsupervised, 2), (Mode::Conditional, 2), (Mode::SemiSupervised, 6)] {
             let aae = small(mode);
             let networks = aae.networks(&mut Init::new(&device(), 0));
-            let request = GenerateRequest::new(3..7, 0, &device());
+            let request = Request::new(3..7, 0, &device());
             let made = aae.generate(&networks, &request).unwrap();
-            let latents = aae.latents(&request);
+            let latents = aae.latents(&networks, &request).unwrap();
             assert_eq!((made.dims(), latents.dims()), ([4, 1, 8, 8], [4, width]));
             assert_eq!(to_values(made), to_values(aae.decode(&networks, latents.clone()).unwrap()));
             close(
-                &to_values(aae.latents(&GenerateRequest::new(5..6, 0, &device()))),
+                &to_values(aae.latents(&networks, &Request::new(5..6, 0, &device())).unwrap()),
                 &to_values(latents.clone().narrow(0, 2, 1)),
                 1e-6,
             );
             let [a, b] = [0, 1].map(|i| latents.clone().narrow(0, i, 1));
             close(&to_values(aae.between(a.clone(), b, 0.0)), &to_values(a), 1e-5);
             let images = || from_values::<4>(pictures([2, 1, 8, 8]), [2, 1, 8, 8], &device());
-            let encoded = aae.encode(&networks, images()).unwrap();
+            let encoded = aae.encode(&networks, images(), &Request::new(0..1, 0, &device())).unwrap();
             let again = aae.decode(&networks, encoded).unwrap();
             assert_eq!(to_values(again), to_values(aae.reconstruct(&networks, images()).unwrap()));
-            let told = GenerateRequest { class: Some(1), ..request.clone() };
+            let told = request.clone().of_class(Some(1));
             assert_eq!(aae.generate(&networks, &told).is_ok(), mode != Mode::Unsupervised);
-            let beyond = GenerateRequest { class: Some(4), ..request };
+            let beyond = request.of_class(Some(4));
             assert!(aae.generate(&networks, &beyond).err().unwrap().is_usage());
             assert_eq!(aae.abilities().classify.is_some(), mode == Mode::SemiSupervised);
             assert_eq!(aae.classify(&networks, images()).is_ok(), mode == Mode::SemiSupervised);

@@ -25,10 +25,10 @@ use burn::tensor::Tensor;
 use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_nn::Init;
-use kiln_train::system::{check_class, check_one_pass, check_pictures};
+use kiln_train::request::check_pictures;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Encode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures,
-    Reconstruct, Represent, Schedule, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Encode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Reconstruct,
+    Represent, Request, Schedule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,7 @@ use super::coder::Coder;
 use super::latent::{LatentConfig, check_latents, prior_latents};
 use super::networks::Decoder;
 use super::vae::training;
+use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,16 +95,8 @@ impl System for Ae {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("ae", &["encoder", "decoder"], self.config.optimizer.clone())]
-    }
-
-    /// −log p(x | D(E(x))), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let pixels = &self.config.model.pixels;
-        let x = pixels.of_batch(batch);
-        let out = networks.decoder.forward(networks.encoder.forward(x.clone()));
-        Ok(Loss::new("reconstruction", -pixels.log_likelihood(x, out).mean()))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("ae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -119,44 +112,59 @@ impl System for Ae {
 }
 
 impl Ae {
+    /// −log p(x | D(E(x))), the mean over the batch.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let pixels = &self.config.model.pixels;
+        let x = pixels.of_batch(batch);
+        let out = networks.decoder.forward(networks.encoder.forward(x.clone()));
+        Ok(Loss::new("reconstruction", -pixels.log_likelihood(x, out).mean()))
+    }
+
+    /// E(x).
+    fn code(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        check_pictures(&images, self.shape)?;
+        Ok(networks.encoder.forward(self.config.model.pixels.observe(images, None)))
+    }
+
     fn picture(&self, networks: &Networks, code: Tensor<2>) -> Tensor<4> {
         self.config.model.pixels.picture(networks.decoder.forward(code), self.shape)
     }
 }
 
 impl Generate<Networks> for Ae {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Noise]
+    }
+
     /// The pictures of codes from N(0, ψ²I), which the codes of pictures are not spread as.
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &[])?;
-        check_one_pass(Self::ID, request)?;
-        Ok(self.picture(networks, prior_latents(request, self.config.model.networks.latent)?))
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        Ok(self.picture(networks, prior_latents(request, self.config.model.networks.latent, Self::ID)?))
     }
 }
 
 impl Reconstruct<Networks> for Ae {
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        Ok(self.picture(networks, self.encode(networks, images)?))
+        Ok(self.picture(networks, self.code(networks, images)?))
     }
 }
 
 impl Encode<Networks> for Ae {
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        check_pictures(&images, self.shape)?;
-        Ok(networks.encoder.forward(self.config.model.pixels.observe(images, None)))
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
+        request.sampler::<NoSettings>(Self::ID)?;
+        self.code(networks, images)
     }
 }
 
 /// The code.
 impl Represent<Networks> for Ae {
     fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        self.encode(networks, images)
+        self.code(networks, images)
     }
 }
 
 impl Decode<Networks> for Ae {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        let psi = request.sampler.truncation_psi.unwrap_or(1.0);
-        request.normal("latent", [request.len(), self.config.model.networks.latent]) * psi
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        prior_latents(request, self.config.model.networks.latent, Self::ID)
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -216,7 +224,7 @@ mod tests {
         }
         let networks = params::load(ae.networks(&mut Init::new(&device().autodiff(), 0)), &state, "fixture").unwrap();
         let x: Tensor<4> = golden.tensor("ae.x").autodiff();
-        let code = ae.encode(&networks, x.clone()).unwrap();
+        let code = ae.encode(&networks, x.clone(), &Request::new(0..1, 0, &device())).unwrap();
         golden.assert_close(code.clone().inner(), "ae.code", 1e-5);
         let flat = x.clone().reshape([3, 16]);
         let out = networks.decoder.forward(code);
@@ -247,12 +255,12 @@ mod tests {
     fn abilities_agree_with_each_other() {
         let ae = system::<Ae>(config(Network::Conv, Likelihoods::Bernoulli), [1, 8, 8]);
         let networks = ae.networks(&mut Init::new(&device(), 0));
-        let request = GenerateRequest::new(3..7, 0, &device());
+        let request = Request::new(3..7, 0, &device());
         let made = ae.generate(&networks, &request).unwrap();
         assert_eq!(made.dims(), [4, 1, 8, 8]);
-        assert_eq!(to_values(made), to_values(ae.decode(&networks, ae.latents(&request)).unwrap()));
+        assert_eq!(to_values(made), to_values(ae.decode(&networks, ae.latents(&networks, &request).unwrap()).unwrap()));
         let images = || from_values::<4>(pictures([2, 1, 8, 8]), [2, 1, 8, 8], &device());
-        let code = ae.encode(&networks, images()).unwrap();
+        let code = ae.encode(&networks, images(), &Request::new(0..1, 0, &device())).unwrap();
         assert_eq!(code.dims(), [2, 3]);
         let [a, b] = [0, 1].map(|i| code.clone().narrow(0, i, 1));
         let middle = to_values(ae.between(a.clone(), b.clone(), 0.5));
@@ -260,9 +268,9 @@ mod tests {
         let again = ae.decode(&networks, code).unwrap();
         assert_eq!(to_values(again), to_values(ae.reconstruct(&networks, images()).unwrap()));
         let wrong = || Tensor::zeros([1, 3, 8, 8], &device());
-        assert!(ae.encode(&networks, wrong()).err().unwrap().is_usage());
+        assert!(ae.encode(&networks, wrong(), &Request::new(0..1, 0, &device())).err().unwrap().is_usage());
         assert!(ae.decode(&networks, Tensor::zeros([1, 4], &device())).err().unwrap().is_usage());
-        let told = GenerateRequest { class: Some(1), ..request };
+        let told = request.of_class(Some(1));
         assert!(ae.generate(&networks, &told).err().unwrap().is_usage());
     }
 }

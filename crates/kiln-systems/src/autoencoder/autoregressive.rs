@@ -10,12 +10,13 @@ use kiln_core::{Error, Result};
 use kiln_nn::loss::bernoulli_log_likelihood;
 use kiln_nn::masked::row_of;
 use kiln_nn::tensor::{from_indices, from_values, to_values};
-use kiln_train::system::{check_class, check_pictures};
-use kiln_train::{Abilities, Batch, Complete, Generate, GenerateRequest, Likelihood, Loss, Pictures};
+use kiln_train::request::{check_class, check_pictures};
+use kiln_train::{Abilities, Batch, Generate, Inpaint, Input, Likelihood, Loss, Pictures, Request};
 use serde::{Deserialize, Serialize};
 
 use super::bound::in_parts;
 use super::pixels::{Binarize, fingerprints};
+use crate::one_pass::NoSettings;
 
 /// p(xᵢ | x₁ … xᵢ₋₁).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,46 +206,45 @@ impl Autoregression {
 
     /// What it can do.
     pub fn abilities<N: Autoregressive>(&self) -> Abilities<'_, N> {
-        Abilities { generate: Some(self), complete: Some(self), likelihood: Some(self), ..Abilities::default() }
+        Abilities { generate: Some(self), inpaint: Some(self), likelihood: Some(self), ..Abilities::default() }
     }
 
-    /// Refuses what no pixel-by-pixel system has.
-    fn check(&self, request: &GenerateRequest) -> Result<()> {
-        check_class(request.class, &self.classes)?;
-        let given = request.sampler.given().into_iter().map(|(flag, _)| flag);
-        let guided = (!request.guides.is_empty()).then_some("--classifier (and --guide)");
-        let noise = request.noise.is_some().then_some("--noise");
-        match given.chain(guided).chain(noise).next() {
-            Some(flag) => Err(Error::usage(format!("{flag}: {} draws one pixel after another; leave it out", self.id))),
-            None => Ok(()),
-        }
+    /// Checks the class; a system that draws pixel by pixel has no sampler settings.
+    fn check(&self, request: &Request) -> Result<()> {
+        check_class(request.condition.class, &self.classes)?;
+        request.sampler::<NoSettings>(self.id).map(|_| ())
     }
 
     /// The classes asked for, or drawn.
-    fn classes_of(&self, request: &GenerateRequest) -> Option<Tensor<1, Int>> {
+    fn classes_of(&self, request: &Request) -> Option<Tensor<1, Int>> {
         let known = !self.classes.is_empty();
         known.then(|| from_indices(&request.classes(self.classes.len()), &request.device))
     }
 
     /// A uniform number for each colour of each pixel of each sample, `[n, h, w, c]`.
-    fn uniform(&self, request: &GenerateRequest) -> Vec<f32> {
+    fn uniform(&self, request: &Request) -> Vec<f32> {
         request.key.purpose("pixels").uniform(request.indices.clone(), self.shape.iter().product())
     }
 
-    /// Pictures pixel by pixel, their first rows given: `known` `[n, c, rows, w]`.
-    fn draw<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest, known: Option<Tensor<4>>) -> Tensor<4> {
+    /// Pictures pixel by pixel. Where pictures `[n, c, h, w]` are given with a mask, only the pixels that the mask
+    /// covers are drawn.
+    fn draw<N: Autoregressive>(
+        &self,
+        networks: &N,
+        request: &Request,
+        known: Option<(&Tensor<4>, &[bool])>,
+    ) -> Tensor<4> {
         let (n, [c, h, w], device) = (request.len(), self.shape, &request.device);
         let uniform = self.uniform(request);
         let mut walk = networks.walk(n, w, self.classes_of(request));
         let mut rows: Vec<Tensor<4>> = Vec::new();
         for row in 0..h {
             walk.begin_row();
-            let known = known.clone().filter(|known| row < known.dims()[2]).map(|known| known.narrow(2, row, 1));
             let mut pixels = Vec::new();
             for column in 0..w {
-                let pixel = match &known {
-                    Some(row) => {
-                        let pixel = row.clone().narrow(3, column, 1).reshape([n, c]);
+                let pixel = match known.filter(|(_, mask)| !mask[row * w + column]) {
+                    Some((images, _)) => {
+                        let pixel = images.clone().narrow(2, row, 1).narrow(3, column, 1).reshape([n, c]);
                         walk.logits(pixel.clone(), true);
                         pixel
                     }
@@ -270,12 +270,12 @@ impl Autoregression {
     }
 
     /// Draws from p(x), or of p(x | class), pixel by pixel.
-    pub fn generate_by_pixels<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest) -> Tensor<4> {
+    pub fn generate_by_pixels<N: Autoregressive>(&self, networks: &N, request: &Request) -> Tensor<4> {
         self.draw(networks, request, None)
     }
 
     /// The same pictures by a whole pass for each colour of each pixel: what [`Walk`] is measured against.
-    pub fn generate_naively<N: Autoregressive>(&self, networks: &N, request: &GenerateRequest) -> Tensor<4> {
+    pub fn generate_naively<N: Autoregressive>(&self, networks: &N, request: &Request) -> Tensor<4> {
         let (n, [c, h, w], device) = (request.len(), self.shape, &request.device);
         let uniform = self.uniform(request);
         let classes = self.classes_of(request);
@@ -293,26 +293,44 @@ impl Autoregression {
 }
 
 impl<N: Autoregressive> Generate<N> for Autoregression {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class]
+    }
+
     /// A draw from p(x), or of p(x | class).
-    fn generate(&self, networks: &N, request: &GenerateRequest) -> Result<Tensor<4>> {
+    fn generate(&self, networks: &N, request: &Request) -> Result<Tensor<4>> {
         self.check(request)?;
         Ok(self.generate_by_pixels(networks, request))
     }
 }
 
-impl<N: Autoregressive> Complete<N> for Autoregression {
-    /// The upper half.
-    fn seen(&self) -> Vec<bool> {
-        let [_, h, w] = self.shape;
-        (0..h * w).map(|at| at / w < h / 2).collect()
+impl<N: Autoregressive> Inpaint<N> for Autoregression {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Mask]
     }
 
-    /// The lower half, drawn given the upper one.
-    fn complete(&self, networks: &N, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
+    /// The lower half.
+    fn default_mask(&self) -> Vec<bool> {
+        let [_, h, w] = self.shape;
+        (0..h * w).map(|at| at / w >= h / 2).collect()
+    }
+
+    /// What the mask covers, drawn given all pixels before it in reading order; pixels after it have no say.
+    fn inpaint(&self, networks: &N, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         check_pictures(&images, self.shape)?;
         self.check(request)?;
-        let known = self.levels.observe(images, None).narrow(2, 0, self.shape[1] / 2);
-        Ok(self.draw(networks, request, Some(known)))
+        let [_, _, h, w] = images.dims();
+        let mask = match &request.condition.mask {
+            None => Inpaint::<N>::default_mask(self),
+            Some(mask) if mask.dims() == [1, 1, h, w] => {
+                to_values(mask.clone()).into_iter().map(|covered| covered > 0.5).collect()
+            }
+            Some(mask) => {
+                let shape = mask.dims();
+                return Err(Error::usage(format!("--mask: expected shape [1, 1, {h}, {w}], got {shape:?}")));
+            }
+        };
+        Ok(self.draw(networks, request, Some((&self.levels.observe(images, None), &mask))))
     }
 }
 
@@ -343,7 +361,7 @@ impl<N: Autoregressive> Likelihood<N> for Autoregression {
         self.nll(networks, images, 0, key).map(Some)
     }
 
-    fn name(&self, _samples: usize) -> String {
+    fn nll_name(&self, _samples: usize) -> String {
         "nll".into()
     }
 }
@@ -352,7 +370,7 @@ impl<N: Autoregressive> Likelihood<N> for Autoregression {
 mod tests {
     use burn::tensor::Device;
     use kiln_nn::Init;
-    use kiln_train::{GenerateRequest, System};
+    use kiln_train::{Request, System};
 
     use super::*;
     use crate::autoencoder::pixelcnn::{self, PixelCnnSystem, Stack};
@@ -392,9 +410,9 @@ mod tests {
     trait Tried {
         fn logits(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4>;
         fn by_pixels(&self, x: Tensor<4>, classes: Option<Tensor<1, Int>>) -> Tensor<4>;
-        fn pictures(&self, model: &Autoregression, request: &GenerateRequest) -> [Tensor<4>; 2];
+        fn pictures(&self, model: &Autoregression, request: &Request) -> [Tensor<4>; 2];
         fn nats(&self, model: &Autoregression, x: Tensor<4>) -> Vec<f32>;
-        fn completed(&self, model: &Autoregression, x: Tensor<4>, request: &GenerateRequest) -> Tensor<4>;
+        fn completed(&self, model: &Autoregression, x: Tensor<4>, request: &Request) -> Tensor<4>;
     }
 
     impl<N: Autoregressive> Tried for N {
@@ -418,7 +436,7 @@ mod tests {
             Tensor::cat(rows.collect(), 2)
         }
 
-        fn pictures(&self, model: &Autoregression, request: &GenerateRequest) -> [Tensor<4>; 2] {
+        fn pictures(&self, model: &Autoregression, request: &Request) -> [Tensor<4>; 2] {
             [model.generate(self, request).unwrap(), model.generate_naively(self, request)]
         }
 
@@ -426,8 +444,8 @@ mod tests {
             to_values(model.nll(self, x, 0, Key::new(0)).unwrap())
         }
 
-        fn completed(&self, model: &Autoregression, x: Tensor<4>, request: &GenerateRequest) -> Tensor<4> {
-            model.complete(self, x, request).unwrap()
+        fn completed(&self, model: &Autoregression, x: Tensor<4>, request: &Request) -> Tensor<4> {
+            model.inpaint(self, x, request).unwrap()
         }
     }
 
@@ -435,7 +453,7 @@ mod tests {
     fn pixel_by_pixel_is_the_same_picture_as_a_pass_for_each() {
         for (levels, shape) in [(bits(), [1, 6, 7]), (bits(), [3, 4, 5]), (LevelConfig::default(), [3, 3, 4])] {
             with_all(levels, shape, |what, model, network| {
-                let request = GenerateRequest::new(3..7, 5, &device());
+                let request = Request::new(3..7, 5, &device());
                 let [cached, naive] = network.pictures(model, &request);
                 assert_eq!(cached.dims(), [4, shape[0], shape[1], shape[2]]);
                 assert_eq!(to_values(cached.clone()), to_values(naive), "{what}");
@@ -444,7 +462,7 @@ mod tests {
                     (network.logits(cached.clone(), classes.clone()), network.by_pixels(cached.clone(), classes));
                 close(&to_values(pixels), &to_values(whole), 1e-5);
                 // Picture 4 is itself whatever is drawn beside it.
-                let [one, _] = network.pictures(model, &GenerateRequest::new(4..5, 5, &device()));
+                let [one, _] = network.pictures(model, &Request::new(4..5, 5, &device()));
                 assert_eq!(to_values(one), to_values(cached.narrow(0, 1, 1)), "{what}");
             });
         }
@@ -543,8 +561,7 @@ mod tests {
         with_all(bits(), [1, 6, 4], |what, model, network| {
             let grey = from_values::<4>(crate::autoencoder::testing::pictures([3, 1, 6, 4]), [3, 1, 6, 4], &device());
             let seen = model.levels.observe(grey.clone(), None);
-            let done =
-                |from: u64| network.completed(model, grey.clone(), &GenerateRequest::new(from..from + 3, 0, &device()));
+            let done = |from: u64| network.completed(model, grey.clone(), &Request::new(from..from + 3, 0, &device()));
             let upper = |x: Tensor<4>| to_values(x.narrow(2, 0, 3));
             let lower = |x: Tensor<4>| to_values(x.narrow(2, 3, 3));
             assert_eq!(upper(done(0)), upper(seen), "{what}");
@@ -590,16 +607,15 @@ mod tests {
         let none = pixelrnn::Config { layers: 0, ..rnn(Recurrence::RowLstm, bits()) };
         assert!(PixelRnnSystem::new(none, &pictures(Vec::new())).err().unwrap().is_usage());
         with_all(bits(), [1, 4, 4], |what, model, _| {
-            let refuses = |change: fn(&mut GenerateRequest)| {
-                let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+            let refuses = |change: fn(&mut Request)| {
+                let mut request = Request::new(0..2, 0, &Device::flex());
                 change(&mut request);
                 model.check(&request).err().is_some_and(|e| e.is_usage())
             };
-            assert!(refuses(|r| r.class = Some(10)), "{what}");
-            assert!(refuses(|r| r.sampler.steps = Some(5)));
-            assert!(refuses(|r| r.sampler.truncation_psi = Some(0.5)));
-            assert!(refuses(|r| r.noise = Some(Tensor::zeros([2, 1, 4, 4], &Device::flex()))));
-            assert_eq!(refuses(|r| r.class = Some(1)), model.classes.is_empty(), "{what}");
+            assert!(refuses(|r| r.condition.class = Some(10)), "{what}");
+            assert!(refuses(|r| r.sampler = "steps = 5".parse().unwrap()));
+            assert!(refuses(|r| r.sampler = "truncation_psi = 0.5".parse().unwrap()));
+            assert_eq!(refuses(|r| r.condition.class = Some(1)), model.classes.is_empty(), "{what}");
         });
     }
 
@@ -608,7 +624,7 @@ mod tests {
         let s: PixelCnnSystem = system(cnn(Stack::Gated, bits(), true), [1, 6, 6]);
         let mut networks = s.networks(&mut Init::new(&device(), 1));
         let drawn = |networks: &pixelcnn::Networks, class| {
-            let request = GenerateRequest { class: Some(class), ..GenerateRequest::new(0..8, 0, &device()) };
+            let request = Request::new(0..8, 0, &device()).of_class(Some(class));
             to_values(s.model.generate(networks, &request).unwrap())
         };
         assert_eq!(drawn(&networks, 1), drawn(&networks, 2));

@@ -175,12 +175,20 @@ impl System for BetaTcVae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("betatcvae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("betatcvae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl BetaTcVae {
     /// −L, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let c = &self.config;
         if batch.len() < 2 {
             return Err(Error::usage(
@@ -202,10 +210,6 @@ impl System for BetaTcVae {
             .plus("total_correlation", warm * c.beta, parts.total_correlation)
             .plus("dimension_kl", warm * c.gamma, parts.dimension_kl)
             .report("negative_elbo", bound))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -260,7 +264,7 @@ mod tests {
         let of_batch = || batch([8, 1, 8, 8], 0).of_sets(&[5000]);
         let mut model: BetaTcVae = system(config(1.0, 1.0, 1.0), [1, 8, 8]);
         let networks = model.networks(&mut Init::new(&device().autodiff(), 0));
-        let total = |model: &mut BetaTcVae| to_values(model.loss(&networks, "betatcvae", &of_batch()).unwrap().total);
+        let total = |model: &mut BetaTcVae| to_values(model.loss(&networks, &of_batch()).unwrap().total);
         let weighted = total(&mut model);
         let mut other = config(1.0, 1.0, 1.0);
         other.sampling = Sampling::Stratified;
@@ -274,7 +278,7 @@ mod tests {
         close(&weighted, &to_values(wanted), 1e-5);
         // More correlation counts more.
         let mut more: BetaTcVae = system(config(1.0, 6.0, 1.0), [1, 8, 8]);
-        let loss = more.loss(&networks, "betatcvae", &of_batch()).unwrap();
+        let loss = more.loss(&networks, &of_batch()).unwrap();
         let tc = loss.terms.iter().find(|t| t.0 == "total_correlation").unwrap().1.clone();
         close(&to_values(loss.total), &[weighted[0] + 5.0 * to_values(tc)[0]], 1e-4);
     }
@@ -301,6 +305,6 @@ mod tests {
         }
         let mut model: BetaTcVae = system(config(1.0, 1.0, 1.0), [1, 8, 8]);
         let networks = model.networks(&mut Init::new(&device().autodiff(), 0));
-        assert!(model.loss(&networks, "betatcvae", &batch([1, 1, 8, 8], 0)).err().unwrap().is_usage());
+        assert!(model.loss(&networks, &batch([1, 1, 8, 8], 0)).err().unwrap().is_usage());
     }
 }

@@ -99,12 +99,20 @@ impl System for BetaVae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("betavae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("betavae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl BetaVae {
     /// −F, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let x = self.config.model.pixels.of_batch(batch);
         let (mean, log_var) = networks.encoder.forward(x.clone());
         let z = self.model.draw(mean.clone(), log_var.clone(), 1, batch).z;
@@ -114,10 +122,6 @@ impl System for BetaVae {
         Ok(Loss::new("reconstruction", reconstruction)
             .plus("kl", weight, self.config.kl.divergence(mean, log_var))
             .report("negative_elbo", bound))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -141,13 +145,13 @@ mod tests {
         let plain = vae::Config { model: config(1.0).model, ..vae::Config::default() };
         let mut plain: Vae = system(plain, [1, 8, 8]);
         let networks = plain.networks(&mut Init::new(&device().autodiff(), 0));
-        let bound: Tensor<1> = plain.loss(&networks, "vae", &of_batch()).unwrap().total;
+        let bound: Tensor<1> = plain.loss(&networks, &of_batch()).unwrap().total;
         let mut one: BetaVae = system(config(1.0), [1, 8, 8]);
-        close(&to_values(one.loss(&networks, "betavae", &of_batch()).unwrap().total), &to_values(bound), 1e-6);
+        close(&to_values(one.loss(&networks, &of_batch()).unwrap().total), &to_values(bound), 1e-6);
         let mut warm = config(4.0);
         warm.kl.kl_warmup = 100;
         for (config, weight) in [(config(4.0), 4.0), (warm, 2.0), (config(0.0), 0.0)] {
-            let loss = system::<BetaVae>(config, [1, 8, 8]).loss(&networks, "betavae", &of_batch()).unwrap();
+            let loss = system::<BetaVae>(config, [1, 8, 8]).loss(&networks, &of_batch()).unwrap();
             let [reconstruction, kl, _]: [f32; 3] = [0, 1, 2].map(|i| to_values(loss.terms[i].1.clone())[0]);
             close(&to_values(loss.total), &[reconstruction + weight * kl], 1e-5);
         }

@@ -32,10 +32,10 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{gaussian_kl_between, gaussian_log_likelihood};
 use kiln_nn::tensor::{from_indices, from_values, to_values};
-use kiln_train::system::{check_class, check_one_pass, check_pictures};
+use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, Complete, DataConfig, Encode, Generate, GenerateRequest, Likelihood, Loss, OptimizerConfig,
-    Phase, Pictures, Reconstruct, Schedule, System, TrainConfig,
+    Abilities, Batch, DataConfig, Encode, Generate, Inpaint, Input, Likelihood, Loss, OptimizerConfig, Phase, Pictures,
+    Reconstruct, Request, Schedule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,11 +44,12 @@ use super::latent::{LatentConfig, prior_latents};
 use super::networks::{Decoder, Encoder, GaussianHead, Trunk, joined, one_hot};
 use super::pixels::fingerprints;
 use super::vae::training;
+use crate::one_pass::NoSettings;
 
 /// What is known of a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Condition {
+pub enum Conditioning {
     /// Its class.
     #[default]
     Class,
@@ -63,7 +64,7 @@ pub struct Config {
     #[serde(flatten)]
     pub model: LatentConfig,
     /// `class` or `quadrants`.
-    pub condition: Condition,
+    pub condition: Conditioning,
     /// Quadrants that are seen: 1 is the lower left, 2 the left half, 3 all but the lower right.
     pub observed: usize,
     /// α: 1 is the variational bound alone, below it L_gsnn has a part.
@@ -78,7 +79,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             model: LatentConfig::default(),
-            condition: Condition::Class,
+            condition: Conditioning::Class,
             observed: 1,
             alpha: 1.0,
             deterministic: false,
@@ -141,7 +142,7 @@ impl System for Cvae {
         if !(0.0..=1.0).contains(&config.alpha) {
             return refuse(format!("model.alpha must be from 0 to 1, and is {}", config.alpha));
         }
-        let (shape, quadrants) = (pictures.shape, config.condition == Condition::Quadrants);
+        let (shape, quadrants) = (pictures.shape, config.condition == Conditioning::Quadrants);
         if !quadrants && pictures.classes.is_empty() {
             return refuse("model.condition = \"class\" wants labels, and the data has none; use a folder with one sub-folder a class, or model.condition = \"quadrants\"".into());
         }
@@ -175,18 +176,30 @@ impl System for Cvae {
         }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let all = ["prior", "encoder", "decoder", "seen"];
         let parts: &[&'static str] = match (self.sees_pictures(), self.config.deterministic) {
             (_, true) => &["decoder", "seen"],
             (true, false) => &all,
             (false, false) => &all[..3],
         };
-        vec![Phase::new("cvae", parts, self.config.optimizer.clone())]
+        vec![Phase::new("cvae", parts, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        let common = Abilities { likelihood: Some(self), inpaint: Some(self), ..Abilities::default() };
+        match self.config.condition {
+            Conditioning::Class => {
+                Abilities { generate: Some(self), reconstruct: Some(self), encode: Some(self), ..common }
+            }
+            Conditioning::Quadrants => common,
+        }
+    }
+}
+
+impl Cvae {
     /// −α L_cvae − (1 − α) L_gsnn, or the deterministic network's −log p(x|c), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let c = &self.config;
         let x = c.model.pixels.of_batch(batch);
         let features = match &networks.seen {
@@ -215,20 +228,8 @@ impl System for Cvae {
         Ok(loss)
     }
 
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        let common = Abilities { likelihood: Some(self), complete: Some(self), ..Abilities::default() };
-        match self.config.condition {
-            Condition::Class => {
-                Abilities { generate: Some(self), reconstruct: Some(self), encode: Some(self), ..common }
-            }
-            Condition::Quadrants => common,
-        }
-    }
-}
-
-impl Cvae {
     fn sees_pictures(&self) -> bool {
-        self.config.condition == Condition::Quadrants
+        self.config.condition == Conditioning::Quadrants
     }
 
     /// What a decoder's pixels are flat in, with −1 where nothing is seen.
@@ -334,17 +335,20 @@ impl Cvae {
     }
 
     /// z = m + s ⊙ ε of p(z|c), the deviation scaled by ψ.
-    fn draw(&self, networks: &Networks, features: Tensor<2>, request: &GenerateRequest) -> Result<Tensor<2>> {
+    fn draw(&self, networks: &Networks, features: Tensor<2>, request: &Request) -> Result<Tensor<2>> {
         let (mean, log_var) = networks.prior.forward(features);
-        Ok(reparameterise(mean, log_var, prior_latents(request, self.config.model.networks.latent)?))
+        Ok(reparameterise(mean, log_var, prior_latents(request, self.config.model.networks.latent, Self::ID)?))
     }
 }
 
 impl Generate<Networks> for Cvae {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise]
+    }
+
     /// The mean of p(x|c, z) at z ~ p(z|c), deviations scaled by ψ; without a class, of one drawn for each sample.
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &self.classes)?;
-        check_one_pass(Self::ID, request)?;
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        check_class(request.condition.class, &self.classes)?;
         let features = self.of_classes(&request.classes(self.classes.len()), &request.device);
         let z = self.draw(networks, features.clone(), request)?;
         Ok(self.picture(networks, z, features))
@@ -361,27 +365,31 @@ impl Reconstruct<Networks> for Cvae {
 
 impl Encode<Networks> for Cvae {
     /// The mean of q(z|x, c), c being the likeliest class.
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
+        request.sampler::<NoSettings>(Self::ID)?;
         Ok(self.posterior(networks, images)?.0)
     }
 }
 
-impl Complete<Networks> for Cvae {
-    fn seen(&self) -> Vec<bool> {
+impl Inpaint<Networks> for Cvae {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Noise]
+    }
+
+    fn default_mask(&self) -> Vec<bool> {
         let [_, height, width] = self.shape;
-        let seen = |place: usize| is_seen(self.config.observed, self.shape, place / width, place % width);
-        (0..height * width).map(seen).collect()
+        let hidden = |place: usize| !is_seen(self.config.observed, self.shape, place / width, place % width);
+        (0..height * width).map(hidden).collect()
     }
 
     /// The mean of p(x|c, z) at z ~ p(z|c), where nothing is seen; ψ = 0 is the likeliest z.
-    fn complete(&self, networks: &Networks, images: Tensor<4>, request: &GenerateRequest) -> Result<Tensor<4>> {
+    fn inpaint(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         if !self.sees_pictures() {
             return Err(Error::usage(
-                "complete: this run sees a class and no part of a picture; train one with model.condition = \"quadrants\"",
+                "inpaint: this run sees a class and no part of a picture; train one with model.condition = \"quadrants\"",
             ));
         }
         check_pictures(&images, self.shape)?;
-        check_one_pass(Self::ID, request)?;
         let x = self.config.model.pixels.observe(images.clone(), None);
         let features = self.features(networks, x, 0);
         let z = match self.config.deterministic {
@@ -390,9 +398,9 @@ impl Complete<Networks> for Cvae {
         };
         let made = self.picture(networks, z, features);
         let [n, c, h, w] = images.dims();
-        let seen = self.seen().into_iter().map(|s| if s { 1.0 } else { 0.0 }).collect();
-        let seen = from_values::<4>(seen, [1, 1, h, w], &request.device).expand([n, c, h, w]);
-        Ok(images * seen.clone() + made * (seen * -1.0 + 1.0))
+        let hidden = self.default_mask().into_iter().map(|hidden| if hidden { 1.0 } else { 0.0 }).collect();
+        let hidden = from_values::<4>(hidden, [1, 1, h, w], &request.device).expand([n, c, h, w]);
+        Ok(made * hidden.clone() + images * (hidden * -1.0 + 1.0))
     }
 }
 
@@ -423,13 +431,13 @@ impl Likelihood<Networks> for Cvae {
         Ok(-log_mean_exp(Tensor::cat(each.collect(), 0)))
     }
 
-    fn name(&self, samples: usize) -> String {
+    fn nll_name(&self, samples: usize) -> String {
         match (self.config.condition, self.config.deterministic, samples) {
-            (Condition::Quadrants, true, _) => "conditional_nll".into(),
-            (Condition::Quadrants, false, 0) => "conditional_nll_bound".into(),
-            (Condition::Quadrants, false, k) => format!("conditional_nll_{k}"),
-            (Condition::Class, _, 0) => "nll_bound".into(),
-            (Condition::Class, _, k) => format!("nll_{k}"),
+            (Conditioning::Quadrants, true, _) => "conditional_nll".into(),
+            (Conditioning::Quadrants, false, 0) => "conditional_nll_bound".into(),
+            (Conditioning::Quadrants, false, k) => format!("conditional_nll_{k}"),
+            (Conditioning::Class, _, 0) => "nll_bound".into(),
+            (Conditioning::Class, _, k) => format!("nll_{k}"),
         }
     }
 }
@@ -440,19 +448,19 @@ mod tests {
     use crate::autoencoder::networks::{Network, NetworkConfig};
     use crate::autoencoder::testing::{close, device, overfit, pictures, system};
 
-    fn config(condition: Condition, network: Network) -> Config {
+    fn config(condition: Conditioning, network: Network) -> Config {
         let networks = NetworkConfig { latent: 3, hidden: vec![16], network, channels: 8, ..NetworkConfig::default() };
         Config { model: LatentConfig { networks, ..LatentConfig::default() }, condition, ..Config::default() }
     }
 
     #[test]
     fn overfits_a_batch_under_every_condition_and_without_a_latent() {
-        for (condition, network) in [(Condition::Class, Network::Mlp), (Condition::Quadrants, Network::Conv)] {
+        for (condition, network) in [(Conditioning::Class, Network::Mlp), (Conditioning::Quadrants, Network::Conv)] {
             let config = Config { alpha: 0.7, ..config(condition, network) };
             let (first, last) = overfit::<Cvae>(config, "negative_elbo", 1e-2, 150);
             assert!(last < first - 5.0, "{condition:?}: {first} to {last}");
         }
-        let config = Config { deterministic: true, ..config(Condition::Quadrants, Network::Mlp) };
+        let config = Config { deterministic: true, ..config(Conditioning::Quadrants, Network::Mlp) };
         let (first, last) = overfit::<Cvae>(config, "conditional_nll", 1e-2, 150);
         assert!(last < first - 5.0, "{first} to {last}");
     }
@@ -460,35 +468,35 @@ mod tests {
     #[test]
     fn quadrants_are_those_of_the_paper() {
         for (observed, seen) in [(1, "0010"), (2, "1010"), (3, "1110")] {
-            let cvae: Cvae = system(Config { observed, ..config(Condition::Quadrants, Network::Mlp) }, [1, 2, 2]);
-            assert_eq!(cvae.seen().iter().map(|&s| if s { '1' } else { '0' }).collect::<String>(), seen);
+            let cvae: Cvae = system(Config { observed, ..config(Conditioning::Quadrants, Network::Mlp) }, [1, 2, 2]);
+            assert_eq!(cvae.default_mask().iter().map(|&m| if m { '0' } else { '1' }).collect::<String>(), seen);
             assert_eq!(cvae.hidden.len(), 4 - observed);
         }
     }
 
     #[test]
     fn what_is_seen_stays_and_what_is_hidden_is_not_looked_at() {
-        let cvae: Cvae = system(config(Condition::Quadrants, Network::Mlp), [1, 8, 8]);
+        let cvae: Cvae = system(config(Conditioning::Quadrants, Network::Mlp), [1, 8, 8]);
         let networks = cvae.networks(&mut Init::new(&device(), 0));
         let images: Tensor<4> = from_values(pictures([4, 1, 8, 8]), [4, 1, 8, 8], &device());
-        let request = GenerateRequest::new(0..4, 0, &device());
-        let made = cvae.complete(&networks, images.clone(), &request).unwrap();
+        let request = Request::new(0..4, 0, &device());
+        let made = cvae.inpaint(&networks, images.clone(), &request).unwrap();
         let lower_left = |t: &Tensor<4>| to_values(t.clone().slice([0..4, 0..1, 4..8, 0..4]));
         close(&lower_left(&made), &lower_left(&images), 1e-6);
         // The same lower left in another picture is completed alike.
         let other = images.clone().slice_assign([0..4, 0..1, 0..4, 0..8], Tensor::ones([4, 1, 4, 8], &device()));
-        close(&to_values(cvae.complete(&networks, other, &request).unwrap()), &to_values(made.clone()), 1e-6);
+        close(&to_values(cvae.inpaint(&networks, other, &request).unwrap()), &to_values(made.clone()), 1e-6);
         // Another draw is another completion, and the third is the third whatever comes with it.
-        let one = GenerateRequest::new(2..3, 0, &device());
-        let third = cvae.complete(&networks, images.clone().narrow(0, 2, 1), &one).unwrap();
+        let one = Request::new(2..3, 0, &device());
+        let third = cvae.inpaint(&networks, images.clone().narrow(0, 2, 1), &one).unwrap();
         close(&to_values(third), &to_values(made.clone().narrow(0, 2, 1)), 1e-6);
-        let again = cvae.complete(&networks, images, &GenerateRequest::new(4..8, 0, &device())).unwrap();
+        let again = cvae.inpaint(&networks, images, &Request::new(4..8, 0, &device())).unwrap();
         assert_ne!(to_values(again), to_values(made));
     }
 
     #[test]
     fn a_pictures_likelihood_is_an_average_over_classes_and_samples_tighten_it() {
-        let cvae: Cvae = system(config(Condition::Class, Network::Mlp), [1, 8, 8]);
+        let cvae: Cvae = system(config(Conditioning::Class, Network::Mlp), [1, 8, 8]);
         let networks = cvae.networks(&mut Init::new(&device(), 0));
         let images: Tensor<4> = from_values(pictures([4, 1, 8, 8]), [4, 1, 8, 8], &device());
         let mean = |samples| to_values(cvae.nll(&networks, images.clone(), samples, Key::new(0)).unwrap());
@@ -498,7 +506,7 @@ mod tests {
         close(&one, &mean(50)[1..2], 1e-5);
         // With one class at hand the average is that class itself.
         let pictures = Pictures { shape: [1, 8, 8], classes: vec!["all".into()] };
-        let single = Cvae::new(config(Condition::Class, Network::Mlp), &pictures).unwrap();
+        let single = Cvae::new(config(Conditioning::Class, Network::Mlp), &pictures).unwrap();
         let networks = single.networks(&mut Init::new(&device(), 0));
         let x = single.config.model.pixels.observe(images.clone(), None);
         let streams = fingerprints(&to_values(images.clone()), 64);
@@ -511,7 +519,8 @@ mod tests {
     fn bad_settings_are_usage_errors() {
         let none = Pictures { shape: [1, 8, 8], classes: Vec::new() };
         let some = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
-        let (class, quadrants) = (config(Condition::Class, Network::Mlp), config(Condition::Quadrants, Network::Mlp));
+        let (class, quadrants) =
+            (config(Conditioning::Class, Network::Mlp), config(Conditioning::Quadrants, Network::Mlp));
         for (config, pictures, name) in [
             (class.clone(), &none, "model.condition"),
             (Config { deterministic: true, ..class.clone() }, &some, "model.deterministic"),

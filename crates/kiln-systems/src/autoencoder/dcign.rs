@@ -134,8 +134,10 @@ impl System for Dcign {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("dcign", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("dcign", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
     /// A kind for each factor, and the intrinsic one.
@@ -145,8 +147,14 @@ impl System for Dcign {
         Grouping::Clamped(own.chain([Clamp { factor: None, weight: *intrinsic_weight }]).collect())
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl Dcign {
     /// −L and the invariance of what is clamped, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let c = &self.config;
         let kind = batch.kind.ok_or_else(|| Error::new("dcign: a batch that is of no kind"))?;
         let x = c.model.pixels.of_batch(batch);
@@ -162,10 +170,6 @@ impl System for Dcign {
             .plus("kl", 1.0, kl)
             .plus("invariance", c.invariance_strength, spread)
             .report("negative_elbo", bound))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -220,7 +224,7 @@ mod tests {
             let (mut first, mut last) = (None, 0.0);
             for step in 0..250 {
                 let batch = batch([4, 1, 8, 8], 4 * step).of_kind(Some(kind));
-                let loss = model.loss(&networks, "dcign", &batch).unwrap();
+                let loss = model.loss(&networks, &batch).unwrap();
                 last = to_values(loss.terms.iter().find(|t| t.0 == "negative_elbo").unwrap().1.clone())[0];
                 first.get_or_insert(last);
                 let gradients = take_gradients(&networks, &mut loss.total.backward());
@@ -261,6 +265,6 @@ mod tests {
         assert!(refused(Config { invariance_strength: -1.0, ..config() }).contains("model.invariance_strength"));
         let mut model: Dcign = system(config(), [1, 8, 8]);
         let networks = model.networks(&mut Init::new(&device().autodiff(), 0));
-        assert!(model.loss(&networks, "dcign", &batch([4, 1, 8, 8], 0)).is_err());
+        assert!(model.loss(&networks, &batch([4, 1, 8, 8], 0)).is_err());
     }
 }

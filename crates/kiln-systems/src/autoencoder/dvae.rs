@@ -131,12 +131,20 @@ impl System for Dvae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("dvae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("dvae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl Dvae {
     /// −L_dvae, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let (c, pixels) = (&self.config, &self.config.model.pixels);
         let x = pixels.of_batch(batch);
         let least = if pixels.decoder == Likelihoods::Bernoulli { 0.0 } else { -1.0 };
@@ -144,10 +152,6 @@ impl System for Dvae {
         let (mean, log_var) = networks.encoder.forward(corrupted);
         let draws = self.model.draw(mean, log_var, c.samples, batch);
         Ok(Loss::new("negative_bound", -bound(&self.model, &networks.decoder, x, draws).mean()))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -188,13 +192,13 @@ mod tests {
         let networks = dvae.networks(&mut Init::new(&device().autodiff(), 0));
         let iwae = super::super::iwae::Config { model: dvae.config.model.clone(), samples: 1, ..Default::default() };
         let mut iwae: super::super::iwae::Iwae = system(iwae, [1, 8, 8]);
-        let ours = dvae.loss(&networks, "dvae", &of_batch()).unwrap().total;
-        let theirs = iwae.loss(&networks, "iwae", &of_batch()).unwrap().total;
+        let ours = dvae.loss(&networks, &of_batch()).unwrap().total;
+        let theirs = iwae.loss(&networks, &of_batch()).unwrap().total;
         assert_eq!(to_values(ours), to_values(theirs));
         let mut other: Dvae = system(config(Corruption::SaltAndPepper), [1, 8, 8]);
         assert_ne!(
-            to_values(other.loss(&networks, "dvae", &of_batch()).unwrap().total),
-            to_values(dvae.loss(&networks, "dvae", &of_batch()).unwrap().total)
+            to_values(other.loss(&networks, &of_batch()).unwrap().total),
+            to_values(dvae.loss(&networks, &of_batch()).unwrap().total)
         );
     }
 

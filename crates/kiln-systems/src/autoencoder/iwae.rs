@@ -96,12 +96,20 @@ impl System for Iwae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("iwae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("iwae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl Iwae {
     /// −L_K, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    pub(super) fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let x = self.config.model.pixels.of_batch(batch);
         let (mean, log_var) = networks.encoder.forward(x.clone());
         let draws = self.model.draw(mean, log_var, self.config.samples, batch);
@@ -112,10 +120,6 @@ impl System for Iwae {
                 Loss { total: -surrogate.mean(), terms: vec![("negative_bound", -bound.mean())] }
             }
         })
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 

@@ -10,13 +10,14 @@ use kiln_core::{Error, Result};
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_nn::tensor::to_values;
-use kiln_train::system::{check_class, check_one_pass, check_pictures};
-use kiln_train::{Abilities, Batch, Decode, Encode, Generate, GenerateRequest, Likelihood, Reconstruct};
+use kiln_train::request::check_pictures;
+use kiln_train::{Abilities, Batch, Decode, Encode, Generate, Input, Likelihood, Reconstruct, Request};
 use serde::{Deserialize, Serialize};
 
 use super::bound::{importance_nll, in_parts, log_weights, reparameterise, rows_at_once, sample_noise};
 use super::networks::{Decoder, Encoder, NetworkConfig};
 use super::pixels::{PixelConfig, fingerprints};
+use crate::one_pass::{NoSettings, truncation_psi};
 
 /// The two networks.
 #[derive(Module, Debug)]
@@ -127,8 +128,8 @@ impl LatentModel {
 ///
 /// # Errors
 /// A usage error if `--noise` is of another shape.
-pub fn prior_latents(request: &GenerateRequest, latent: usize) -> Result<Tensor<2>> {
-    let psi = request.sampler.truncation_psi.unwrap_or(1.0);
+pub fn prior_latents(request: &Request, latent: usize, system: &str) -> Result<Tensor<2>> {
+    let psi = truncation_psi(request, system)?;
     match &request.noise {
         None => Ok(request.normal("latent", [request.len(), latent]) * psi),
         Some(noise) if noise.dims() == [request.len(), latent, 1, 1] => {
@@ -153,11 +154,13 @@ pub fn check_latents(latents: &Tensor<2>, latent: usize) -> Result<()> {
 }
 
 impl Generate<Networks> for LatentModel {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Noise]
+    }
+
     /// The mean of p(x|z) at z ~ N(0, ψ²I).
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &[])?;
-        check_one_pass(self.id, request)?;
-        Ok(self.picture(&networks.decoder, prior_latents(request, self.config.networks.latent)?))
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        Ok(self.picture(&networks.decoder, prior_latents(request, self.config.networks.latent, self.id)?))
     }
 }
 
@@ -170,15 +173,15 @@ impl Reconstruct<Networks> for LatentModel {
 
 impl Encode<Networks> for LatentModel {
     /// The mean of q(z|x).
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
+        request.sampler::<NoSettings>(self.id)?;
         self.posterior_mean(networks, images)
     }
 }
 
 impl Decode<Networks> for LatentModel {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        let psi = request.sampler.truncation_psi.unwrap_or(1.0);
-        request.normal("latent", [request.len(), self.config.networks.latent]) * psi
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        prior_latents(request, self.config.networks.latent, self.id)
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -316,20 +319,20 @@ mod tests {
     fn abilities_agree_with_each_other() {
         let vae = model(tiny(), [1, 8, 8]);
         let networks = vae.networks(&mut Init::new(&device(), 0));
-        let mut request = GenerateRequest::new(3..7, 0, &device());
+        let mut request = Request::new(3..7, 0, &device());
         let made = vae.generate(&networks, &request).unwrap();
         assert_eq!(made.dims(), [4, 1, 8, 8]);
-        let decoded = vae.decode(&networks, vae.latents(&request)).unwrap();
+        let decoded = vae.decode(&networks, vae.latents(&networks, &request).unwrap()).unwrap();
         assert_eq!(to_values(made.clone()), to_values(decoded));
-        let one = vae.generate(&networks, &GenerateRequest::new(4..5, 0, &device())).unwrap();
+        let one = vae.generate(&networks, &Request::new(4..5, 0, &device())).unwrap();
         close(&to_values(one), &to_values(made.clone().narrow(0, 1, 1)), 1e-6);
-        let latents = vae.encode(&networks, made.clone()).unwrap();
+        let latents = vae.encode(&networks, made.clone(), &Request::new(0..1, 0, &device())).unwrap();
         assert_eq!(latents.dims(), [4, 3]);
         let again = vae.decode(&networks, latents).unwrap();
         assert_eq!(to_values(again), to_values(vae.reconstruct(&networks, made).unwrap()));
         // ψ = 0 is the mean of the prior, whatever the noise.
-        request.sampler.truncation_psi = Some(0.0);
-        assert!(to_values(vae.latents(&request)).iter().all(|&z| z == 0.0));
+        request.sampler.insert("truncation_psi".into(), 0.0.into());
+        assert!(to_values(vae.latents(&networks, &request).unwrap()).iter().all(|&z| z == 0.0));
         request.noise = Some(Tensor::ones([4, 3, 1, 1], &device()));
         let middle = vae.decode(&networks, Tensor::zeros([4, 3], &device())).unwrap();
         assert_eq!(to_values(vae.generate(&networks, &request).unwrap()), to_values(middle));
@@ -359,16 +362,16 @@ mod tests {
         }
         let vae = model(tiny(), [1, 8, 8]);
         let networks = vae.networks(&mut Init::new(&device(), 0));
-        let refused = |f: fn(&mut GenerateRequest)| {
-            let mut request = GenerateRequest::new(0..2, 0, &Device::flex());
+        let refused = |f: fn(&mut Request)| {
+            let mut request = Request::new(0..2, 0, &Device::flex());
             f(&mut request);
             vae.generate(&networks, &request).err().unwrap().is_usage()
         };
-        assert!(refused(|r| r.class = Some(1)));
-        assert!(refused(|r| r.sampler.steps = Some(5)));
+        assert!(refused(|r| r.condition.class = Some(1)));
+        assert!(refused(|r| r.sampler = "steps = 5".parse().unwrap()));
         assert!(refused(|r| r.noise = Some(Tensor::zeros([2, 9, 1, 1], &Device::flex()))));
         let wrong = || Tensor::zeros([1, 3, 8, 8], &device());
-        assert!(vae.encode(&networks, wrong()).err().unwrap().is_usage());
+        assert!(vae.encode(&networks, wrong(), &Request::new(0..1, 0, &device())).err().unwrap().is_usage());
         assert!(vae.nll(&networks, wrong(), 2, Key::new(0)).err().unwrap().is_usage());
         assert!(vae.decode(&networks, Tensor::zeros([1, 4], &device())).err().unwrap().is_usage());
         let state: State = params::state(&networks);

@@ -6,10 +6,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_core::{Error, Result};
-use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, Linear, LinearConfig, Weights,
-    activate,
-};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, WeightInit, activate};
 use serde::{Deserialize, Serialize};
 
 /// The kind of all networks of a run.
@@ -48,16 +45,16 @@ impl Nonlinearity {
 
     /// Weights that keep the signal's variance through a layer (He 2015; Glorot & Bengio 2010): with
     /// smaller ones, a bound stays at "z says nothing" for many thousand pictures.
-    pub fn weights(self, fan_in: usize) -> Weights {
+    pub fn weights(self, fan_in: usize) -> WeightInit {
         match self {
-            Self::Relu => Weights::He,
-            Self::Tanh | Self::Softplus => Weights::Normal(1.0 / (fan_in as f64).sqrt()),
+            Self::Relu => WeightInit::He,
+            Self::Tanh | Self::Softplus => WeightInit::Normal(1.0 / (fan_in as f64).sqrt()),
         }
     }
 
     /// A fully connected layer that this comes after.
     pub fn linear(self, inputs: usize, outputs: usize, init: &mut Init) -> Linear {
-        LinearConfig::new(inputs, outputs).weights(self.weights(inputs)).init(init)
+        LinearConfig { weight: self.weights(inputs), ..LinearConfig::new(inputs, outputs) }.init(init)
     }
 }
 
@@ -143,8 +140,8 @@ impl NetworkConfig {
         let flat = self.inner(shape).iter().product::<usize>() + condition;
         let widths: Vec<usize> = std::iter::once(flat).chain(self.hidden.iter().copied()).collect();
         let down = |m: &[usize], init: &mut Init| {
-            let weights = self.nonlinearity.weights(16 * m[0]);
-            Conv2dConfig::new(m[0], m[1], 4).stride(2).padding(1).weights(weights).init(init)
+            let weight = self.nonlinearity.weights(16 * m[0]);
+            Conv2dConfig { stride: 2, padding: 1, weight, ..Conv2dConfig::new(m[0], m[1], 4) }.init(init)
         };
         Trunk {
             convs: self.maps(shape[0]).windows(2).map(|m| down(m, init)).collect(),
@@ -172,7 +169,7 @@ impl NetworkConfig {
             std::iter::once(self.latent + condition).chain(self.hidden.iter().rev().copied()).collect();
         let up = |i: usize, init: &mut Init| {
             let into = if i == 0 { copies * shape[0] } else { maps[i] };
-            ConvTranspose2dConfig::new(maps[i + 1], into, 4).stride(2).padding(1).init(init)
+            Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(maps[i + 1], into, 4) }.init_transposed(init)
         };
         let outputs = if levels == 0 { copies * flat } else { flat };
         Decoder {

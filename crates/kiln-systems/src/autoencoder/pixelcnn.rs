@@ -25,7 +25,7 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::masked::{MaskType, PixelCache, Window, row_of};
 use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, Embedding, Init, MaskedConv2d, MaskedConv2dConfig, Weights, activate,
+    Activation, Conv2d, Conv2dConfig, Embedding, Init, MaskedConv2d, MaskedConv2dConfig, WeightInit, activate,
     add_activate, gate,
 };
 use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
@@ -141,9 +141,9 @@ fn sum<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
 impl Head {
     /// `features` → `outputs` channels.
     pub fn new(features: usize, hidden: usize, outputs: usize, colours: usize, init: &mut Init) -> Self {
-        let pointwise = |inputs: usize, outputs: usize| MaskedConv2dConfig::pointwise(inputs, outputs).colours(colours);
+        let pointwise = |i, o| MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(i, o) };
         Self {
-            hidden: pointwise(features, hidden).weights(Weights::He).init(init),
+            hidden: MaskedConv2dConfig { weight: WeightInit::He, ..pointwise(features, hidden) }.init(init),
             out: pointwise(hidden, outputs).init(init),
         }
     }
@@ -174,14 +174,16 @@ impl HeadCache {
 
 impl ResidualBlock {
     fn new(c: &Config, colours: usize, init: &mut Init) -> Self {
-        let (h, he) = (c.features, Weights::He);
-        let pointwise = |inputs: usize, outputs: usize| MaskedConv2dConfig::pointwise(inputs, outputs).colours(colours);
+        let (h, weight) = (c.features, WeightInit::He);
+        let pointwise = |i, o| MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(i, o) };
         Self {
-            down: pointwise(2 * h, h).weights(he).init(init),
-            conv: MaskedConv2dConfig::new(h, h, c.kernel, Window::Past, MaskType::B)
-                .colours(colours)
-                .weights(he)
-                .init(init),
+            down: MaskedConv2dConfig { weight, ..pointwise(2 * h, h) }.init(init),
+            conv: MaskedConv2dConfig {
+                weight,
+                colours,
+                ..MaskedConv2dConfig::new(h, h, c.kernel, Window::Past, MaskType::B)
+            }
+            .init(init),
             up: pointwise(h, 2 * h).init(init),
         }
     }
@@ -198,14 +200,14 @@ impl GatedLayer {
         let p = c.features;
         let kernel = if mask == MaskType::A { c.first_kernel } else { c.kernel };
         let conv = |window: Window, init: &mut Init| {
-            MaskedConv2dConfig::new(inputs, 2 * p, kernel, window, mask).colours(colours).init(init)
+            MaskedConv2dConfig { colours, ..MaskedConv2dConfig::new(inputs, 2 * p, kernel, window, mask) }.init(init)
         };
         Self {
             vertical: conv(Window::Above, init),
             horizontal: conv(Window::Left, init),
-            across: Conv2dConfig::new(2 * p, 2 * p, 1).no_bias().init(init),
-            out: MaskedConv2dConfig::pointwise(p, p).colours(colours).init(init),
-            class: (classes > 0).then(|| Embedding { weight: init.weight([classes, 4 * p], 1, Weights::Zero) }),
+            across: Conv2dConfig { bias: false, ..Conv2dConfig::new(2 * p, 2 * p, 1) }.init(init),
+            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(p, p) }.init(init),
+            class: (classes > 0).then(|| Embedding { weight: init.weight([classes, 4 * p], 1, WeightInit::Zero) }),
             residual: mask == MaskType::B,
         }
     }
@@ -245,7 +247,7 @@ impl PixelCnn {
             Stack::Residual => {
                 let first = MaskedConv2dConfig::new(colours, 2 * c.features, c.first_kernel, Window::Past, MaskType::A);
                 Self {
-                    first: Some(first.colours(colours).init(init)),
+                    first: Some(MaskedConv2dConfig { colours, ..first }.init(init)),
                     blocks: (0..c.layers).map(|_| ResidualBlock::new(c, colours, init)).collect(),
                     layers: Vec::new(),
                     head: Head::new(2 * c.features, c.head, outputs, colours, init),
@@ -499,17 +501,19 @@ impl System for PixelCnnSystem {
         Networks { pixelcnn: PixelCnn::new(&self.config, colours, classes, init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("pixelcnn", &["pixelcnn"], self.config.optimizer.clone())]
-    }
-
-    /// −log p(x), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        self.model.loss(networks, batch)
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("pixelcnn", &["pixelcnn"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+impl PixelCnnSystem {
+    /// −log p(x), the mean over the batch.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        self.model.loss(networks, batch)
     }
 }
 

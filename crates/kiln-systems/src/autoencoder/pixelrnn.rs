@@ -26,7 +26,7 @@ use burn::tensor::{Int, Tensor, activation::sigmoid};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::masked::{MaskType, PixelCache, Window, along_row, row_of};
-use kiln_nn::{Init, MaskedConv2d, MaskedConv2dConfig, Weights, recur};
+use kiln_nn::{Init, MaskedConv2d, MaskedConv2dConfig, ScanDirection, WeightInit, recur};
 use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,7 @@ pub struct Lstm {
 
 impl Lstm {
     fn new(h: usize, taps: usize, input: MaskedConv2dConfig, init: &mut Init) -> Self {
-        Self { input: input.init(init), state: init.weight([4 * h, h, taps], h * taps, Weights::FanIn) }
+        Self { input: input.init(init), state: init.weight([4 * h, h, taps], h * taps, WeightInit::FanIn) }
     }
 }
 
@@ -130,17 +130,17 @@ pub struct DiagonalBiLstm {
 impl RowLstm {
     fn new(c: &Config, colours: usize, init: &mut Init) -> Self {
         let h = c.features;
-        let input = MaskedConv2dConfig::new(2 * h, 4 * h, c.kernel, Window::Left, MaskType::B).colours(colours);
+        let input = MaskedConv2dConfig::new(2 * h, 4 * h, c.kernel, Window::Left, MaskType::B);
         Self {
-            walk: Lstm::new(h, c.kernel, input, init),
-            out: MaskedConv2dConfig::pointwise(h, 2 * h).colours(colours).init(init),
+            walk: Lstm::new(h, c.kernel, MaskedConv2dConfig { colours, ..input }, init),
+            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(h, 2 * h) }.init(init),
         }
     }
 
     /// # Shapes
     /// `[n, 2h, height, width]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = recur(self.walk.input.forward(x.clone()), self.walk.state.val(), kiln_nn::Walk::Rows);
+        let h = recur(self.walk.input.forward(x.clone()), self.walk.state.val(), ScanDirection::Rows);
         self.out.forward(h) + x
     }
 }
@@ -155,12 +155,12 @@ fn shift_down(x: Tensor<4>) -> Tensor<4> {
 impl DiagonalBiLstm {
     fn new(c: &Config, colours: usize, init: &mut Init) -> Self {
         let h = c.features;
-        let walk =
-            |init: &mut Init| Lstm::new(h, 2, MaskedConv2dConfig::pointwise(2 * h, 4 * h).colours(colours), init);
+        let input = MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(2 * h, 4 * h) };
+        let walk = |init: &mut Init| Lstm::new(h, 2, input, init);
         Self {
             left: walk(init),
             right: walk(init),
-            out: MaskedConv2dConfig::pointwise(h, 2 * h).colours(colours).init(init),
+            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(h, 2 * h) }.init(init),
         }
     }
 
@@ -168,8 +168,8 @@ impl DiagonalBiLstm {
     /// `[n, 2h, height, width]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let walk = |lstm: &Lstm, walk| recur(lstm.input.forward(x.clone()), lstm.state.val(), walk);
-        let left = walk(&self.left, kiln_nn::Walk::Diagonals);
-        let right = walk(&self.right, kiln_nn::Walk::Antidiagonals);
+        let left = walk(&self.left, ScanDirection::Diagonals);
+        let right = walk(&self.right, ScanDirection::Antidiagonals);
         self.out.forward(left + shift_down(right)) + x
     }
 }
@@ -181,7 +181,7 @@ impl PixelRnn {
         let of = |kind: Recurrence| if c.recurrence == kind { c.layers } else { 0 };
         let first = MaskedConv2dConfig::new(colours, width, c.first_kernel, Window::Past, MaskType::A);
         Self {
-            first: first.colours(colours).init(init),
+            first: MaskedConv2dConfig { colours, ..first }.init(init),
             rows: (0..of(Recurrence::RowLstm)).map(|_| RowLstm::new(c, colours, init)).collect(),
             diagonals: (0..of(Recurrence::DiagonalBilstm)).map(|_| DiagonalBiLstm::new(c, colours, init)).collect(),
             head: Head::new(width, c.head, c.levels.outputs() * colours, colours, init),
@@ -436,17 +436,19 @@ impl System for PixelRnnSystem {
         Networks { pixelrnn: PixelRnn::new(&self.config, self.model.shape[0], init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("pixelrnn", &["pixelrnn"], self.config.optimizer.clone())]
-    }
-
-    /// −log p(x), the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        self.model.loss(networks, batch)
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("pixelrnn", &["pixelrnn"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
         self.model.abilities()
+    }
+}
+
+impl PixelRnnSystem {
+    /// −log p(x), the mean over the batch.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        self.model.loss(networks, batch)
     }
 }
 

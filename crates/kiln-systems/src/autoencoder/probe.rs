@@ -21,9 +21,9 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
-use kiln_train::system::check_pictures;
+use kiln_train::request::check_pictures;
 use kiln_train::{
-    Abilities, Batch, Beginning, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Run, Schedule, System,
+    Abilities, Batch, Classify, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Run, Schedule, System,
     TrainConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -148,9 +148,9 @@ impl System for Probe {
         Ok(config)
     }
 
-    fn begins_with(config: &Config) -> Option<Beginning<'_>> {
+    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
         (config.tune != Tune::Raw && !config.encoder.is_empty())
-            .then_some(Beginning { run: &config.encoder, networks: &[("encoder", "encoder")] })
+            .then_some(InitFrom { run: &config.encoder, networks: &[("encoder", "encoder")] })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
@@ -162,14 +162,9 @@ impl System for Probe {
         Networks { encoder, head }
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let trains: &[&str] = if self.config.tune == Tune::FineTune { &["encoder", "head"] } else { &["head"] };
-        vec![Phase::new("probe", trains, self.config.optimizer.clone())]
-    }
-
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let logits = self.logits(networks, batch.images());
-        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+        vec![Phase::new("probe", trains, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -178,6 +173,11 @@ impl System for Probe {
 }
 
 impl Probe {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let logits = self.logits(networks, batch.images());
+        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+    }
+
     fn logits(&self, networks: &Networks, images: Tensor<4>) -> Tensor<2> {
         let [n, c, h, w] = images.dims();
         networks.head.forward(match &networks.encoder {

@@ -38,10 +38,11 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{cross_entropy, gaussian_kl, gaussian_log_likelihood};
 use kiln_nn::tensor::{from_indices, to_values};
-use kiln_train::system::{check_class, check_one_pass, check_pictures, slerp};
+use kiln_train::ability::slerp;
+use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, Beginning, Classify, DataConfig, Decode, Domain, Encode, Generate, GenerateRequest, Likelihood,
-    Loss, OptimizerConfig, Phase, Pictures, Reconstruct, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, InitFrom, Input, Likelihood, Loss,
+    OptimizerConfig, Phase, Pictures, Reconstruct, Request, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,7 @@ use super::networks::{Decoder, Encoder, NetworkConfig, Scale, joined, one_hot};
 use super::pixels::fingerprints;
 use super::probe::settings_of;
 use super::vae::training;
+use crate::one_pass::NoSettings;
 
 /// Which of the paper's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,10 +211,10 @@ impl System for Ssvae {
         Ok(config)
     }
 
-    fn begins_with(config: &Config) -> Option<Beginning<'_>> {
+    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
         let has_m1 = matches!(config.mode, Mode::M1 | Mode::Stacked) && !config.m1.is_empty();
         has_m1
-            .then_some(Beginning { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
+            .then_some(InitFrom { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
@@ -244,31 +246,12 @@ impl System for Ssvae {
     }
 
     /// M1 stays as it came.
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self) -> Vec<Phase<Self>> {
         let trains: &[&str] = match self.config.mode {
             Mode::Supervised | Mode::M1 => &["classifier"],
             Mode::M2 | Mode::Stacked => &["m2", "classifier"],
         };
-        vec![Phase::new("ssvae", trains, self.config.optimizer.clone())]
-    }
-
-    /// J^α / N, or the classifier's cross-entropy alone.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let (few, many) = batch.partly_labelled()?;
-        let v = self.observed(networks, few, "labelled", batch)?;
-        let classification = cross_entropy(networks.classifier.forward(v.clone()), batch.labels()?);
-        if matches!(self.config.mode, Mode::Supervised | Mode::M1) {
-            return Ok(Loss::new("classification", classification));
-        }
-        let (n, d, classes) = (batch.len(), self.latent(), self.classes());
-        let y = one_hot(batch.labels()?, classes);
-        let labelled = self.labelled_bound(networks.m2()?, v, y, batch.normal("labelled posterior", [n, d]));
-        let v = self.observed(networks, many, "unlabelled", batch)?;
-        // A picture's own draws lie side by side; class by class is how they are used.
-        let noise = batch.normal("unlabelled posterior", [n, classes * d]);
-        let noise = noise.reshape([n, classes, d]).swap_dims(0, 1).reshape([classes * n, d]);
-        let unlabelled = self.unlabelled_bound(networks.m2()?, &networks.classifier, v, noise);
-        Ok(self.objective(labelled, unlabelled, classification, [batch.share(0), batch.share(1)]))
+        vec![Phase::new("ssvae", trains, self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -288,6 +271,25 @@ impl System for Ssvae {
 }
 
 impl Ssvae {
+    /// J^α / N, or the classifier's cross-entropy alone.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let (few, many) = batch.partly_labelled()?;
+        let v = self.observed(networks, few, "labelled", batch)?;
+        let classification = cross_entropy(networks.classifier.forward(v.clone()), batch.labels()?);
+        if matches!(self.config.mode, Mode::Supervised | Mode::M1) {
+            return Ok(Loss::new("classification", classification));
+        }
+        let (n, d, classes) = (batch.len(), self.latent(), self.classes());
+        let y = one_hot(batch.labels()?, classes);
+        let labelled = self.labelled_bound(networks.m2()?, v, y, batch.normal("labelled posterior", [n, d]));
+        let v = self.observed(networks, many, "unlabelled", batch)?;
+        // A picture's own draws lie side by side; class by class is how they are used.
+        let noise = batch.normal("unlabelled posterior", [n, classes * d]);
+        let noise = noise.reshape([n, classes, d]).swap_dims(0, 1).reshape([classes * n, d]);
+        let unlabelled = self.unlabelled_bound(networks.m2()?, &networks.classifier, v, noise);
+        Ok(self.objective(labelled, unlabelled, classification, [batch.share(0), batch.share(1)]))
+    }
+
     fn classes(&self) -> usize {
         self.pictures.classes.len()
     }
@@ -409,7 +411,7 @@ impl Ssvae {
     }
 
     /// The one-hot classes of a request, `[n, classes]`: the one asked for, else each as likely.
-    fn requested(&self, request: &GenerateRequest) -> Tensor<2> {
+    fn requested(&self, request: &Request) -> Tensor<2> {
         let classes = self.classes();
         one_hot(from_indices(&request.classes(classes), &request.device), classes)
     }
@@ -474,25 +476,9 @@ impl Ssvae {
     }
 }
 
-impl Classify<Networks> for Ssvae {
-    /// log q(y|x) but for a constant.
-    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        Ok(networks.classifier.forward(self.seen(networks, images)?))
-    }
-}
-
-impl Generate<Networks> for Ssvae {
-    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or any.
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        check_class(request.class, &self.pictures.classes)?;
-        check_one_pass(Self::ID, request)?;
-        self.picture(networks, joined(prior_latents(request, self.latent())?, Some(self.requested(request))))
-    }
-}
-
-impl Encode<Networks> for Ssvae {
+impl Ssvae {
     /// The mean of q(z|x, y) and, behind it, the likeliest y one-hot.
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+    fn encoded(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
         let v = self.seen(networks, images)?;
         let n = v.dims()[0];
         let y = one_hot(networks.classifier.forward(v.clone()).argmax(1).reshape([n]), self.classes());
@@ -501,17 +487,43 @@ impl Encode<Networks> for Ssvae {
     }
 }
 
+impl Classify<Networks> for Ssvae {
+    /// log q(y|x) but for a constant.
+    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        Ok(networks.classifier.forward(self.seen(networks, images)?))
+    }
+}
+
+impl Generate<Networks> for Ssvae {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise]
+    }
+
+    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or any.
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        check_class(request.condition.class, &self.pictures.classes)?;
+        self.picture(networks, self.latents(networks, request)?)
+    }
+}
+
+impl Encode<Networks> for Ssvae {
+    /// The mean of q(z|x, y) and, behind it, the likeliest y one-hot.
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
+        request.sampler::<NoSettings>(Self::ID)?;
+        self.encoded(networks, images)
+    }
+}
+
 impl Reconstruct<Networks> for Ssvae {
     /// The mean of p(x|y, z) at what the picture is encoded to.
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        self.picture(networks, self.encode(networks, images)?)
+        self.picture(networks, self.encoded(networks, images)?)
     }
 }
 
 impl Decode<Networks> for Ssvae {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        let psi = request.sampler.truncation_psi.unwrap_or(1.0);
-        joined(request.normal("latent", [request.len(), self.latent()]) * psi, Some(self.requested(request)))
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        Ok(joined(prior_latents(request, self.latent(), Self::ID)?, Some(self.requested(request))))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -757,7 +769,7 @@ mod tests {
             let mut optimizer = Optimizer::new(OptimizerConfig::adam(1e-2));
             let mut losses = Vec::new();
             for _ in 0..150 {
-                let loss = ssvae.loss(&networks, phase.name, &batch()).unwrap();
+                let loss = ssvae.loss(&networks, &batch()).unwrap();
                 losses.push(loss.total.clone().into_scalar::<f32>());
                 let gradients = take_gradients(&networks, &mut loss.total.backward());
                 assert!(gradients.keys().all(|path| !path.starts_with("m1")));
@@ -781,16 +793,17 @@ mod tests {
             if !generates {
                 continue;
             }
-            let request = GenerateRequest::new(3..7, 0, &device());
-            let (made, latents) = (ssvae.generate(&networks, &request).unwrap(), ssvae.latents(&request));
+            let request = Request::new(3..7, 0, &device());
+            let (made, latents) =
+                (ssvae.generate(&networks, &request).unwrap(), ssvae.latents(&networks, &request).unwrap());
             assert_eq!((made.dims(), latents.dims()), ([4, 1, 8, 8], [4, ssvae.width()]));
             assert_eq!(to_values(made), to_values(ssvae.decode(&networks, latents.clone()).unwrap()));
             let [a, b] = [0, 1].map(|i| latents.clone().narrow(0, i, 1));
             close(&to_values(ssvae.between(a, b.clone(), 1.0)), &to_values(b), 1e-5);
-            let encoded = ssvae.encode(&networks, images()).unwrap();
+            let encoded = ssvae.encode(&networks, images(), &Request::new(0..1, 0, &device())).unwrap();
             let again = ssvae.decode(&networks, encoded).unwrap();
             assert_eq!(to_values(again), to_values(ssvae.reconstruct(&networks, images()).unwrap()));
-            let told = |class| ssvae.generate(&networks, &GenerateRequest { class: Some(class), ..request.clone() });
+            let told = |class| ssvae.generate(&networks, &request.clone().of_class(Some(class)));
             assert_ne!(to_values(told(0).unwrap()), to_values(told(3).unwrap()));
             assert!(told(4).err().unwrap().is_usage());
             // What is said of a picture does not depend on what stands beside it.

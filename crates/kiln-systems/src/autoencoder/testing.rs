@@ -51,7 +51,8 @@ pub fn overfit<S: System>(config: S::Config, term: &str, rate: f64, steps: usize
     let mut optimizer = Optimizer::new(OptimizerConfig::adam(rate));
     let mut values = Vec::new();
     for step in 0..steps {
-        let loss = system.loss(&networks, system.phases()[0].name, &batch(shape, 8 * step as u64)).unwrap();
+        let phase = system.phases().remove(0);
+        let loss = (phase.loss)(&mut system, &networks, &batch(shape, 8 * step as u64)).unwrap().unwrap();
         let found = loss.terms.iter().find(|(name, _)| *name == term).unwrap();
         values.push(found.1.clone().into_scalar::<f32>());
         let gradients = take_gradients(&networks, &mut loss.total.backward());

@@ -90,12 +90,20 @@ impl System for Vae {
         self.model.networks(init)
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("vae", &["encoder", "decoder"], self.config.optimizer.clone())]
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("vae", &["encoder", "decoder"], self.config.optimizer.clone(), |s, n, b| {
+            s.loss(n, b).map(Some)
+        })]
     }
 
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        self.model.abilities()
+    }
+}
+
+impl Vae {
     /// −E log p(x|z) + KL, the mean over the batch.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
+    pub(super) fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let x = self.config.model.pixels.of_batch(batch);
         let (mean, log_var) = networks.encoder.forward(x.clone());
         let z = self.model.draw(mean.clone(), log_var.clone(), 1, batch).z;
@@ -105,10 +113,6 @@ impl System for Vae {
         Ok(Loss::new("reconstruction", reconstruction)
             .plus("kl", weight, self.config.kl.divergence(mean, log_var))
             .report("negative_elbo", bound))
-    }
-
-    fn abilities(&self) -> Abilities<'_, Networks> {
-        self.model.abilities()
     }
 }
 
@@ -185,7 +189,7 @@ mod tests {
         let mut vae: Vae = system(config, [1, 8, 8]);
         let networks = vae.networks(&mut Init::new(&device().autodiff(), 0));
         for (start, weight) in [(0, 0.0), (50, 0.5), (100, 1.0)] {
-            let loss = vae.loss(&networks, "vae", &batch([8, 1, 8, 8], start)).unwrap();
+            let loss = vae.loss(&networks, &batch([8, 1, 8, 8], start)).unwrap();
             let [reconstruction, kl, bound]: [f32; 3] = [0, 1, 2].map(|i| to_values(loss.terms[i].1.clone())[0]);
             let total: Tensor<1> = loss.total;
             close(&[total.into_scalar(), bound], &[reconstruction + weight * kl, reconstruction + kl], 1e-5);

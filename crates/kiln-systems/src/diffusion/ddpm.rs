@@ -34,10 +34,10 @@ use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_nn::{Condition, Init};
 use kiln_train::batch::drop_labels;
-use kiln_train::system::check_class;
+use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Encode, Generate, GenerateRequest, Likelihood, Loss, OptimizerConfig, Phase,
-    Pictures, Reconstruct, State, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Encode, Generate, Input, Likelihood, Loss, OptimizerConfig, Phase, Pictures,
+    Reconstruct, Request, State, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -140,21 +140,8 @@ impl System for Ddpm {
         Networks { denoiser: self.config.unet.init(channels, outputs, self.classes.len(), init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("denoiser", &["denoiser"], self.config.optimizer.clone())]
-    }
-
-    /// Algorithm 1, on the objective asked for; a dropped label is that of no class (Ho & Salimans 2021, algorithm 1).
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let mut condition = match &batch.domains[0].host_labels {
-            Some(labels) if !self.classes.is_empty() => {
-                let nothing = self.classes.len() as u32;
-                self.of_classes(&drop_labels(batch, labels, nothing, self.config.label_dropout), batch.device())
-            }
-            _ => Condition::default(),
-        };
-        condition.dropout = Some(batch.key("dropout"));
-        Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("denoiser", &["denoiser"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -178,6 +165,19 @@ impl System for Ddpm {
 }
 
 impl Ddpm {
+    /// Algorithm 1, on the objective asked for; a dropped label is that of no class (Ho & Salimans 2021, algorithm 1).
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let mut condition = match &batch.domains[0].host_labels {
+            Some(labels) if !self.classes.is_empty() => {
+                let nothing = self.classes.len() as u32;
+                self.of_classes(&drop_labels(batch, labels, nothing, self.config.label_dropout), batch.device())
+            }
+            _ => Condition::default(),
+        };
+        condition.dropout = Some(batch.key("dropout"));
+        Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
+    }
+
     fn of_classes(&self, classes: &[u32], device: &Device) -> Condition {
         Condition { class: Some(from_indices(classes, device)), ..Condition::default() }
     }
@@ -191,10 +191,10 @@ impl Ddpm {
     }
 
     /// What a request's chain is guided by.
-    fn guidance(&self, request: &GenerateRequest, settings: &SamplerSettings) -> Result<Guidance> {
+    fn guidance(&self, request: &Request, settings: &SamplerSettings) -> Result<Guidance> {
         // A class may be the guides' alone.
         if request.guides.is_empty() || !self.classes.is_empty() {
-            check_class(request.class, &self.classes)?;
+            check_class(request.condition.class, &self.classes)?;
         }
         if settings.guides() && self.classes.is_empty() {
             return Err(Error::usage(
@@ -203,30 +203,21 @@ impl Ddpm {
         }
         let unconditional = self.unconditional(request.len(), &request.device);
         // Guidance without a class is to one drawn for each sample; else there is none.
-        if self.classes.is_empty() || request.class.is_none() && !settings.guides() {
+        if self.classes.is_empty() || request.condition.class.is_none() && !settings.guides() {
             return Guidance::new(unconditional, None, settings, request);
         }
         let condition = self.of_classes(&request.classes(self.classes.len()), &request.device);
         Guidance::new(condition, Some(unconditional), settings, request)
     }
-
-    /// A request without settings, and the guidance without a class.
-    fn plain(&self, n: usize, device: &Device) -> (GenerateRequest, Guidance) {
-        (GenerateRequest::new(0..n as u64, 0, device), Guidance::none(self.unconditional(n, device)))
-    }
-
-    fn check_shape(&self, images: &Tensor<4>) -> Result<()> {
-        let shape = images.dims();
-        if shape[1..] == self.shape {
-            return Ok(());
-        }
-        Err(Error::usage(format!("ddpm was trained on pictures {:?}, not {:?}", self.shape, &shape[1..])))
-    }
 }
 
 impl Generate<Networks> for Ddpm {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
-        let settings = SamplerSettings::of(request)?;
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise, Input::Guides]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
+        let settings: SamplerSettings = request.sampler(Self::ID)?;
         let (plan, guidance) = (self.process.plan(&settings)?, self.guidance(request, &settings)?);
         let [c, h, w] = self.shape;
         let xt = initial_noise(request, [request.len(), c, h, w])?;
@@ -237,13 +228,14 @@ impl Generate<Networks> for Ddpm {
 /// Latents are x_T of deviation 1; DDIM with η = 0 decodes them, so that a walk between them is a walk between
 /// images (DDIM, §5.3).
 impl Decode<Networks> for Ddpm {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        request.normal("latent", [request.len(), self.shape.iter().product()])
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        Ok(request.normal("latent", [request.len(), self.shape.iter().product()]))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
         let ([c, h, w], n) = (self.shape, latents.dims()[0]);
-        let (request, guidance) = self.plain(n, &latents.device());
+        let request = Request::new(0..n as u64, 0, &latents.device());
+        let guidance = Guidance::none(self.unconditional(n, &latents.device()));
         let (xt, plan) = (latents.reshape([n, c, h, w]), self.process.implicit_plan()?);
         Ok(self.process.sample(&networks.predict(), xt, &plan, &guidance, &request)?.clamp(-1.0, 1.0))
     }
@@ -251,38 +243,39 @@ impl Decode<Networks> for Ddpm {
 
 /// DDIM run backwards, which [`Decode`] takes back (DDIM, §5.4).
 impl Encode<Networks> for Ddpm {
-    fn encode(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+    fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
         let [n, c, h, w] = images.dims();
-        self.check_shape(&images)?;
-        let (request, guidance) = self.plain(n, &images.device());
+        check_pictures(&images, self.shape)?;
+        let guidance = Guidance::none(self.unconditional(n, &images.device()));
         let plan = self.process.implicit_plan()?;
-        Ok(self.process.invert(&networks.predict(), images, &plan, &guidance, &request)?.reshape([n, c * h * w]))
+        Ok(self.process.invert(&networks.predict(), images, &plan, &guidance, request)?.reshape([n, c * h * w]))
     }
 }
 
 /// There and back along DDIM (table 2 of its paper).
 impl Reconstruct<Networks> for Ddpm {
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        self.decode(networks, self.encode(networks, images)?)
+        let request = Request::new(0..images.dims()[0] as u64, 0, &images.device());
+        self.decode(networks, self.encode(networks, images, &request)?)
     }
 }
 
 impl Likelihood<Networks> for Ddpm {
     /// `samples` is how many of the bound's terms are drawn; 0 takes them all.
     fn nll(&self, networks: &Networks, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
-        self.check_shape(&images)?;
+        check_pictures(&images, self.shape)?;
         let condition = self.unconditional(images.dims()[0], &images.device());
         Ok(self.process.nll(&networks.predict(), images, &condition, samples, key))
     }
 
     fn exact_nll(&self, networks: &Networks, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
-        self.check_shape(&images)?;
+        check_pictures(&images, self.shape)?;
         let condition = self.unconditional(images.dims()[0], &images.device());
         self.process.exact_nll(&networks.predict(), images, &condition, probes, key).map(Some)
     }
 
     /// However many terms are drawn, their mean is the bound.
-    fn name(&self, _samples: usize) -> String {
+    fn nll_name(&self, _samples: usize) -> String {
         "nll_bound".into()
     }
 }
@@ -291,7 +284,6 @@ impl Likelihood<Networks> for Ddpm {
 #[allow(clippy::unwrap_used)] // a test may panic
 mod tests {
     use kiln_nn::tensor::{normal, to_values};
-    use kiln_train::SamplerSettings;
 
     use super::*;
 
@@ -317,7 +309,7 @@ mod tests {
         });
         let sampler = SamplerSettings { guidance_scale: Some(3.0), ..SamplerSettings::default() };
         for (sampler, class) in [(SamplerSettings::default(), None), (sampler.clone(), None), (sampler, Some(1))] {
-            let request = GenerateRequest { sampler, class, ..GenerateRequest::new(3..8, 7, &device) };
+            let request = Request { sampler: sampler.table(), ..Request::new(3..8, 7, &device) }.of_class(class);
             system.process.max_batch = 64;
             let whole = to_values(system.generate(&networks, &request).unwrap());
             system.process.max_batch = 2;

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
 use kiln_nn::Condition;
 use kiln_nn::tensor::from_indices;
-use kiln_train::{GenerateRequest, Guide, Guided, Looks};
+use kiln_train::{Guide, Guided, Looks, Request};
 
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{LEAST_SIGNAL, Level};
@@ -85,7 +85,7 @@ impl Guidance {
         condition: Condition,
         unconditional: Option<Condition>,
         settings: &SamplerSettings,
-        request: &GenerateRequest,
+        request: &Request,
     ) -> Result<Self> {
         let s = settings;
         let classifier_free = ClassifierFree::new(s.guidance_scale, s.guidance_rescale, s.guidance_interval)?;
@@ -155,7 +155,7 @@ pub fn steer(
     predict: &dyn Fn(Tensor<4>) -> Result<Tensor<4>>,
     xt: Tensor<4>,
     level: Level,
-    request: &GenerateRequest,
+    request: &Request,
     backward: Backward,
 ) -> Result<Tensor<4>> {
     let guides = &request.guides;
@@ -227,7 +227,7 @@ impl Guide for ColourHistogram {
     }
 
     /// Less the squared distance of the histograms.
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &Request) -> Result<Tensor<1>> {
         let n = x.dims()[0];
         let apart = histogram(x.clamp(-1.0, 1.0)) - self.goal.clone();
         Ok(-apart.square().sum_dim(1).reshape([n]))
@@ -265,7 +265,7 @@ impl Guide for Edges {
     }
 
     /// Less the mean squared distance of the maps.
-    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, _request: &Request) -> Result<Tensor<1>> {
         let [n, _, h, w] = x.dims();
         let apart = (edges(x) - self.goal.clone()).square();
         Ok(-apart.reshape([n, (h - 2) * (w - 2)]).mean_dim(1).reshape([n]))

@@ -21,8 +21,8 @@ use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNetConfig, UNetEncoder};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, GenerateRequest, Guide, Looks, Loss, Model, OptimizerConfig, Phase,
-    Pictures, Schedule, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request,
+    Schedule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,19 +95,8 @@ impl System for NoisyClassifier {
         Networks { classifier: self.config.unet.encoder(self.pictures.shape[0], self.pictures.classes.len(), init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone())]
-    }
-
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let (x0, device) = (batch.images(), batch.device());
-        let times = batch.below("t", self.schedule.steps() as u64);
-        let levels: Vec<Level> = times.iter().map(|&t| self.schedule.level(t as usize)).collect();
-        let noise = batch.normal("noise", x0.dims());
-        let levels = NoiseLevels::new(&levels, device);
-        let xt = levels.noised(x0, noise);
-        let logits = networks.classifier.forward(xt, levels.timesteps(), Some(batch.key("dropout")));
-        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("classifier", &["classifier"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -122,12 +111,23 @@ impl Classify<Networks> for NoisyClassifier {
         Ok(self.at(networks, images * signal, signal, sigma))
     }
 
-    fn classify_noisy(&self, networks: &Networks, x: Tensor<4>, signal: f64, sigma: f64) -> Option<Tensor<2>> {
-        Some(self.at(networks, x, signal, sigma))
+    fn classify_noisy(&self, networks: &Networks, x: Tensor<4>, signal: f64, sigma: f64) -> Result<Option<Tensor<2>>> {
+        Ok(Some(self.at(networks, x, signal, sigma)))
     }
 }
 
 impl NoisyClassifier {
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let (x0, device) = (batch.images(), batch.device());
+        let timesteps = batch.below("t", self.schedule.steps() as u64);
+        let levels: Vec<Level> = timesteps.iter().map(|&t| self.schedule.level(t as usize)).collect();
+        let noise = batch.normal("noise", x0.dims());
+        let levels = NoiseLevels::new(&levels, device);
+        let xt = levels.noised(x0, noise);
+        let logits = networks.classifier.forward(xt, levels.timesteps(), Some(batch.key("dropout")));
+        Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
+    }
+
     /// Whatever added the noise, it is brought to the scale and the time that the network knows.
     fn at(&self, networks: &Networks, x: Tensor<4>, signal: f64, sigma: f64) -> Tensor<2> {
         let (n, device) = (x.dims()[0], x.device());
@@ -179,7 +179,7 @@ impl Guide for ClassifierGuide {
         self.looks
     }
 
-    fn score(&self, x: Tensor<4>, signal: f64, sigma: f64, request: &GenerateRequest) -> Result<Tensor<1>> {
+    fn score(&self, x: Tensor<4>, signal: f64, sigma: f64, request: &Request) -> Result<Tensor<1>> {
         let (n, device) = (x.dims()[0], x.device());
         let logits = match self.looks {
             Looks::Clean => self.model.classify(x)?,

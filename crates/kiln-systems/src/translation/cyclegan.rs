@@ -24,6 +24,7 @@
 //! `kiln train cyclegan --data starter:noto,starter:twemoji`, then
 //! `kiln translate RUN picture.png out.png`.
 
+use crate::one_pass::NoSettings;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
@@ -33,13 +34,11 @@ use kiln_nn::activate;
 use kiln_nn::loss::{l1, squared_to};
 use kiln_nn::resample::reflect_pad;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Init, InstanceNorm2d, Weights,
-    add_activate,
-};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, InstanceNorm2d, WeightInit, add_activate};
 use kiln_train::params::{HostTensor, State};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig, Translate,
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, System, TrainConfig,
+    Translate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +95,11 @@ pub struct Networks {
 }
 
 /// Every weight is drawn from N(0, 0.02²) (appendix 7.1).
-const WEIGHTS: Weights = Weights::Normal(0.02);
+const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
+
+fn conv(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
+    Conv2dConfig { weight: WEIGHTS, ..Conv2dConfig::new(inputs, outputs, kernel) }
+}
 
 fn norm(x: Tensor<4>, activation: Activation) -> Tensor<4> {
     InstanceNorm2d::default().forward(x, activation)
@@ -116,17 +119,16 @@ pub struct Generator {
 impl Generator {
     /// Pictures of `channels` channels, `k` channels inside, doubled twice.
     pub fn new(channels: usize, k: usize, blocks: usize, init: &mut Init) -> Self {
-        let down =
-            |i: usize, init: &mut Init| Conv2dConfig::new(i, 2 * i, 3).stride(2).padding(1).weights(WEIGHTS).init(init);
+        let down = |i: usize, init: &mut Init| Conv2dConfig { stride: 2, padding: 1, ..conv(i, 2 * i, 3) }.init(init);
         let up = |o: usize, init: &mut Init| {
-            ConvTranspose2dConfig::new(2 * o, o, 3).stride(2).padding(1).output_padding(1).weights(WEIGHTS).init(init)
+            Conv2dConfig { stride: 2, padding: 1, output_padding: 1, ..conv(2 * o, o, 3) }.init_transposed(init)
         };
         Self {
-            first: Conv2dConfig::new(channels, k, 7).weights(WEIGHTS).init(init),
+            first: conv(channels, k, 7).init(init),
             down: vec![down(k, init), down(2 * k, init)],
             blocks: (0..blocks).map(|_| ResidualBlock::new(4 * k, init)).collect(),
             up: vec![up(2 * k, init), up(k, init)],
-            last: Conv2dConfig::new(k, channels, 7).weights(WEIGHTS).init(init),
+            last: conv(k, channels, 7).init(init),
         }
     }
 
@@ -150,8 +152,8 @@ pub struct ResidualBlock {
 
 impl ResidualBlock {
     fn new(channels: usize, init: &mut Init) -> Self {
-        let conv = |init: &mut Init| Conv2dConfig::new(channels, channels, 3).weights(WEIGHTS).init(init);
-        Self { conv1: conv(init), conv2: conv(init) }
+        let config = conv(channels, channels, 3);
+        Self { conv1: config.init(init), conv2: config.init(init) }
     }
 
     /// # Shapes
@@ -175,18 +177,17 @@ pub struct PatchDiscriminator {
 impl PatchDiscriminator {
     /// Pictures of `channels` channels, `k` channels after the first of `layers` halvings.
     pub fn new(channels: usize, k: usize, layers: usize, init: &mut Init) -> Self {
-        let conv = |i: usize, o: usize, stride: usize, init: &mut Init| {
-            Conv2dConfig::new(i, o, 4).stride(stride).padding(1).weights(WEIGHTS).init(init)
+        let layer = |i: usize, o: usize, stride: usize, init: &mut Init| {
+            Conv2dConfig { stride, padding: 1, ..conv(i, o, 4) }.init(init)
         };
         // Widths grow to eight times the first.
-        let width = |layer: usize| k << layer.min(3);
-        let middle = |layer: usize, init: &mut Init| {
-            conv(width(layer - 1), width(layer), if layer < layers { 2 } else { 1 }, init)
-        };
+        let width = |at: usize| k << at.min(3);
+        let middle =
+            |at: usize, init: &mut Init| layer(width(at - 1), width(at), if at < layers { 2 } else { 1 }, init);
         Self {
-            first: conv(channels, k, 2, init),
-            middle: (1..=layers).map(|layer| middle(layer, init)).collect(),
-            last: conv(width(layers), 1, 1, init),
+            first: layer(channels, k, 2, init),
+            middle: (1..=layers).map(|at| middle(at, init)).collect(),
+            last: layer(width(layers), 1, 1, init),
         }
     }
 
@@ -342,24 +343,13 @@ impl System for CycleGan {
         Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        let phase = |name, trains: &[&'static str]| Phase::new(name, trains, self.config.optimizer.clone());
-        let mut phases = vec![phase("generators", &["g_ab", "g_ba"])];
+    fn phases(&self) -> Vec<Phase<Self>> {
+        let optimizer = || self.config.optimizer.clone();
+        let mut phases = vec![Phase::new("generators", &["g_ab", "g_ba"], optimizer(), Self::generators)];
         if self.config.adversarial_weight > 0.0 {
-            phases.push(phase("discriminators", &["d_a", "d_b"]));
+            phases.push(Phase::new("discriminators", &["d_a", "d_b"], optimizer(), Self::discriminators));
         }
         phases
-    }
-
-    fn loss(&mut self, networks: &Networks, phase: &str, batch: &Batch) -> Result<Loss> {
-        let [a, b] = batch.domains.as_slice() else {
-            return Err(Error::usage("cyclegan wants two sets, such as --data starter:noto,starter:twemoji"));
-        };
-        let real = [a.images.clone(), b.images.clone()];
-        match phase {
-            "generators" => Ok(self.generators(networks, real, batch.start)),
-            _ => Ok(self.discriminators(networks, real, batch)),
-        }
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -379,8 +369,17 @@ impl System for CycleGan {
 }
 
 impl CycleGan {
-    /// L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc + ½λ L_identity. `start` names the batch.
-    fn generators(&mut self, networks: &Networks, real: [Tensor<4>; 2], start: u64) -> Loss {
+    /// The pictures of both domains.
+    fn real(batch: &Batch) -> Result<[Tensor<4>; 2]> {
+        match batch.domains.as_slice() {
+            [a, b] => Ok([a.images.clone(), b.images.clone()]),
+            _ => Err(Error::usage("cyclegan wants two sets, such as --data starter:noto,starter:twemoji")),
+        }
+    }
+
+    /// L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc + ½λ L_identity.
+    fn generators(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let (real, start) = (Self::real(batch)?, batch.start);
         let Config { adversarial_weight, cycle_weight, identity_weight, .. } = self.config;
         let Networks { g_ab, g_ba, d_a, d_b } = networks;
         let [a, b] = real.clone();
@@ -400,12 +399,12 @@ impl CycleGan {
                 loss = loss.plus("identity", cycle_weight * identity_weight, consistency_loss(same, real));
             }
         }
-        loss
+        Ok(Some(loss))
     }
 
     /// The two discriminators' losses on real pictures and on fakes that went through the pools.
-    fn discriminators(&mut self, networks: &Networks, real: [Tensor<4>; 2], batch: &Batch) -> Loss {
-        let [a, b] = real;
+    fn discriminators(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let [a, b] = Self::real(batch)?;
         let made = self.fakes.iter().position(|(start, _)| *start == batch.start);
         let [fake_a, fake_b] = match made {
             Some(at) => self.fakes.swap_remove(at).1,
@@ -415,7 +414,8 @@ impl CycleGan {
         let fake_a = self.pool_a.exchange(fake_a, size, batch.key("pool a"), batch.samples());
         let fake_b = self.pool_b.exchange(fake_b, size, batch.key("pool b"), batch.samples());
         let judge = |d: &PatchDiscriminator, real, fake| discriminator_loss(d.forward(real), d.forward(fake));
-        Loss::new("d_a", judge(&networks.d_a, a, fake_a)).plus("d_b", 1.0, judge(&networks.d_b, b, fake_b))
+        let loss = Loss::new("d_a", judge(&networks.d_a, a, fake_a));
+        Ok(Some(loss.plus("d_b", 1.0, judge(&networks.d_b, b, fake_b))))
     }
 }
 
@@ -432,11 +432,11 @@ impl Translate<Networks> for CycleGan {
         vec!["a2b", "b2a"]
     }
 
-    fn any_multiple_of(&self) -> Option<usize> {
+    fn multiple_of(&self) -> Option<usize> {
         Some(4)
     }
 
-    fn translate(&self, networks: &Networks, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
+    fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         let [_, channels, height, width] = images.dims();
         if channels != self.channels {
             return Err(Error::usage(format!("cyclegan was trained on {} channels, not {channels}", self.channels)));
@@ -444,7 +444,8 @@ impl Translate<Networks> for CycleGan {
         for side in [height, width] {
             fits(side).map_err(|why| Error::usage(format!("cyclegan: {why}")))?;
         }
-        match direction {
+        request.sampler::<NoSettings>(Self::ID)?;
+        match request.condition.direction.as_deref().unwrap_or("a2b") {
             "a2b" => Ok(networks.g_ab.forward(images)),
             "b2a" => Ok(networks.g_ba.forward(images)),
             other => Err(Error::usage(format!("direction `{other}`: cyclegan has `a2b` and `b2a`"))),
@@ -636,15 +637,15 @@ mod tests {
         let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
         let mut system = CycleGan::new(config, &pictures).unwrap();
         let mut networks = system.networks(&mut Init::new(&device, 0));
-        let mut phases: Vec<_> =
-            system.phases().into_iter().map(|p| (p.name, p.trains, Optimizer::new(p.optimizer))).collect();
+        let phases = system.phases();
+        let mut optimizers: Vec<_> = phases.iter().map(|p| Optimizer::new(p.optimizer.clone())).collect();
         let mut log = Vec::new();
         for step in 0..steps {
             let batch = batch(2 * step, &device);
             let mut terms = Vec::new();
-            for (name, trains, optimizer) in &mut phases {
-                networks = params::set_trainable(networks, trains);
-                let loss = system.loss(&networks, name, &batch).unwrap();
+            for (phase, optimizer) in phases.iter().zip(&mut optimizers) {
+                networks = params::set_trainable(networks, &phase.trains);
+                let loss = (phase.loss)(&mut system, &networks, &batch).unwrap().unwrap();
                 terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
                 let mut gradients = loss.total.backward();
                 let gradients = params::take_gradients(&networks, &mut gradients);
@@ -679,10 +680,15 @@ mod tests {
         let system = CycleGan::new(tiny(), &pictures).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
         let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
-        let out = system.translate(&networks, zeros([1, 3, 12, 20]), "b2a").unwrap();
+        let along = |direction: &str| {
+            let mut request = Request::new(0..1, 0, &device);
+            request.condition.direction = Some(direction.into());
+            request
+        };
+        let out = system.translate(&networks, zeros([1, 3, 12, 20]), &along("b2a")).unwrap();
         assert_eq!(out.dims(), [1, 3, 12, 20]);
         for (shape, direction) in [([1, 3, 10, 8], "a2b"), ([1, 1, 8, 8], "a2b"), ([1, 3, 8, 8], "c2d")] {
-            assert!(system.translate(&networks, zeros(shape), direction).unwrap_err().is_usage());
+            assert!(system.translate(&networks, zeros(shape), &along(direction)).unwrap_err().is_usage());
         }
     }
 

@@ -17,8 +17,8 @@ use serde_json::json;
 
 use crate::output::Output;
 use crate::verbs::evaluate::{chunks_of, prepared};
-use crate::verbs::need;
 use crate::verbs::traverse::starts;
+use crate::verbs::{encode, need};
 
 /// Pictures of each class whose codes are averaged, at most.
 const EACH: usize = 200;
@@ -66,7 +66,7 @@ fn means(model: &dyn Model) -> Result<Vec<Option<Tensor<2>>>> {
     let classes = info.pictures.classes.len();
     let (mut sums, mut counts) = (vec![Vec::<f64>::new(); classes], vec![0usize; classes]);
     chunks_of(&set, SEEN, &info.device, |images, labels, _| {
-        let codes = model.encode(images)?;
+        let codes = encode(model, images)?;
         let width = codes.dims()[1];
         for (code, &label) in to_values(codes).chunks(width).zip(labels) {
             let class = label as usize;

@@ -14,10 +14,7 @@ use kiln_nn::loss::{binary_cross_entropy_to, gaussian_kl, mse};
 use kiln_nn::resample::upsample_nearest;
 use kiln_nn::tensor::{from_values, normal};
 use kiln_nn::time::sinusoidal;
-use kiln_nn::{
-    Activation, Conv2d, Conv2dConfig, ConvTranspose2dConfig, GroupNorm, Init, Linear, LinearConfig, add_activate,
-    concat,
-};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, Linear, LinearConfig, add_activate, concat};
 use kiln_systems::adversarial::dcgan;
 use kiln_systems::autoencoder::autoregressive::{Autoregression, Autoregressive, LevelConfig, Levels};
 use kiln_systems::autoencoder::bound::reparameterise;
@@ -25,7 +22,7 @@ use kiln_systems::autoencoder::networks::{Network, NetworkConfig};
 use kiln_systems::autoencoder::pixels::{Binarize, PixelConfig};
 use kiln_systems::autoencoder::{latent, pixelcnn, pixelrnn};
 use kiln_train::optim::Optimizer;
-use kiln_train::{GenerateRequest, OptimizerConfig, device, ema, memory, params};
+use kiln_train::{OptimizerConfig, Request, device, ema, memory, params};
 use serde_json::json;
 
 use crate::output::Output;
@@ -152,7 +149,8 @@ impl Work {
             }
             Self::ConvTranspose => {
                 let (n, c, side) = (or(args.batch, 64), or(args.channels, 128), or(args.size, 14));
-                let conv = ConvTranspose2dConfig::new(c, c / 2, 4).stride(2).padding(1).init(&mut init);
+                let conv = Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(c, c / 2, 4) };
+                let conv = conv.init_transposed(&mut init);
                 let x = draw("x", [n, c, side, side], device).autodiff().require_grad();
                 median(args.runs, || drop(conv.forward(x.clone()).sum().backward()))
             }
@@ -272,7 +270,7 @@ impl Work {
             });
         }
         let (model, net) = (Autoregression::unconditional("bench", BITS, [1, side, side]), net.valid());
-        let request = GenerateRequest::new(0..n as u64, 0, device);
+        let request = Request::new(0..n as u64, 0, device);
         median(args.runs, || match self {
             Self::PixelcnnSampleNaive => finish(model.generate_naively(&net, &request)),
             _ => finish(model.generate_by_pixels(&net, &request)),
@@ -376,7 +374,7 @@ impl UNet {
                 skips.push(c);
             }
             if level + 1 < LEVELS.len() {
-                halve.push(Conv2dConfig::same3(c, c).stride(2).init(init));
+                halve.push(Conv2dConfig { stride: 2, ..Conv2dConfig::same3(c, c) }.init(init));
             }
         }
         let middle =

@@ -13,10 +13,10 @@ use kiln_measure::Measure;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::checkpoint::write_atomically;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::progress::minutes;
-use kiln_train::{Ability, GenerateRequest, Model, Run};
+use kiln_train::{Ability, Model, Request, Run};
 use serde_json::{Value, json};
 use toml::Table;
 
@@ -25,8 +25,8 @@ use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
 use crate::seen::argmax;
 use crate::verbs::evaluate::{self, EvaluateArgs, measure};
-use crate::verbs::open;
 use crate::verbs::sample::generate;
+use crate::verbs::{open, translate};
 use crate::{Common, hardware};
 
 /// Pictures in a row of inputs above outputs.
@@ -140,7 +140,7 @@ fn check(args: &CompareArgs) -> Result<()> {
 fn subjects(args: &CompareArgs, common: &Common) -> Result<Vec<Subject>> {
     let names = short_names(&args.runs);
     let open = |(root, name): (&PathBuf, String)| {
-        let (model, _) = open(root, Weights::Average, &common.device)?;
+        let (model, _) = open(root, WeightSet::Ema, &common.device)?;
         let mut recipe = BTreeMap::new();
         flatten(&Run::open(root)?.recipe()?, "", &mut recipe);
         // A run that has not reached its end has no report yet.
@@ -324,7 +324,7 @@ fn pictures_section(
         let model = &*subject.model;
         if subject.can(Ability::Generate) {
             let mut made = Vec::new();
-            let request = GenerateRequest::new(0..args.samples as u64, args.seed, device);
+            let request = Request::new(0..args.samples as u64, args.seed, device);
             generate(model, args.samples, &request, common.quiet, &mut |_, images| {
                 made.extend(pictures(images));
                 Ok(())
@@ -346,7 +346,7 @@ fn pictures_section(
         };
         if subject.can(Ability::Translate) {
             for (direction, spec) in model.directions()?.into_iter().zip(&sets) {
-                above(spec, &format!("translation {direction}"), &|x| model.translate(x, direction))?;
+                above(spec, &format!("translation {direction}"), &|x| translate(model, x, direction))?;
             }
         }
         if subject.can(Ability::Reconstruct) {

@@ -6,10 +6,11 @@ use clap::Args;
 use kiln_core::Result;
 use kiln_systems::diffusion::diffusers::folder::export;
 use kiln_train::Run;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use serde_json::json;
 
 use crate::output::Output;
+use crate::verbs::weight_set;
 
 #[derive(Args)]
 pub struct ExportArgs {
@@ -18,14 +19,13 @@ pub struct ExportArgs {
     /// The folder to write, in diffusers' format
     #[arg(long)]
     out: PathBuf,
-    /// Use the live weights instead of their average
-    #[arg(long)]
-    raw: bool,
+    /// Which weights to use: ema (the average, where the run keeps one) or live
+    #[arg(long, value_parser = weight_set, default_value = "ema")]
+    weights: WeightSet,
 }
 
 pub fn run(args: &ExportArgs, out: &Output) -> Result<()> {
-    let weights = if args.raw { Weights::Raw } else { Weights::Average };
-    let exported = export(&Run::open(&args.run)?, weights, &args.out)?;
+    let exported = export(&Run::open(&args.run)?, args.weights, &args.out)?;
     let line = || {
         let opener = exported.pipeline.map_or_else(|| format!("{:?}", exported.model), str::to_string);
         format!("{}: {} parameters; {opener}.from_pretrained opens it", args.out.display(), exported.parameters)

@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Error, Result};
 use kiln_data::contact_sheet;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, GenerateRequest, Model};
+use kiln_train::{Ability, Model, Request};
 use serde_json::json;
 
 use crate::Common;
@@ -72,11 +72,11 @@ pub struct EditArgs {
 
 /// The latent of one sample, `[1, d]`.
 fn latent(model: &dyn Model, index: u64, seed: u64, device: &burn::tensor::Device) -> Result<Tensor<2>> {
-    model.latents(&GenerateRequest::new(index..index + 1, seed, device))
+    model.latents(&Request::new(index..index + 1, seed, device))
 }
 
 pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
     if args.through.len() < 2 || args.steps < 2 {
         return Err(Error::usage("interpolate needs at least two indices in --through and --steps 2"));
@@ -125,7 +125,7 @@ fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tenso
 /// Radford 2016, §6.3.2: mean(start) − mean(minus) + mean(plus), shown with eight neighbours made
 /// by uniform noise of ±0.25.
 pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
     let start_at = (args.start.as_slice(), args.from.as_deref(), args.seed);
     if args.traverse.traverse {

@@ -8,6 +8,7 @@ pub mod data;
 pub mod evaluate;
 pub mod export;
 pub mod import;
+pub mod inpaint;
 pub mod latents;
 pub mod outliers;
 pub mod pictures;
@@ -18,19 +19,41 @@ pub mod traverse;
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
 use kiln_systems::{find, registry};
-use kiln_train::model::Weights;
-use kiln_train::{Ability, Model, Run, device};
+use kiln_train::model::WeightSet;
+use kiln_train::{Ability, Model, Request, Run, device};
+
+/// Reads `--weights`.
+pub fn weight_set(text: &str) -> std::result::Result<WeightSet, String> {
+    match text {
+        "ema" => Ok(WeightSet::Ema),
+        "live" => Ok(WeightSet::Live),
+        _ => Err("there are ema and live".into()),
+    }
+}
 
 /// Opens a run for use, on the device asked for.
-pub fn open(root: &Path, weights: Weights, device_name: &str) -> Result<(Box<dyn Model>, Device)> {
+pub fn open(root: &Path, weights: WeightSet, device_name: &str) -> Result<(Box<dyn Model>, Device)> {
     let device = device::by_name(device_name)?;
     let run = Run::open(root)?;
     let recipe = run.recipe()?;
     let id = recipe.get("system").and_then(|v| v.as_str()).unwrap_or_default();
     Ok((find(id)?.open(&run, weights, &device)?, device))
+}
+
+/// Latents of pictures as they come, in the system's own way of encoding.
+pub fn encode(model: &dyn Model, images: Tensor<4>) -> Result<Tensor<2>> {
+    let request = Request::new(0..images.dims()[0] as u64, 0, &model.info().device);
+    model.encode(images, &request)
+}
+
+/// A translation along a direction, in the system's own way.
+pub fn translate(model: &dyn Model, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
+    let mut request = Request::new(0..images.dims()[0] as u64, 0, &model.info().device);
+    request.condition.direction = Some(direction.to_string());
+    model.translate(images, &request)
 }
 
 /// Refuses a verb that a run's system cannot do, naming the systems that can.

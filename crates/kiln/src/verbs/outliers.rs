@@ -19,7 +19,7 @@ use kiln_data::Split;
 use kiln_measure::Measure;
 use kiln_measure::outliers::auroc;
 use kiln_nn::tensor::to_values;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model};
 use serde_json::json;
@@ -134,7 +134,7 @@ pub fn measure(scorer: &mut Scorer<'_>, (set, split): (&str, Split), n: usize) -
 }
 
 pub fn run(args: &OutliersArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Likelihood)?;
     let background = args.background.as_deref().map(|run| background(run, &*model, common)).transpose()?;
     let (samples, seed) = (args.samples, args.seed);
@@ -174,7 +174,7 @@ pub fn run(args: &OutliersArgs, common: &Common, out: &Output) -> Result<()> {
 
 /// A run whose likelihood another's is compared with.
 pub fn background(run: &Path, model: &dyn Model, common: &Common) -> Result<Box<dyn Model>> {
-    let (other, _) = open(run, Weights::Average, &common.device)?;
+    let (other, _) = open(run, WeightSet::Ema, &common.device)?;
     need(&*other, Ability::Likelihood)?;
     let (ours, theirs) = (model.info().pictures.shape, other.info().pictures.shape);
     if ours != theirs {

@@ -1,17 +1,18 @@
-//! `kiln translate`, `reconstruct`, `complete`, `encode` and `classify`: verbs that take a picture or a folder.
+//! `kiln translate`, `reconstruct`, `encode` and `classify`: verbs that take a picture or a folder.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split, contact_sheet};
+use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::model::{Info, Weights};
+use kiln_train::model::{Info, WeightSet};
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, GenerateRequest, Model, Progress};
+use kiln_train::{Ability, Model, Progress, Request};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
@@ -31,6 +32,9 @@ pub struct TranslateArgs {
     /// a2b or b2a
     #[arg(long)]
     direction: Option<String>,
+    /// Keys all randomness: the same seed gives the same pictures
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Keep each picture's own size instead of the size the run was trained at
     #[arg(long)]
     native: bool,
@@ -44,26 +48,6 @@ pub struct ReconstructArgs {
     input: PathBuf,
     /// The picture or folder to write
     output: PathBuf,
-}
-
-#[derive(Args)]
-pub struct CompleteArgs {
-    /// The run folder
-    run: PathBuf,
-    /// A picture, a folder or a zip of pictures
-    input: PathBuf,
-    /// The PNG to write: a row a picture, with what is seen of it, the completions, and itself
-    #[arg(long)]
-    out: PathBuf,
-    /// Completions of each picture
-    #[arg(short, default_value_t = 5)]
-    n: usize,
-    /// Keys the completions
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Truncation of the latent: 0 is its likeliest value, 1 its whole spread
-    #[arg(long)]
-    truncation_psi: Option<f64>,
 }
 
 #[derive(Args)]
@@ -116,6 +100,22 @@ pub fn one_picture(path: &Path, info: &Info) -> Result<Tensor<4>> {
     Ok(from_values(picture.values, [1, c, h, w], &info.device))
 }
 
+/// A user's mask at the size of a run's pictures, `[1, 1, h, w]`: 1 where it is bright, else 0.
+pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
+    let [_, h, w] = info.pictures.shape;
+    let rule = PictureRule {
+        size: if h == w { h } else { 0 },
+        channels: 1,
+        resize: Resize::Stretch,
+        background: [0; 3],
+        flip: false,
+    };
+    let set = open_whole(path, &rule)?;
+    let mask = Prepared::new(set, rule)?.get(0)?;
+    let values = mask.values.into_iter().map(|v| if v > 0.0 { 1.0 } else { 0.0 }).collect();
+    Ok(from_values(values, [1, 1, h, w], &info.device))
+}
+
 /// A user's pictures at their own sizes.
 fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let rule = PictureRule { size: 0, resize: Resize::None, flip: false, ..info.data.rule() };
@@ -155,7 +155,7 @@ pub fn in_chunks(
 
 /// Where the results of an input go: one file for a file; for a folder or a zip a folder of the same names, `a.png` of
 /// `a.jpg` and, if that is taken, `a.webp.png` of `a.webp`.
-struct Results<'a> {
+pub struct Results<'a> {
     input: &'a Path,
     output: &'a Path,
     single: bool,
@@ -165,7 +165,7 @@ struct Results<'a> {
 
 impl<'a> Results<'a> {
     /// Errors: an output that is the input, which would be lost.
-    fn of(input: &'a Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Result<Self> {
+    pub fn of(input: &'a Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Result<Self> {
         let same = |(a, b): (PathBuf, PathBuf)| a == b;
         if input.canonicalize().ok().zip(output.canonicalize().ok()).is_some_and(same) {
             return Err(Error::usage(format!("{}: is what is read; write to another place", output.display())));
@@ -173,7 +173,8 @@ impl<'a> Results<'a> {
         Ok(Self { input, output, single: input.is_file() && samples.len() == 1, info, written: BTreeSet::new() })
     }
 
-    fn write(&mut self, sample: &PreparedSample, picture: &Picture) -> Result<()> {
+    /// Writes a result for a sample, the `draw`-th where it has several.
+    pub fn write(&mut self, sample: &PreparedSample, draw: Option<usize>, picture: &Picture) -> Result<()> {
         let mut path = self.output.to_path_buf();
         if !self.single {
             let inside = Path::new(&sample.name).strip_prefix(self.input).unwrap_or(Path::new(&sample.name));
@@ -185,6 +186,10 @@ impl<'a> Results<'a> {
                 path = whole.with_added_extension("png");
             }
         }
+        if let Some(draw) = draw {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            path.set_file_name(format!("{stem}-{draw}.png"));
+        }
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;
         }
@@ -194,7 +199,8 @@ impl<'a> Results<'a> {
         Ok(())
     }
 
-    fn say(&self, out: &Output) {
+    /// Says how many there are, and where.
+    pub fn say(&self, out: &Output) {
         let n = self.written.len();
         let object = json!({"n": n, "output": self.output});
         out.say(|| format!("{n} pictures in {}", self.output.display()), &object);
@@ -209,13 +215,16 @@ fn map_pictures(
     device: &Device,
     common: &Common,
     out: &Output,
-    mut f: impl FnMut(Tensor<4>) -> Result<Tensor<4>>,
+    mut f: impl FnMut(Tensor<4>, Range<u64>) -> Result<Tensor<4>>,
 ) -> Result<()> {
     let samples = read(input, info)?;
     let mut results = Results::of(input, output, &samples, info)?;
+    let mut done = 0;
     in_chunks(&samples, info.pictures.shape, device, common.quiet, |chunk, images| {
-        for (sample, picture) in chunk.iter().zip(pictures(f(images)?)) {
-            results.write(sample, &picture)?;
+        let indices = done..done + chunk.len() as u64;
+        done = indices.end;
+        for (sample, picture) in chunk.iter().zip(pictures(f(images, indices)?)) {
+            results.write(sample, None, &picture)?;
         }
         Ok(())
     })?;
@@ -227,10 +236,9 @@ fn map_pictures(
 /// cut off again.
 fn translate_native(
     args: &TranslateArgs,
-    direction: &str,
+    along: &dyn Fn(Range<u64>) -> Request,
     multiple: usize,
     model: &dyn Model,
-    device: &Device,
     common: &Common,
     out: &Output,
 ) -> Result<()> {
@@ -243,9 +251,11 @@ fn translate_native(
         let fit = |side: usize| side.next_multiple_of(multiple).max(2 * multiple);
         let padded = sample.picture.extend(fit(width), fit(height));
         let shape = [1, padded.channels, padded.height, padded.width];
-        let made = model.translate(from_values(padded.to_unit(), shape, device), direction)?;
+        let index = i as u64;
+        let images = from_values(padded.to_unit(), shape, &model.info().device);
+        let made = model.translate(images, &along(index..index + 1))?;
         for picture in pictures(made) {
-            results.write(sample, &picture.crop(0, 0, width, height))?;
+            results.write(sample, None, &picture.crop(0, 0, width, height))?;
         }
         if let Some(p) = &mut progress {
             p.update(i as u64 + 1, String::new);
@@ -259,71 +269,46 @@ fn translate_native(
 }
 
 pub fn translate(args: &TranslateArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Translate)?;
     let directions = model.directions()?;
     let direction = args.direction.as_deref().unwrap_or(directions[0]);
     if !directions.contains(&direction) {
         return Err(Error::usage(format!("--direction {direction}: this run has {}", directions.join(", "))));
     }
+    let along = |indices| {
+        let mut request = Request::new(indices, args.seed, &device);
+        request.condition.direction = Some(direction.to_string());
+        request
+    };
     if args.native {
-        let multiple = model.any_multiple_of()?.ok_or_else(|| {
+        let multiple = model.multiple_of()?.ok_or_else(|| {
             Error::usage(format!("--native: {} takes pictures of the size it was trained at only", model.info().system))
         })?;
-        return translate_native(args, direction, multiple, &*model, &device, common, out);
+        return translate_native(args, &along, multiple, &*model, common, out);
     }
-    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x| model.translate(x, direction))
+    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, indices| {
+        model.translate(x, &along(indices))
+    })
 }
 
 pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Reconstruct)?;
-    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x| model.reconstruct(x))
-}
-
-pub fn complete(args: &CompleteArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
-    need(&*model, Ability::Complete)?;
-    if args.n == 0 {
-        return Err(Error::usage("-n 0: at least one completion of each picture"));
-    }
-    let (info, seen) = (model.info(), model.seen()?);
-    let samples = read(&args.input, info)?;
-    let mut rows = Vec::new();
-    in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {
-        let [n, c, h, w] = images.dims();
-        let done = (rows.len() / (args.n + 2)) as u64;
-        let columns = (0..args.n as u64).map(|draw| {
-            let from = draw * samples.len() as u64 + done;
-            let mut request = GenerateRequest::new(from..from + n as u64, args.seed, &device);
-            request.sampler.truncation_psi = args.truncation_psi;
-            Ok(pictures(model.complete(images.clone(), &request)?))
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        for (i, sample) in chunk.iter().enumerate() {
-            let covered = sample.values.iter().zip(seen.iter().cycle());
-            let covered: Vec<f32> = covered.map(|(&v, &seen)| if seen { v } else { 0.0 }).collect();
-            rows.push(Picture::from_unit(&covered, c, h, w));
-            rows.extend(columns.iter().map(|made| made[i].clone()));
-            rows.push(Picture::from_unit(&sample.values, c, h, w));
-        }
-        Ok(())
-    })?;
-    contact_sheet(&rows, args.n + 2, 1)?
-        .write_png(&args.out, &[("system", info.system), ("run", info.run.as_str())])?;
-    let object = json!({"sheet": args.out, "n": samples.len(), "completions": args.n});
-    out.say(|| format!("{} pictures, {} times each, in {}", samples.len(), args.n, args.out.display()), &object);
-    Ok(())
+    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, _| model.reconstruct(x))
 }
 
 pub fn encode(args: &EncodeArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Encode)?;
     let info = model.info();
     let samples = read(&args.input, info)?;
     let mut values = Vec::new();
-    in_chunks(&samples, info.pictures.shape, &device, common.quiet, |_, images| {
-        values.extend(to_values(model.encode(images)?));
+    let mut done = 0;
+    in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {
+        let request = Request::new(done..done + chunk.len() as u64, 0, &device);
+        done = request.indices.end;
+        values.extend(to_values(model.encode(images, &request)?));
         Ok(())
     })?;
     let shape = [samples.len(), values.len() / samples.len().max(1)];
@@ -345,7 +330,7 @@ fn write_latents(path: &Path, values: &[f32], shape: [usize; 2], names: &str) ->
 }
 
 pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, Weights::Average, &common.device)?;
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Classify)?;
     let info = model.info();
     let samples = read(&args.input, info)?;

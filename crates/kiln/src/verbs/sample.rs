@@ -14,18 +14,18 @@ use kiln_nn::tensor::from_values;
 use kiln_systems::diffusion::guidance::{ColourHistogram, Edges};
 use kiln_systems::diffusion::noisy_classifier::ClassifierGuide;
 use kiln_systems::segmenter::SegmenterGuide;
-use kiln_train::model::{Info, Weights};
+use kiln_train::model::{Info, WeightSet};
 use kiln_train::preview::pictures;
-use kiln_train::system::check_class;
-use kiln_train::{
-    Ability, ChainWatch, Context, GenerateRequest, Guide, Guided, Looks, Model, Progress, SamplerSettings, checkpoint,
-};
+use kiln_train::request::check_class;
+use kiln_train::{Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Request, checkpoint};
+use serde::Serialize;
 use serde_json::json;
+use toml::Table;
 
 use crate::Common;
 use crate::output::Output;
 use crate::verbs::pictures::one_picture;
-use crate::verbs::{need, open};
+use crate::verbs::{need, open, weight_set};
 
 /// Pictures made at a time; the pictures do not depend on it.
 pub const CHUNK: u64 = 100;
@@ -53,9 +53,9 @@ pub struct SampleArgs {
     /// `[n or 1, tokens, features]`, and perhaps `negative_encoder_hidden_states` to guide away from
     #[arg(long)]
     context: Option<PathBuf>,
-    /// Use the live weights instead of their average
-    #[arg(long)]
-    raw: bool,
+    /// Which weights to use: ema (the average, where the run keeps one) or live
+    #[arg(long, value_parser = weight_set, default_value = "ema")]
+    weights: WeightSet,
     /// While sampling, show the pictures expected so far in preview.png
     #[arg(long)]
     preview: bool,
@@ -67,7 +67,7 @@ pub struct SampleArgs {
 }
 
 /// Settings of the sampler; each system has its own defaults.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Default, Serialize)]
 pub struct SamplerArgs {
     /// ddpm, ddim, euler, euler-ancestral, heun, dpm++, dpm++-sde, unipc, pc or ode
     #[arg(long, help_heading = SAMPLER)]
@@ -125,22 +125,28 @@ pub struct SamplerArgs {
     pub guidance_interval: Option<[f64; 2]>,
     /// A run that classifies: one of noisy-classifier guides the noisy picture, any other the predicted one
     #[arg(long, help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub classifier: Option<PathBuf>,
     /// Show it something else than it knows: noisy (the picture of the chain) or clean (the predicted one)
     #[arg(long, requires = "classifier", value_parser = looks, help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub classifier_looks_at: Option<Looks>,
     /// How strongly
     #[arg(long, default_value_t = 1.0, requires = "classifier", help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub classifier_scale: f64,
     /// A picture to come near to: colours:FILE by its histogram, edges:FILE by its outlines; or mask:FILE, bright where a
     /// --segmenter is to see the class
     #[arg(long, help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub guide: Option<String>,
     /// A run that segments, for --guide mask:FILE
     #[arg(long, requires = "guide", help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub segmenter: Option<PathBuf>,
     /// How strongly
     #[arg(long, default_value_t = 1.0, requires = "guide", help_heading = GUIDANCE)]
+    #[serde(skip)]
     pub guide_scale: f64,
     /// Steps uphill on the predicted picture itself, for a guide that looks at it
     #[arg(long, help_heading = GUIDANCE)]
@@ -177,32 +183,9 @@ const SAMPLER: &str = "Sampler";
 const GUIDANCE: &str = "Guidance";
 
 impl SamplerArgs {
-    /// As the systems take them.
-    pub fn settings(&self) -> SamplerSettings {
-        SamplerSettings {
-            sampler: self.sampler.clone(),
-            steps: self.steps,
-            timestep_spacing: self.timestep_spacing.clone(),
-            eta: self.eta,
-            variance: self.variance.clone(),
-            sigmas: self.sigmas.clone(),
-            sigma_max: self.sigma_max,
-            final_sigma: self.final_sigma.clone(),
-            order: self.order,
-            solver_type: self.solver_type.clone(),
-            predictor: self.predictor.clone(),
-            corrector_steps: self.corrector_steps,
-            snr: self.snr,
-            rtol: self.rtol,
-            atol: self.atol,
-            guidance_scale: self.guidance_scale,
-            guidance_rescale: self.guidance_rescale,
-            guidance_interval: self.guidance_interval,
-            backward_steps: self.backward_steps,
-            backward_rate: self.backward_rate,
-            recurrence: self.recurrence,
-            truncation_psi: self.truncation_psi,
-        }
+    /// The settings that are given, as a request carries them: each system reads its own, and refuses the others.
+    pub fn table(&self) -> Result<Table> {
+        Table::try_from(self).context(|| "sampler settings")
     }
 
     /// What else steers the pictures of a run.
@@ -212,7 +195,7 @@ impl SamplerArgs {
     pub fn guides(&self, info: &Info, class: Option<u32>, common: &Common) -> Result<Vec<Guided>> {
         let mut guides: Vec<Guided> = Vec::new();
         if let Some(run) = &self.classifier {
-            let (model, _) = open(run, Weights::Average, &common.device)?;
+            let (model, _) = open(run, WeightSet::Ema, &common.device)?;
             need(&*model, Ability::Classify)?;
             let guide = ClassifierGuide::new(model, info.pictures.shape, self.classifier_looks_at)?;
             check_class(class, guide.classes())?;
@@ -240,7 +223,7 @@ impl SamplerArgs {
                 ("colours", None) => Rc::new(ColourHistogram::of(picture)),
                 ("edges", None) => Rc::new(Edges::of(picture)),
                 ("mask", Some(run)) => {
-                    let (model, _) = open(run, Weights::Average, &common.device)?;
+                    let (model, _) = open(run, WeightSet::Ema, &common.device)?;
                     need(&*model, Ability::Segment)?;
                     let guide = SegmenterGuide::new(model, picture)?;
                     check_class(class, guide.classes())?;
@@ -267,7 +250,7 @@ impl SamplerArgs {
 pub fn generate(
     model: &dyn Model,
     n: usize,
-    request: &GenerateRequest,
+    request: &Request,
     quiet: bool,
     each: &mut dyn FnMut(u64, Tensor<4>) -> Result<()>,
 ) -> Result<()> {
@@ -275,9 +258,7 @@ pub fn generate(
     let progress = (!quiet).then(|| Rc::new(RefCell::new(Progress::new("sampling", "pictures", 0, n))));
     for start in (0..n).step_by(CHUNK as usize) {
         let end = (start + CHUNK).min(n);
-        let noise = request.noise.as_ref().map(|t| t.clone().narrow(0, start as usize, (end - start) as usize));
-        let context = request.context.as_ref().map(|c| c.narrow(start as usize, (end - start) as usize));
-        let mut part = GenerateRequest { indices: start..end, noise, context, ..request.clone() };
+        let mut part = request.narrow(start as usize, (end - start) as usize);
         if let Some(progress) = progress.clone() {
             // A chain of many steps tells how far its pictures are.
             let (inner, many) = (request.watch.clone(), end - start);
@@ -303,8 +284,7 @@ pub fn generate(
 }
 
 pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
-    let weights = if args.raw { Weights::Raw } else { Weights::Average };
-    let (model, device) = open(&args.run, weights, &common.device)?;
+    let (model, device) = open(&args.run, args.weights, &common.device)?;
     need(&*model, Ability::Generate)?;
     if args.n == 0 {
         return Err(Error::usage("-n 0: nothing to do; give at least 1"));
@@ -314,15 +294,15 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
             "--trajectory: --sampler ode takes each picture its own way; draw the chain of another",
         ));
     }
-    let mut request = GenerateRequest::new(0..args.n as u64, args.seed, &device);
-    request.class = args.class;
-    request.sampler = args.sampler.settings();
+    let mut request = Request::new(0..args.n as u64, args.seed, &device);
+    request.condition.class = args.class;
+    request.sampler = args.sampler.table()?;
     request.guides = args.sampler.guides(model.info(), args.class, common)?;
     if let Some(path) = &args.noise {
         request.noise = Some(read_noise(path, args.n, &device)?);
     }
     if let Some(path) = &args.context {
-        request.context = Some(read_context(path, args.n, &device)?);
+        request.condition.context = Some(read_context(path, args.n, &device)?);
     }
     let seen = Rc::new(RefCell::new(Vec::new()));
     let preview = args.preview.then(|| Preview::new(&args.out));
@@ -411,32 +391,23 @@ fn trajectory(seen: &[Vec<Picture>]) -> Result<Picture> {
 
 /// After training: samples on seed 0 into the run folder.
 pub fn into_folder(root: &Path, n: usize, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(root, Weights::Average, &common.device)?;
+    let (model, device) = open(root, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Generate)?;
-    let request = GenerateRequest::new(0..n as u64, 0, &device);
+    let request = Request::new(0..n as u64, 0, &device);
     write(&*model, &request, n, &root.join("samples"), common, out)
 }
 
-fn write(
-    model: &dyn Model,
-    request: &GenerateRequest,
-    n: usize,
-    folder: &Path,
-    common: &Common,
-    out: &Output,
-) -> Result<()> {
+fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: &Common, out: &Output) -> Result<()> {
     let info = model.info();
-    if request.class.is_some() && info.pictures.classes.is_empty() && request.guides.is_empty() {
-        check_class(request.class, &[])?;
-    }
+    if request.condition.class.is_some() && info.pictures.classes.is_empty() && request.guides.is_empty() {}
     let mut all: Vec<Picture> = Vec::new();
     generate(model, n, request, common.quiet, &mut |start, images| {
         // Only after the first pictures exist: a refused request leaves no empty folder.
         std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
-            let flags = request.sampler.given().into_iter().map(|(flag, value)| format!("{flag} {value}"));
-            let class = request.class.map(|class| format!("--class {class}"));
+            let flags = request.sampler_flags().into_iter();
+            let class = request.condition.class.map(|class| format!("--class {class}"));
             let guides = request.guides.iter().map(|g| g.name.clone());
             let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
             let text = [

@@ -12,12 +12,12 @@ use kiln_core::{Error, Result};
 use kiln_data::{Prepared, Split, contact_sheet};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, GenerateRequest, Model};
+use kiln_train::{Ability, Model, Request};
 use serde_json::json;
 
 use crate::output::Output;
 use crate::verbs::evaluate::{chunks_of, part, prepared};
-use crate::verbs::need;
+use crate::verbs::{encode, need};
 
 /// Pictures whose codes say how much each latent varies.
 const SEEN: usize = 500;
@@ -83,7 +83,7 @@ pub fn traverse(
 pub fn starts((indices, from, seed): (&[u64], Option<&Path>, u64), model: &dyn Model) -> Result<Vec<Tensor<2>>> {
     let indices = if indices.is_empty() { &[0] } else { indices };
     let Some(from) = from else {
-        let latent = |&i: &u64| model.latents(&GenerateRequest::new(i..i + 1, seed, &model.info().device));
+        let latent = |&i: &u64| model.latents(&Request::new(i..i + 1, seed, &model.info().device));
         return indices.iter().map(latent).collect();
     };
     need(model, Ability::Encode)?;
@@ -98,7 +98,7 @@ fn encoded(model: &dyn Model, set: &Prepared, index: u64) -> Result<Tensor<2>> {
     let at =
         at.ok_or_else(|| Error::usage(format!("--start {index}: {} has {} pictures", set.set().name(), set.len())))?;
     let [c, h, w] = set.shape();
-    model.encode(from_values(set.get(at)?.values, [1, c, h, w], &model.info().device))
+    encode(model, from_values(set.get(at)?.values, [1, c, h, w], &model.info().device))
 }
 
 /// The variance of each latent's code over pictures of the run's own data.
@@ -107,7 +107,7 @@ fn activity(model: &dyn Model) -> Result<Vec<f64>> {
     let set = prepared(model, &info.data.set, Split::Train)?;
     let (mut table, mut width) = (Vec::new(), 0);
     let n = chunks_of(&set, SEEN, &info.device, |images, _, _| {
-        let codes = model.encode(images)?;
+        let codes = encode(model, images)?;
         width = codes.dims()[1];
         table.extend(to_values(codes));
         Ok(())

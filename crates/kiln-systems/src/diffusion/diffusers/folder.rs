@@ -15,7 +15,7 @@ use kiln_core::{Context, Error, Result};
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
 use kiln_train::checkpoint::{self, Checkpoint, Counters, write_atomically};
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::{DataConfig, HostTensor, Pictures, Recipe, Run, State, System, params, recipe};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -300,7 +300,7 @@ pub(super) struct Model {
 ///
 /// # Errors
 /// If the run's system or one of its settings has no counterpart there, which is named.
-pub fn export(run: &Run, weights: Weights, folder: &Path) -> Result<Exported> {
+pub fn export(run: &Run, weights: WeightSet, folder: &Path) -> Result<Exported> {
     let place = run.root().join("recipe.toml").display().to_string();
     let saved = run.recipe()?;
     let id = saved.get("system").and_then(|v| v.as_str()).unwrap_or_default().to_string();
@@ -314,7 +314,7 @@ pub fn export(run: &Run, weights: Weights, folder: &Path) -> Result<Exported> {
     let checkpoint = newest.ok_or_else(|| {
         Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
     })?;
-    let averaged = weights == Weights::Average && !checkpoint.ema.is_empty();
+    let averaged = weights == WeightSet::Ema && !checkpoint.ema.is_empty();
     let state = if averaged { checkpoint.ema } else { checkpoint.network };
     let model = if id == Diffusers::ID {
         let config: Config = recipe::of_run::<Diffusers>(&saved, &place)?.model;

@@ -27,9 +27,9 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::tensor::from_indices;
 use kiln_nn::{Condition, Init};
-use kiln_train::system::check_class;
+use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, GenerateRequest, Loss, OptimizerConfig, Phase, Pictures, System,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request, System,
     TrainConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -196,15 +196,8 @@ impl System for Diffusers {
         Networks { unet: self.config.unet.init(init) }
     }
 
-    fn phases(&self) -> Vec<Phase> {
-        vec![Phase::new("unet", &["unet"], self.config.optimizer.clone())]
-    }
-
-    /// L_simple; a learned variance keeps what it has learned elsewhere, and the context is 0.
-    fn loss(&mut self, networks: &Networks, _phase: &str, batch: &Batch) -> Result<Loss> {
-        let class = if self.classes.is_empty() { None } else { Some(batch.labels()?) };
-        let condition = Condition { class, dropout: Some(batch.key("dropout")), ..Condition::default() };
-        Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("unet", &["unet"], self.config.optimizer.clone(), |s, n, b| s.loss(n, b).map(Some))]
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -225,6 +218,13 @@ enum Sampler {
 }
 
 impl Diffusers {
+    /// L_simple; a learned variance keeps what it has learned elsewhere, and the context is 0.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
+        let class = if self.classes.is_empty() { None } else { Some(batch.labels()?) };
+        let condition = Condition { class, dropout: Some(batch.key("dropout")), ..Condition::default() };
+        Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
+    }
+
     fn shape(&self, n: usize) -> [usize; 4] {
         let [height, width] = self.config.unet.sample_size;
         [n, self.config.unet.in_channels, height, width]
@@ -262,7 +262,7 @@ impl Diffusers {
         xt: Tensor<4>,
         sampler: &Sampler,
         guidance: &Guidance,
-        request: &GenerateRequest,
+        request: &Request,
     ) -> Result<Tensor<4>> {
         let predict = networks.predict();
         let images = match sampler {
@@ -301,14 +301,9 @@ impl Diffusers {
     }
 
     /// The class asked for, else a uniform draw for each sample; and the context, with and without which there is guidance.
-    fn guidance(&self, request: &GenerateRequest, settings: &SamplerSettings) -> Result<Guidance> {
-        check_class(request.class, &self.classes)?;
-        if !request.guides.is_empty() || settings.backward_steps.is_some() {
-            return Err(Error::usage(
-                "--classifier, --guide: not for diffusers; a --context guides a network that looks at one",
-            ));
-        }
-        let (n, context) = (request.len(), request.context.clone().unwrap_or_default());
+    fn guidance(&self, request: &Request, settings: &SamplerSettings) -> Result<Guidance> {
+        check_class(request.condition.class, &self.classes)?;
+        let (n, context) = (request.len(), request.condition.context.clone().unwrap_or_default());
         if let Some(scale) = settings.guidance_scale.filter(|scale| *scale != 1.0)
             && context.with.is_none()
         {
@@ -338,9 +333,13 @@ impl Diffusers {
 }
 
 impl Generate<Networks> for Diffusers {
-    fn generate(&self, networks: &Networks, request: &GenerateRequest) -> Result<Tensor<4>> {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Class, Input::Noise, Input::Context]
+    }
+
+    fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         let xt = initial_noise(request, self.shape(request.len()))?;
-        let settings = SamplerSettings::of(request)?;
+        let settings: SamplerSettings = request.sampler(Self::ID)?;
         let (sampler, guidance) = (self.sampler(&settings)?, self.guidance(request, &settings)?);
         self.sample(networks, xt, &sampler, &guidance, request)
     }
@@ -352,8 +351,8 @@ impl Generate<Networks> for Diffusers {
 
 /// Latents are x_T, which DDIM with η = 0 decodes.
 impl Decode<Networks> for Diffusers {
-    fn latents(&self, request: &GenerateRequest) -> Tensor<2> {
-        request.normal("latent", [request.len(), self.shape(1).iter().product()])
+    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        Ok(request.normal("latent", [request.len(), self.shape(1).iter().product()]))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
@@ -364,7 +363,7 @@ impl Decode<Networks> for Diffusers {
         let steps = (self.config.sampling_steps == 0).then_some(50.min(self.process.schedule.steps()));
         let settings =
             SamplerSettings { sampler: Some("ddim".into()), eta: Some(0.0), steps, ..SamplerSettings::default() };
-        let request = GenerateRequest::new(0..shape[0] as u64, 0, &latents.device());
+        let request = Request::new(0..shape[0] as u64, 0, &latents.device());
         let guidance = Guidance::none(Condition::default());
         self.sample(networks, latents.reshape(shape), &self.sampler(&settings)?, &guidance, &request)
     }
@@ -410,7 +409,7 @@ mod tests {
             Guidance::none(Condition { class: Some(from_indices(&labels, &device)), ..Condition::default() });
         let start = from_values(expected.values("noise", &[2, 1, 8, 16]).unwrap(), [2, 1, 8, 16], &device);
         let walk: &Chain<'_> = &|xt, denoise, _| system.walk(xt, levels, steps, denoise, &noise);
-        let request = GenerateRequest::new(0..2, 0, &device);
+        let request = Request::new(0..2, 0, &device);
         let predict = networks.predict();
         let made = system.process.walk(&predict, start, None, &guidance, &request, walk).unwrap().clamp(-1.0, 1.0);
         let made = to_values(made);

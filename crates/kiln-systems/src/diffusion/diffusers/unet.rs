@@ -485,7 +485,7 @@ impl UNetConfig {
             return Resize::Resnet(ResnetBlock::new(channels, channels, common, init).resampling(resample));
         }
         let (stride, padding) = if way == Way::Down { (2, self.downsample_padding) } else { (1, 1) };
-        let conv = Conv2dConfig::new(channels, channels, 3).stride(stride).padding(padding).init(init);
+        let conv = Conv2dConfig { stride, padding, ..Conv2dConfig::new(channels, channels, 3) }.init(init);
         Resize::Conv(ConvResize { conv, way, padding })
     }
 }

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_nn::tensor::normal;
-use kiln_train::{ChainWatch, GenerateRequest};
+use kiln_train::{ChainWatch, Request};
 
 use super::{Predict, Process};
 use crate::diffusion::guidance::{Guidance, steer};
@@ -23,7 +23,7 @@ pub type Chain<'a> = dyn Fn(Tensor<4>, &Denoiser<'_>, &Noise<'_>) -> Result<Tens
 ///
 /// # Errors
 /// If its own has another shape.
-pub fn initial_noise(request: &GenerateRequest, shape: [usize; 4]) -> Result<Tensor<4>> {
+pub fn initial_noise(request: &Request, shape: [usize; 4]) -> Result<Tensor<4>> {
     let noise = request.noise.clone().unwrap_or_else(|| request.normal("latent", shape));
     if noise.dims() == shape {
         return Ok(noise);
@@ -58,7 +58,7 @@ impl Process {
         xt: Tensor<4>,
         plan: &Plan,
         guidance: &Guidance,
-        request: &GenerateRequest,
+        request: &Request,
     ) -> Result<Tensor<4>> {
         let deviation = plan.deviation(self.schedule.options().sde);
         let xt = if deviation == 1.0 { xt } else { xt * deviation };
@@ -81,7 +81,7 @@ impl Process {
         xt: Tensor<4>,
         evaluations: Option<usize>,
         guidance: &Guidance,
-        request: &GenerateRequest,
+        request: &Request,
         walk: &Chain<'_>,
     ) -> Result<Tensor<4>> {
         // A guide's gradient keeps what a plain pass lets go of.
@@ -106,7 +106,7 @@ impl Process {
         plan: &Plan,
         tolerance: Tolerance,
         guidance: &Guidance,
-        request: &GenerateRequest,
+        request: &Request,
     ) -> Result<Tensor<4>> {
         // On the flow each image is at a level of its own; what guides it asks for one level.
         let alone = guidance.unconditional.is_some() || !request.guides.is_empty();
@@ -136,7 +136,7 @@ impl Process {
         images: Tensor<4>,
         plan: &Plan,
         guidance: &Guidance,
-        request: &GenerateRequest,
+        request: &Request,
     ) -> Result<Tensor<4>> {
         let denoise = self.denoiser(predict, None, guidance, request);
         Ok(ddim_invert(images, &plan.levels, &denoise)? / plan.deviation(self.schedule.options().sde))
@@ -148,7 +148,7 @@ impl Process {
         predict: &'a Predict<'a>,
         evaluations: Option<usize>,
         guidance: &'a Guidance,
-        request: &'a GenerateRequest,
+        request: &'a Request,
     ) -> impl Fn(Tensor<4>, Level) -> Result<Denoised> + 'a {
         let count = Cell::new(0);
         move |xt, level| {
@@ -169,7 +169,7 @@ impl Process {
         xt: Tensor<4>,
         level: Level,
         guidance: &Guidance,
-        request: &GenerateRequest,
+        request: &Request,
     ) -> Result<Denoised> {
         let levels = vec![level; xt.dims()[0]];
         let denoised = if request.guides.is_empty() {
@@ -199,15 +199,13 @@ impl Process {
 fn halves(
     xt: Tensor<4>,
     guidance: &Guidance,
-    request: &GenerateRequest,
-    sample: &dyn Fn(Tensor<4>, &Guidance, &GenerateRequest) -> Result<Tensor<4>>,
+    request: &Request,
+    sample: &dyn Fn(Tensor<4>, &Guidance, &Request) -> Result<Tensor<4>>,
 ) -> Result<Tensor<4>> {
     let n = xt.dims()[0];
     let half = n / 2;
     let part = |from: usize, len: usize| {
-        let start = request.indices.start + from as u64;
-        let request = GenerateRequest { indices: start..start + len as u64, ..request.clone() };
-        sample(xt.clone().narrow(0, from, len), &guidance.narrow(from, len), &request)
+        sample(xt.clone().narrow(0, from, len), &guidance.narrow(from, len), &request.narrow(from, len))
     };
     Ok(Tensor::cat(vec![part(0, half)?, part(half, n - half)?], 0))
 }

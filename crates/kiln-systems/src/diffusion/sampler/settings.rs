@@ -3,6 +3,7 @@
 use kiln_core::{Error, Result};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 /// Names of all samplers, and the settings that each has beside those of guidance.
 pub const SAMPLERS: [(&str, &[&str]); 10] = [
@@ -71,45 +72,15 @@ pub struct SamplerSettings {
 }
 
 impl SamplerSettings {
-    /// Of a request.
-    pub fn of(request: &kiln_train::GenerateRequest) -> Result<Self> {
-        let s = request.sampler.clone();
-        if s.truncation_psi.is_some() {
-            return Err(Error::usage("--truncation-psi: diffusion does not have it"));
-        }
-        Ok(Self {
-            sampler: s.sampler,
-            steps: s.steps,
-            timestep_spacing: s.timestep_spacing,
-            eta: s.eta,
-            variance: s.variance,
-            sigmas: s.sigmas,
-            sigma_max: s.sigma_max,
-            final_sigma: s.final_sigma,
-            order: s.order,
-            solver_type: s.solver_type,
-            predictor: s.predictor,
-            corrector_steps: s.corrector_steps,
-            snr: s.snr,
-            rtol: s.rtol,
-            atol: s.atol,
-            guidance_scale: s.guidance_scale,
-            guidance_rescale: s.guidance_rescale,
-            guidance_interval: s.guidance_interval,
-            backward_steps: s.backward_steps,
-            backward_rate: s.backward_rate,
-            recurrence: s.recurrence,
-        })
-    }
-
     /// Whether classifier-free guidance was asked for.
     pub fn guides(&self) -> bool {
         self.guidance_scale.is_some() || self.guidance_rescale.is_some() || self.guidance_interval.is_some()
     }
 
-    /// The settings that were given.
-    pub fn given(&self) -> Result<toml::Table> {
-        toml::Table::try_from(self).map_err(|e| Error::new(format!("sampler settings: {e}")))
+    /// Those that were given, as a request carries them.
+    pub fn table(&self) -> Table {
+        // Names with texts and numbers are always a table.
+        Table::try_from(self).unwrap_or_default()
     }
 
     /// Refuses what the sampler `name` does not have.
@@ -119,7 +90,7 @@ impl SamplerSettings {
             return Err(Error::usage(format!("--sampler {name}: there are {}", names.join(", "))));
         };
         let foreign = |key: &&String| !OF_ALL.contains(&key.as_str()) && !settings.contains(&key.as_str());
-        let Some(key) = self.given()?.keys().find(foreign).cloned() else { return Ok(()) };
+        let Some(key) = self.table().keys().find(foreign).cloned() else { return Ok(()) };
         let has: Vec<&str> = SAMPLERS.iter().filter(|(_, all)| all.contains(&key.as_str())).map(|(s, _)| *s).collect();
         Err(Error::usage(format!(
             "--{}: the sampler {name} does not have it; it is for {}",
@@ -181,7 +152,7 @@ mod tests {
             backward_rate: Some(1.0),
             recurrence: Some(1),
         };
-        let given = all.given().unwrap();
+        let given = all.table();
         let named = || SAMPLERS.iter().flat_map(|(_, settings)| *settings).chain(&OF_ALL);
         for key in given.keys() {
             assert!(named().any(|name| name == key), "{key} is of no sampler");

@@ -16,7 +16,7 @@ use kiln_core::{Context, Error, Result};
 use kiln_data::Split;
 use kiln_measure::Measure;
 use kiln_systems::find;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::progress::minutes;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{Ability, AnySystem, Options, Run, device};
@@ -275,7 +275,7 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
             let set = budgeted(variant.set, claim.images, args.images);
             let set: Vec<String> = set.iter().map(|text| named(text.replace("{seed}", &seed.to_string()))).collect();
             train(&*system, &set, seed, &root, common)?;
-            let (model, _) = open(&root, Weights::Average, &common.device)?;
+            let (model, _) = open(&root, WeightSet::Ema, &common.device)?;
             (seconds, seen) = (seconds + model.info().seconds, model.info().images);
             roots.push(root);
         }

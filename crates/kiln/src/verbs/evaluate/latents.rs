@@ -7,11 +7,12 @@ use kiln_data::Prepared;
 use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::{Features, Measure, factors, mig as gap, path_length, separability as planes};
 use kiln_nn::tensor::to_values;
-use kiln_train::{Ability, GenerateRequest, Model, Progress};
+use kiln_train::{Ability, Model, Progress, Request};
 
 use super::{Asked, chunks, chunks_of, prepared};
 use crate::judge::Judge;
 use crate::seen::Seen;
+use crate::verbs::encode;
 
 /// The step along a path (Karras 2019, section 4.1).
 const EPSILON: f64 = 1e-4;
@@ -148,7 +149,7 @@ impl Encoded {
         let set = prepared(model, &asked.reference, asked.split)?;
         let (mut table, mut width, mut labels, mut places) = (Vec::new(), 0, Vec::new(), Vec::new());
         let n = chunks_of(&set, asked.args.n, asked.device, |images, of_images, at| {
-            let latents = model.encode(images)?;
+            let latents = encode(model, images)?;
             width = latents.dims()[1];
             table.extend(to_values(latents));
             labels.extend(of_images.iter().map(|&l| l as usize));
@@ -187,7 +188,7 @@ pub fn prior(asked: &Asked<'_>) -> Result<Vec<Measure>> {
     asked.run("prior", Ability::Decode)?;
     let (mut encoded, mut width) = (Vec::new(), 0);
     let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, _| {
-        let latents = model.encode(images)?;
+        let latents = encode(model, images)?;
         width = latents.dims()[1];
         encoded.extend(to_values(latents));
         Ok(())
@@ -214,7 +215,7 @@ fn log_odds(logits: &[f32]) -> Vec<f32> {
 
 /// The latents `[n, d]` of samples.
 fn latents(model: &dyn Model, range: std::ops::Range<u64>, asked: &Asked<'_>) -> Result<Tensor<2>> {
-    model.latents(&GenerateRequest::new(range, asked.args.seed, asked.device))
+    model.latents(&Request::new(range, asked.args.seed, asked.device))
 }
 
 /// All samples asked for, some at a time, with progress.

@@ -17,13 +17,13 @@ use kiln_data::{PictureRule, Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::Measure;
 use kiln_nn::tensor::from_values;
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::{Ability, Figure, Model, Watch, Watcher};
 
 use crate::Common;
 use crate::output::Output;
 use crate::verbs::sample::SamplerArgs;
-use crate::verbs::{need, open};
+use crate::verbs::{need, open, weight_set};
 
 /// What a metric is measured on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,9 +143,9 @@ pub struct EvaluateArgs {
     /// A folder for what is better seen: memorisation draws each sample above its nearest picture
     #[arg(long)]
     pictures: Option<PathBuf>,
-    /// Use the live weights instead of their average
-    #[arg(long)]
-    raw: bool,
+    /// Which weights to use: ema (the average, where the run keeps one) or live
+    #[arg(long, value_parser = weight_set, default_value = "ema")]
+    weights: WeightSet,
     #[command(flatten)]
     sampler: SamplerArgs,
 }
@@ -180,7 +180,7 @@ impl EvaluateArgs {
             samples: 0,
             labels_per_class: 400,
             pictures: None,
-            raw: false,
+            weights: WeightSet::Ema,
             sampler: SamplerArgs::default(),
         }
     }
@@ -229,8 +229,7 @@ pub fn part(spec: &str, asked: Option<Split>) -> (String, Split) {
 /// A usage error for an unknown metric or one the run cannot give.
 pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
     if is_run(&args.what) {
-        let weights = if args.raw { Weights::Raw } else { Weights::Average };
-        let (model, device) = open(Path::new(&args.what), weights, &common.device)?;
+        let (model, device) = open(Path::new(&args.what), args.weights, &common.device)?;
         return measure_on(Some(&*model), &device, args, common);
     }
     measure_on(None, &kiln_train::device::by_name(&common.device)?, args, common)

@@ -11,6 +11,7 @@ use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::{Ability, Model};
 
 use super::Asked;
+use crate::verbs::translate;
 
 /// A distance of a picture to its counterpart.
 enum Distance {
@@ -129,7 +130,7 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
         for i in 0..n {
             let (input, target) = (sides[from].get(i)?.values, sides[to].get(i)?.values);
             let images = from_values(input.clone(), [1, c, h, w], asked.device);
-            made.add(&to_values(model.translate(images, direction)?), &target, shape)?;
+            made.add(&to_values(translate(model, images, direction)?), &target, shape)?;
             inputs.add(&input, &target, shape)?;
         }
         out.extend(made.figures().zip(inputs.figures()).flat_map(|(made, input)| [made, input]));

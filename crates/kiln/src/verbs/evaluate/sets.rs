@@ -8,9 +8,9 @@ use kiln_core::{Context, Error, Result};
 use kiln_data::{Picture, Split, contact_sheet};
 use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
-use kiln_train::model::Weights;
+use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, GenerateRequest, Model};
+use kiln_train::{Ability, Model, Request};
 
 use super::{Asked, is_run};
 use crate::judge::Judge;
@@ -83,7 +83,7 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
         None => judge.side(&asked.pictures.0, asked.pictures.1, args.n)?,
     };
     let real = if is_run(reference) {
-        let (model, _) = open(Path::new(reference), Weights::Average, &asked.common.device)?;
+        let (model, _) = open(Path::new(reference), WeightSet::Ema, &asked.common.device)?;
         need(&*model, Ability::Generate)?;
         Side::seen(reference, "samples", samples(&*model, asked, &judge, &mut |_| ())?)
     } else {
@@ -107,7 +107,7 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
 fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn FnMut(&Tensor<4>)) -> Result<Seen> {
     let (args, mut seen) = (asked.args, Seen::default());
     let mut request = request(asked);
-    request.sampler = args.sampler.settings();
+    request.sampler = args.sampler.table()?;
     request.guides = args.sampler.guides(model.info(), None, asked.common)?;
     generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
         draw(&images);
@@ -116,8 +116,8 @@ fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn F
     Ok(seen)
 }
 
-fn request(asked: &Asked<'_>) -> GenerateRequest {
-    GenerateRequest::new(0..asked.args.n as u64, asked.args.seed, asked.device)
+fn request(asked: &Asked<'_>) -> Request {
+    Request::new(0..asked.args.n as u64, asked.args.seed, asked.device)
 }
 
 /// The class each sample of a run is to show, if something leads it there.

@@ -146,7 +146,7 @@ fn rows(
         let (x, g, mean, var) = (&x[elements.clone()], &g[elements], &mean[rows.clone()], &var[rows]);
         let parameters = blocks.affine(block, affine, width);
         with_activation!(affine.activation,
-            act => each::row_gradients(isa, act, affine.eps, parameters, x, g, mean, var, dx, sums));
+            act => each::row_backward(isa, act, affine.eps, parameters, x, g, mean, var, dx, sums));
     });
 }
 

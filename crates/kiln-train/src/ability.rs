@@ -1,0 +1,340 @@
+//! What a system can do. Each ability is a trait here, a row of the table at the end, and a verb of the command line.
+
+use burn::tensor::{Int, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use serde::Serialize;
+
+use crate::model::{Info, Loaded};
+use crate::request::{Input, Request};
+use crate::system::System;
+
+/// Draws pictures from noise, perhaps under a condition.
+pub trait Generate<N>: Sync {
+    /// The parts of a request that it uses.
+    fn takes(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    /// Pictures `[n, c, h, w]` in [−1, 1].
+    ///
+    /// # Errors
+    /// If the request asks for what the system does not have (a class, a sampler).
+    fn generate(&self, networks: &N, request: &Request) -> Result<Tensor<4>>;
+
+    /// Features of the context that it looks at, if it does.
+    fn context_features(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// Encodes pictures and decodes them again.
+pub trait Reconstruct<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → the same.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn reconstruct(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<4>>;
+}
+
+/// Maps pictures to latents.
+pub trait Encode<N>: Sync {
+    /// The parts of a request that it uses.
+    fn takes(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    /// `[n, c, h, w]` in [−1, 1] → `[n, d]`; picture i is sample `request.indices[i]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn encode(&self, networks: &N, images: Tensor<4>, request: &Request) -> Result<Tensor<2>>;
+}
+
+/// Maps latents to pictures: what interpolation and latent arithmetic walk on.
+pub trait Decode<N>: Sync {
+    /// Latents of samples, `[n, d]`: the ones [`Generate`] would use.
+    ///
+    /// # Errors
+    /// If the request asks for what the system does not have.
+    fn latents(&self, networks: &N, request: &Request) -> Result<Tensor<2>>;
+
+    /// `[n, d]` → `[n, c, h, w]` in [−1, 1].
+    ///
+    /// # Errors
+    /// If the latents do not fit the network.
+    fn decode(&self, networks: &N, latents: Tensor<2>) -> Result<Tensor<4>>;
+
+    /// The point a fraction `t` of the way from `a` to `b`, `[1, d]` each. By default on the great
+    /// circle, which keeps a Gaussian latent's norm (White 2016).
+    fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
+        slerp(a, b, t)
+    }
+}
+
+/// Spherical interpolation: sin((1−t)θ)/sin θ · a + sin(tθ)/sin θ · b, θ the angle between them.
+pub fn slerp(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
+    let dot = |x: &Tensor<2>, y: &Tensor<2>| f64::from((x.clone() * y.clone()).sum().into_scalar::<f32>());
+    let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt().max(1e-12);
+    let theta = cosine.clamp(-1.0, 1.0).acos();
+    if theta.sin() < 1e-4 {
+        return a * (1.0 - t) + b * t;
+    }
+    a * (((1.0 - t) * theta).sin() / theta.sin()) + b * ((t * theta).sin() / theta.sin())
+}
+
+/// Turns pictures of one domain into another.
+pub trait Translate<N>: Sync {
+    /// The parts of a request that it uses.
+    fn takes(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    /// Names of the directions, the default first (`a2b`, `b2a`).
+    fn directions(&self) -> Vec<&'static str>;
+
+    /// For a network that takes pictures of any size: what both sides must be multiples of.
+    fn multiple_of(&self) -> Option<usize> {
+        None
+    }
+
+    /// `[n, c, h, w]` in [−1, 1] → pictures of the other domain, along `request.condition.direction`; picture i is
+    /// sample `request.indices[i]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network, or the direction is not one of [`Translate::directions`].
+    fn translate(&self, networks: &N, images: Tensor<4>, request: &Request) -> Result<Tensor<4>>;
+}
+
+/// Fills in a part of a picture.
+pub trait Inpaint<N>: Sync {
+    /// The parts of a request that it uses.
+    fn takes(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    /// Where it paints when no mask is given, for each pixel, `h·w`, row by row.
+    fn default_mask(&self) -> Vec<bool>;
+
+    /// `[n, c, h, w]` in [−1, 1] → the same with what the mask covers drawn anew, picture i by draw
+    /// `request.indices[i]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network, or the request asks for what the system does not have.
+    fn inpaint(&self, networks: &N, images: Tensor<4>, request: &Request) -> Result<Tensor<4>>;
+}
+
+/// Says which class a picture shows.
+pub trait Classify<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn classify(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+
+    /// For a classifier that knows noise: the logits of x = `signal`·x₀ + `sigma`·ε; `None` for any other.
+    ///
+    /// # Errors
+    /// As [`Classify::classify`].
+    fn classify_noisy(&self, _networks: &N, _x: Tensor<4>, _signal: f64, _sigma: f64) -> Result<Option<Tensor<2>>> {
+        Ok(None)
+    }
+}
+
+/// Says which class each pixel shows; class 0 is the ground, and class c + 1 is label c.
+pub trait Segment<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes, h, w]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn segment(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<4>>;
+
+    /// The true classes `[n, h, w]` of pictures `[n, c, h, w]` with labels `[n]`.
+    fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int>;
+}
+
+/// Maps pictures to features learned for another end.
+pub trait Represent<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → features `[n, d]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn represent(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+}
+
+/// Knows (a bound on) the probability of a picture.
+pub trait Likelihood<N>: Sync {
+    /// Negative log-likelihood in nats of each picture, `[n]`: the evidence bound if `samples` is 0,
+    /// else the importance-sampled estimate with that many samples.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn nll(&self, networks: &N, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>>;
+
+    /// Negative log-likelihood in nats of each picture's 256 levels, `[n]`, exact but for the noise of `probes`
+    /// random vectors; `None` if there is only a bound.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn exact_nll(&self, _networks: &N, _images: Tensor<4>, _probes: usize, _key: Key) -> Result<Option<Tensor<1>>> {
+        Ok(None)
+    }
+
+    /// The pictures that the probability is of, `[n, c, h, w]`: those given, unless they are made binary first.
+    fn observed(&self, images: Tensor<4>) -> Tensor<4> {
+        images
+    }
+
+    /// The metric's name with so many samples.
+    fn nll_name(&self, samples: usize) -> String {
+        if samples == 0 { "nll_bound".into() } else { format!("nll_{samples}") }
+    }
+}
+
+/// Makes the list of abilities, and the methods of [`Model`], from one row an ability: the trait, its field in
+/// [`Abilities`], its verb, and its methods. A method `draws` (takes a request, which is checked first), uses the
+/// networks (`on`), or is of the system alone (`of`).
+macro_rules! abilities {
+    ($($(#[doc = $doc:literal])* $Name:ident $field:ident $verb:literal {
+        $($kind:ident $method:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*
+    })*) => {
+        /// Something a system may be able to do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum Ability {
+            $($(#[doc = $doc])* $Name,)*
+        }
+
+        impl Ability {
+            /// The verb that needs the ability.
+            pub fn verb(self) -> &'static str {
+                match self {
+                    $(Self::$Name => $verb,)*
+                }
+            }
+        }
+
+        /// The abilities of a system, as far as it has them.
+        pub struct Abilities<'a, N> {
+            $($(#[doc = $doc])* pub $field: Option<&'a dyn $Name<N>>,)*
+        }
+
+        impl<N> Default for Abilities<'_, N> {
+            fn default() -> Self {
+                Self { $($field: None,)* }
+            }
+        }
+
+        impl<N> Abilities<'_, N> {
+            /// Their names.
+            pub fn list(&self) -> Vec<Ability> {
+                let all = [$((self.$field.is_some(), Ability::$Name),)*];
+                all.into_iter().filter_map(|(has, ability)| has.then_some(ability)).collect()
+            }
+        }
+
+        /// A trained run, whatever its system. Every method of every ability is a method here; one that the system
+        /// lacks is a usage error (the verbs check [`Model::abilities`] first and name the systems that have it).
+        pub trait Model {
+            /// What is known of the run.
+            fn info(&self) -> &Info;
+            /// What it can do.
+            fn abilities(&self) -> Vec<Ability>;
+            $($(
+                #[doc = concat!("See [`", stringify!($Name), "::", stringify!($method), "`].")]
+                ///
+                /// # Errors
+                /// If the system lacks the ability, or refuses what it is asked.
+                fn $method(&self, $($arg: $ty),*) -> Result<$out>;
+            )*)*
+        }
+
+        impl<S: System> Model for Loaded<S> {
+            fn info(&self) -> &Info {
+                &self.info
+            }
+
+            fn abilities(&self) -> Vec<Ability> {
+                self.system.abilities().list()
+            }
+
+            $($(
+                fn $method(&self, $($arg: $ty),*) -> Result<$out> {
+                    let lacks = || Error::usage(format!("{} cannot {}", S::ID, $verb));
+                    let able = self.system.abilities().$field.ok_or_else(lacks)?;
+                    abilities!(@$kind S, able.$method, &self.networks, $($arg),*)
+                }
+            )*)*
+        }
+    };
+    (@draws $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {{
+        abilities!(@check $S, $able, $($arg),*)?;
+        $able.$method($networks, $($arg),*)
+    }};
+    (@on $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {
+        $able.$method($networks, $($arg),*)
+    };
+    (@of $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {
+        Ok($able.$method($($arg),*))
+    };
+    (@check $S:ident, $able:ident, $request:ident) => {
+        $request.check($S::ID, &$able.takes())
+    };
+    (@check $S:ident, $able:ident, $images:ident, $request:ident) => {
+        $request.check($S::ID, &$able.takes())
+    };
+}
+
+abilities! {
+    /// `sample`
+    Generate generate "sample" {
+        draws generate(request: &Request) -> Tensor<4>;
+        of context_features() -> Option<usize>;
+    }
+    /// `reconstruct`
+    Reconstruct reconstruct "reconstruct" {
+        on reconstruct(images: Tensor<4>) -> Tensor<4>;
+    }
+    /// `encode`, and the ends of `interpolate` from pictures
+    Encode encode "encode" {
+        draws encode(images: Tensor<4>, request: &Request) -> Tensor<2>;
+    }
+    /// `interpolate`, `edit`: pictures from latents
+    Decode decode "interpolate" {
+        on latents(request: &Request) -> Tensor<2>;
+        on decode(latents: Tensor<2>) -> Tensor<4>;
+        of between(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2>;
+    }
+    /// `translate`
+    Translate translate "translate" {
+        of directions() -> Vec<&'static str>;
+        of multiple_of() -> Option<usize>;
+        draws translate(images: Tensor<4>, request: &Request) -> Tensor<4>;
+    }
+    /// `inpaint`
+    Inpaint inpaint "inpaint" {
+        of default_mask() -> Vec<bool>;
+        draws inpaint(images: Tensor<4>, request: &Request) -> Tensor<4>;
+    }
+    /// `classify`
+    Classify classify "classify" {
+        on classify(images: Tensor<4>) -> Tensor<2>;
+        on classify_noisy(x: Tensor<4>, signal: f64, sigma: f64) -> Option<Tensor<2>>;
+    }
+    /// `evaluate --metrics segments`, and guidance by a map
+    Segment segment "evaluate --metrics segments" {
+        on segment(images: Tensor<4>) -> Tensor<4>;
+        of segment_map(images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int>;
+    }
+    /// `evaluate --metrics svm`, and the features that other runs are scored by
+    Represent represent "evaluate --metrics svm" {
+        on represent(images: Tensor<4>) -> Tensor<2>;
+    }
+    /// `evaluate --metrics nll,bpd`
+    Likelihood likelihood "evaluate --metrics nll" {
+        on nll(images: Tensor<4>, samples: usize, key: Key) -> Tensor<1>;
+        on exact_nll(images: Tensor<4>, probes: usize, key: Key) -> Option<Tensor<1>>;
+        of observed(images: Tensor<4>) -> Tensor<4>;
+        of nll_name(samples: usize) -> String;
+    }
+}

@@ -1,0 +1,273 @@
+//! What changes from step to step: networks, their EMA, optimisers, counters. One step, saving and restoring.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::{HostBatch, Part};
+use kiln_nn::Init;
+
+use crate::batch::Batch;
+use crate::checkpoint::{self, Best, Checkpoint, Counters};
+use crate::ema;
+use crate::optim::{self, Optimizer};
+use crate::params::{self, Flat};
+use crate::recipe::Recipe;
+use crate::run::Run;
+use crate::system::{InitFrom, Phase, System};
+
+/// Named values of a step, for the log.
+pub(crate) type Terms = Vec<(String, f64)>;
+
+/// Everything that changes from step to step.
+pub(crate) struct Live<S: System> {
+    pub(crate) system: S,
+    pub(crate) networks: S::Networks,
+    pub(crate) ema: Option<S::Networks>,
+    phases: Vec<Phase<S>>,
+    /// By the name of the phase that owns it.
+    optimizers: BTreeMap<&'static str, Optimizer>,
+    pub(crate) counters: Counters,
+}
+
+/// Fresh networks, or what another run has trained of them where the settings name one.
+fn init_from<S: System>(fresh: S::Networks, config: &S::Config) -> Result<S::Networks> {
+    let Some(InitFrom { run: root, networks }) = S::init_from(config) else { return Ok(fresh) };
+    let folder = Run::open(Path::new(root))?.checkpoints();
+    let saved = Checkpoint::newest(&folder, &mut |line| eprintln!("{line}"))?
+        .ok_or_else(|| Error::new(format!("{root}: no checkpoint yet; `kiln resume` trains it further")))?;
+    let state = if saved.ema.is_empty() { &saved.network } else { &saved.ema };
+    params::adopt(fresh, state, networks, root)
+}
+
+/// Checks that a run can start from the one its settings name, before there is a folder of it.
+///
+/// # Errors
+/// Names the other run and what is wrong with it.
+pub(crate) fn check_init<S: System>(system: &S, recipe: &Recipe<S::Config>, device: &Device) -> Result<()> {
+    if S::init_from(&recipe.model).is_some() {
+        init_from::<S>(system.networks(&mut Init::new(device, recipe.seed)), &recipe.model)?;
+    }
+    Ok(())
+}
+
+impl<S: System> Live<S> {
+    /// At the start of a run: fresh networks on `training`, their EMA on `plain`.
+    pub(crate) fn new(system: S, recipe: &Recipe<S::Config>, training: &Device, plain: &Device) -> Result<Self> {
+        let phases = system.phases();
+        let mut optimizers = BTreeMap::new();
+        for phase in &phases {
+            match phase.shares {
+                None => {
+                    optimizers.insert(phase.name, Optimizer::new(phase.optimizer.clone()));
+                }
+                Some(owner) if optimizers.contains_key(owner) => {}
+                Some(owner) => {
+                    let name = phase.name;
+                    return Err(Error::new(format!("phase `{name}`: no phase `{owner}` before it to share with")));
+                }
+            }
+        }
+        Ok(Self {
+            networks: system.networks(&mut Init::new(training, recipe.seed)),
+            ema: (recipe.train.ema_half_life > 0.0).then(|| system.networks(&mut Init::new(plain, recipe.seed))),
+            phases,
+            optimizers,
+            counters: Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() },
+            system,
+        })
+    }
+
+    /// With the networks of the run that the settings start from.
+    pub(crate) fn initialised(mut self, config: &S::Config) -> Result<Self> {
+        self.networks = init_from::<S>(self.networks, config)?;
+        self.ema = self.ema.map(|ema| init_from::<S>(ema, config)).transpose()?;
+        Ok(self)
+    }
+
+    /// One step: every phase that is due, then the EMA. On an error nothing has moved
+    /// since the phase that failed.
+    pub(crate) fn step(
+        mut self,
+        host: HostBatch,
+        set_sizes: &[usize],
+        recipe: &Recipe<S::Config>,
+        device: &Device,
+    ) -> (Self, Result<Terms>) {
+        let config = &recipe.train;
+        let (images, batch) = (self.counters.images, config.batch as u64);
+        let key = Key::new(recipe.seed);
+        let kind = self.system.grouping().kind(key, host.start / batch);
+        let parts: Vec<Batch> = split(host, config.accumulate)
+            .into_iter()
+            .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes).of_kind(kind))
+            .collect();
+        let mut terms = Terms::new();
+        let steps = self.counters.steps;
+        let Self { mut system, mut networks, ema, phases, mut optimizers, mut counters } = self;
+        let mut failure = None;
+        for phase in phases.iter().filter(|p| p.is_due(steps, images)) {
+            networks = params::set_trainable(networks, &phase.trains);
+            let found = config.precision.scope(|| gradients(&mut system, &networks, phase, &parts, &mut terms));
+            match (found, optimizers.get_mut(phase.shares.unwrap_or(phase.name))) {
+                (Ok(Some((gradients, norm))), Some(optimizer)) => {
+                    let c = optimizer.config();
+                    let factor = c.schedule.factor(images, config.images, c.warmup);
+                    let scale = optim::clip_scale(norm, c.clip_norm);
+                    networks = optimizer.step(networks, gradients, factor, scale);
+                }
+                (Ok(_), _) => {}
+                (Err(e), _) => {
+                    failure = Some(Error::new(format!("step {}: {e}", steps + 1)));
+                    break;
+                }
+            }
+        }
+        if failure.is_none() {
+            counters.images += batch;
+            counters.steps += 1;
+        }
+        self = Self { system, networks, ema, phases, optimizers, counters };
+        if let Some(e) = failure {
+            return (self, Err(e));
+        }
+        if let Some(ema) = self.ema.take() {
+            let decay = ema::decay(batch, self.counters.images, config.ema_half_life, config.ema_ramp);
+            self.ema = Some(ema::update(ema, &self.networks, decay));
+        }
+        (self, Ok(terms))
+    }
+
+    /// At a saved moment.
+    pub(crate) fn restored(mut self, saved: Checkpoint, device: &Device) -> Result<Self> {
+        self.networks = params::load(self.networks, &saved.network, "network.safetensors")?;
+        self.ema = match self.ema.take() {
+            // A model that came without EMA weights starts them from its own.
+            Some(ema) if saved.ema.is_empty() => Some(params::load(ema, &saved.network, "network.safetensors")?),
+            Some(ema) => Some(params::load(ema, &saved.ema, "ema.safetensors")?),
+            None => None,
+        };
+        for (name, optimizer) in &mut self.optimizers {
+            let steps = saved.counters.optimizer_steps.get(*name).copied().unwrap_or(0);
+            optimizer.load(name, &saved.optimizer, steps, device)?;
+        }
+        self.system.restore(saved.system);
+        self.counters = saved.counters;
+        Ok(self)
+    }
+
+    /// Writes a checkpoint, and removes those that `keep` newest and the best one leave over.
+    pub(crate) fn save(&self, run: &Run, keep: usize) -> Result<()> {
+        let mut optimizer = params::State::new();
+        let mut counters = self.counters.clone();
+        counters.files.clear();
+        for (name, o) in &self.optimizers {
+            o.state(name, &mut optimizer);
+            counters.optimizer_steps.insert(name.to_string(), o.steps());
+        }
+        let checkpoint = Checkpoint {
+            network: params::state(&self.networks),
+            ema: self.ema.as_ref().map(params::state).unwrap_or_default(),
+            optimizer,
+            system: self.system.state(),
+            counters,
+        };
+        checkpoint.save(&run.checkpoints())?;
+        checkpoint::prune(&run.checkpoints(), keep, self.counters.best.as_ref().map(|b| b.images))
+    }
+
+    /// Whether `value` is the best so far, which it then is recorded as.
+    pub(crate) fn record_best(&mut self, value: f64, larger_is_better: bool) -> bool {
+        let beats = |old: f64| if larger_is_better { value > old } else { value < old };
+        let is_best = self.counters.best.as_ref().is_none_or(|b| beats(b.value));
+        if is_best {
+            self.counters.best = Some(Best { images: self.counters.images, value });
+        }
+        is_best
+    }
+
+    /// A copy of the networks that a run is used by: the EMA weights, or the live ones if it keeps none.
+    pub(crate) fn ema_networks(&self) -> S::Networks {
+        self.ema.clone().unwrap_or_else(|| self.networks.valid())
+    }
+}
+
+/// The summed gradients of a phase over the parts of a batch, and their global norm; `None` if the phase skips this
+/// batch.
+fn gradients<S: System>(
+    system: &mut S,
+    networks: &S::Networks,
+    phase: &Phase<S>,
+    parts: &[Batch],
+    terms: &mut Terms,
+) -> Result<Option<(Flat, f64)>> {
+    let weight = 1.0 / parts.len() as f64;
+    let mut sum = Flat::new();
+    let mut skipped = true;
+    for batch in parts {
+        let Some(loss) = (phase.loss)(system, networks, batch)? else { continue };
+        skipped = false;
+        for (name, value) in loss.terms {
+            let value = f64::from(value.into_scalar::<f32>());
+            if !value.is_finite() {
+                return Err(Error::new(format!(
+                    "loss term `{name}` of phase `{}` is {value}; lower the learning rate, or clip with clip_norm; the last finite state is kept",
+                    phase.name
+                )));
+            }
+            match terms.iter_mut().find(|(n, _)| n == name) {
+                Some((_, old)) => *old += value * weight,
+                None => terms.push((name.to_string(), value * weight)),
+            }
+        }
+        let mut gradients = (loss.total * weight).backward();
+        for (path, gradient) in params::take_gradients(networks, &mut gradients) {
+            let gradient = match sum.remove(&path) {
+                Some(old) => old + gradient,
+                None => gradient,
+            };
+            sum.insert(path, gradient);
+        }
+    }
+    if skipped {
+        return Ok(None);
+    }
+    let norm = optim::global_norm(&sum);
+    if norm.is_finite() {
+        Ok(Some((sum, norm)))
+    } else {
+        Err(Error::new(format!(
+            "the gradient of phase `{}` is not finite; lower the learning rate; the last finite state is kept",
+            phase.name
+        )))
+    }
+}
+
+/// Cuts a batch into `parts` of equal length.
+fn split(host: HostBatch, parts: usize) -> Vec<HostBatch> {
+    if parts == 1 {
+        return vec![host];
+    }
+    let cut = |part: &Part, i: usize| {
+        let n = part.shape[0] / parts;
+        let (from, to) = (i * n, (i + 1) * n);
+        let size: usize = part.shape[1..].iter().product();
+        Part {
+            shape: [n, part.shape[1], part.shape[2], part.shape[3]],
+            values: part.values[from * size..to * size].to_vec(),
+            labels: part.labels.as_ref().map(|l| l[from..to].to_vec()),
+            captions: part.captions[from..to].to_vec(),
+            indices: part.indices[from..to].to_vec(),
+        }
+    };
+    let n = host.parts[0].shape[0] / parts;
+    (0..parts)
+        .map(|i| HostBatch {
+            start: host.start + (i * n) as u64,
+            parts: host.parts.iter().map(|p| cut(p, i)).collect(),
+        })
+        .collect()
+}

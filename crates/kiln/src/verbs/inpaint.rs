@@ -1,0 +1,102 @@
+//! `kiln inpaint`.
+
+use std::path::PathBuf;
+
+use burn::tensor::Tensor;
+use clap::Args;
+use kiln_core::{Error, Result};
+use kiln_data::{Picture, PreparedSample, contact_sheet};
+use kiln_nn::tensor::to_values;
+use kiln_train::model::WeightSet;
+use kiln_train::preview::pictures;
+use kiln_train::{Ability, Request};
+use serde_json::json;
+use toml::Table;
+
+use crate::Common;
+use crate::output::Output;
+use crate::verbs::pictures::{Results, in_chunks, one_mask, read};
+use crate::verbs::{need, open};
+
+#[derive(Args)]
+pub struct InpaintArgs {
+    /// The run folder
+    run: PathBuf,
+    /// A picture, a folder or a zip of pictures
+    input: PathBuf,
+    /// The picture or folder to write
+    output: PathBuf,
+    /// A picture that is bright where to paint; without it, the part the run was trained to fill in
+    #[arg(long)]
+    mask: Option<PathBuf>,
+    /// Results for each picture; with more than one, a.png becomes a-0.png, a-1.png …
+    #[arg(short, default_value_t = 1)]
+    n: usize,
+    /// Keys all randomness: the same seed gives the same pictures
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Paint pictures of this class
+    #[arg(long)]
+    class: Option<u32>,
+    /// Truncation of the latent: 0 is its likeliest value, 1 its whole spread
+    #[arg(long)]
+    truncation_psi: Option<f64>,
+    /// Also write a PNG with a row for each picture: what is kept of it, the results, the picture itself
+    #[arg(long)]
+    sheet: Option<PathBuf>,
+}
+
+pub fn run(args: &InpaintArgs, common: &Common, out: &Output) -> Result<()> {
+    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
+    need(&*model, Ability::Inpaint)?;
+    if args.n == 0 {
+        return Err(Error::usage("-n 0: at least one result for each picture"));
+    }
+    let info = model.info();
+    let samples = read(&args.input, info)?;
+    let mask: Option<Tensor<4>> = args.mask.as_ref().map(|path| one_mask(path, info)).transpose()?;
+    let covered: Vec<bool> = match &mask {
+        Some(mask) => to_values(mask.clone()).into_iter().map(|v| v > 0.5).collect(),
+        None => model.default_mask()?,
+    };
+    let sampler = Table::from_iter(args.truncation_psi.map(|psi| ("truncation_psi".to_string(), psi.into())));
+    let mut results = Results::of(&args.input, &args.output, &samples, info)?;
+    let (mut rows, mut done) = (Vec::new(), 0);
+    in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {
+        let [n, c, h, w] = images.dims();
+        let columns = (0..args.n as u64).map(|draw| {
+            let from = draw * samples.len() as u64 + done;
+            let mut request = Request::new(from..from + n as u64, args.seed, &device).of_class(args.class);
+            request.sampler = sampler.clone();
+            request.condition.mask = mask.clone();
+            Ok(pictures(model.inpaint(images.clone(), &request)?))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        done += n as u64;
+        for (i, sample) in chunk.iter().enumerate() {
+            for (draw, made) in columns.iter().enumerate() {
+                results.write(sample, (args.n > 1).then_some(draw), &made[i])?;
+            }
+            if args.sheet.is_some() {
+                rows.push(kept(sample, &covered, [c, h, w]));
+                rows.extend(columns.iter().map(|made| made[i].clone()));
+                rows.push(Picture::from_unit(&sample.values, c, h, w));
+            }
+        }
+        Ok(())
+    })?;
+    results.say(out);
+    if let Some(sheet) = &args.sheet {
+        let text = [("system", info.system), ("run", info.run.as_str())];
+        contact_sheet(&rows, args.n + 2, 1)?.write_png(sheet, &text)?;
+        out.say(|| format!("all of them in {}", sheet.display()), &json!({"sheet": sheet}));
+    }
+    Ok(())
+}
+
+/// A picture with grey where it is painted.
+fn kept(sample: &PreparedSample, covered: &[bool], [c, h, w]: [usize; 3]) -> Picture {
+    let values = sample.values.iter().zip(covered.iter().cycle());
+    let values: Vec<f32> = values.map(|(&value, &covered)| if covered { 0.0 } else { value }).collect();
+    Picture::from_unit(&values, c, h, w)
+}
