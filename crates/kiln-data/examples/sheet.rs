@@ -4,15 +4,15 @@
 use std::path::Path;
 
 use kiln_core::{Error, Result};
-use kiln_data::{PictureRule, Prepared, Resize, contact_sheet, open};
+use kiln_data::{PictureRule, PictureSize, Prepared, Resize, contact_sheet, open};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, split, size, out] = &arguments[..] else {
         return Err(Error::usage("give NAME, train or test, a size, and a PNG to write"));
     };
-    let size = size.parse().map_err(|e| Error::usage(format!("{size}: {e}")))?;
-    let resize = if size == 0 { Resize::None } else { Resize::Crop };
+    let size: PictureSize = size.parse()?;
+    let resize = if size == PictureSize::STORED { Resize::None } else { Resize::Crop };
     let rule = PictureRule { size, resize, ..PictureRule::default() };
     let set = open(name, split.parse()?, &rule)?;
     let prepared = Prepared::new(set, rule)?;

@@ -103,6 +103,7 @@ impl DataSet for Dsprites {
             picture: Picture::new(SIDE, SIDE, 1, (0..SIDE * SIDE).map(pixel).collect())?,
             label: Some(places[0] as u32),
             caption: None,
+            mask: None,
             name: format!("{} {number}", self.name),
         })
     }

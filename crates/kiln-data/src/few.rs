@@ -9,12 +9,12 @@ use crate::set::fingerprint;
 use crate::{DataKind, DataSet, Sample};
 
 /// Parts a labelled set into `labels` pictures, equally many of each class, and all the others, which keep no label.
-/// Which ones is keyed by `choice` and their places in the set. With `labels` = 0 both are the whole set, once with
+/// Which ones is keyed by `seed` and their places in the set. With `labels` = 0 both are the whole set, once with
 /// and once without labels.
 ///
 /// # Errors
 /// A usage error if the set has no labels, `labels` cannot be shared out equally, or a class has too few pictures.
-pub fn few_labels(set: Arc<dyn DataSet>, labels: usize, choice: u64) -> Result<[Arc<dyn DataSet>; 2]> {
+pub fn few_labels(set: Arc<dyn DataSet>, labels: usize, seed: u64) -> Result<[Arc<dyn DataSet>; 2]> {
     let (name, classes) = (set.name().to_string(), set.classes().len());
     let refuse = |what: String| Err(Error::usage(format!("data.labels = {labels}: {what}")));
     if classes == 0 {
@@ -29,7 +29,7 @@ pub fn few_labels(set: Arc<dyn DataSet>, labels: usize, choice: u64) -> Result<[
         return Ok([set.clone(), Arc::new(Part { set, places: all, labelled: false })]);
     }
     let (each, len) = (labels / classes, set.len() as u64);
-    let order = Key::new(choice).purpose("labels");
+    let order = Key::new(seed).purpose("labels");
     let (mut found, mut few) = (vec![0; classes], Vec::with_capacity(labels));
     for i in 0..len {
         let place = order.permute(i, len) as usize;
@@ -81,6 +81,10 @@ impl DataSet for Part {
         };
         let sample = self.set.get(place)?;
         Ok(Sample { label: sample.label.filter(|_| self.labelled), ..sample })
+    }
+
+    fn stem(&self, index: usize) -> Option<String> {
+        self.set.stem(*self.places.get(index)?)
     }
 
     fn classes(&self) -> &[String] {

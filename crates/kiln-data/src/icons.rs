@@ -13,7 +13,7 @@ use resvg::usvg::{Options, Tree};
 use serde::Deserialize;
 
 use crate::set::{fingerprint, picture_kinds};
-use crate::{DataKind, DataSet, Picture, PictureRule, Sample, Split};
+use crate::{DataKind, DataSet, Picture, PictureRule, PictureSize, Sample, Split};
 
 /// The side in pixels at which icons are rendered when the rule says "as stored".
 pub const ICON_SIZE: usize = 32;
@@ -102,7 +102,8 @@ impl IconFile {
 pub(crate) struct IconSet {
     name: String,
     icons: Vec<(String, Icon)>,
-    size: usize,
+    /// Height and width.
+    size: [usize; 2],
     channels: usize,
     background: [u8; 3],
 }
@@ -127,7 +128,7 @@ impl IconSet {
         Self {
             name: name.into(),
             icons: icons.into_iter().filter_map(take).collect(),
-            size: if rule.size == 0 { ICON_SIZE } else { rule.size },
+            size: rule.size.or([ICON_SIZE; 2]),
             channels: if rule.channels == 4 { 4 } else { 3 },
             background: rule.background,
         }
@@ -142,25 +143,25 @@ impl IconSet {
             icon.left, icon.top, icon.body
         );
         let tree = Tree::from_str(&svg, &Options::default()).context(place)?;
-        let size = self.size as u32;
-        let Some(mut canvas) = Pixmap::new(size, size) else {
-            return Err(Error::usage(format!("{size} is no size for an icon, in pixels")));
+        let [rows, columns] = self.size;
+        let Some(mut canvas) = Pixmap::new(columns as u32, rows as u32) else {
+            return Err(Error::usage(format!("{columns} x {rows} is no size for an icon, in pixels")));
         };
         if self.channels == 3 {
             let [r, g, b] = self.background;
             canvas.fill(Color::from_rgba8(r, g, b, 255));
         }
         // As large as fits, in the middle.
-        let scale = size as f32 / width.max(height);
-        let inset = |side: f32| (size as f32 - side * scale) / 2.0;
-        let place = Transform::from_scale(scale, scale).post_translate(inset(width), inset(height));
+        let scale = (columns as f32 / width).min(rows as f32 / height);
+        let inset = |pixels: usize, side: f32| (pixels as f32 - side * scale) / 2.0;
+        let place = Transform::from_scale(scale, scale).post_translate(inset(columns, width), inset(rows, height));
         resvg::render(&tree, place, &mut canvas.as_mut());
         let bytes = |p: &resvg::tiny_skia::PremultipliedColorU8| {
             let p = p.demultiply();
             [p.red(), p.green(), p.blue(), p.alpha()].into_iter().take(self.channels)
         };
         let pixels = canvas.pixels().iter().flat_map(bytes).collect();
-        Picture::new(self.size, self.size, self.channels, pixels)
+        Picture::new(columns, rows, self.channels, pixels)
     }
 }
 
@@ -178,7 +179,11 @@ impl DataSet for IconSet {
             return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
         let picture = self.render(name, icon)?;
-        Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), name: name.clone() })
+        Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), mask: None, name: name.clone() })
+    }
+
+    fn stem(&self, index: usize) -> Option<String> {
+        self.icons.get(index).map(|(name, _)| name.clone())
     }
 
     fn kinds(&self) -> Vec<DataKind> {
@@ -188,12 +193,13 @@ impl DataSet for IconSet {
     }
 
     fn fingerprint(&self) -> String {
-        let how = format!("{} {} {:?}", self.size, self.channels, self.background);
+        let size = PictureSize::from(self.size);
+        let how = format!("{size} {} {:?}", self.channels, self.background);
         let icons = self.icons.iter().flat_map(|(n, i)| [n.as_bytes(), i.body.as_bytes()]);
         fingerprint([how.as_bytes()].into_iter().chain(icons))
     }
 
     fn uniform(&self) -> Option<[usize; 3]> {
-        Some([self.channels, self.size, self.size])
+        Some([self.channels, self.size[0], self.size[1]])
     }
 }

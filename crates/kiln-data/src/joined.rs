@@ -23,6 +23,20 @@ impl Joined {
     }
 }
 
+impl Joined {
+    /// The part that sample `index` is in, and its place there.
+    fn at(&self, index: usize) -> Option<(&dyn DataSet, usize)> {
+        let mut at = index;
+        for part in &self.parts {
+            if at < part.len() {
+                return Some((&**part, at));
+            }
+            at -= part.len();
+        }
+        None
+    }
+}
+
 impl DataSet for Joined {
     fn name(&self) -> &str {
         self.parts[0].name()
@@ -33,14 +47,15 @@ impl DataSet for Joined {
     }
 
     fn get(&self, index: usize) -> Result<Sample> {
-        let mut at = index;
-        for part in &self.parts {
-            if at < part.len() {
-                return part.get(at);
-            }
-            at -= part.len();
+        match self.at(index) {
+            Some((part, index)) => part.get(index),
+            None => Err(Error::new(format!("{}: no sample {index} of {}", self.name(), self.len()))),
         }
-        Err(Error::new(format!("{}: no sample {index} of {}", self.name(), self.len())))
+    }
+
+    fn stem(&self, index: usize) -> Option<String> {
+        let (part, index) = self.at(index)?;
+        part.stem(index)
     }
 
     fn classes(&self) -> &[String] {

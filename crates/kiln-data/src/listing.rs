@@ -2,10 +2,12 @@
 //!
 //! Sub-folders are classes, in the order of their names; a flat folder is unlabelled. `train` and
 //! `test` folders at the top are the splits, otherwise one picture in five (by a keyed hash of its
-//! name) is test. `NAME.txt` beside `NAME.png` is its caption. Hidden files and files that are not
+//! name) is test. `NAME.txt` beside `NAME.png` is its caption. A set of `images` and `masks` (below the split, if there
+//! is one) has a mask for each picture: `masks/NAME.png` holds the class of each pixel of `images/NAME.jpg` as a grey value,
+//! and sub-folders of both are classes of whole pictures. Hidden files and files that are not
 //! pictures are ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -44,9 +46,12 @@ pub(crate) struct FileSet {
 
 struct Item {
     path: String,
+    /// The path below the set and its split, without the ending.
+    stem: String,
     bytes: u64,
     label: Option<u32>,
     caption: Option<String>,
+    mask: Option<Entry>,
 }
 
 impl FileSet {
@@ -78,7 +83,8 @@ impl FileSet {
         for (path, _) in split.keep(files, |(_, key)| key.clone()) {
             let file = root.join(&path);
             let meta = std::fs::metadata(&file).context(|| format!("reading {}", file.display()))?;
-            items.push(Item { path, bytes: meta.len(), label: None, caption: None });
+            let stem = without_ending(&path).to_string();
+            items.push(Item { path, stem, bytes: meta.len(), label: None, caption: None, mask: None });
         }
         if items.is_empty() {
             return Err(Error::new(format!("{name}: no pictures for the {split} split")));
@@ -103,10 +109,17 @@ impl FileSet {
         // The part of a path below the folders around everything, and below its split.
         let top = |part: &str| entries.iter().any(|e| e.path[root..].starts_with(part));
         let parted = top("train/") && top("test/");
-        let inner = |path: &str| {
+        let below_split = |path: &str| {
             let path = &path[root..];
             let cut = if parted { path.find('/').map_or(0, |i| i + 1) } else { 0 };
             path[cut..].to_string()
+        };
+        let mut masks = take_masks(&place, &mut entries, &below_split)?;
+        // The folder that holds all pictures of a set with masks is no class.
+        let masked = !masks.is_empty();
+        let inner = |path: &str| {
+            let path = below_split(path);
+            if masked { path[IMAGES.len()..].to_string() } else { path }
         };
         let classes = classes(&place, entries.iter().map(|e| inner(&e.path)))?;
         let kept = if parted {
@@ -123,15 +136,48 @@ impl FileSet {
             )));
         }
         let item = |e: Entry| {
-            let class = inner(&e.path).split_once('/').map(|(c, _)| c.to_string());
+            let inside = inner(&e.path);
+            let class = inside.split_once('/').map(|(c, _)| c.to_string());
             let label = class.and_then(|c| classes.binary_search(&c).ok()).map(|i| i as u32);
-            let stem = e.path.rsplit_once('.').map_or(e.path.as_str(), |(s, _)| s);
-            let caption = Some(format!("{stem}.txt")).filter(|t| texts.contains(t));
-            Item { path: e.path, bytes: e.bytes, label, caption }
+            let caption = Some(format!("{}.txt", without_ending(&e.path))).filter(|t| texts.contains(t));
+            let mask = masks.remove(&mask_key(&e.path, &below_split));
+            Item { stem: without_ending(&inside).to_string(), path: e.path, bytes: e.bytes, label, caption, mask }
         };
         let items = kept.into_iter().map(item).collect();
         Ok(Self { name: name.into(), store, items, classes })
     }
+}
+
+/// Where the pictures and the masks of a set with masks lie.
+const IMAGES: &str = "images/";
+const MASKS: &str = "masks/";
+
+/// Takes the masks out of the files of a set that is all `images` and `masks`, by [`mask_key`]; none of another set.
+fn take_masks(
+    place: &str,
+    entries: &mut Vec<Entry>,
+    below_split: &impl Fn(&str) -> String,
+) -> Result<BTreeMap<String, Entry>> {
+    let lies_in = |e: &Entry, folder: &str| below_split(&e.path).starts_with(folder);
+    let all = |folders: &[&str]| entries.iter().all(|e| folders.iter().any(|folder| lies_in(e, folder)));
+    if !all(&[IMAGES, MASKS]) || all(&[IMAGES]) || all(&[MASKS]) {
+        return Ok(BTreeMap::new());
+    }
+    let (masks, images): (Vec<Entry>, Vec<Entry>) =
+        std::mem::take(entries).into_iter().partition(|e| lies_in(e, MASKS));
+    let masks: BTreeMap<String, Entry> = masks.into_iter().map(|e| (mask_key(&e.path, below_split), e)).collect();
+    if let Some(image) = images.iter().find(|e| !masks.contains_key(&mask_key(&e.path, below_split))) {
+        return Err(Error::usage(format!("{place}: {} has no mask of its name below {MASKS}", image.path)));
+    }
+    *entries = images;
+    Ok(masks)
+}
+
+/// What the paths of a picture and of its mask have in common: all but `images` or `masks`, and the ending.
+fn mask_key(path: &str, below_split: &impl Fn(&str) -> String) -> String {
+    let inside = below_split(path);
+    let rest = inside.split_once('/').map_or("", |(_, rest)| rest);
+    format!("{}{}", &path[..path.len() - inside.len()], without_ending(rest))
 }
 
 /// Whether Kiln made a picture, and not as one sample.
@@ -171,6 +217,11 @@ pub(crate) fn is_picture(path: &str) -> bool {
 fn extension(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.rsplit_once('.').map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
+}
+
+/// A path without what tells the format of its file.
+fn without_ending(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(stem, _)| stem)
 }
 
 /// The length of the folder path (with its last `/`) that all entries share.
@@ -232,6 +283,28 @@ impl Store {
     }
 }
 
+impl FileSet {
+    /// The mask of a picture, as grey values.
+    fn mask(&self, mask: &Entry, picture: &Picture) -> Result<Picture> {
+        let name = self.store.place(&mask.path);
+        let found = Picture::decode(&self.store.read(&mask.path)?, &name)?;
+        if (found.width, found.height) != (picture.width, picture.height) {
+            return Err(Error::new(format!(
+                "{name}: {} x {}, and its picture is {} x {}; a mask has its picture's size",
+                found.width, found.height, picture.width, picture.height
+            )));
+        }
+        let is_grey = |p: &[u8]| p.iter().take(3).all(|value| *value == p[0]);
+        if found.channels > 1 && !found.pixels.chunks_exact(found.channels).all(is_grey) {
+            return Err(Error::new(format!(
+                "{name}: a mask must be grey, and this one has colours; give each class a grey value"
+            )));
+        }
+        let pixels = found.pixels.iter().step_by(found.channels).copied().collect();
+        Ok(Picture { channels: 1, pixels, ..found })
+    }
+}
+
 impl DataSet for FileSet {
     fn name(&self) -> &str {
         &self.name
@@ -255,7 +328,12 @@ impl DataSet for FileSet {
                 Some(text.trim().to_string())
             }
         };
-        Ok(Sample { picture, label: item.label, caption, name })
+        let mask = item.mask.as_ref().map(|mask| self.mask(mask, &picture)).transpose()?;
+        Ok(Sample { picture, label: item.label, caption, mask, name })
+    }
+
+    fn stem(&self, index: usize) -> Option<String> {
+        self.items.get(index).map(|item| item.stem.clone())
     }
 
     fn classes(&self) -> &[String] {
@@ -263,12 +341,18 @@ impl DataSet for FileSet {
     }
 
     fn kinds(&self) -> Vec<DataKind> {
-        picture_kinds(!self.classes.is_empty(), self.items.iter().all(|i| i.caption.is_some()))
+        let mut kinds = picture_kinds(!self.classes.is_empty(), self.items.iter().all(|i| i.caption.is_some()));
+        if self.items.iter().all(|i| i.mask.is_some()) {
+            kinds.push(DataKind::Masked);
+        }
+        kinds
     }
 
     fn fingerprint(&self) -> String {
         let listed = |i: &Item| format!("{} {}", i.bytes, i.path);
-        let lines: Vec<String> = self.items.iter().map(listed).collect();
+        let masks = self.items.iter().filter_map(|i| i.mask.as_ref());
+        let masks = masks.map(|mask| format!("{} {}", mask.bytes, mask.path));
+        let lines: Vec<String> = self.items.iter().map(listed).chain(masks).collect();
         fingerprint(lines.iter().map(|l| l.as_bytes()))
     }
 }

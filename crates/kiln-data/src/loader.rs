@@ -4,6 +4,7 @@
 //! to epoch i / L and is the (i mod L)-th of that epoch's keyed permutation, so any position is
 //! reached at once and a resumed run sees exactly what an uninterrupted one would.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use std::thread::JoinHandle;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 
-use crate::{DataSet, Prepared};
+use crate::{DataSet, Prepared, PreparedSample, TokenRows};
 
 /// Batches that may wait, besides the one being made.
 const AHEAD: usize = 2;
@@ -28,8 +29,23 @@ pub struct HostBatch {
     pub parts: Vec<Part>,
 }
 
+impl HostBatch {
+    /// Cut into `parts` of equal length, which divides the batch.
+    pub fn split(self, parts: usize) -> Vec<Self> {
+        if parts == 1 {
+            return vec![self];
+        }
+        let n = self.parts.first().map_or(0, |p| p.shape[0]) / parts;
+        let piece = |i: usize| Self {
+            start: self.start + (i * n) as u64,
+            parts: self.parts.iter().map(|p| p.piece(i * n..(i + 1) * n)).collect(),
+        };
+        (0..parts).map(piece).collect()
+    }
+}
+
 /// The batch of one stream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Part {
     /// [batch, channels, height, width].
     pub shape: [usize; 4],
@@ -37,10 +53,30 @@ pub struct Part {
     pub values: Vec<f32>,
     /// The class of each picture, if the set has classes.
     pub labels: Option<Vec<u32>>,
+    /// The class of each pixel, [batch, height, width], of a stream with masks.
+    pub masks: Option<Vec<u8>>,
     /// The caption of each picture.
     pub captions: Vec<Option<String>>,
+    /// The captions as tokens, of a stream with a tokenizer.
+    pub tokens: Option<TokenRows>,
     /// The place of each picture in its set.
     pub indices: Vec<usize>,
+}
+
+impl Part {
+    fn piece(&self, items: Range<usize>) -> Self {
+        let [_, channels, height, width] = self.shape;
+        let of = |size: usize| items.start * size..items.end * size;
+        Self {
+            shape: [items.len(), channels, height, width],
+            values: self.values[of(channels * height * width)].to_vec(),
+            labels: self.labels.as_ref().map(|l| l[items.clone()].to_vec()),
+            masks: self.masks.as_ref().map(|m| m[of(height * width)].to_vec()),
+            captions: self.captions[items.clone()].to_vec(),
+            tokens: self.tokens.as_ref().map(|t| t.rows(items.clone())),
+            indices: self.indices[items.clone()].to_vec(),
+        }
+    }
 }
 
 /// Which pictures come together in a batch.
@@ -123,7 +159,7 @@ impl Grouping {
 }
 
 /// Background-prefetching loader over one or several streams (domains), each with its own keyed
-/// permutation.
+/// permutation, which pairs share.
 pub struct Loader {
     /// `None` only while dropping.
     batches: Option<Receiver<Result<HostBatch>>>,
@@ -160,6 +196,15 @@ impl Loader {
             )));
         }
         streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))?;
+        if let Some(other) = streams.iter().find(|s| s.is_with_first() && s.len() != streams[0].len()) {
+            return Err(Error::usage(format!(
+                "pairs of {} and {}: {} pictures and {}",
+                streams[0].set().name(),
+                other.set().name(),
+                streams[0].len(),
+                other.len()
+            )));
+        }
         let (sender, batches) = sync_channel(AHEAD);
         let thread = std::thread::Builder::new()
             .name("loader".into())
@@ -198,7 +243,8 @@ fn serve(
 ) {
     loop {
         let part = |(number, stream): (usize, &Arc<Prepared>)| {
-            let number = number as u64;
+            // Pairs are drawn by one key.
+            let number = if stream.is_with_first() { 0 } else { number as u64 };
             gather(stream, key, number, start, &chosen(stream, key, number, start, batch, grouping))
         };
         let parts: Result<Vec<Part>> = streams.iter().enumerate().map(part).collect();
@@ -247,12 +293,19 @@ fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]
         shape: [batch, channels, height, width],
         values: Vec::with_capacity(batch * channels * height * width),
         labels: Some(Vec::with_capacity(batch)),
+        masks: None,
         captions: Vec::with_capacity(batch),
+        tokens: None,
         indices: places.to_vec(),
     };
+    let mut masks = Vec::with_capacity(if stream.mask_values().is_empty() { 0 } else { batch * height * width });
     for (item, &index) in (start..).zip(places) {
         let sample = stream.get(index)?;
-        if stream.rule().flip && flip.below([item], 2)[0] == 1 {
+        let flipped = stream.rule().flip && flip.below([item], 2)[0] == 1;
+        if !stream.mask_values().is_empty() {
+            masks.extend(classes_of_mask(&sample, stream.mask_values(), flipped)?);
+        }
+        if flipped {
             part.values.extend(sample.picture.flipped().to_unit());
         } else {
             part.values.extend(sample.values);
@@ -263,5 +316,24 @@ fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]
         }
         part.captions.push(sample.caption);
     }
+    part.masks = (!masks.is_empty()).then_some(masks);
+    if let Some((tokenizer, length)) = stream.tokens() {
+        let texts = part.captions.iter().map(|c| c.as_deref().unwrap_or_default());
+        part.tokens = Some(tokenizer.rows(texts, length)?);
+    }
     Ok(part)
+}
+
+/// The class of each pixel of a sample's mask: the place of its grey value among `values`.
+fn classes_of_mask(sample: &PreparedSample, values: &[u8], flipped: bool) -> Result<Vec<u8>> {
+    let Some(mask) = &sample.mask else {
+        return Err(Error::new(format!("{}: it has no mask", sample.name)));
+    };
+    let class = |value: &u8| {
+        let place = values.iter().position(|v| v == value);
+        place.map(|place| place as u8).ok_or_else(|| {
+            Error::new(format!("{}: its mask has the value {value}, which is none of {values:?}", sample.name))
+        })
+    };
+    if flipped { mask.flipped().pixels.iter().map(class).collect() } else { mask.pixels.iter().map(class).collect() }
 }

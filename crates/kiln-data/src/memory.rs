@@ -93,7 +93,7 @@ impl DataSet for MemorySet {
         let [channels, height, width] = self.shape;
         let picture = Picture::new(width, height, channels, self.bytes(index).to_vec())?;
         let name = format!("{} {place}", self.name);
-        Ok(Sample { picture, label: self.label(index), caption: None, name })
+        Ok(Sample { picture, label: self.label(index), caption: None, mask: None, name })
     }
 
     fn classes(&self) -> &[String] {

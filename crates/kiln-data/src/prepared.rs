@@ -6,7 +6,7 @@ use kiln_core::{Error, Result};
 use rayon::prelude::*;
 
 use crate::rule::RULES;
-use crate::{DataSet, Picture, PictureRule, Resize, Sample};
+use crate::{DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
 
 /// Adapted sets below this many bytes stay in memory: decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
@@ -18,6 +18,11 @@ pub struct Prepared {
     shape: [usize; 3],
     /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
     kept: Vec<OnceLock<Sample>>,
+    with_first: bool,
+    /// The grey values of masks, in the order of their classes; empty where masks are left out.
+    mask_values: Vec<u8>,
+    /// What makes tokens of captions, and how many of each.
+    tokens: Option<(Arc<Tokenizer>, usize)>,
 }
 
 /// One sample ready for a network.
@@ -29,6 +34,8 @@ pub struct PreparedSample {
     pub label: Option<u32>,
     /// A line of text that describes the picture.
     pub caption: Option<String>,
+    /// The class of each pixel as a grey value, after the rule.
+    pub mask: Option<Picture>,
     /// The sample's name in messages.
     pub name: String,
     /// The picture the values are from, after the rule.
@@ -51,7 +58,66 @@ impl Prepared {
         let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, kept })
+        Ok(Self { set, rule, shape, kept, with_first: false, mask_values: Vec::new(), tokens: None })
+    }
+
+    /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
+    pub fn with_first(self) -> Self {
+        Self { with_first: true, ..self }
+    }
+
+    /// Whether it is one of a pair with a loader's first stream.
+    pub fn is_with_first(&self) -> bool {
+        self.with_first
+    }
+
+    /// The grey values that the set's masks have after the rule, from dark to light: a class each.
+    ///
+    /// # Errors
+    /// If a picture or a mask cannot be read.
+    pub fn find_mask_values(&self) -> Result<Vec<u8>> {
+        let look = |index| {
+            let mut seen = [false; 256];
+            let sample = if self.kept.is_empty() { self.adapted(index)?.mask } else { self.get(index)?.mask };
+            sample.iter().flat_map(|mask| &mask.pixels).for_each(|&value| seen[usize::from(value)] = true);
+            Ok(seen)
+        };
+        let all: Result<Vec<[bool; 256]>> = (0..self.len()).into_par_iter().map(look).collect();
+        let all = all?;
+        Ok((0..=255).filter(|&value| all.iter().any(|seen| seen[usize::from(value)])).collect())
+    }
+
+    /// The captions of all samples.
+    ///
+    /// # Errors
+    /// Names a sample that has none, or a file that cannot be read.
+    pub fn captions(&self) -> Result<Vec<String>> {
+        let caption = |index| {
+            let Sample { caption, name, .. } = self.set.get(index)?;
+            caption.ok_or_else(|| Error::new(format!("{name}: it has no caption")))
+        };
+        let all: Vec<Result<String>> = (0..self.len()).into_par_iter().map(caption).collect();
+        all.into_iter().collect()
+    }
+
+    /// Serves captions as rows of `length` tokens too.
+    pub fn with_tokens(self, tokenizer: Arc<Tokenizer>, length: usize) -> Self {
+        Self { tokens: Some((tokenizer, length)), ..self }
+    }
+
+    /// What makes tokens of captions, and how many of each.
+    pub fn tokens(&self) -> Option<(&Tokenizer, usize)> {
+        self.tokens.as_ref().map(|(tokenizer, length)| (&**tokenizer, *length))
+    }
+
+    /// Serves masks with the set's pictures, grey values as the places they have in `values`.
+    pub fn with_masks(self, values: Vec<u8>) -> Self {
+        Self { mask_values: values, ..self }
+    }
+
+    /// The grey values of masks in the order of their classes; empty where masks are left out.
+    pub fn mask_values(&self) -> &[u8] {
+        &self.mask_values
     }
 
     /// [channels, height, width] of every sample.
@@ -81,14 +147,15 @@ impl Prepared {
                 }
             },
         };
-        let Sample { picture, label, caption, name } = sample;
-        Ok(PreparedSample { values: picture.to_unit(), label, caption, name, picture })
+        let Sample { picture, label, caption, mask, name } = sample;
+        Ok(PreparedSample { values: picture.to_unit(), label, caption, mask, name, picture })
     }
 
     fn adapted(&self, index: usize) -> Result<Sample> {
         let sample = self.set.get(index)?;
         let picture = self.rule.adapt(&sample.picture, self.shape, &sample.name)?;
-        Ok(Sample { picture, ..sample })
+        let mask = sample.mask.as_ref().map(|m| self.rule.adapt_mask(m, self.shape, &sample.name)).transpose()?;
+        Ok(Sample { picture, mask, ..sample })
     }
 
     /// The set as stored.
@@ -122,10 +189,7 @@ fn common_shape(stored: &[([usize; 3], String)], rule: &PictureRule, set: &str) 
         0 => 3,
         given => given,
     };
-    let (height, width) = match rule.size {
-        0 => (first_height, first_width),
-        size => (size, size),
-    };
+    let [height, width] = rule.size.or([first_height, first_width]);
     if rule.resize == Resize::None {
         let other = stored.iter().find(|s| s.0[1..] != [height, width]);
         if let Some(([_, h, w], name)) = other {

@@ -12,7 +12,7 @@ use crate::mesh::{Mesh, NO_NORMAL};
 /// From the camera to the middle of the thing, whose farthest corner is 1 away from it.
 const DISTANCE: f32 = 4.0;
 
-/// How much of the picture's half side the unit ball around the middle takes.
+/// How much of the picture's shorter half side the unit ball around the middle takes.
 const FILL: f32 = 0.95;
 
 /// Samples along a pixel's side.
@@ -38,12 +38,12 @@ pub(crate) struct View {
 /// Draws a mesh that [`Mesh::normalise`] has made fit: `colour` of each triangle, 0 to 1, over `background`, in three channels.
 ///
 /// # Errors
-/// If `side` is 0.
+/// If `height` or `width` is 0.
 pub(crate) fn render(
     mesh: &Mesh,
     colour: impl Fn(usize) -> [f32; 3],
     view: View,
-    side: usize,
+    [height, width]: [usize; 2],
     background: [u8; 3],
 ) -> Result<Picture> {
     let (sin, cos) = view.azimuth.sin_cos();
@@ -57,34 +57,34 @@ pub(crate) fn render(
     let light = [flat * (aside * cos + ahead * sin), flat * (aside * sin - ahead * cos), high];
 
     // The unit ball's outline is seen under an angle of sine 1 / distance.
-    let size = side * SAMPLES;
-    let scale = FILL * (DISTANCE * DISTANCE - 1.0).sqrt() * size as f32 / 2.0;
+    let [rows, columns] = [height * SAMPLES, width * SAMPLES];
+    let scale = FILL * (DISTANCE * DISTANCE - 1.0).sqrt() * rows.min(columns) as f32 / 2.0;
     // Place in samples, and 1 / depth, which is linear over the picture.
     let seen: Vec<[f32; 3]> = mesh
         .positions
         .iter()
         .map(|&p| {
             let near = 1.0 / (DISTANCE - dot(p, back));
-            let middle = size as f32 / 2.0;
-            [middle + scale * near * dot(p, right), middle - scale * near * dot(p, up), near]
+            let [x, y] = [columns as f32 / 2.0, rows as f32 / 2.0];
+            [x + scale * near * dot(p, right), y - scale * near * dot(p, up), near]
         })
         .collect();
 
-    let mut nearest = vec![0.0f32; size * size];
-    let mut lit = vec![background.map(f32::from); size * size];
+    let mut nearest = vec![0.0f32; rows * columns];
+    let mut lit = vec![background.map(f32::from); rows * columns];
     for (number, corners) in mesh.triangles.iter().enumerate() {
         let [a, b, c] = corners.map(|corner| seen[corner as usize]);
         let area = edge(a, b, c);
         if area == 0.0 || !area.is_finite() {
             continue;
         }
-        let span = |axis: usize| {
+        let span = |axis: usize, size: usize| {
             let (low, high) = (a[axis].min(b[axis]).min(c[axis]), a[axis].max(b[axis]).max(c[axis]));
             // The samples whose middles may lie within: as many as there are middles below an edge.
             let below = |edge: f32| ((edge + 0.5).clamp(0.0, size as f32)) as usize;
             (below(low), below(high))
         };
-        let ((left, right), (top, bottom)) = (span(0), span(1));
+        let ((left, right), (top, bottom)) = (span(0, columns), span(1, rows));
         // Most triangles of a fine mesh lie between samples.
         if left >= right || top >= bottom {
             continue;
@@ -108,7 +108,7 @@ pub(crate) fn render(
                 }
                 let weights = [weights[0] * a[2], weights[1] * b[2], weights[2] * c[2]];
                 let near = weights.iter().sum::<f32>();
-                let place = y * size + x;
+                let place = y * columns + x;
                 if near <= nearest[place] {
                     continue;
                 }
@@ -123,14 +123,14 @@ pub(crate) fn render(
     }
 
     let samples = (SAMPLES * SAMPLES) as f32;
-    let mut pixels = Vec::with_capacity(side * side * 3);
-    for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+    let mut pixels = Vec::with_capacity(height * width * 3);
+    for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
         let within = (0..SAMPLES).flat_map(|dy| (0..SAMPLES).map(move |dx| (dy, dx)));
-        let places = within.map(|(dy, dx)| (y * SAMPLES + dy) * size + x * SAMPLES + dx);
+        let places = within.map(|(dy, dx)| (y * SAMPLES + dy) * columns + x * SAMPLES + dx);
         let sum = places.fold([0.0; 3], |sum: [f32; 3], place| [0, 1, 2].map(|i| sum[i] + lit[place][i]));
         pixels.extend(sum.map(|s| (s / samples).round().clamp(0.0, 255.0) as u8));
     }
-    Picture::new(side, side, 3, pixels)
+    Picture::new(width, height, 3, pixels)
 }
 
 /// Twice the signed area of a triangle in the picture.
@@ -169,7 +169,7 @@ mod tests {
 
     /// Of a white thing over blue: what it reflects in each pixel, `None` where the ground is seen.
     fn look(mesh: &Mesh, view: View) -> Vec<Option<f32>> {
-        let picture = render(mesh, |_| [1.0, 1.0, 0.0], view, SIDE, [0, 0, 255]).unwrap();
+        let picture = render(mesh, |_| [1.0, 1.0, 0.0], view, [SIDE; 2], [0, 0, 255]).unwrap();
         let reflected = |p: &[u8]| (p[2] == 0).then_some(f32::from(p[0]) / 255.0);
         picture.pixels.chunks(3).map(reflected).collect()
     }
@@ -230,13 +230,13 @@ mod tests {
             let mesh = Mesh::parse(&format!("{text}{faces}"), "two").unwrap();
             let large = |n: usize| mesh.triangles[n].contains(&4);
             let colour = |n| if large(n) { [1.0, 0.0, 0.0] } else { [0.0, 1.0, 0.0] };
-            let picture = render(&mesh, colour, FRONT, SIDE, [0; 3]).unwrap();
+            let picture = render(&mesh, colour, FRONT, [SIDE; 2], [0; 3]).unwrap();
             let at = |x: usize, y: usize| &picture.pixels[(y * SIDE + x) * 3..][..3];
             assert!(at(32, 32)[1] > 100 && at(32, 32)[0] == 0, "{:?}", at(32, 32));
             assert!(at(19, 32)[0] > 100 && at(19, 32)[1] == 0, "{:?}", at(19, 32));
             // From behind, the large one hides the small one.
             let behind = View { azimuth: 2.0 * FRAC_PI_2, ..FRONT };
-            let picture = render(&mesh, colour, behind, SIDE, [0; 3]).unwrap();
+            let picture = render(&mesh, colour, behind, [SIDE; 2], [0; 3]).unwrap();
             assert!(picture.pixels.chunks(3).all(|p| p[1] == 0));
         }
     }

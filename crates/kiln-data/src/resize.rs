@@ -50,6 +50,23 @@ impl Picture {
     }
 }
 
+impl Picture {
+    /// The picture stretched to `width` x `height` (at least 1 each) by taking the nearest pixel: what Pillow's
+    /// `resize(..., NEAREST)` does. For maps of classes, between which there is nothing.
+    pub fn resize_nearest(&self, width: usize, height: usize) -> Self {
+        let (width, height) = (width.max(1), height.max(1));
+        // The pixel under the middle of the new one.
+        let under = |i: usize, to: usize, from: usize| (2 * i + 1) * from / (2 * to);
+        let columns: Vec<usize> = (0..width).map(|x| under(x, width, self.width) * self.channels).collect();
+        let mut pixels = Vec::with_capacity(width * height * self.channels);
+        for y in 0..height {
+            let row = &self.pixels[under(y, height, self.height) * self.width * self.channels..];
+            columns.iter().for_each(|&x| pixels.extend_from_slice(&row[x..x + self.channels]));
+        }
+        Self { width, height, channels: self.channels, pixels }
+    }
+}
+
 /// For each output position: the first source position and the weights from there, which sum to 1.
 struct Taps {
     first: Vec<usize>,

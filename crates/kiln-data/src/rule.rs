@@ -3,15 +3,15 @@
 use kiln_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::Picture;
 use crate::picture::luma;
+use crate::{Picture, PictureSize};
 
 /// How pictures of a set become tensors of one shape.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PictureRule {
-    /// Side of the square picture in pixels; 0 = as stored.
-    pub size: usize,
+    /// Height and width, or those that are stored.
+    pub size: PictureSize,
     /// 1 (grey), 3 (RGB) or 4 (RGBA); 0 = as stored (3 if mixed).
     pub channels: usize,
     /// What to do with a picture whose size is another.
@@ -24,7 +24,7 @@ pub struct PictureRule {
 
 impl Default for PictureRule {
     fn default() -> Self {
-        Self { size: 0, channels: 0, resize: Resize::None, background: [255; 3], flip: false }
+        Self { size: PictureSize::STORED, channels: 0, resize: Resize::None, background: [255; 3], flip: false }
     }
 }
 
@@ -37,9 +37,9 @@ pub enum Resize {
     None,
     /// Stretch both sides to the size.
     Stretch,
-    /// Scale the shorter side to the size and cut the middle out of the longer.
+    /// Scale the picture until it covers the size, and cut the middle out.
     Crop,
-    /// Scale the longer side to the size and pad the shorter with the background.
+    /// Scale the picture until it fits into the size, and pad it with the background.
     Pad,
 }
 
@@ -52,10 +52,15 @@ impl PictureRule {
                 self.channels
             )));
         }
-        if self.size == 0 && self.resize != Resize::None {
-            return Err(Error::usage("a resize rule needs a size: set the picture size in pixels"));
+        match self.size.pixels() {
+            None if self.resize != Resize::None => {
+                Err(Error::usage("a resize rule needs a size: set the picture size in pixels"))
+            }
+            Some([height, width]) if height == 0 || width == 0 => {
+                Err(Error::usage(format!("size = [{height}, {width}]: both must be above 0")))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The picture with shape [channels, height, width]; `name` is for the error when the rule does
@@ -63,9 +68,37 @@ impl PictureRule {
     pub(crate) fn adapt(&self, picture: &Picture, shape: [usize; 3], name: &str) -> Result<Picture> {
         let [channels, height, width] = shape;
         let picture = picture.with_channels(channels, self.background);
+        let [r, g, b] = self.background;
+        let padding = match channels {
+            1 => vec![luma(self.background)],
+            4 => vec![r, g, b, 0],
+            _ => vec![r, g, b],
+        };
+        self.fit(picture, [height, width], name, Picture::resize, &padding)
+    }
+
+    /// A map of classes, which goes the way of its picture: the nearest pixel stands for each, and 0 for what is beyond.
+    pub(crate) fn adapt_mask(&self, mask: &Picture, [_, height, width]: [usize; 3], name: &str) -> Result<Picture> {
+        self.fit(mask.clone(), [height, width], name, Picture::resize_nearest, &[0])
+    }
+
+    /// A picture of a height and a width, scaled by `resize` and padded with pixels of `padding`.
+    fn fit(
+        &self,
+        picture: Picture,
+        [height, width]: [usize; 2],
+        name: &str,
+        resize: fn(&Picture, usize, usize) -> Picture,
+        padding: &[u8],
+    ) -> Result<Picture> {
         if (picture.width, picture.height) == (width, height) {
             return Ok(picture);
         }
+        // Both sides scaled by what makes one of them as long as it must be.
+        let scale = |side: usize, to: usize, from: usize| ((side * to + from / 2) / from).max(1);
+        let by_width = (width, scale(picture.height, width, picture.width));
+        let by_height = (scale(picture.width, height, picture.height), height);
+        let is_wider = picture.width * height > picture.height * width;
         Ok(match self.resize {
             Resize::None => {
                 return Err(Error::new(format!(
@@ -73,41 +106,29 @@ impl PictureRule {
                     picture.width, picture.height
                 )));
             }
-            Resize::Stretch => picture.resize(width, height),
+            Resize::Stretch => resize(&picture, width, height),
             Resize::Crop => {
-                let (w, h) = scaled(&picture, self.size, picture.width.min(picture.height));
-                picture.resize(w, h).crop((w - width) / 2, (h - height) / 2, width, height)
+                let (w, h) = if is_wider { by_height } else { by_width };
+                resize(&picture, w, h).crop((w - width) / 2, (h - height) / 2, width, height)
             }
             Resize::Pad => {
-                let (w, h) = scaled(&picture, self.size, picture.width.max(picture.height));
-                self.pad(&picture.resize(w, h), width, height)
+                let (w, h) = if is_wider { by_width } else { by_height };
+                pad(&resize(&picture, w, h), width, height, padding)
             }
         })
     }
+}
 
-    /// The picture in the middle of a larger one of background; with alpha, of transparent background.
-    fn pad(&self, picture: &Picture, width: usize, height: usize) -> Picture {
-        let [r, g, b] = self.background;
-        let colour = match picture.channels {
-            1 => vec![luma(self.background)],
-            4 => vec![r, g, b, 0],
-            _ => vec![r, g, b],
-        };
-        let n = picture.channels;
-        let (left, top) = ((width - picture.width) / 2, (height - picture.height) / 2);
-        let mut pixels = colour.repeat(width * height);
-        for (y, row) in picture.pixels.chunks_exact(picture.width * n).enumerate() {
-            pixels[((top + y) * width + left) * n..][..row.len()].copy_from_slice(row);
-        }
-        Picture { width, height, channels: n, pixels }
+/// The picture in the middle of a larger one that is all of one colour.
+fn pad(picture: &Picture, width: usize, height: usize, colour: &[u8]) -> Picture {
+    let n = picture.channels;
+    let (left, top) = ((width - picture.width) / 2, (height - picture.height) / 2);
+    let mut pixels = colour.repeat(width * height);
+    for (y, row) in picture.pixels.chunks_exact(picture.width * n).enumerate() {
+        pixels[((top + y) * width + left) * n..][..row.len()].copy_from_slice(row);
     }
+    Picture { width, height, channels: n, pixels }
 }
 
 /// What to tell who has pictures of the wrong size.
 pub(crate) const RULES: &str = "set a picture size with the resize rule stretch, crop (cut the middle out) or pad";
-
-/// Width and height when `side` of the picture becomes `size`.
-fn scaled(picture: &Picture, size: usize, side: usize) -> (usize, usize) {
-    let to = |x: usize| ((x * size + side / 2) / side).max(1);
-    (to(picture.width), to(picture.height))
-}

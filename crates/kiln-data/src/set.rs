@@ -20,7 +20,7 @@ pub enum DataKind {
     Labelled,
     /// Pictures of which a few have a class: two domains of one set, those few and all the others.
     PartlyLabelled,
-    /// Known pairs, together with another set of the same kind: index i of each belongs together.
+    /// Pairs: two sets of which index i of each belongs together, by the names of their pictures.
     Paired,
     /// One of two unpaired domains.
     TwoDomains,
@@ -28,7 +28,7 @@ pub enum DataKind {
     SourceTarget,
     /// Pictures with a line of text each.
     Captioned,
-    /// Pictures with a class for each pixel.
+    /// Pictures with a class for each pixel: see [`Sample::mask`].
     Masked,
     /// Pictures whose generating factors are known: see [`DataSet::factors`].
     Factors,
@@ -106,6 +106,8 @@ pub struct Sample {
     pub label: Option<u32>,
     /// A line of text that describes the picture.
     pub caption: Option<String>,
+    /// The class of each pixel as a grey value, of the picture's size, where the set has masks.
+    pub mask: Option<Picture>,
     /// What to call it in messages: a file, or a number in the set.
     pub name: String,
 }
@@ -150,6 +152,12 @@ pub trait DataSet: Send + Sync {
 
     /// Sample `index` in `0..len`. An error names the file that could not be read.
     fn get(&self, index: usize) -> Result<Sample>;
+
+    /// What sample `index` is called within its set, without folders around the set and the file's ending, where it has
+    /// a name: pairs have the same.
+    fn stem(&self, _index: usize) -> Option<String> {
+        None
+    }
 
     /// Class names by label; empty when unlabelled.
     fn classes(&self) -> &[String] {

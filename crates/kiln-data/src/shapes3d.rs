@@ -27,7 +27,7 @@ use zip::ZipArchive;
 use crate::mesh::{Material, Mesh, materials};
 use crate::render::{View, render};
 use crate::set::{factor_kinds, fingerprint, joined, parted};
-use crate::{DataKind, DataSet, Factor, Picture, PictureRule, Sample, Split};
+use crate::{DataKind, DataSet, Factor, Picture, PictureRule, PictureSize, Sample, Split};
 
 /// The catalogue in each archive.
 const CATALOGUE: &str = "PluginFurnitureCatalog.properties";
@@ -46,7 +46,8 @@ pub(crate) struct Shapes3d {
     classes: Vec<String>,
     factors: Vec<Factor>,
     counts: [usize; 4],
-    side: usize,
+    /// Height and width.
+    size: [usize; 2],
     background: [u8; 3],
 }
 
@@ -101,8 +102,8 @@ impl Shapes3d {
             Factor::even("light", 9, degrees(-80.0), degrees(80.0)),
         ];
         let counts = [0, 1, 2, 3].map(|i| factors[i as usize].values.len());
-        let side = if rule.size == 0 { SIDE } else { rule.size };
-        Ok(Self { name: name.into(), archives, models, classes, factors, counts, side, background: rule.background })
+        let size = rule.size.or([SIDE; 2]);
+        Ok(Self { name: name.into(), archives, models, classes, factors, counts, size, background: rule.background })
     }
 
     /// The model, read if it has not been.
@@ -249,9 +250,10 @@ impl DataSet for Shapes3d {
         };
         let label = self.classes.binary_search(&model.category).ok();
         Ok(Sample {
-            picture: render(mesh, colour, view, self.side, self.background)?,
+            picture: render(mesh, colour, view, self.size, self.background)?,
             label: label.map(|l| l as u32),
             caption: Some(model.title.clone()),
+            mask: None,
             name: format!("{}/{} {index}", self.archives[model.archive].place, model.path),
         })
     }
@@ -278,12 +280,12 @@ impl DataSet for Shapes3d {
 
     fn fingerprint(&self) -> String {
         // Counts up when a picture changes.
-        let drawn = format!("shapes3d 1 {} {:?}", self.side, self.background);
+        let drawn = format!("shapes3d 1 {} {:?}", PictureSize::from(self.size), self.background);
         fingerprint(std::iter::once(drawn.as_bytes()).chain(self.models.iter().map(|m| m.path.as_bytes())))
     }
 
     fn uniform(&self) -> Option<[usize; 3]> {
-        Some([3, self.side, self.side])
+        Some([3, self.size[0], self.size[1]])
     }
 }
 
@@ -317,7 +319,7 @@ mod tests {
     }
 
     fn rule(size: usize) -> PictureRule {
-        PictureRule { size, background: [0; 3], ..PictureRule::default() }
+        PictureRule { size: size.into(), background: [0; 3], ..PictureRule::default() }
     }
 
     #[test]

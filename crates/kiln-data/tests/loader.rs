@@ -25,7 +25,7 @@ impl DataSet for Numbers {
             return Err(Error::new(format!("number {index} is broken")));
         }
         let picture = Picture::new(2, 1, 1, vec![index as u8, 255])?;
-        Ok(Sample { picture, label: Some(index as u32 % 3), caption: None, name: index.to_string() })
+        Ok(Sample { picture, label: Some(index as u32 % 3), caption: None, mask: None, name: index.to_string() })
     }
     fn kinds(&self) -> Vec<DataKind> {
         vec![DataKind::Images]
@@ -74,6 +74,23 @@ fn the_order_does_not_depend_on_the_batch_size() {
     let labels: Vec<u32> = part.indices.iter().map(|&i| i as u32 % 3).collect();
     assert_eq!(part.labels.as_deref(), Some(&labels[..]));
     assert_eq!(part.captions, vec![None; 7]);
+}
+
+#[test]
+fn pairs_come_in_one_order_and_are_mirrored_together() {
+    let rule = PictureRule { flip: true, ..PictureRule::default() };
+    let other = |len| {
+        let set = Arc::new(Numbers { len, broken: None });
+        Arc::new(Prepared::new(set, rule.clone()).unwrap().with_first())
+    };
+    let batches = take(&[numbers(20, true), other(20)], 6, 0, 10);
+    assert_eq!(indices(&batches, 0), indices(&batches, 1));
+    assert_eq!(values(&batches, 0), values(&batches, 1));
+    // Two sets that are no pairs have orders of their own.
+    let apart = take(&[numbers(20, true), numbers(20, true)], 6, 0, 10);
+    assert_ne!(indices(&apart, 0), indices(&apart, 1));
+    let error = Loader::new(vec![numbers(20, true), other(19)], 6, key(), 0).err().unwrap();
+    assert!(error.is_usage() && error.to_string().contains("20 pictures and 19"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_data::{DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, few_labels, open, open_all};
+use kiln_data::{
+    DataKind, DataSet, Picture, PictureRule, Prepared, Resize, Split, check_pairs, few_labels, open, open_all,
+};
 
 fn picture(width: usize, height: usize, value: u8) -> Picture {
     Picture::new(width, height, 3, vec![value; width * height * 3]).unwrap()
@@ -18,7 +20,7 @@ fn write(folder: &Path, name: &str, p: &Picture) {
 }
 
 fn rule(size: usize, resize: Resize) -> PictureRule {
-    PictureRule { size, resize, ..PictureRule::default() }
+    PictureRule { size: size.into(), resize, ..PictureRule::default() }
 }
 
 fn open_here(folder: &Path, split: Split) -> kiln_core::Result<Arc<dyn DataSet>> {
@@ -138,6 +140,16 @@ fn mixed_sizes_need_a_rule() {
     let cropped = Prepared::new(set(), rule(4, Resize::Crop)).unwrap().get(1).unwrap().picture;
     assert!(cropped.pixels.iter().all(|&v| v == 20));
     assert!(message(Prepared::new(set(), rule(0, Resize::Pad))).contains("needs a size"));
+    // Rectangles: 8 x 4 and 4 x 8 into 3 wide, 6 high.
+    for (resize, first) in [(Resize::Stretch, [10; 4]), (Resize::Crop, [10; 4]), (Resize::Pad, [255, 255, 10, 255])] {
+        let prepared =
+            Prepared::new(set(), PictureRule { size: [6, 3].into(), resize, ..PictureRule::default() }).unwrap();
+        assert_eq!(prepared.shape(), [3, 6, 3]);
+        let wide = prepared.get(0).unwrap().picture;
+        assert_eq!([0, 1, 2, 5].map(|y| at(&wide, 1, y)), first, "{resize:?}");
+        let tall = prepared.get(1).unwrap().picture;
+        assert_eq!((tall.width, tall.height, at(&tall, 1, 3)), (3, 6, 20));
+    }
     let channels = PictureRule { channels: 2, ..rule(4, Resize::Crop) };
     assert!(message(Prepared::new(set(), channels)).contains("channels = 2"));
     let grey = PictureRule { channels: 1, ..rule(4, Resize::Crop) };
@@ -166,6 +178,38 @@ fn a_zip_is_a_folder() {
     assert!(set.get(4).is_err());
     std::fs::write(&path, b"PK nothing").unwrap();
     assert!(message(open_here(&path, Split::Train)).contains("pets.zip: not a readable zip"));
+}
+
+#[test]
+fn pairs_have_the_same_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for name in ["1", "2"] {
+        write(root, &format!("a/train/{name}.png"), &picture(2, 2, 1));
+        write(root, &format!("b/train/{name}.png"), &picture(2, 2, 2));
+    }
+    for side in ["a", "b"] {
+        write(root, &format!("{side}/test/9.png"), &picture(2, 2, 3));
+    }
+    let check = || {
+        let side = |name: &str| open_here(&root.join(name), Split::Train).unwrap();
+        check_pairs(&side("a"), &side("b"))
+    };
+    check().unwrap();
+    // The ending says nothing.
+    std::fs::rename(root.join("b/train/2.png"), root.join("b/train/2.jpg")).unwrap();
+    check().unwrap();
+    write(root, "b/train/3.png", &picture(2, 2, 2));
+    let error = check().unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("/a has no `3`"), "{error}");
+    write(root, "a/train/11.png", &picture(2, 2, 2));
+    let error = message(check());
+    assert!(error.contains("/b has no `11`"), "{error}");
+    let set = open_all("starter:noto,starter:twemoji", Split::Train, &PictureRule::default()).unwrap();
+    check_pairs(&set[0], &set[1]).unwrap();
+    let digits = |split| open("starter", split, &PictureRule::default()).unwrap();
+    let error = message(check_pairs(&digits(Split::Train), &digits(Split::Test)));
+    assert!(error.contains("9000 pictures"), "{error}");
 }
 
 #[test]
@@ -278,7 +322,7 @@ fn the_starter_ships_fashion() {
 
 #[test]
 fn icons_render_alike_each_time_and_pair_up() {
-    let rule = PictureRule { size: 24, ..PictureRule::default() };
+    let rule = PictureRule { size: 24.into(), ..PictureRule::default() };
     let sets = open_all("starter:noto,starter:twemoji", Split::Train, &rule).unwrap();
     let test = open("starter:noto", Split::Test, &rule).unwrap();
     assert_eq!(sets[0].len() + test.len(), 500);

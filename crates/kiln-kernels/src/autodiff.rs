@@ -1,7 +1,7 @@
 //! Gradients of the operations. Only those that some tracked input needs are computed.
 
 use crate::{
-    Activation, ConvOptions, Filter, Mask, ScanDirection, fallback,
+    Activation, ConvOptions, Filter, GridOptions, Mask, ScanDirection, fallback,
     norm::Scope,
     ops::{KernelOps, Optional},
 };
@@ -420,6 +420,37 @@ impl<B: KernelOps> RetroForward for Resampled<B> {
     }
 }
 
+/// Parents: pictures, grid.
+#[derive(Debug)]
+struct GridSampling;
+
+impl<B: KernelOps> Backward<B, 2> for GridSampling {
+    type State = ([NodeId; 2], GridOptions);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, saved: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let (inputs, options) = ops.state;
+        let [x, grid] = inputs.map(|id| saved.retrieve_node_output::<B::FloatTensorPrimitive>(id));
+        let wants = [0, 1].map(|i| ops.parents[i].is_some());
+        let (dx, dgrid) = B::grid_sample_backward(x, grid, g, options, wants);
+        for (node, gradient) in ops.parents.into_iter().zip([dx, dgrid]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct GridSampled<B: Backend>([Input<B>; 2], GridOptions);
+
+impl<B: KernelOps> RetroForward for GridSampled<B> {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let [x, grid] = self.0.each_ref().map(|input| input.get(states));
+        states.save(out, B::grid_sample(x, grid, self.1));
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Concatenated<B: Backend>([Input<B>; 2]);
 
@@ -502,6 +533,18 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
                 prep.finish(state, B::resample(x.into_primitive(), rows, columns))
             }
             OpsKind::UnTracked(prep) => prep.finish(B::resample(x.into_primitive(), rows, columns)),
+        }
+    }
+
+    fn grid_sample(x: FloatTensor<Self>, grid: FloatTensor<Self>, options: GridOptions) -> FloatTensor<Self> {
+        let prep = Backward::<B, 2>::prepare::<C>(GridSampling, [x.node(), grid.node()]);
+        let again = GridSampled([&x, &grid].map(Input::of::<C>), options);
+        match memory_bound(prep, [&x, &grid], again).stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = ([&x, &grid].map(|input| prep.checkpoint(input)), options);
+                prep.finish(state, B::grid_sample(x.into_primitive(), grid.into_primitive(), options))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::grid_sample(x.into_primitive(), grid.into_primitive(), options)),
         }
     }
 

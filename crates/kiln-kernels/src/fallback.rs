@@ -1,9 +1,14 @@
 //! The operations made of Burn's own: for GPUs and for element types other than `f32`.
 
-use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, norm::Scope, ops::Optional};
+use crate::{
+    Activation, AdamStep, ConvOptions, Filter, GridOptions, Mask, SampleMode, SamplePadding, norm::Scope, ops::Optional,
+};
 use burn::{
-    backend::{Backend, TensorMetadata, get_or_init_device_settings, tensor::FloatTensor},
-    tensor::{Shape, Slice, TensorData, ops},
+    backend::{
+        Backend, TensorMetadata, get_or_init_device_settings,
+        tensor::{BoolTensor, FloatTensor, IntTensor},
+    },
+    tensor::{IndexingUpdateOp, Shape, Slice, TensorData, ops},
 };
 
 fn reshape<B: Backend, const D: usize>(x: FloatTensor<B>, dims: [usize; D]) -> FloatTensor<B> {
@@ -408,6 +413,150 @@ pub(crate) fn resample<B: Backend>(x: FloatTensor<B>, rows: &Filter, columns: &F
     };
     let wide = along_width(x, columns);
     B::float_swap_dims(along_width(B::float_swap_dims(wide, 2, 3), rows), 2, 3)
+}
+
+/// Where the coordinates along one axis of a grid point, `[n, 1, places]` each: the first of the two pixels they are
+/// between, how far they are from it, and how far that moves with the coordinate. As [`crate::grid`] has it.
+struct GridAxis<B: Backend> {
+    first: FloatTensor<B>,
+    part: FloatTensor<B>,
+    slope: FloatTensor<B>,
+    len: usize,
+}
+
+impl<B: Backend> GridAxis<B> {
+    fn new(coordinates: FloatTensor<B>, len: usize, options: GridOptions) -> Self {
+        let bools = get_or_init_device_settings::<B>(&coordinates.device()).bool_dtype;
+        let above = |x: &FloatTensor<B>, limit: f64| B::float_greater_elem(x.clone(), limit.into(), bools);
+        let below = |x: &FloatTensor<B>, limit: f64| B::float_lower_elem(x.clone(), limit.into(), bools);
+        let fill = |x: FloatTensor<B>, mask, value: f64| B::float_mask_fill(x, mask, value.into());
+        let flip = |x: FloatTensor<B>, mask| B::float_mask_where(x.clone(), mask, B::float_neg(x));
+
+        let (shape, device, dtype) = (coordinates.shape(), coordinates.device(), coordinates.dtype());
+        let ((scale, centre), last) = (options.scale(len), len as f64 - 1.0);
+        let mut at = B::float_add_scalar(B::float_mul_scalar(coordinates, scale.into()), centre.into());
+        let mut slope = B::float_full(shape, scale.into(), &device, dtype.into());
+        let (first, span) = options.mirrors(len);
+        match options.padding {
+            SamplePadding::Reflection if span > 0.0 => {
+                let from = B::float_add_scalar(at, (-first).into());
+                slope = flip(slope, below(&from, 0.0));
+                let from = B::float_abs(from);
+                let turns = B::float_floor(B::float_div_scalar(from.clone(), span.into()));
+                let rest = B::float_sub(from, B::float_mul_scalar(turns.clone(), span.into()));
+                let pairs = B::float_floor(B::float_mul_scalar(turns.clone(), 0.5.into()));
+                let odd = above(&B::float_sub(turns, B::float_mul_scalar(pairs, 2f32.into())), 0.5);
+                let back = B::float_add_scalar(B::float_neg(rest.clone()), span.into());
+                at = B::float_add_scalar(B::float_mask_where(rest, odd.clone(), back), first.into());
+                slope = flip(slope, odd);
+            }
+            _ => {}
+        }
+        // What is no number is above nothing.
+        let (low, high) = if options.padding == SamplePadding::Zeros { (-2.0, last + 2.0) } else { (0.0, last) };
+        let stays = B::bool_and(above(&at, low), below(&at, high));
+        at = fill(at.clone(), B::bool_not(above(&at, low)), low);
+        at = fill(at.clone(), above(&at, high), high);
+        slope = fill(slope, B::bool_not(stays), 0.0);
+        match options.mode {
+            SampleMode::Bilinear => {
+                let first = B::float_floor(at.clone());
+                Self { part: B::float_sub(at, first.clone()), first, slope, len }
+            }
+            SampleMode::Nearest => {
+                let none = B::float_mul_scalar(slope, 0f32.into());
+                Self { part: none.clone(), first: B::float_round(at), slope: none, len }
+            }
+        }
+    }
+
+    /// The index of the first or second pixel, and whether it is inside of the picture.
+    fn pixel(&self, second: bool) -> (IntTensor<B>, BoolTensor<B>) {
+        let settings = get_or_init_device_settings::<B>(&self.first.device());
+        let last = self.len as f64 - 1.0;
+        let at = B::float_add_scalar(self.first.clone(), f64::from(u8::from(second)).into());
+        let inside = B::bool_and(
+            B::float_greater_equal_elem(at.clone(), 0f32.into(), settings.bool_dtype),
+            B::float_lower_equal_elem(at.clone(), last.into(), settings.bool_dtype),
+        );
+        (B::float_into_int(B::float_clamp(at, 0f32.into(), last.into()), settings.int_dtype), inside)
+    }
+
+    /// The weight of the first or second pixel.
+    fn weight(&self, second: bool) -> FloatTensor<B> {
+        if second { self.part.clone() } else { B::float_add_scalar(B::float_neg(self.part.clone()), 1f32.into()) }
+    }
+}
+
+/// The axes of a grid, x and y.
+fn grid_axes<B: Backend>(x: &FloatTensor<B>, grid: FloatTensor<B>, options: GridOptions) -> [GridAxis<B>; 2] {
+    let ([_, _, h, w], [n, oh, ow, _]) = (x.shape().dims(), grid.shape().dims());
+    [(0, w), (1, h)].map(|(axis, len)| {
+        let part = B::float_slice(grid.clone(), &[0..n, 0..oh, 0..ow, axis..axis + 1].map(Slice::from));
+        GridAxis::new(reshape::<B, 3>(part, [n, 1, oh * ow]), len, options)
+    })
+}
+
+/// One of the four pixels around each place, `[n, c, places]`: its index in the plane, and whether it is inside.
+fn grid_pixel<B: Backend>(
+    [x, y]: &[GridAxis<B>; 2],
+    [right, down]: [bool; 2],
+    shape: [usize; 3],
+) -> (IntTensor<B>, BoolTensor<B>) {
+    let ((column, inside_x), (row, inside_y)) = (x.pixel(right), y.pixel(down));
+    let index = B::int_add(B::int_mul_scalar(row, (x.len as i64).into()), column);
+    let shape = Shape::from(shape);
+    (B::int_expand(index, shape.clone()), B::bool_expand(B::bool_and(inside_x, inside_y), shape))
+}
+
+const AROUND: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
+
+/// The values of the four pixels around each place, zero outside: `[n, c, places]`.
+fn grid_values<B: Backend>(x: FloatTensor<B>, axes: &[GridAxis<B>; 2], places: usize) -> [FloatTensor<B>; 4] {
+    let [n, c, h, w] = x.shape().dims();
+    let planes = reshape::<B, 3>(x, [n, c, h * w]);
+    AROUND.map(|which| {
+        let (index, inside) = grid_pixel(axes, which, [n, c, places]);
+        B::float_mask_fill(B::float_gather(2, planes.clone(), index), B::bool_not(inside), 0f32.into())
+    })
+}
+
+pub(crate) fn grid_sample<B: Backend>(x: FloatTensor<B>, grid: FloatTensor<B>, options: GridOptions) -> FloatTensor<B> {
+    let ([n, c, _, _], [_, oh, ow, _]) = (x.shape().dims(), grid.shape().dims());
+    let axes = grid_axes::<B>(&x, grid, options);
+    let [left_above, right_above, left_below, right_below] = grid_values::<B>(x, &axes, oh * ow);
+    let along = |axis: usize, first, second| {
+        B::float_add(B::float_mul(first, axes[axis].weight(false)), B::float_mul(second, axes[axis].weight(true)))
+    };
+    reshape::<B, 4>(along(1, along(0, left_above, right_above), along(0, left_below, right_below)), [n, c, oh, ow])
+}
+
+pub(crate) fn grid_sample_backward<B: Backend>(
+    x: FloatTensor<B>,
+    grid: FloatTensor<B>,
+    g: FloatTensor<B>,
+    options: GridOptions,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let ([n, c, h, w], [_, oh, ow, _]) = (x.shape().dims(), grid.shape().dims());
+    let axes = grid_axes::<B>(&x, grid, options);
+    let g = reshape::<B, 3>(g, [n, c, oh * ow]);
+    let mut dx = B::float_zeros(Shape::from([n, c, h * w]), &x.device(), x.dtype().into());
+    for which in AROUND {
+        let (index, inside) = grid_pixel(&axes, which, [n, c, oh * ow]);
+        let share = B::float_mul(g.clone(), B::float_mul(axes[0].weight(which[0]), axes[1].weight(which[1])));
+        let share = B::float_mask_fill(share, B::bool_not(inside), 0f32.into());
+        dx = B::float_scatter(2, dx, index, share, IndexingUpdateOp::Add);
+    }
+    let values = grid_values::<B>(x, &axes, oh * ow);
+    // Along each axis, the differences of its pixels, weighted along the other.
+    let slopes = [(0, [(0, 1), (2, 3)]), (1, [(0, 2), (1, 3)])].map(|(axis, pairs): (usize, [(usize, usize); 2])| {
+        let [near, far] = pairs.map(|(i, j)| B::float_sub(values[j].clone(), values[i].clone()));
+        let other = &axes[1 - axis];
+        let slope = B::float_add(B::float_mul(near, other.weight(false)), B::float_mul(far, other.weight(true)));
+        let sum = B::float_sum_dim(B::float_mul(g.clone(), slope), 1);
+        reshape::<B, 4>(B::float_mul(sum, axes[axis].slope.clone()), [n, oh, ow, 1])
+    });
+    (reshape::<B, 4>(dx, [n, c, h, w]), B::float_cat(slopes.to_vec(), 3))
 }
 
 /// The two halves of the channels.

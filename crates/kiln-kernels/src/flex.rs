@@ -1,9 +1,9 @@
 //! The operations on Burn's CPU backend: the kernels for `f32`, Burn's operations otherwise.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, Filter, Mask, Precision, ScanDirection, activation,
+    Activation, AdamStep, ConvOptions, Filter, GridOptions, Mask, Precision, ScanDirection, activation,
     attention::{self, View},
-    conv, copy, fallback, gate,
+    conv, copy, fallback, gate, grid,
     isa::Isa,
     linear,
     norm::{self, Affine, Scope},
@@ -410,6 +410,37 @@ impl KernelOps for Flex {
         let y = resample::resample(Isa::current(), elements(&contiguous(x)), n * c, &rows, &columns);
         tensor(y, [n, c, rows.outputs(), columns.outputs()])
     }
+
+    fn grid_sample(x: FloatTensor<Self>, grid: FloatTensor<Self>, options: GridOptions) -> FloatTensor<Self> {
+        if !all_f32(&[&x, &grid]) {
+            return fallback::grid_sample::<Self>(x, grid, options);
+        }
+        let (shape, [n, c, _, _], [_, oh, ow, _]) = (grid_shape(&x, &grid), dims(&x), dims(&grid));
+        let [x, grid] = [x, grid].map(contiguous);
+        tensor(grid::forward(elements(&x), elements(&grid), shape, options), [n, c, oh, ow])
+    }
+
+    fn grid_sample_backward(
+        x: FloatTensor<Self>,
+        grid: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        options: GridOptions,
+        wants: [bool; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &grid, &g]) {
+            return fallback::grid_sample_backward::<Self>(x, grid, g, options);
+        }
+        let (shape, sizes) = (grid_shape(&x, &grid), [&x, &grid].map(dims::<4>));
+        let [x, grid, g] = [x, grid, g].map(contiguous);
+        let (dx, dgrid) = grid::backward(elements(&x), elements(&grid), elements(&g), shape, options, wants);
+        let whole = |i: usize, gradient| if wants[i] { tensor(gradient, sizes[i]) } else { tensor(gradient, [0]) };
+        (whole(0, dx), whole(1, dgrid))
+    }
+}
+
+fn grid_shape(x: &FlexTensor, grid: &FlexTensor) -> grid::Shape {
+    let ([_, channels, h, w], [_, oh, ow, _]) = (dims(x), dims(grid));
+    grid::Shape { channels, size: [h, w], places: oh * ow }
 }
 
 fn attention_shape(q: &FlexTensor, v: &FlexTensor) -> attention::Shape {

@@ -21,6 +21,7 @@ mod dimensions;
 mod fallback;
 mod flex;
 mod gate;
+mod grid;
 mod isa;
 mod lanes;
 mod linear;
@@ -39,6 +40,7 @@ mod update;
 
 use burn::{backend::Dispatch, tensor::Tensor};
 pub use dimensions::{conv_transpose1d, conv_transpose3d, conv1d, conv3d};
+pub use grid::{GridOptions, SampleMode, SamplePadding};
 use norm::Scope;
 use ops::{KernelOps, Optional};
 pub use precision::Precision;
@@ -260,6 +262,18 @@ pub fn resample(x: Tensor<4>, rows: &Filter, columns: &Filter) -> Tensor<4> {
         columns.inputs(),
     );
     Tensor::from_dispatch(Dispatch::resample(x.into_dispatch(), rows.clone(), columns.clone()))
+}
+
+/// Reads pictures at the places of a grid: PyTorch's `grid_sample` in two dimensions, differentiable in both.
+///
+/// `x` is `[n, c, h, w]`, `grid` `[n, oh, ow, 2]`, the x and y of each output pixel, with -1 at the left and upper end of
+/// the picture and 1 at the right and lower one; the result is `[n, c, oh, ow]`. A coordinate that is no number
+/// reads the padding: zero, or the first pixel. Panics if the numbers of pictures differ or there are no pixels.
+pub fn grid_sample(x: Tensor<4>, grid: Tensor<4>, options: GridOptions) -> Tensor<4> {
+    let ([n, _, h, w], [images, _, _, axes]) = (x.dims(), grid.dims());
+    let fits = n == images && axes == 2 && (1..u32::MAX as usize).contains(&(h * w));
+    assert!(fits, "grid_sample: pictures {:?} and grid {:?} do not fit together", x.dims(), grid.dims());
+    Tensor::from_dispatch(Dispatch::grid_sample(x.into_dispatch(), grid.into_dispatch(), options))
 }
 
 /// The gated activation `tanh(a) sigmoid(b)` (van den Oord 2016b, equation 2), where `a` is the first half of the

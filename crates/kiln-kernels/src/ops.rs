@@ -1,7 +1,10 @@
 //! The operations as an extension of Burn's backends. Default bodies are made of Burn's own
 //! operations; `flex` and `autodiff` replace them where there is something better.
 
-use crate::{Activation, AdamStep, ConvOptions, Filter, Mask, ScanDirection, fallback, norm::Scope, recurrent::plain};
+use crate::{
+    Activation, AdamStep, ConvOptions, Filter, GridOptions, Mask, ScanDirection, fallback, norm::Scope,
+    recurrent::plain,
+};
 use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
 
 /// A tensor that may be absent.
@@ -236,6 +239,23 @@ pub trait KernelOps: Backend {
     /// Rows and columns mapped by a filter each.
     fn resample(x: FloatTensor<Self>, rows: Filter, columns: Filter) -> FloatTensor<Self> {
         fallback::resample::<Self>(x, &rows, &columns)
+    }
+
+    /// Pictures read at the places of a grid.
+    fn grid_sample(x: FloatTensor<Self>, grid: FloatTensor<Self>, options: GridOptions) -> FloatTensor<Self> {
+        fallback::grid_sample::<Self>(x, grid, options)
+    }
+
+    /// Its gradients in pictures and grid for output gradient `g`. Those not in `wants` are meaningless.
+    fn grid_sample_backward(
+        x: FloatTensor<Self>,
+        grid: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        options: GridOptions,
+        wants: [bool; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = wants;
+        fallback::grid_sample_backward::<Self>(x, grid, g, options)
     }
 
     /// `x Wᵀ + b`.

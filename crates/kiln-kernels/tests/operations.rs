@@ -7,7 +7,9 @@ mod common;
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
 
-use burn::tensor::{FloatDType, Tensor, activation::softmax, module, ops};
+use burn::tensor::{
+    Device, FloatDType, GradientCheckpointingStrategy, Tensor, TensorData, activation::softmax, module, ops,
+};
 use common::*;
 use fixtures::Fixtures;
 use kiln_kernels::*;
@@ -377,4 +379,107 @@ fn repeats_to_the_bit() {
 fn an_empty_caption_is_refused() {
     let x = random([1, 1, 2, 2]);
     let _ = attention(x.clone(), x.clone(), x, Mask::Lengths(vec![0]));
+}
+
+const READINGS: [(&str, SampleMode); 2] = [("bilinear", SampleMode::Bilinear), ("nearest", SampleMode::Nearest)];
+const PADDINGS: [(&str, SamplePadding); 3] =
+    [("zeros", SamplePadding::Zeros), ("border", SamplePadding::Border), ("reflection", SamplePadding::Reflection)];
+
+/// Every way to read, with the name its fixtures have.
+fn readings() -> Vec<(String, GridOptions)> {
+    let mut all = Vec::new();
+    for (mode_name, mode) in READINGS {
+        for (padding_name, padding) in PADDINGS {
+            for (corners, align_corners) in [("edges", false), ("corners", true)] {
+                let options = GridOptions { mode, padding, align_corners };
+                all.push((format!("grid_sample.{mode_name}.{padding_name}.{corners}"), options));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn reading_at_a_grid_agrees_with_pytorch() {
+    let f = Fixtures::open("grid_sample");
+    let mut cases = readings();
+    for (_, padding) in &PADDINGS[1..] {
+        let options = GridOptions { mode: SampleMode::Bilinear, padding: *padding, align_corners: true };
+        cases.push((format!("grid_sample.bilinear.{}.corners.column", format!("{padding:?}").to_lowercase()), options));
+    }
+    for (case, options) in cases {
+        let (x, grid) = (input::<4>(&f, &case, "x"), input::<4>(&f, &case, "grid"));
+        let y = grid_sample(x.clone(), grid.clone(), options);
+        check(&f, &case, y, &[("x", &x), ("grid", &grid)], None);
+    }
+}
+
+#[test]
+fn reading_at_a_grid_agrees_with_burns_operations_however_its_operands_lie() {
+    let extremes = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 1e12, -1e12, 0.3];
+    for ([n, c, h, w], [oh, ow]) in [([1, 1, 1, 1], [1, 1]), ([2, 3, 5, 7], [9, 4]), ([3, 40, 16, 16], [16, 17])] {
+        let hostile: Vec<f32> = (0..n * oh * ow * 2).map(|i| extremes[(i * 5 + i / 7) % extremes.len()]).collect();
+        let hostile = Tensor::from_data(TensorData::new(hostile, [n, oh, ow, 2]), &Device::flex());
+        let grids = [vec![random([n, oh, ow, 2]), hostile], awkward([n, oh, ow, 2]).to_vec()].concat();
+        let pictures = [vec![random([n, c, h, w])], awkward([n, c, h, w]).to_vec()].concat();
+        for (i, grid) in grids.iter().enumerate() {
+            let x = &pictures[i % pictures.len()];
+            for (case, options) in readings() {
+                let what = format!("{case}, {n}x{c}x{h}x{w}, grid {i}");
+                // Other element types are read by Burn's operations.
+                let run = |dtype: FloatDType| {
+                    let (x, grid) = (tracked(x), tracked(grid));
+                    let y = grid_sample(x.clone().cast(dtype), grid.clone().cast(dtype), options).cast(FloatDType::F32);
+                    (y, x, grid)
+                };
+                let (ours, theirs) = (run(FloatDType::F32), run(FloatDType::F64));
+                let g = random([n, c, oh, ow]);
+                if i == 1 && options.padding == SamplePadding::Reflection {
+                    // Which pixel the 1e12th mirror image shows is a matter of rounding; that it is one is not.
+                    let grads = backward(ours.0.clone(), &g);
+                    let all = [ours.0.inner(), ours.1.grad(&grads).unwrap(), ours.2.grad(&grads).unwrap()];
+                    assert!(all.into_iter().all(|v| values(v).iter().all(|v| v.is_finite())), "{what}");
+                    continue;
+                }
+                close(&what, ours.0.clone().inner(), theirs.0.clone().inner());
+                let (a, b) = (backward(ours.0, &g), backward(theirs.0, &g));
+                close(&format!("{what}, dx"), ours.1.grad(&a).unwrap(), theirs.1.grad(&b).unwrap());
+                close(&format!("{what}, dgrid"), ours.2.grad(&a).unwrap(), theirs.2.grad(&b).unwrap());
+                // One of the two alone, and neither.
+                let (only_x, only_grid) = (tracked(x), tracked(grid));
+                let a_x = backward(grid_sample(only_x.clone(), frozen(grid), options), &g);
+                let a_grid = backward(grid_sample(frozen(x), only_grid.clone(), options), &g);
+                assert_eq!(values(only_x.grad(&a_x).unwrap()), values(ours.1.grad(&a).unwrap()));
+                assert_eq!(values(only_grid.grad(&a_grid).unwrap()), values(ours.2.grad(&a).unwrap()));
+                let plain = grid_sample(x.clone(), grid.clone(), options);
+                close(&what, plain, run(FloatDType::F64).0.inner());
+            }
+        }
+    }
+}
+
+#[test]
+fn reading_at_a_grid_does_not_depend_on_threads_or_checkpointing() {
+    let (balanced, disabled) = (GradientCheckpointingStrategy::Balanced, GradientCheckpointingStrategy::Disabled);
+    let (x, grid) = (random([3, 20, 33, 30]), random([3, 40, 41, 2]));
+    for (case, options) in readings() {
+        let run = |strategy| {
+            let [x, grid] =
+                [&x, &grid].map(|v| v.clone().autodiff().with_gradient_checkpointing_strategy(strategy).require_grad());
+            let y = grid_sample(x.clone(), grid.clone(), options);
+            let grads = y.clone().powi_scalar(3).sum().backward();
+            let all = [y.inner(), x.grad(&grads).unwrap(), grid.grad(&grads).unwrap()].map(values);
+            all.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let first = run(disabled);
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| run(disabled));
+        assert!(run(balanced) == first && alone == first, "{case}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "grid_sample: pictures [1, 1, 2, 2] and grid [2, 1, 1, 2]")]
+fn a_grid_for_other_pictures_is_refused() {
+    let options = GridOptions { mode: SampleMode::Nearest, padding: SamplePadding::Zeros, align_corners: false };
+    let _ = grid_sample(random([1, 1, 2, 2]), random([2, 1, 1, 2]), options);
 }

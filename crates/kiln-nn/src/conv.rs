@@ -6,7 +6,7 @@ use kiln_kernels::{ConvOptions, conv_transpose2d, conv2d};
 
 use crate::{Init, WeightInit, cost};
 
-/// Settings of a [`Conv2d`] or a [`ConvTranspose2d`]: a square kernel, PyTorch's defaults where
+/// Settings of a [`Conv2d`] or a [`ConvTranspose2d`]: PyTorch's defaults where
 /// [`Conv2dConfig::new`] leaves them. A layer that differs says in what:
 ///
 /// ```
@@ -20,7 +20,7 @@ pub struct Conv2dConfig {
     /// Channels that come out.
     pub outputs: usize,
     /// Rows and columns of the window.
-    pub kernel: usize,
+    pub kernel: [usize; 2],
     /// Step between windows: of the input, or of the output if transposed.
     pub stride: usize,
     /// Zeros added on each side of the input; transposed, rows and columns cut from each side of the output.
@@ -43,7 +43,7 @@ impl Conv2dConfig {
         Self {
             inputs,
             outputs,
-            kernel,
+            kernel: [kernel; 2],
             stride: 1,
             padding: 0,
             output_padding: 0,
@@ -75,9 +75,9 @@ impl Conv2dConfig {
     /// A weight of these channels and a bias. PyTorch counts the second dimension of the weight as fan-in, which is
     /// the outputs of a transposed convolution.
     fn parameters(&self, channels: [usize; 2], init: &mut Init) -> (Param<Tensor<4>>, Option<Param<Tensor<1>>>) {
-        let k = self.kernel;
-        let fan_in = channels[1] * k * k;
-        let weight = init.weight([channels[0], channels[1], k, k], fan_in, self.weight);
+        let [kh, kw] = self.kernel;
+        let fan_in = channels[1] * kh * kw;
+        let weight = init.weight([channels[0], channels[1], kh, kw], fan_in, self.weight);
         (weight, self.bias.then(|| init.bias(self.outputs, fan_in, self.weight)))
     }
 
@@ -94,7 +94,7 @@ impl Conv2dConfig {
 /// Convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct Conv2d {
-    /// `[out, in / groups, k, k]`.
+    /// `[out, in / groups, kh, kw]`.
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -116,7 +116,7 @@ impl Conv2d {
 /// Transposed convolution over `[n, channels, height, width]`.
 #[derive(Module, Debug)]
 pub struct ConvTranspose2d {
-    /// `[in, out / groups, k, k]`.
+    /// `[in, out / groups, kh, kw]`.
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,

@@ -1,7 +1,9 @@
 //! Changing the size of feature maps: interpolation, pooling, padding, and moving pixels to channels.
 
+use crate::tensor::from_values;
 use burn::tensor::Tensor;
 use kiln_kernels::{Filter, resample};
+pub use kiln_kernels::{GridOptions, SampleMode, SamplePadding, grid_sample};
 
 /// How [`interpolate`] finds a pixel between those there are: PyTorch's modes with `align_corners=False`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +150,23 @@ pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
         Filter::new(len, (0..len + 2 * pad).map(|i| vec![(source(i), 1.0)]))
     };
     resample(x, &mirrored(h), &mirrored(w))
+}
+
+/// Moves pixels along a flow, as optical flow and learned warps do: each pixel of the result is read from the picture
+/// `flow[.., 0]` pixels to the right of it and `flow[.., 1]` below it, bilinearly, the border repeated outside.
+///
+/// # Shapes
+/// `x [n, c, h, w]`, `flow [n, h, w, 2]` → `[n, c, h, w]`
+pub fn warp(x: Tensor<4>, flow: Tensor<4>) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    // A pixel is 2 / size of a grid whose ends are the picture's edges.
+    let centre = |i: usize, len: usize| (2 * i + 1) as f32 / len as f32 - 1.0;
+    let centres = (0..h * w).flat_map(|i| [centre(i % w, w), centre(i / w, h)]).collect();
+    let scale = vec![2.0 / w as f32, 2.0 / h as f32];
+    let device = flow.device();
+    let grid = from_values::<4>(centres, [1, h, w, 2], &device) + flow * from_values(scale, [1, 1, 1, 2], &device);
+    let options = GridOptions { mode: SampleMode::Bilinear, padding: SamplePadding::Border, align_corners: false };
+    grid_sample(x, grid, options)
 }
 
 /// Mean over height and width: `[n, c, h, w]` → `[n, c]`.

@@ -1,5 +1,5 @@
 //! Resizing, pooling, FIR resampling and modulated convolution against PyTorch
-//! (`tests/reference/resampling.py`).
+//! (`tests/reference/resampling.py`, `tests/reference/grid_sample.py`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
@@ -10,7 +10,7 @@ use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
 use kiln_nn::fir::{Rate, conv2d_resample, downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d};
 use kiln_nn::modulated::modulated_conv2d;
-use kiln_nn::resample::{Interpolation, avg_pool2d, interpolate};
+use kiln_nn::resample::{Interpolation, avg_pool2d, interpolate, warp};
 use kiln_nn::tensor::to_values;
 
 fn input<const D: usize>(f: &Fixtures, case: &str, name: &str) -> Tensor<D> {
@@ -59,6 +59,14 @@ fn average_pooling_agrees_with_pytorch() {
         let x = input(&f, &case, "x");
         check(&f, &case, &x, avg_pool2d(x.clone(), o[0], o[1], o[2]));
     }
+}
+
+#[test]
+fn warping_agrees_with_pytorch() {
+    let f = Fixtures::open("grid_sample");
+    let (x, flow) = (input(&f, "warp", "x"), input::<4>(&f, "warp", "flow"));
+    let g = check(&f, "warp", &x, warp(x.clone(), flow.clone()));
+    f.assert_close(flow.grad(&g).unwrap(), "warp.grad_flow", 1e-5);
 }
 
 #[test]

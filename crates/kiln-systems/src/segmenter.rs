@@ -18,9 +18,11 @@ use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_nn::{Condition, Init};
 use kiln_train::{
     Abilities, Batch, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request, Schedule,
-    Segment, System, TrainConfig,
+    Segment, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::diffusion::unet_sizes;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,11 +77,15 @@ impl System for Segmenter {
         (DataConfig::default(), train)
     }
 
+    fn sizes(config: &Config) -> SizeRule {
+        unet_sizes(&config.unet)
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let [_, height, width] = pictures.shape;
-        if let Err(why) = config.unet.check([height, width]) {
+        if let Err(why) = config.unet.check() {
             return Err(Error::usage(format!("model.unet: {why}")));
         }
+        Self::sizes(&config).check(pictures.shape)?;
         if !(-1.0..=1.0).contains(&config.ground) {
             return Err(Error::usage(format!("model.ground must be in [-1, 1], not {}", config.ground)));
         }

@@ -44,7 +44,7 @@ fn networks(root: &Path) -> Networks {
 fn networks_on(root: &Path, device: &Device) -> Networks {
     let recipe = recipe_of(root);
     let [height, width] = recipe.model.unet.sample_size;
-    let pictures = Pictures { shape: [recipe.data.channels, height, width], classes: recipe.data.classes.clone() };
+    let pictures = Pictures::new([recipe.data.channels, height, width], recipe.data.classes.clone());
     let system = Diffusers::new(recipe.model, &pictures).unwrap();
     let saved = Checkpoint::newest(&Run::open(root).unwrap().checkpoints(), &mut |_| ()).unwrap().unwrap();
     params::load(system.networks(&mut Init::new(device, 1)), &saved.network, "network").unwrap()

@@ -24,7 +24,7 @@ use kiln_train::{ChainWatch, Classify, Decode, Encode, Generate, Guide, Guided, 
 const NO_STEPS: Backward = Backward { steps: 0, rate: 0.0 };
 
 fn pictures() -> Pictures {
-    Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into(), "c".into()] }
+    Pictures::new([1, 8, 8], vec!["a".into(), "b".into(), "c".into()])
 }
 
 fn unet() -> UNetConfig {

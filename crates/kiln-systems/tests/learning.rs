@@ -24,7 +24,7 @@ use kiln_train::params::take_gradients;
 use kiln_train::{Batch, Generate, Likelihood, OptimizerConfig, Pictures, Request, Segment, System};
 
 fn pictures() -> Pictures {
-    Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] }
+    Pictures::new([1, 8, 8], vec!["a".into(), "b".into()])
 }
 
 /// Four pictures of 8×8, bright at the top or at the bottom.
@@ -37,6 +37,7 @@ fn batch() -> Batch {
         labels: Some((0..4).map(label).collect()),
         captions: vec![None; 4],
         indices: (0..4).collect(),
+        ..Part::default()
     };
     Batch::new(HostBatch { start: 0, parts: vec![part] }, 1000, Key::new(0), &Device::flex().autodiff())
 }

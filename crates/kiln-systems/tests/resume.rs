@@ -7,14 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use kiln_core::Result;
+use kiln_core::random::Key;
 use kiln_data::DataKind;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
 use kiln_train::model::WeightSet;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{AnySystem, Figure, Model, Options, Precision, Request, Run, Watch, Watcher};
+use kiln_train::{Ability, AnySystem, Figure, Model, Options, Precision, Request, Run, Watch, Watcher};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -199,6 +200,59 @@ fn importance_sampled_times_survive_a_resume() {
     assert!(saved.system["second_moment"].values.iter().step_by(11).all(|&known| known == 10.0));
     system.resume(&Run::open(&parts).unwrap(), &options(24)).unwrap();
     assert!(files(&whole) == files(&parts));
+}
+
+/// Pictures need not be square, whatever a system makes of them; and a run keeps the shape it began with.
+#[test]
+fn every_system_takes_rectangles() {
+    for system in registry() {
+        let id = system.id();
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run");
+        let mut recipe = recipe(&*system);
+        let mut set = |text: &str| merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
+        set("data.size=[24, 16]");
+        set("data.resize=stretch");
+        match id {
+            "diffusers" => set("model.unet.sample_size=[24, 16]"),
+            "cvae" => set("model.condition=quadrants"),
+            _ => {}
+        }
+        system.train(recipe, &root, &options(1)).unwrap();
+        let run = Run::open(&root).unwrap();
+        assert_eq!(system.resume(&run, &options(2)).unwrap().steps, 2, "{id}");
+
+        let model = system.open(&run, WeightSet::Ema, &Device::flex()).unwrap();
+        let shape @ [c, h, w] = model.info().pictures.shape;
+        assert_eq!([h, w], [24, 16], "{id}");
+        assert_eq!(model.info().data.shape, shape);
+        let images = || Tensor::<4>::zeros([2, c, h, w], &Device::flex());
+        let made = |images: Tensor<4>| assert_eq!(images.dims(), [2, c, h, w], "{id}");
+        for ability in model.abilities() {
+            let request = Request::new(0..2, 0, &Device::flex());
+            match ability {
+                Ability::Generate => made(model.generate(&request).unwrap()),
+                Ability::Reconstruct => made(model.reconstruct(images()).unwrap()),
+                Ability::Encode => assert_eq!(model.encode(images(), &request).unwrap().dims()[0], 2),
+                Ability::Decode => made(model.decode(model.latents(&request).unwrap()).unwrap()),
+                Ability::Translate => made(model.translate(images(), &request).unwrap()),
+                Ability::Inpaint => made(model.inpaint(images(), &request).unwrap()),
+                Ability::Classify => assert_eq!(model.classify(images()).unwrap().dims()[0], 2),
+                Ability::Segment => assert_eq!(model.segment(images()).unwrap().dims()[2..], [h, w]),
+                Ability::Represent => assert_eq!(model.represent(images()).unwrap().dims()[0], 2),
+                Ability::Likelihood => assert_eq!(model.nll(images(), 1, Key::new(0)).unwrap().dims(), [2]),
+            }
+        }
+
+        // The folder's pictures have become others.
+        let path = root.join("recipe.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let mut other: Table = text.parse().unwrap();
+        other["data"]["size"] = 32.into();
+        fs::write(&path, other.to_string()).unwrap();
+        let said = system.resume(&run, &options(3)).unwrap_err();
+        assert!(said.is_usage() && said.to_string().contains("24, 16]"), "{id}: {said}");
+    }
 }
 
 /// What came from another run stays where it is frozen, learns where it is not, and is in the new run's own folder.

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{HostBatch, Part};
+use kiln_data::{HostBatch, Part, TokenRows};
 use kiln_nn::tensor::{from_indices, from_values};
 
 /// Pictures of one domain.
@@ -15,10 +15,38 @@ pub struct Domain {
     pub labels: Option<Tensor<1, Int>>,
     /// The same labels on the host.
     pub host_labels: Option<Vec<u32>>,
+    /// The class of each pixel, `[n, height, width]`, where the set has masks.
+    pub mask: Option<Tensor<3, Int>>,
     /// Captions, where the set has them.
     pub captions: Vec<Option<String>>,
+    /// The captions as tokens, where the system learns from captions.
+    pub tokens: Option<Tokens>,
     /// Indices within the data set.
     pub indices: Vec<usize>,
+}
+
+/// Texts as tokens.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// `[n, length]`, padded at the end.
+    pub ids: Tensor<2, Int>,
+    /// `[n, length]`: 1 for a token, 0 for padding.
+    pub mask: Tensor<2>,
+    /// Tokens of each text, padding not counted.
+    pub lengths: Vec<usize>,
+}
+
+impl Tokens {
+    /// Puts rows of tokens on a device.
+    pub fn new(rows: TokenRows, device: &Device) -> Self {
+        let (n, length) = (rows.lengths.len(), rows.length);
+        let row = |&tokens: &usize| (0..length).map(move |at| if at < tokens { 1.0 } else { 0.0 });
+        Self {
+            ids: from_indices(&rows.ids, device).reshape([n, length]),
+            mask: from_values(rows.lengths.iter().flat_map(row).collect(), [n, length], device),
+            lengths: rows.lengths,
+        }
+    }
 }
 
 /// What a training step consumes: one [`Domain`] for each data set the system asked for.
@@ -44,7 +72,13 @@ impl Batch {
             images: from_values(part.values, part.shape, device),
             labels: part.labels.as_ref().map(|l| from_indices(l, device)),
             host_labels: part.labels,
+            mask: part.masks.map(|masks| {
+                let [n, _, h, w] = part.shape;
+                let masks: Vec<u32> = masks.into_iter().map(u32::from).collect();
+                from_indices(&masks, device).reshape([n, h, w])
+            }),
             captions: part.captions,
+            tokens: part.tokens.map(|rows| Tokens::new(rows, device)),
             indices: part.indices,
         };
         let (key, device) = (key.purpose("training"), device.clone());
@@ -80,6 +114,17 @@ impl Batch {
         }
     }
 
+    /// Both sides of pairs: picture i of one belongs to picture i of the other.
+    ///
+    /// # Errors
+    /// If the batch is not of two sets.
+    pub fn pairs(&self) -> Result<(&Domain, &Domain)> {
+        match self.domains.as_slice() {
+            [a, b] if a.indices == b.indices => Ok((a, b)),
+            _ => Err(Error::usage("this system needs pairs: two sets whose pictures have the same names")),
+        }
+    }
+
     /// Samples in the batch.
     pub fn len(&self) -> usize {
         self.domains.first().map_or(0, |d| d.indices.len())
@@ -105,6 +150,27 @@ impl Batch {
             Error::usage(
                 "this system needs labels, and the data set has none; use a folder with one sub-folder a class",
             )
+        })
+    }
+
+    /// The class of each pixel of the first domain, `[n, height, width]`.
+    ///
+    /// # Errors
+    /// If the data set has no masks.
+    pub fn mask(&self) -> Result<Tensor<3, Int>> {
+        let mask = self.domains[0].mask.clone();
+        mask.ok_or_else(|| {
+            Error::usage("this system needs masks; use a folder of `images` and `masks` with the same names in both")
+        })
+    }
+
+    /// The captions of the first domain as tokens.
+    ///
+    /// # Errors
+    /// If the data set has none, or its captions are not read as tokens.
+    pub fn tokens(&self) -> Result<&Tokens> {
+        self.domains[0].tokens.as_ref().ok_or_else(|| {
+            Error::usage("this system needs captions; put a text file NAME.txt beside each NAME.png of a folder")
         })
     }
 

@@ -7,11 +7,13 @@
 pub mod ability;
 pub mod batch;
 pub mod checkpoint;
+pub mod data;
 pub mod device;
 pub mod ema;
 mod live;
 pub mod log;
 pub mod memory;
+pub mod minimise;
 pub mod model;
 pub mod optim;
 pub mod params;
@@ -22,6 +24,7 @@ pub mod request;
 pub mod run;
 pub mod schedule;
 mod session;
+pub mod sizes;
 pub mod system;
 pub mod trainer;
 pub mod watch;
@@ -32,7 +35,7 @@ pub use ability::{
     Abilities, Ability, Classify, Decode, Encode, Generate, Inpaint, Likelihood, Model, Reconstruct, Represent,
     Segment, Translate,
 };
-pub use batch::{Batch, Domain};
+pub use batch::{Batch, Domain, Tokens};
 pub use model::{AnySystem, entry};
 pub use optim::OptimizerConfig;
 pub use params::{HostTensor, State};
@@ -41,6 +44,7 @@ pub use recipe::{DataConfig, Recipe, TrainConfig};
 pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, Request};
 pub use run::Run;
 pub use schedule::Schedule;
+pub use sizes::SizeRule;
 pub use system::{InitFrom, Loss, Phase, Pictures, System};
 pub use trainer::{Options, Summary};
 pub use watch::{Figure, Watch, Watcher};

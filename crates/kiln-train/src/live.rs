@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{HostBatch, Part};
+use kiln_data::HostBatch;
 use kiln_nn::Init;
 
 use crate::batch::Batch;
@@ -101,7 +101,8 @@ impl<S: System> Live<S> {
         let (images, batch) = (self.counters.images, config.batch as u64);
         let key = Key::new(recipe.seed);
         let kind = self.system.grouping().kind(key, host.start / batch);
-        let parts: Vec<Batch> = split(host, config.accumulate)
+        let parts: Vec<Batch> = host
+            .split(config.accumulate)
             .into_iter()
             .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes).of_kind(kind))
             .collect();
@@ -244,30 +245,4 @@ fn gradients<S: System>(
             phase.name
         )))
     }
-}
-
-/// Cuts a batch into `parts` of equal length.
-fn split(host: HostBatch, parts: usize) -> Vec<HostBatch> {
-    if parts == 1 {
-        return vec![host];
-    }
-    let cut = |part: &Part, i: usize| {
-        let n = part.shape[0] / parts;
-        let (from, to) = (i * n, (i + 1) * n);
-        let size: usize = part.shape[1..].iter().product();
-        Part {
-            shape: [n, part.shape[1], part.shape[2], part.shape[3]],
-            values: part.values[from * size..to * size].to_vec(),
-            labels: part.labels.as_ref().map(|l| l[from..to].to_vec()),
-            captions: part.captions[from..to].to_vec(),
-            indices: part.indices[from..to].to_vec(),
-        }
-    };
-    let n = host.parts[0].shape[0] / parts;
-    (0..parts)
-        .map(|i| HostBatch {
-            start: host.start + (i * n) as u64,
-            parts: host.parts.iter().map(|p| cut(p, i)).collect(),
-        })
-        .collect()
 }

@@ -2,22 +2,22 @@
 
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::Arc;
 
 use burn::tensor::Device;
 use kiln_core::{Error, Result};
-use kiln_data::{DataKind, DataSet};
+use kiln_data::{DataKind, Tokenizer};
 use kiln_nn::Init;
 use toml::Table;
 
 use crate::ability::{Ability, Model};
 use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::live::check_init;
-use crate::params;
 use crate::recipe::{self, DataConfig, Recipe, TrainConfig};
-use crate::run::Run;
+use crate::run::{Run, TOKENIZER};
+use crate::sizes::SizeRule;
 use crate::system::{Pictures, System};
 use crate::trainer::{self, Options, Summary};
+use crate::{data, params};
 
 /// A row of the registry.
 pub trait AnySystem: Send + Sync {
@@ -27,6 +27,8 @@ pub trait AnySystem: Send + Sync {
     fn paper(&self) -> &'static str;
     /// The data it trains on.
     fn data_kind(&self) -> DataKind;
+    /// The sizes of pictures it takes with its default settings.
+    fn sizes(&self) -> SizeRule;
     /// What it can do.
     ///
     /// # Errors
@@ -88,12 +90,16 @@ impl<S: System> AnySystem for Entry<S> {
         S::DATA
     }
 
+    fn sizes(&self) -> SizeRule {
+        S::sizes(&S::Config::default())
+    }
+
     fn abilities(&self) -> Result<Vec<Ability>> {
         let (data, _) = S::defaults();
-        // A size that every network can halve as often as it likes.
-        let side = if data.size == 0 { 64 } else { data.size };
+        // Where none is said, a size that every network can halve as often as it likes.
+        let [height, width] = data.size.or([64; 2]);
         let classes = (0..10).map(|c| c.to_string()).collect();
-        let pictures = Pictures { shape: [data.channels.max(1), side, side], classes };
+        let pictures = Pictures::new([data.channels.max(1), height, width], classes);
         Ok(S::new(S::Config::default(), &pictures)?.abilities().list())
     }
 
@@ -102,17 +108,17 @@ impl<S: System> AnySystem for Entry<S> {
     }
 
     fn check(&self, table: Table) -> Result<Table> {
-        let mut recipe = recipe::typed::<S>(table, "recipe")?;
+        let mut recipe = new_recipe::<S>(table)?;
         recipe.model = S::settle(recipe.model)?;
-        let (streams, pictures) = trainer::prepare::<S>(&mut recipe)?;
+        let (streams, pictures) = data::prepare::<S>(&mut recipe, None)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
-        trainer::check_grouping(&system, &streams)?;
+        data::check_grouping(&system, &streams)?;
         check_init(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 
     fn train(&self, table: Table, root: &Path, options: &Options) -> Result<Summary> {
-        trainer::start::<S>(recipe::typed::<S>(table, "recipe")?, root, options)
+        trainer::start::<S>(new_recipe::<S>(table)?, root, options)
     }
 
     fn resume(&self, run: &Run, options: &Options) -> Result<Summary> {
@@ -141,32 +147,11 @@ impl<S: System> AnySystem for Entry<S> {
     }
 }
 
-/// Whether data sets offer what a system wants.
-///
-/// # Errors
-/// A usage error that says what is wanted.
-pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
-    let domains = match wanted {
-        DataKind::TwoDomains | DataKind::SourceTarget => 2,
-        _ => 1,
-    };
-    let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
-    if sets.len() != domains {
-        let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
-        return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
-    }
-    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::PartlyLabelled | DataKind::SourceTarget);
-    if needs_labels && sets[0].classes().is_empty() {
-        return Err(Error::usage(format!(
-            "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
-            sets[0].name()
-        )));
-    }
-    let plain = matches!(wanted, DataKind::Images | DataKind::TwoDomains) || needs_labels;
-    if !plain && !sets[0].kinds().contains(&wanted) {
-        return Err(Error::usage(format!("{id} wants {wanted:?} data, which {} is not", sets[0].name())));
-    }
-    Ok(())
+/// The recipe of a new run, whose pictures have their own shape, whatever run the recipe is from.
+fn new_recipe<S: System>(table: Table) -> Result<Recipe<S::Config>> {
+    let mut recipe = recipe::typed::<S>(table, "recipe")?;
+    recipe.data.shape = [0; 3];
+    Ok(recipe)
 }
 
 /// What is known of a loaded run.
@@ -192,17 +177,27 @@ pub struct Info {
 }
 
 impl Info {
+    /// What made tokens of the run's captions.
+    ///
+    /// # Errors
+    /// If the run is of no captions, or its file is damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let path = Path::new(&self.run).join(TOKENIZER);
+        if self.pictures.vocabulary == 0 {
+            return Err(Error::usage(format!("{}: {} has not learned from captions", self.run, self.system)));
+        }
+        Tokenizer::open(&path)
+    }
+
     /// Of a run at one moment.
     pub(crate) fn of<S: System>(recipe: &Recipe<S::Config>, root: &Path, at: &Counters, device: &Device) -> Self {
-        // Pictures need not be square, and only the networks know their shape from the recipe.
-        let side = recipe.data.size;
         Self {
             system: S::ID,
             run: root.display().to_string(),
             images: at.images,
             seconds: at.seconds,
             seed: recipe.seed,
-            pictures: Pictures { shape: [recipe.data.channels, side, side], classes: recipe.data.classes.clone() },
+            pictures: Pictures::of(&recipe.data),
             data: recipe.data.clone(),
             train: recipe.train.clone(),
             device: device.clone(),

@@ -128,6 +128,12 @@ impl Optimizer {
         })
     }
 
+    /// Updates one tensor that is no network's.
+    pub fn step_tensor(&mut self, value: Tensor<1>, gradient: Tensor<1>, factor: f64, scale: f64) -> Tensor<1> {
+        self.steps += 1;
+        self.update("", value, gradient, factor, scale)
+    }
+
     /// One parameter's update; `self.steps` already counts this step.
     fn update(&mut self, path: &str, value: Tensor<1>, gradient: Tensor<1>, factor: f64, scale: f64) -> Tensor<1> {
         let c = &self.config;
@@ -229,8 +235,12 @@ fn average(old: Option<Tensor<1>>, new: Tensor<1>, beta: f64) -> Tensor<1> {
 
 /// √ Σ g² over all gradients, summed in f64.
 pub fn global_norm(gradients: &Flat) -> f64 {
-    let square = |g: &Tensor<1>| f64::from(kiln_kernels::sum_of_squares(g.clone()).into_scalar::<f32>());
-    gradients.values().map(square).sum::<f64>().sqrt()
+    gradients.values().map(sum_of_squares).sum::<f64>().sqrt()
+}
+
+/// Σ x².
+pub(crate) fn sum_of_squares(x: &Tensor<1>) -> f64 {
+    f64::from(kiln_kernels::sum_of_squares(x.clone()).into_scalar::<f32>())
 }
 
 /// What gradients of this global norm are multiplied with so that it is at most `max`

@@ -2,7 +2,7 @@
 //! defaults; the resolved recipe in the run folder holds everything.
 
 use kiln_core::{Context, Error, Result};
-use kiln_data::{PictureRule, Resize};
+use kiln_data::{PictureRule, PictureSize, Resize};
 use kiln_kernels::Precision;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -29,10 +29,12 @@ pub struct Recipe<C> {
 pub struct DataConfig {
     /// A name of `kiln data list`, a folder, a zip; several domains separated by commas.
     pub set: String,
-    /// Height and width in pixels; 0 keeps the stored size.
-    pub size: usize,
+    /// Height and width in pixels, as one number or two: `64`, `[48, 64]`; 0 keeps the stored size.
+    pub size: PictureSize,
     /// 1 grey, 3 colour; 0 keeps what is stored.
     pub channels: usize,
+    /// Channels, height and width of the pictures that come of it; filled in when the run starts.
+    pub shape: [usize; 3],
     /// What to do with pictures of another size: `none` (an error), `stretch`, `crop`, `pad`.
     pub resize: Resize,
     /// Colour behind transparent pictures.
@@ -42,23 +44,36 @@ pub struct DataConfig {
     /// Labelled pictures, equally many of each class, that a system of classes learns from; 0 is all.
     pub labels: usize,
     /// Which pictures those are: another number, other pictures.
-    pub label_set: u64,
+    pub label_seed: u64,
     /// Names of the classes; filled in when the run starts.
     pub classes: Vec<String>,
+    /// Of a set with masks the grey value of each class of pixels; filled in when the run starts if it is empty.
+    pub mask_values: Vec<u8>,
+    /// A `tokenizer.json` for captions; without one the words of the training captions are the tokens. The run keeps a copy.
+    pub tokenizer: String,
+    /// How many tokens there are; filled in when the run starts. Before that, the most that words may be, 0 for all.
+    pub vocabulary: usize,
+    /// Tokens a caption is cut or padded to; 0 takes the longest caption, and is filled in when the run starts.
+    pub caption_length: usize,
 }
 
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
             set: "starter".into(),
-            size: 0,
+            size: PictureSize::STORED,
             channels: 0,
+            shape: [0; 3],
             resize: Resize::None,
             background: [255; 3],
             flip: false,
             labels: 0,
-            label_set: 0,
+            label_seed: 0,
             classes: Vec::new(),
+            mask_values: Vec::new(),
+            tokenizer: String::new(),
+            vocabulary: 0,
+            caption_length: 0,
         }
     }
 }
@@ -73,6 +88,23 @@ impl DataConfig {
             background: self.background,
             flip: self.flip,
         }
+    }
+
+    /// The shape that an older run's recipe does not say, of pictures that are square.
+    fn find_shape(&mut self, place: &str) -> Result<()> {
+        if self.shape != [0; 3] {
+            return Ok(());
+        }
+        match (self.channels, self.size.pixels()) {
+            (1.., Some([height, width])) => self.shape = [self.channels, height, width],
+            _ => {
+                return Err(Error::usage(format!(
+                    "{place}: it does not say which shape its pictures have; add `shape = [channels, height, width]` \
+                     to its [data] table, such as [1, 112, 92]"
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -147,6 +179,9 @@ pub fn defaults<S: System>() -> Result<Table> {
     Table::try_from(recipe).context(|| format!("defaults of {}", S::ID))
 }
 
+/// Settings that are one number or a list of two.
+const ONE_OR_TWO: [&str; 1] = ["data.size"];
+
 /// Lays `changes` over `base`. Every key must exist in `base`, with a value of the same type.
 ///
 /// # Errors
@@ -172,6 +207,11 @@ fn merge_at(base: &mut Table, changes: &Table, place: &str, prefix: &str) -> Res
         match (&mut base[key.as_str()], value) {
             (Value::Table(old), Value::Table(new)) => merge_at(old, new, place, &full)?,
             (Value::Float(old), Value::Integer(new)) => *old = *new as f64,
+            (old @ (Value::Integer(_) | Value::Array(_)), new @ (Value::Integer(_) | Value::Array(_)))
+                if ONE_OR_TWO.contains(&full.as_str()) =>
+            {
+                *old = new.clone();
+            }
             (old, new) if std::mem::discriminant(old) == std::mem::discriminant(new) => *old = new.clone(),
             (old, new) => {
                 return Err(Error::usage(format!(
@@ -243,7 +283,9 @@ pub fn typed<S: System>(table: Table, place: &str) -> Result<Recipe<S::Config>> 
 pub fn of_run<S: System>(saved: &Table, place: &str) -> Result<Recipe<S::Config>> {
     let mut table = defaults::<S>()?;
     merge(&mut table, saved, place)?;
-    typed::<S>(table, place)
+    let mut recipe = typed::<S>(table, place)?;
+    recipe.data.find_shape(place)?;
+    Ok(recipe)
 }
 
 fn check(train: &TrainConfig, place: &str) -> Result<()> {
@@ -285,6 +327,58 @@ mod tests {
     fn a_string_where_a_number_belongs_is_named() {
         let e = merge(&mut base(), &assignment("train.batch=many").unwrap(), "--set").unwrap_err();
         assert_eq!(e.to_string(), "--set: `train.batch` must be a whole number, not a string (\"many\")");
+    }
+
+    #[test]
+    fn a_size_is_one_number_or_two() {
+        let base = || {
+            let data = Table::try_from(DataConfig::default()).unwrap();
+            Table::from_iter([("data".to_string(), Value::Table(data))])
+        };
+        let size = |text: &str| -> Result<PictureSize> {
+            let mut table = base();
+            merge(&mut table, &assignment(text)?, "--set")?;
+            let data: std::result::Result<DataConfig, _> = table["data"].clone().try_into();
+            data.map(|d| d.size).map_err(Error::usage)
+        };
+        assert_eq!(size("data.size=64").unwrap(), 64.into());
+        assert_eq!(size("data.size=[48, 64]").unwrap(), [48, 64].into());
+        for (text, part) in [
+            ("data.size=large", "must be a whole number"),
+            ("data.size=[1, 2, 3]", "[1, 2, 3]"),
+            ("data.size=-4", "-4"),
+            ("data.channels=[1, 2]", "must be a whole number, not a list"),
+        ] {
+            let e = size(text).unwrap_err();
+            assert!(e.to_string().contains(part), "{e}");
+        }
+        // A resolved recipe takes a number again.
+        let mut table = base();
+        for text in ["data.size=[48,64]", "data.size=32"] {
+            merge(&mut table, &assignment(text).unwrap(), "--set").unwrap();
+        }
+        assert_eq!(table["data"]["size"].as_integer(), Some(32));
+    }
+
+    #[test]
+    fn an_older_recipe_says_its_shape_or_is_square() {
+        let shape = |data: DataConfig| {
+            let mut data = data;
+            data.find_shape("runs/old/recipe.toml").map(|()| data.shape)
+        };
+        let square = DataConfig { size: 28.into(), channels: 1, ..DataConfig::default() };
+        assert_eq!(shape(square.clone()).unwrap(), [1, 28, 28]);
+        assert_eq!(
+            shape(DataConfig { shape: [1, 112, 92], channels: 1, ..DataConfig::default() }).unwrap(),
+            [1, 112, 92]
+        );
+        for data in [DataConfig { channels: 1, ..DataConfig::default() }, DataConfig { channels: 0, ..square }] {
+            let e = shape(data).unwrap_err().to_string();
+            assert!(
+                e.starts_with("runs/old/recipe.toml: ") && e.contains("`shape = [channels, height, width]`"),
+                "{e}"
+            );
+        }
     }
 
     #[test]

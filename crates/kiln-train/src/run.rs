@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_core::{Context, Error, Lock, Result};
+use kiln_data::Tokenizer;
 use toml::Table;
 
 use crate::checkpoint::write_atomically;
@@ -13,6 +14,9 @@ use crate::checkpoint::write_atomically;
 pub struct Run {
     root: PathBuf,
 }
+
+/// What made tokens of a run's captions, in its folder.
+pub const TOKENIZER: &str = "tokenizer.json";
 
 impl Run {
     /// A new run folder.
@@ -92,6 +96,14 @@ impl Run {
     pub fn write_recipe(&self, recipe: &impl serde::Serialize) -> Result<()> {
         let text = toml::to_string_pretty(recipe).context(|| "recipe")?;
         write_atomically(&self.recipe_path(), text.as_bytes())
+    }
+
+    /// Writes what makes tokens of the run's captions.
+    ///
+    /// # Errors
+    /// If the disk is full or not writable.
+    pub fn write_tokenizer(&self, tokenizer: &Tokenizer) -> Result<()> {
+        write_atomically(&self.root.join(TOKENIZER), tokenizer.to_json()?.as_bytes())
     }
 
     /// Writes a JSON file of the run.

@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::optim::OptimizerConfig;
 use crate::params::State;
 use crate::recipe::{DataConfig, TrainConfig};
+use crate::sizes::SizeRule;
 
 /// The pictures a system works on, known once the data is.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,29 @@ pub struct Pictures {
     pub shape: [usize; 3],
     /// Names of the classes; empty if unlabelled.
     pub classes: Vec<String>,
+    /// Classes of pixels in masks; 0 where masks are not read.
+    pub mask_classes: usize,
+    /// Different tokens of captions; 0 where captions are not read as tokens.
+    pub vocabulary: usize,
+    /// Tokens of each caption.
+    pub caption_length: usize,
+}
+
+impl Pictures {
+    /// Of this shape (channels, height, width) and these classes, with nothing else.
+    pub fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
+        Self { shape, classes, mask_classes: 0, vocabulary: 0, caption_length: 0 }
+    }
+
+    /// What a recipe says of them once its data has been prepared.
+    pub fn of(data: &DataConfig) -> Self {
+        Self {
+            mask_classes: data.mask_values.len(),
+            vocabulary: data.vocabulary,
+            caption_length: data.caption_length,
+            ..Self::new(data.shape, data.classes.clone())
+        }
+    }
 }
 
 /// One paper's system: networks, losses and abilities. The loop does everything else.
@@ -58,6 +82,11 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// Defaults of the `[data]` and `[train]` tables.
     fn defaults() -> (DataConfig, TrainConfig);
+
+    /// The sizes of pictures it takes under these settings, which [`System::new`] checks.
+    fn sizes(_config: &Self::Config) -> SizeRule {
+        SizeRule::any()
+    }
 
     /// Checks the settings against the pictures.
     ///

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{DataKind, Loader, Prepared, Split, few_labels};
+use kiln_data::{Loader, Prepared};
 use kiln_nn::cost;
-use kiln_nn::tensor::from_values;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Counters};
+use crate::data::{check_grouping, examples, keep_tokenizer, prepare};
 use crate::live::{Live, check_init};
-use crate::recipe::{DataConfig, Recipe};
+use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::session::Session;
-use crate::system::{Pictures, System};
+use crate::system::System;
 use crate::watch::Watcher;
-use crate::{memory, model, params};
+use crate::{memory, params};
 
 /// How a training process runs, beside what the recipe says.
 #[derive(Clone, Debug)]
@@ -59,67 +59,13 @@ pub struct Summary {
     pub losses: BTreeMap<String, f64>,
 }
 
-/// Opens and validates the data of a recipe, and fills in what only the data knows: the shape of
-/// the pictures and the classes.
-///
-/// # Errors
-/// Names the file at fault, or says which kind of data the system wants.
-pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
-    let rule = recipe.data.rule();
-    let kind = S::data_kind(&recipe.model);
-    let mut sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
-    model::check_kind(S::ID, kind, &sets)?;
-    let DataConfig { labels, label_set, .. } = recipe.data;
-    match kind {
-        DataKind::PartlyLabelled => sets = few_labels(sets.remove(0), labels, label_set)?.to_vec(),
-        DataKind::Labelled if labels > 0 => {
-            let [few, _] = few_labels(sets.remove(0), labels, label_set)?;
-            sets = vec![few];
-        }
-        _ if labels > 0 => {
-            return Err(Error::usage(format!(
-                "data.labels = {labels}: {} does not learn from a part of the labels; set it to 0",
-                S::ID
-            )));
-        }
-        _ => {}
-    }
-    recipe.data.classes = sets[0].classes().to_vec();
-    let streams =
-        sets.into_iter().map(|set| Prepared::new(set, rule.clone()).map(Arc::new)).collect::<Result<Vec<_>>>()?;
-    let shape = streams[0].shape();
-    if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
-        return Err(Error::usage(format!(
-            "data.set = {}: pictures of {:?} and {:?} (channels, height, width); set data.size and data.channels",
-            recipe.data.set,
-            shape,
-            other.shape()
-        )));
-    }
-    // The labelled few repeat in a batch of as many others.
-    for stream in streams.iter().skip(usize::from(kind == DataKind::PartlyLabelled)) {
-        if recipe.train.batch > stream.len() {
-            return Err(Error::usage(format!(
-                "train.batch = {} is larger than the {} pictures of {}; lower the batch",
-                recipe.train.batch,
-                stream.len(),
-                stream.set().name()
-            )));
-        }
-    }
-    (recipe.data.channels, recipe.data.size) =
-        (shape[0], if shape[1] == shape[2] { shape[1] } else { recipe.data.size });
-    let pictures = Pictures { shape, classes: recipe.data.classes.clone() };
-    Ok((streams, pictures))
-}
-
 /// Starts a run in a new folder.
 ///
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
     recipe.model = S::settle(recipe.model)?;
-    let (streams, pictures) = prepare::<S>(&mut recipe)?;
+    let (streams, pictures) = prepare::<S>(&mut recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_grouping(&system, &streams)?;
     check_init(&system, &recipe, &options.device)?;
@@ -127,6 +73,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
     let run = Run::create(root)?;
     let _lock = run.lock()?;
     run.write_recipe(&recipe)?;
+    keep_tokenizer(&streams, &run)?;
     train(system, &recipe, streams, &run, None, options)
 }
 
@@ -136,7 +83,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
 /// As [`start`].
 pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Options) -> Result<Summary> {
     let _lock = run.lock()?;
-    let (streams, pictures) = prepare::<S>(&mut recipe)?;
+    let (streams, pictures) = prepare::<S>(&mut recipe, Some(run))?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     if options.steps.is_some() {
         set_end(&mut recipe, options)?;
@@ -144,15 +91,6 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
     }
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
     train(system, &recipe, streams, run, saved, options)
-}
-
-/// Whether the data can be served as the system wants it, before there is a folder of the run.
-///
-/// # Errors
-/// A usage error naming what the data lacks.
-pub fn check_grouping<S: System>(system: &S, streams: &[Arc<Prepared>]) -> Result<()> {
-    let grouping = system.grouping();
-    streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))
 }
 
 fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {
@@ -226,24 +164,4 @@ fn train<S: System>(
         run.write_json("report.json", &summary)?;
     }
     Ok(summary)
-}
-
-/// Some pictures of each domain, always the same, for previews.
-fn examples(streams: &[Arc<Prepared>], count: usize, device: &Device) -> Result<Vec<Tensor<4>>> {
-    streams
-        .iter()
-        .map(|stream| {
-            let [c, h, w] = stream.shape();
-            let n = count.min(stream.len());
-            let key = Key::new(0).purpose("examples");
-            // A set with known factors lies in their order, and its first pictures are all but the same.
-            let ordered = !stream.set().factors().is_empty();
-            let mut values = Vec::with_capacity(n * c * h * w);
-            for i in 0..n {
-                let place = if ordered { key.permute(i as u64, stream.len() as u64) as usize } else { i };
-                values.extend(stream.get(place)?.values);
-            }
-            Ok(from_values(values, [n, c, h, w], device))
-        })
-        .collect()
 }

@@ -1,10 +1,10 @@
 //! `kiln`: train, sample, edit, translate and score deep generative vision models.
 
+mod feature_cache;
+mod feature_net;
 mod hardware;
-mod judge;
 mod output;
 mod report;
-mod seen;
 mod stats;
 mod verbs;
 

@@ -14,9 +14,9 @@ use kiln_train::checkpoint::write_atomically;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::seen::Seen;
+use crate::feature_cache::Outputs;
 
-/// Of which set, and seen by which network.
+/// Of which set, by which network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct About {
     /// The name of the set.
@@ -39,8 +39,8 @@ pub struct Stats {
     pub about: About,
     /// Mean and covariance of all pictures.
     pub gaussian: Gaussian,
-    /// What was seen of the first pictures.
-    pub seen: Seen,
+    /// The network's outputs for the first pictures.
+    pub outputs: Outputs,
 }
 
 /// One side of a comparison of sets.
@@ -49,22 +49,22 @@ pub struct Side {
     pub name: String,
     /// The part of it.
     pub split: String,
-    /// What was seen of its pictures, or of the first of them.
-    pub seen: Seen,
+    /// The network's outputs for its pictures, or for the first of them.
+    pub outputs: Outputs,
     /// Mean and covariance of all of them, if they are stored.
     gaussian: Option<Gaussian>,
 }
 
 impl Side {
     /// Pictures that were looked at.
-    pub fn seen(name: &str, split: &str, seen: Seen) -> Self {
-        Self { name: name.into(), split: split.into(), seen, gaussian: None }
+    pub fn of(name: &str, split: &str, outputs: Outputs) -> Self {
+        Self { name: name.into(), split: split.into(), outputs, gaussian: None }
     }
 
     /// A file of statistics.
     pub fn stored(stats: Stats) -> Self {
-        let Stats { about, gaussian, seen } = stats;
-        Self { name: about.set, split: about.split, seen, gaussian: Some(gaussian) }
+        let Stats { about, gaussian, outputs } = stats;
+        Self { name: about.set, split: about.split, outputs, gaussian: Some(gaussian) }
     }
 
     /// The features of the pictures that were looked at.
@@ -72,12 +72,12 @@ impl Side {
     /// # Errors
     /// If a feature is not finite.
     pub fn features(&self) -> Result<Features<'_>> {
-        Features::new(&self.name, &self.seen.features, self.seen.width())
+        Features::new(&self.name, &self.outputs.features, self.outputs.width())
     }
 
     /// How many pictures a Fréchet distance takes in.
     pub fn all(&self) -> usize {
-        self.gaussian.as_ref().map_or(self.seen.n, Gaussian::n)
+        self.gaussian.as_ref().map_or(self.outputs.n, Gaussian::n)
     }
 
     /// The Fréchet distance to another side, by all pictures of both.
@@ -145,7 +145,7 @@ impl Stats {
         if n == 0 || features.len() != n * gaussian.mean().len() || logits.len() % n != 0 {
             return Err(broken("its tables do not fit together"));
         }
-        Ok(Self { about, gaussian, seen: Seen { features, logits, n } })
+        Ok(Self { about, gaussian, outputs: Outputs { features, logits, n } })
     }
 
     /// Writes the file, whole or not at all.
@@ -155,15 +155,15 @@ impl Stats {
     pub fn write(&self, path: &Path) -> Result<()> {
         let doubles = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let singles = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let (d, seen) = (self.gaussian.mean().len(), &self.seen);
+        let (d, outputs) = (self.gaussian.mean().len(), &self.outputs);
         let mut tensors = vec![
             ("mean", Dtype::F64, vec![d], doubles(self.gaussian.mean())),
             ("scatter", Dtype::F64, vec![d, d], doubles(&self.gaussian.scatter())),
-            ("features", Dtype::F32, vec![seen.n, d], singles(&seen.features)),
+            ("features", Dtype::F32, vec![outputs.n, d], singles(&outputs.features)),
         ];
-        if !seen.logits.is_empty() {
-            let shape = vec![seen.n, seen.logits.len() / seen.n.max(1)];
-            tensors.push(("logits", Dtype::F32, shape, singles(&seen.logits)));
+        if !outputs.logits.is_empty() {
+            let shape = vec![outputs.n, outputs.logits.len() / outputs.n.max(1)];
+            tensors.push(("logits", Dtype::F32, shape, singles(&outputs.logits)));
         }
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
             Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).context(|| name)?))
@@ -206,12 +206,12 @@ mod tests {
             resize: "none".into(),
             classes: 0,
         };
-        let seen = Seen { features: features[..4].to_vec(), logits: Vec::new(), n: 2 };
-        Stats { about: about.clone(), gaussian, seen }.write(&path).unwrap();
+        let outputs = Outputs { features: features[..4].to_vec(), logits: Vec::new(), n: 2 };
+        Stats { about: about.clone(), gaussian, outputs }.write(&path).unwrap();
         let again = Stats::open(&path).unwrap();
-        assert_eq!((again.about, again.gaussian.n(), again.seen.n), (about, 3, 2));
+        assert_eq!((again.about, again.gaussian.n(), again.outputs.n), (about, 3, 2));
         assert!(again.gaussian.mean().iter().zip([4.0, 20.0 / 3.0]).all(|(a, b)| (a - b).abs() < 1e-12));
-        assert_eq!(again.seen.features, features[..4]);
+        assert_eq!(again.outputs.features, features[..4]);
         assert!(is_stats(path.to_str().unwrap()) && !is_stats("b.safetensors"));
 
         let bytes = std::fs::read(&path).unwrap();

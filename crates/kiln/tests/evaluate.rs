@@ -98,7 +98,7 @@ fn statistics_stand_for_their_set() {
     }
     assert!(value(&["a", "--against", "a.safetensors"])[0].abs() < 1e-6);
 
-    // The network of the statistics is the judge when none is named, and no other will do.
+    // The network of the statistics is the feature net when none is named, and no other will do.
     let found = figures(here, &["evaluate", "b", "--against", "a.safetensors", "--metrics", "fid"]);
     assert_eq!(found[0].1["features"], "classifier:a");
     let said = kiln(here, &["evaluate", "b", "--against", "a.safetensors", "--features", "classifier:b", "--quiet"]);
@@ -187,4 +187,55 @@ fn a_system_of_factors_refuses_sets_without_them() {
     let said = train(&["--data", "dsprites"]);
     assert!(said.contains("dsprites: no factor `azimuth`; there are shape, scale, orientation, x, y"), "{said}");
     assert!(!here.join("run").exists());
+}
+
+/// Any run that has features is a feature net, found again in the cache by its weights, wherever it lies.
+#[test]
+fn a_run_is_a_feature_net() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    write_pictures(&here.join("a"), 40, 0);
+    write_pictures(&here.join("b"), 40, 40);
+    let train = |system: &str, out: &str, settings: &[&str]| {
+        let mut args = vec!["train", system, "--data", "a", "--batch", "8", "--steps", "3", "--out", out, "--quiet"];
+        settings.iter().for_each(|s| args.extend(["--set", s]));
+        let output = kiln(here, &args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    train("vae", "coder", &["model.network=mlp", "model.hidden=[16]", "model.latent=3"]);
+    train("classifier", "known", &[]);
+    let cached = || fs::read_dir(here.join("cache/features")).unwrap().count();
+    let evaluate = |features: &str, metrics: &str| {
+        figures(here, &["evaluate", "b", "--against", "a", "--metrics", metrics, "--features", features])
+    };
+
+    // The latents of an encoder, three of them, which tell no classes.
+    let coded = evaluate("run:coder", "fid");
+    assert_eq!(coded[0].1["features"], "run:coder");
+    assert!(coded[0].1["value"].as_f64().unwrap() > 0.0);
+    let entries = cached();
+    assert!(entries > 0);
+    // Moved, it has the same weights; trained on, it has others.
+    fs::rename(here.join("coder"), here.join("moved")).unwrap();
+    assert_eq!(evaluate("run:moved", "fid")[0].1["value"], coded[0].1["value"]);
+    assert_eq!(cached(), entries);
+    assert!(kiln(here, &["resume", "moved", "--steps", "6", "--quiet"]).status.success());
+    assert_ne!(evaluate("run:moved", "fid")[0].1["value"], coded[0].1["value"]);
+    assert!(cached() > entries);
+    let ask = |features: &str, metrics: &str| {
+        refused(here, &["evaluate", "b", "--against", "a", "--metrics", metrics, "--features", features, "--quiet"])
+    };
+    assert!(ask("run:moved", "is").contains("run:moved does not classify"));
+
+    // A classifier of the reference's classes knows them.
+    let names: Vec<String> = evaluate("run:known", "fid,is,classes").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["fid", "is", "class_coverage", "class_unevenness"]);
+
+    // Statistics remember the run; a run without features, and no run, are refused.
+    figures(here, &["data", "stats", "a", "--features", "run:known", "--out", "a.safetensors"]);
+    let found = figures(here, &["evaluate", "b", "--against", "a.safetensors", "--metrics", "fid"]);
+    assert_eq!(found[0].1["features"], "run:known");
+    train("pixelcnn", "drawn", &["model.layers=1", "model.features=4", "model.head=8"]);
+    assert!(ask("run:drawn", "fid").contains("pixelcnn has no features"), "{}", ask("run:drawn", "fid"));
+    assert!(ask("run:nowhere", "fid").contains("not a run"));
 }

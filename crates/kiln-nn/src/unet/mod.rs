@@ -69,8 +69,14 @@ impl Default for UNetConfig {
 }
 
 impl UNetConfig {
-    /// Why this shape cannot be built for pictures of a height and a width, if it cannot.
-    pub fn check(&self, [height, width]: [usize; 2]) -> Result<(), String> {
+    /// What height and width of the pictures must be multiples of.
+    pub fn divisor(&self) -> usize {
+        let halvings = self.channel_multipliers.len().saturating_sub(1) as u32;
+        self.patch.max(1).checked_shl(halvings).unwrap_or(usize::MAX)
+    }
+
+    /// Why this shape cannot be built, if it cannot.
+    pub fn check(&self) -> Result<(), String> {
         let levels = self.channel_multipliers.len();
         if levels == 0
             || self.patch == 0
@@ -82,13 +88,6 @@ impl UNetConfig {
             return Err(
                 "patch, base_channels, channel_multipliers, blocks, heads and groups must not be 0 or empty".into()
             );
-        }
-        let divisor = self.patch << (levels - 1);
-        if let Some(size) = [height, width].into_iter().find(|size| !size.is_multiple_of(divisor)) {
-            return Err(format!(
-                "patch {} and {levels} levels need a size divisible by {divisor}, not {size}",
-                self.patch
-            ));
         }
         if !self.base_channels.is_multiple_of(2) {
             return Err("base_channels must be even (time embedding)".into());

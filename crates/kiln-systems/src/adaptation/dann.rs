@@ -32,8 +32,8 @@ use kiln_data::DataKind;
 use kiln_nn::loss::{binary_cross_entropy_to, cross_entropy, reverse_gradient};
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, activate};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
-    TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, SizeRule,
+    System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -211,7 +211,7 @@ impl System for Dann {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig { set: "mnist,mnistm".into(), size: 28, channels: 3, ..DataConfig::default() };
+        let data = DataConfig { set: "mnist,mnistm".into(), size: 28.into(), channels: 3, ..DataConfig::default() };
         let train = TrainConfig {
             batch: 64,
             images: 600_000,
@@ -221,6 +221,12 @@ impl System for Dann {
             ..TrainConfig::default()
         };
         (data, train)
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        // Without padding 16 pixels leave one.
+        let min = (1..16).find(|&side| pooled(side, config.padding) > 0).unwrap_or(16);
+        SizeRule { because: format!("model.padding = {}", config.padding), ..SizeRule::any() }.at_least(min)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -235,12 +241,7 @@ impl System for Dann {
         if config.gamma.is_nan() || config.gamma <= 0.0 || config.lambda.is_nan() || config.lambda < 0.0 {
             return refuse("model.gamma must be above 0 and model.lambda not below 0".into());
         }
-        let [_, height, width] = pictures.shape;
-        if let Some(side) = [height, width].into_iter().find(|&s| pooled(s, config.padding) == 0) {
-            return refuse(format!(
-                "dann: pictures of side {side} are too small for two convolutions and poolings; data.size must be at least 16, or set model.padding = 2"
-            ));
-        }
+        Self::sizes(&config).check(pictures.shape)?;
         Ok(Self { config, pictures: pictures.clone() })
     }
 
@@ -436,7 +437,7 @@ mod tests {
     }
 
     fn pictures(side: usize) -> Pictures {
-        Pictures { shape: [1, side, side], classes: vec!["bright".into(), "dark".into()] }
+        Pictures::new([1, side, side], vec!["bright".into(), "dark".into()])
     }
 
     /// Bright and dark pictures; the target's are turned around, and so its labels differ.
@@ -446,7 +447,7 @@ mod tests {
             let noise = Key::new(3).uniform(0..8, 256);
             let shade = |i: usize| if (i / 256).is_multiple_of(2) { sign } else { -sign };
             let values = noise.iter().enumerate().map(|(i, v)| 0.5 * shade(i) + 0.5 * (v - 0.5)).collect();
-            Part { shape, values, labels, captions: vec![None; 8], indices: (0..8).collect() }
+            Part { shape, values, labels, captions: vec![None; 8], indices: (0..8).collect(), ..Part::default() }
         };
         let truth: Vec<u32> = (0..8).map(|i| i % 2).collect();
         let parts = vec![part(1.0, Some(truth.clone())), part(-1.0, labels.then_some(truth))];
@@ -528,7 +529,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_usage_errors() {
-        let unlabelled = Pictures { shape: [1, 16, 16], classes: Vec::new() };
+        let unlabelled = Pictures::new([1, 16, 16], Vec::new());
         for (config, pictures) in [
             (tiny(Mode::Dann), unlabelled),
             (tiny(Mode::Dann), pictures(12)),

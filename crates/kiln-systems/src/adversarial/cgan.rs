@@ -25,7 +25,8 @@ use kiln_nn::tensor::from_values;
 use kiln_nn::{Embedding, Init};
 use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, Phase, Pictures, Request, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, Phase, Pictures, Request, SizeRule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +136,10 @@ impl System for Cgan {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         dcgan::Dcgan::defaults()
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        dcgan::Dcgan::sizes(&config.dcgan)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -296,7 +301,7 @@ mod tests {
             ..dcgan::Config::default()
         };
         let classes = (0..classes).map(|c| format!("class {c}")).collect();
-        Cgan::new(Config { condition, embedding_size: 6, dcgan }, &Pictures { shape: [1, 16, 16], classes })
+        Cgan::new(Config { condition, embedding_size: 6, dcgan }, &Pictures::new([1, 16, 16], classes))
     }
 
     #[test]
@@ -359,7 +364,7 @@ mod tests {
     #[test]
     fn bad_settings_and_requests_are_usage_errors() {
         assert!(system(Conditioning::Map, 0).err().is_some_and(|e| e.is_usage()));
-        let pictures = Pictures { shape: [1, 16, 16], classes: vec!["a".into(), "b".into()] };
+        let pictures = Pictures::new([1, 16, 16], vec!["a".into(), "b".into()]);
         let bad = [
             Config { embedding_size: 0, ..Config::default() },
             Config { dcgan: dcgan::Config { latent_size: 0, ..dcgan::Config::default() }, ..Config::default() },

@@ -33,7 +33,7 @@ use kiln_data::DataKind;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, activate};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Represent, Request,
-    System, TrainConfig,
+    SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,8 @@ use super::objective::Objective;
 
 /// Slope of LeakyReLU below 0.
 pub const LEAK: f32 = 0.2;
+/// The longest side of the map that z is projected to: the layer has as many weights as the map has pixels, times channels.
+const LARGEST_BASE: usize = 32;
 /// How every convolution is drawn.
 pub const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
 
@@ -85,33 +87,40 @@ impl Default for Config {
     }
 }
 
-/// How a picture's size comes about: `base`·2^`doublings`.
+/// How a picture's height and width come about: `base`·2^`doublings`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// 4 or 7: the size z is projected to.
-    pub base: usize,
+    /// Height and width of the map that z is projected to, the shorter 4 to 7 where the picture can be halved so often.
+    pub base: [usize; 2],
     /// Strided layers, at least 1.
     pub doublings: usize,
 }
 
 impl Sizes {
-    /// The sizes of square pictures of 4·2ᵏ or 7·2ᵏ pixels, k ≥ 1.
+    /// What can be halved once, to 4 pixels or more.
+    pub fn rule() -> SizeRule {
+        SizeRule::multiple_of(2, "the layers, which halve the picture").at_least(8)
+    }
+
+    /// Of pictures that are halved as often as both sides can be, down to 4 pixels and not below.
     ///
     /// # Errors
-    /// A usage error naming the sizes that fit.
-    pub fn of([_, height, width]: [usize; 3]) -> Result<Self> {
-        let odd = height >> height.trailing_zeros().min(usize::BITS - 1);
-        let doublings = height.trailing_zeros() as usize;
-        let sizes = match odd {
-            1 if doublings > 2 => Some(Self { base: 4, doublings: doublings - 2 }),
-            7 if doublings > 0 => Some(Self { base: 7, doublings }),
-            _ => None,
-        };
-        sizes.filter(|_| height == width).ok_or_else(|| {
-            Error::usage(format!(
-                "data.size: pictures of {height}x{width} do not fit; the networks double 4 or 7 pixels: set 8, 14, 16, 28, 32, 56, 64, 112 or 128, and data.resize"
-            ))
-        })
+    /// A usage error naming a size that fits.
+    pub fn of(shape @ [_, height, width]: [usize; 3]) -> Result<Self> {
+        Self::rule().check(shape)?;
+        let even = (height | width).trailing_zeros();
+        let doublings = even.min((height.min(width) / 4).ilog2()) as usize;
+        let base = [height >> doublings, width >> doublings];
+        if base.into_iter().max() > Some(LARGEST_BASE) {
+            let multiple = 1 << (height.max(width) / LARGEST_BASE).ilog2() + 1;
+            let [h, w] = [height, width].map(|side| side.next_multiple_of(multiple));
+            return Err(Error::usage(format!(
+                "data.size: pictures of {width} x {height} can be halved down to {} x {} only, and the first layer makes maps \
+                 of at most {LARGEST_BASE} pixels a side; set data.size=[{h}, {w}] and data.resize to stretch, crop or pad",
+                base[1], base[0]
+            )));
+        }
+        Ok(Self { base, doublings })
     }
 }
 
@@ -124,7 +133,7 @@ pub struct Networks {
     pub discriminator: Discriminator,
 }
 
-/// z → `base`×`base` by the first layer, then doubled by each of the others; batch norm and ReLU
+/// z → a map of size `base` by the first layer, then doubled by each of the others; batch norm and ReLU
 /// between, tanh at the end.
 #[derive(Module, Debug)]
 pub struct Generator {
@@ -138,14 +147,14 @@ impl Generator {
         let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
         let double = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
         let widths: Vec<usize> = (0..sizes.doublings).rev().map(|k| channels << k).chain([outputs]).collect();
-        let mut layers = vec![layer(inputs, widths[0], sizes.base).init_transposed(init)];
+        let mut layers = vec![Conv2dConfig { kernel: sizes.base, ..layer(inputs, widths[0], 1) }.init_transposed(init)];
         layers.extend(widths.windows(2).map(|w| double(w[0], w[1]).init_transposed(init)));
         let norms = widths[..sizes.doublings].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect();
         Self { layers, norms }
     }
 
     /// # Shapes
-    /// `[n, inputs]` → `[n, c, base·2^doublings, …]` in (−1, 1)
+    /// `[n, inputs]` → `[n, c, h, w]` in (−1, 1), of sides base·2^doublings
     pub fn forward(&self, z: Tensor<2>) -> Tensor<4> {
         let [n, inputs] = z.dims();
         let mut x = z.reshape([n, inputs, 1, 1]);
@@ -159,7 +168,7 @@ impl Generator {
     }
 }
 
-/// Halves the picture by each layer down to `base`×`base`, which the last turns into one logit;
+/// Halves the picture by each layer down to the size `base`, which the last turns into one logit;
 /// LeakyReLU after each, batch norm before it but in the first.
 #[derive(Module, Debug)]
 pub struct Discriminator {
@@ -177,7 +186,7 @@ impl Discriminator {
         Self {
             layers: widths.windows(2).map(|w| halve(w[0], w[1]).init(init)).collect(),
             norms: widths[2..].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect(),
-            head: layer(widths[sizes.doublings], 1, sizes.base).init(init),
+            head: Conv2dConfig { kernel: sizes.base, ..layer(widths[sizes.doublings], 1, 1) }.init(init),
         }
     }
 
@@ -195,7 +204,7 @@ impl Discriminator {
     }
 
     /// # Shapes
-    /// `[n, c, h, w]` → `[n, channels·2^(doublings − 1), base, base]`
+    /// `[n, c, h, w]` → `[n, channels·2^(doublings − 1), base…]`
     pub fn features(&self, images: Tensor<4>) -> Tensor<4> {
         // At least one layer: `Sizes` has at least one doubling.
         self.maps(images.clone()).pop().unwrap_or(images)
@@ -214,7 +223,7 @@ impl Discriminator {
     /// The logit of [`Discriminator::features`].
     ///
     /// # Shapes
-    /// `[n, channels·2^(doublings − 1), base, base]` → `[n]`
+    /// `[n, channels·2^(doublings − 1), base…]` → `[n]`
     pub fn logits(&self, features: Tensor<4>) -> Tensor<1> {
         let n = features.dims()[0];
         self.head.forward(features).reshape([n])
@@ -257,6 +266,10 @@ impl System for Dcgan {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), TrainConfig { images: 300_000, ..TrainConfig::default() })
+    }
+
+    fn sizes(_config: &Config) -> SizeRule {
+        Sizes::rule()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -382,21 +395,46 @@ mod tests {
     }
 
     fn system(config: Config, side: usize) -> Result<Dcgan> {
-        Dcgan::new(config, &Pictures { shape: [1, side, side], classes: Vec::new() })
+        Dcgan::new(config, &Pictures::new([1, side, side], Vec::new()))
     }
 
     #[test]
     fn sizes_are_doublings_of_four_or_seven() {
-        for (side, base, doublings) in
-            [(8, 4, 1), (14, 7, 1), (16, 4, 2), (28, 7, 2), (32, 4, 3), (56, 7, 3), (64, 4, 4)]
-        {
-            assert_eq!(sizes(side).unwrap(), Sizes { base, doublings });
+        for (side, base, doublings) in [
+            (8, 4, 1),
+            (12, 6, 1),
+            (14, 7, 1),
+            (16, 4, 2),
+            (20, 5, 2),
+            (28, 7, 2),
+            (30, 15, 1),
+            (32, 4, 3),
+            (56, 7, 3),
+            (64, 4, 4),
+            (112, 7, 4),
+        ] {
+            assert_eq!(sizes(side).unwrap(), Sizes { base: [base; 2], doublings });
         }
-        for side in [0, 1, 4, 7, 12, 20, 27, 30] {
+        for (shape, base, doublings) in [
+            ([1, 112, 92], [28, 23], 2),
+            ([3, 48, 64], [6, 8], 3),
+            ([1, 16, 32], [4, 8], 2),
+            ([1, 8, 256], [4, 128], 1),
+        ] {
+            match Sizes::of(shape) {
+                Ok(found) => assert_eq!(found, Sizes { base, doublings }),
+                Err(e) => assert!(base[1] > LARGEST_BASE && e.to_string().contains("128 x 4"), "{e}"),
+            }
+        }
+        for (side, fit) in [(0, 8), (1, 8), (4, 8), (7, 8), (27, 28), (66, 68), (1022, 1024)] {
             let e = sizes(side).unwrap_err();
-            assert!(e.is_usage() && e.to_string().contains("28, 32"), "{e}");
+            let said = e.to_string();
+            assert!(
+                e.is_usage() && said.contains(&format!("data.size={fit} "))
+                    || said.contains(&format!("[{fit}, {fit}]")),
+                "{e}"
+            );
         }
-        assert!(Sizes::of([1, 32, 16]).is_err());
     }
 
     #[test]

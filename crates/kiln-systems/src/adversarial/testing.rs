@@ -28,6 +28,7 @@ pub fn batch(n: usize, [c, h, w]: [usize; 3], classes: u32) -> Batch {
         labels: (classes > 0).then(|| (0..n as u32).map(|i| i % classes).collect()),
         captions: vec![None; n],
         indices: (0..n).collect(),
+        ..Part::default()
     };
     Batch::new(HostBatch { start: 0, parts: vec![part] }, 100, Key::new(0), &Device::flex().autodiff())
 }

@@ -39,7 +39,7 @@ use kiln_train::ability::slerp;
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, Input, Loss, OptimizerConfig, Phase,
-    Pictures, Reconstruct, Represent, Request, System, TrainConfig,
+    Pictures, Reconstruct, Represent, Request, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -246,6 +246,10 @@ impl System for Aae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), TrainConfig { batch: 100, ..training() })
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -573,7 +577,7 @@ mod tests {
         let prior = if mode == Mode::Conditional { Prior::Mixture } else { Prior::Gaussian };
         let model = LatentConfig { networks: NetworkConfig::mlp(2, &[]), ..LatentConfig::default() };
         let config = Config { mode, prior, model, discriminator: vec![], ..Config::default() };
-        Aae::new(config, &Pictures { shape: [1, 2, 3], classes: classes(3) }).unwrap()
+        Aae::new(config, &Pictures::new([1, 2, 3], classes(3))).unwrap()
     }
 
     /// The fixture's name of ours.
@@ -699,7 +703,7 @@ mod tests {
         let prior = if mode == Mode::Conditional { Prior::SwissRoll } else { Prior::Gaussian };
         let model = LatentConfig { networks: NetworkConfig::mlp(2, &[16]), ..LatentConfig::default() };
         let config = Config { mode, prior, model, discriminator: vec![16], input_noise: 0.1, ..Config::default() };
-        Aae::new(config, &Pictures { shape: [1, 8, 8], classes: classes(4) }).unwrap()
+        Aae::new(config, &Pictures::new([1, 8, 8], classes(4))).unwrap()
     }
 
     fn batch() -> Batch {
@@ -709,6 +713,7 @@ mod tests {
             labels,
             captions: vec![None; 8],
             indices: (0..8).collect(),
+            ..Part::default()
         };
         let parts = vec![part(Some((0..8).map(|i| i % 4).collect())), part(None)];
         Batch::new(HostBatch { start: 0, parts }, 1_000, Key::new(0), &device().autodiff())
@@ -770,7 +775,7 @@ mod tests {
         let refused = |change: fn(&mut Config), classes: Vec<String>| {
             let mut config = Config::default();
             change(&mut config);
-            Aae::new(config, &Pictures { shape: [1, 28, 28], classes }).err().unwrap().to_string()
+            Aae::new(config, &Pictures::new([1, 28, 28], classes)).err().unwrap().to_string()
         };
         assert!(refused(|c| c.prior = Prior::Mixture, vec![]).contains("model.latent = 2"));
         assert!(refused(|c| c.mode = Mode::Conditional, classes(3)).contains("model.prior"));

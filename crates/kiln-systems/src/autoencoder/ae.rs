@@ -28,7 +28,7 @@ use kiln_nn::Init;
 use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Reconstruct,
-    Represent, Request, Schedule, System, TrainConfig,
+    Represent, Request, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,10 @@ impl System for Ae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

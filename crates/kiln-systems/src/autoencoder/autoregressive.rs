@@ -586,7 +586,7 @@ mod tests {
 
     #[test]
     fn bad_settings_and_requests_are_usage_errors() {
-        let pictures = |classes| Pictures { shape: [3, 8, 8], classes };
+        let pictures = |classes| Pictures::new([3, 8, 8], classes);
         let refused = |change: fn(&mut pixelcnn::Config)| {
             let mut config = pixelcnn::Config { features: 6, head: 6, ..Default::default() };
             change(&mut config);

@@ -37,7 +37,9 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_nn::tensor::from_values;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::betavae::{check_weight, few_latents};
@@ -162,6 +164,10 @@ impl System for BetaTcVae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -294,7 +300,7 @@ mod tests {
 
     #[test]
     fn bad_weights_and_single_pictures_are_usage_errors() {
-        let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([1, 8, 8], Vec::new());
         for (config, name) in [
             (config(-1.0, 1.0, 1.0), "model.alpha"),
             (config(1.0, f64::NAN, 1.0), "model.beta"),

@@ -21,7 +21,9 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::bound::KlConfig;
@@ -87,6 +89,10 @@ impl System for BetaVae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -166,7 +172,7 @@ mod tests {
     #[test]
     fn weights_are_checked() {
         for beta in [-1.0, f64::NAN, f64::INFINITY] {
-            let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+            let pictures = Pictures::new([1, 8, 8], Vec::new());
             let error = BetaVae::new(config(beta), &pictures).err().unwrap();
             assert!(error.is_usage() && error.to_string().contains("model.beta"), "{error}");
         }

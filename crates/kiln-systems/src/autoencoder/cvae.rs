@@ -35,7 +35,7 @@ use kiln_nn::tensor::{from_indices, from_values, to_values};
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
     Abilities, Batch, DataConfig, Encode, Generate, Inpaint, Input, Likelihood, Loss, OptimizerConfig, Phase, Pictures,
-    Reconstruct, Request, Schedule, System, TrainConfig,
+    Reconstruct, Request, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +130,10 @@ impl System for Cvae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -505,7 +509,7 @@ mod tests {
         let one = to_values(cvae.nll(&networks, images.clone().narrow(0, 1, 1), 50, Key::new(0)).unwrap());
         close(&one, &mean(50)[1..2], 1e-5);
         // With one class at hand the average is that class itself.
-        let pictures = Pictures { shape: [1, 8, 8], classes: vec!["all".into()] };
+        let pictures = Pictures::new([1, 8, 8], vec!["all".into()]);
         let single = Cvae::new(config(Conditioning::Class, Network::Mlp), &pictures).unwrap();
         let networks = single.networks(&mut Init::new(&device(), 0));
         let x = single.config.model.pixels.observe(images.clone(), None);
@@ -517,8 +521,8 @@ mod tests {
 
     #[test]
     fn bad_settings_are_usage_errors() {
-        let none = Pictures { shape: [1, 8, 8], classes: Vec::new() };
-        let some = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
+        let none = Pictures::new([1, 8, 8], Vec::new());
+        let some = Pictures::new([1, 8, 8], vec!["a".into(), "b".into()]);
         let (class, quadrants) =
             (config(Conditioning::Class, Network::Mlp), config(Conditioning::Quadrants, Network::Mlp));
         for (config, pictures, name) in [

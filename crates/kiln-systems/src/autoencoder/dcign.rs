@@ -33,7 +33,9 @@ use kiln_data::{Clamp, DataKind, Grouping};
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_nn::tensor::from_values;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::betavae::check_weight;
@@ -117,6 +119,10 @@ impl System for Dcign {
     fn defaults() -> (DataConfig, TrainConfig) {
         let data = DataConfig { set: "shapes3d:chairs".into(), channels: 1, ..DataConfig::default() };
         (data, TrainConfig { batch: 20, images: 400_000, ..training() })
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn bad_settings_are_usage_errors() {
         let refused = |config: Config| {
-            let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+            let pictures = Pictures::new([1, 8, 8], Vec::new());
             let error = Dcign::new(config, &pictures).err().unwrap();
             assert!(error.is_usage(), "{error}");
             error.to_string()

@@ -23,7 +23,9 @@ use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::iwae::{bound, check_samples};
@@ -113,6 +115,10 @@ impl System for Dvae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -213,7 +219,7 @@ mod tests {
 
     #[test]
     fn more_corruption_than_there_are_pixels_is_a_usage_error() {
-        let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([1, 8, 8], Vec::new());
         for level in [-0.1, 1.5, f64::NAN] {
             let bad = Config { corruption_level: level, ..config(Corruption::Masking) };
             let error = Dvae::new(bad, &pictures).err().unwrap();

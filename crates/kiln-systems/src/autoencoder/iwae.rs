@@ -26,7 +26,9 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_log_terms;
-use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
+use kiln_train::{
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::bound::{log_mean_exp, log_weights};
@@ -85,6 +87,10 @@ impl System for Iwae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig::default(), training())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn nothing_to_average_is_a_usage_error() {
-        let pictures = Pictures { shape: [1, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([1, 8, 8], Vec::new());
         let error = Iwae::new(Config { samples: 0, ..Config::default() }, &pictures).err().unwrap();
         assert!(error.is_usage() && error.to_string().contains("model.samples"), "{error}");
     }

@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_core::{Error, Result};
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, WeightInit, activate};
+use kiln_train::SizeRule;
 use serde::{Deserialize, Serialize};
 
 /// The kind of all networks of a run.
@@ -94,11 +95,20 @@ impl NetworkConfig {
         Self { latent, network: Network::Mlp, hidden: hidden.to_vec(), ..Self::default() }
     }
 
+    /// The sizes of pictures that can go through: each convolution halves both sides.
+    pub fn sizes(&self) -> SizeRule {
+        if self.network == Network::Mlp {
+            return SizeRule::any();
+        }
+        let step = 1usize.checked_shl(self.levels as u32).unwrap_or(usize::MAX);
+        SizeRule::multiple_of(step, format!("model.levels = {}", self.levels))
+    }
+
     /// Whether pictures of this shape (channels, height, width) can go through.
     ///
     /// # Errors
     /// A usage error naming the setting that does not fit.
-    pub fn check(&self, [_, height, width]: [usize; 3]) -> Result<()> {
+    pub fn check(&self, shape: [usize; 3]) -> Result<()> {
         let refuse = |what: String| Err(Error::usage(what));
         if self.latent == 0 {
             return refuse("model.latent must be at least 1".into());
@@ -112,14 +122,7 @@ impl NetworkConfig {
         if self.channels == 0 || self.levels == 0 || self.levels > 8 {
             return refuse("model.channels must be at least 1 and model.levels from 1 to 8; model.network = \"mlp\" has no convolutions".into());
         }
-        let step = 1 << self.levels;
-        if height % step != 0 || width % step != 0 {
-            return refuse(format!(
-                "model.levels = {}: {height}x{width} pictures cannot be halved that often; lower it, set data.size to a multiple of {step}, or take model.network = \"mlp\"",
-                self.levels
-            ));
-        }
-        Ok(())
+        self.sizes().check(shape)
     }
 
     /// Channels of the feature maps, from the picture inwards.

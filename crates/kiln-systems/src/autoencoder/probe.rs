@@ -23,8 +23,8 @@ use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
 use kiln_train::request::check_pictures;
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Run, Schedule, System,
-    TrainConfig,
+    Abilities, Batch, Classify, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Run, Schedule, SizeRule,
+    System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 use toml::Value;
@@ -120,6 +120,10 @@ impl System for Probe {
             ..TrainConfig::default()
         };
         (DataConfig { labels: 1_000, ..DataConfig::default() }, train)
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        if config.tune == Tune::Raw { SizeRule::any() } else { config.model.networks.sizes() }
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {

@@ -42,7 +42,7 @@ use kiln_train::ability::slerp;
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, InitFrom, Input, Likelihood, Loss,
-    OptimizerConfig, Phase, Pictures, Reconstruct, Request, System, TrainConfig,
+    OptimizerConfig, Phase, Pictures, Reconstruct, Request, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -178,6 +178,10 @@ impl System for Ssvae {
 
     fn defaults() -> (DataConfig, TrainConfig) {
         (DataConfig { labels: 100, ..DataConfig::default() }, TrainConfig { batch: 100, ..training() })
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        config.model.networks.sizes()
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -599,7 +603,7 @@ mod tests {
             class_prior,
             ..Config::default()
         };
-        Ssvae::new(config, &Pictures { shape: [1, 2, 3], classes: classes(3) }).unwrap()
+        Ssvae::new(config, &Pictures::new([1, 2, 3], classes(3))).unwrap()
     }
 
     /// The fixture's name of a layer of ours.
@@ -742,7 +746,7 @@ mod tests {
             class_prior: ClassPrior::Empirical,
             ..Config::default()
         };
-        Ssvae::new(config, &Pictures { shape: [1, 8, 8], classes: classes(4) }).unwrap()
+        Ssvae::new(config, &Pictures::new([1, 8, 8], classes(4))).unwrap()
     }
 
     const MODES: [Mode; 4] = [Mode::Supervised, Mode::M1, Mode::M2, Mode::Stacked];
@@ -754,6 +758,7 @@ mod tests {
             labels,
             captions: vec![None; 8],
             indices: (0..8).collect(),
+            ..Part::default()
         };
         let parts = vec![part(Some((0..8).map(|i| i % 4).collect())), part(None)];
         Batch::new(HostBatch { start: 0, parts }, 1_000, Key::new(0), &device().autodiff()).of_sets(&[8, 24])
@@ -820,7 +825,7 @@ mod tests {
         let refused = |change: fn(&mut Config), classes: Vec<String>| {
             let mut config = Config::default();
             change(&mut config);
-            Ssvae::new(config, &Pictures { shape: [1, 28, 28], classes }).err().unwrap().to_string()
+            Ssvae::new(config, &Pictures::new([1, 28, 28], classes)).err().unwrap().to_string()
         };
         assert!(refused(|_| (), vec![]).contains("two classes"));
         assert!(refused(|c| c.alpha = -1.0, classes(2)).contains("model.alpha"));

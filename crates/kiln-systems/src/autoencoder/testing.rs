@@ -16,7 +16,7 @@ pub fn device() -> Device {
 
 /// A system of grey pictures of this shape, in ten classes.
 pub fn system<S: System>(config: S::Config, shape: [usize; 3]) -> S {
-    S::new(config, &Pictures { shape, classes: (0..10).map(|c| c.to_string()).collect() }).unwrap()
+    S::new(config, &Pictures::new(shape, (0..10).map(|c| c.to_string()).collect())).unwrap()
 }
 
 /// Keyed pictures of pixels −1 and 1.
@@ -39,6 +39,7 @@ pub fn batch(shape: [usize; 4], start: u64) -> Batch {
         labels: Some((0..n as u32).map(|i| i % 10).collect()),
         captions: vec![None; n],
         indices: (0..n).collect(),
+        ..Part::default()
     };
     Batch::new(HostBatch { start, parts: vec![part] }, 10_000, Key::new(0), &device().autodiff())
 }

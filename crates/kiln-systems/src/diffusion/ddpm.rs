@@ -37,7 +37,7 @@ use kiln_train::batch::drop_labels;
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, Input, Likelihood, Loss, OptimizerConfig, Phase, Pictures,
-    Reconstruct, Request, State, System, TrainConfig,
+    Reconstruct, Request, SizeRule, State, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,7 @@ use super::process::sampling::initial_noise;
 use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{Level, NoiseLevels};
+use super::unet_sizes;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,11 +113,16 @@ impl System for Ddpm {
         (DataConfig::default(), TrainConfig::default())
     }
 
+    fn sizes(config: &Config) -> SizeRule {
+        unet_sizes(&config.unet)
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let [_, height, width] = pictures.shape;
-        if let Err(why) = config.unet.check([height, width]) {
+        if let Err(why) = config.unet.check() {
             return Err(Error::usage(format!("model.unet: {why}")));
         }
+        Self::sizes(&config).check(pictures.shape)?;
         if !(0.0..=1.0).contains(&config.label_dropout) {
             return Err(Error::usage(format!("model.label_dropout must be in [0, 1], not {}", config.label_dropout)));
         }
@@ -164,13 +170,17 @@ impl System for Ddpm {
     }
 }
 
+fn of_classes(classes: &[u32], device: &Device) -> Condition {
+    Condition { class: Some(from_indices(classes, device)), ..Condition::default() }
+}
+
 impl Ddpm {
     /// Algorithm 1, on the objective asked for; a dropped label is that of no class (Ho & Salimans 2021, algorithm 1).
     fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let mut condition = match &batch.domains[0].host_labels {
             Some(labels) if !self.classes.is_empty() => {
                 let nothing = self.classes.len() as u32;
-                self.of_classes(&drop_labels(batch, labels, nothing, self.config.label_dropout), batch.device())
+                of_classes(&drop_labels(batch, labels, nothing, self.config.label_dropout), batch.device())
             }
             _ => Condition::default(),
         };
@@ -178,15 +188,11 @@ impl Ddpm {
         Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
     }
 
-    fn of_classes(&self, classes: &[u32], device: &Device) -> Condition {
-        Condition { class: Some(from_indices(classes, device)), ..Condition::default() }
-    }
-
     /// No class.
     fn unconditional(&self, n: usize, device: &Device) -> Condition {
         match self.classes.len() {
             0 => Condition::default(),
-            nothing => self.of_classes(&vec![nothing as u32; n], device),
+            nothing => of_classes(&vec![nothing as u32; n], device),
         }
     }
 
@@ -198,7 +204,8 @@ impl Ddpm {
         }
         if settings.guides() && self.classes.is_empty() {
             return Err(Error::usage(
-                "--guidance-scale: this run knows no classes; train one with model.class_conditional = true, or use                  --classifier",
+                "--guidance-scale: this run knows no classes; train one with model.class_conditional = true, or use \
+                 --classifier",
             ));
         }
         let unconditional = self.unconditional(request.len(), &request.device);
@@ -206,7 +213,7 @@ impl Ddpm {
         if self.classes.is_empty() || request.condition.class.is_none() && !settings.guides() {
             return Guidance::new(unconditional, None, settings, request);
         }
-        let condition = self.of_classes(&request.classes(self.classes.len()), &request.device);
+        let condition = of_classes(&request.classes(self.classes.len()), &request.device);
         Guidance::new(condition, Some(unconditional), settings, request)
     }
 }
@@ -221,7 +228,7 @@ impl Generate<Networks> for Ddpm {
         let (plan, guidance) = (self.process.plan(&settings)?, self.guidance(request, &settings)?);
         let [c, h, w] = self.shape;
         let xt = initial_noise(request, [request.len(), c, h, w])?;
-        Ok(self.process.sample(&networks.predict(), xt, &plan, &guidance, request)?.clamp(-1.0, 1.0))
+        Ok(self.process.chain(&networks.predict(), &guidance, request).sample(xt, &plan)?.clamp(-1.0, 1.0))
     }
 }
 
@@ -237,7 +244,7 @@ impl Decode<Networks> for Ddpm {
         let request = Request::new(0..n as u64, 0, &latents.device());
         let guidance = Guidance::none(self.unconditional(n, &latents.device()));
         let (xt, plan) = (latents.reshape([n, c, h, w]), self.process.implicit_plan()?);
-        Ok(self.process.sample(&networks.predict(), xt, &plan, &guidance, &request)?.clamp(-1.0, 1.0))
+        Ok(self.process.chain(&networks.predict(), &guidance, &request).sample(xt, &plan)?.clamp(-1.0, 1.0))
     }
 }
 
@@ -248,7 +255,8 @@ impl Encode<Networks> for Ddpm {
         check_pictures(&images, self.shape)?;
         let guidance = Guidance::none(self.unconditional(n, &images.device()));
         let plan = self.process.implicit_plan()?;
-        Ok(self.process.invert(&networks.predict(), images, &plan, &guidance, request)?.reshape([n, c * h * w]))
+        let latents = self.process.chain(&networks.predict(), &guidance, request).invert(images, &plan)?;
+        Ok(latents.reshape([n, c * h * w]))
     }
 }
 
@@ -291,7 +299,7 @@ mod tests {
     #[test]
     fn a_batch_is_split_where_memory_is_short() {
         let device = Device::flex();
-        let pictures = Pictures { shape: [1, 8, 8], classes: vec!["a".into(), "b".into()] };
+        let pictures = Pictures::new([1, 8, 8], vec!["a".into(), "b".into()]);
         let unet = UNetConfig {
             base_channels: 8,
             groups: 4,
@@ -330,8 +338,9 @@ mod tests {
             let mut table = kiln_train::recipe::defaults::<Ddpm>().unwrap();
             kiln_train::recipe::merge(&mut table, &changes, &place).unwrap();
             let recipe = kiln_train::recipe::typed::<Ddpm>(table, &place).unwrap();
-            let side = if recipe.data.size == 0 { 28 } else { recipe.data.size };
-            let pictures = Pictures { shape: [recipe.data.channels.max(1), side, side], classes: vec!["a".into(); 10] };
+            let [height, width] = recipe.data.size.or([28; 2]);
+            let shape = [recipe.data.channels.max(1), height, width];
+            let pictures = Pictures::new(shape, vec!["a".into(); 10]);
             Ddpm::new(recipe.model, &pictures).unwrap();
             count += 1;
         }

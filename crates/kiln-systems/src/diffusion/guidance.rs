@@ -89,6 +89,12 @@ impl Guidance {
     ) -> Result<Self> {
         let s = settings;
         let classifier_free = ClassifierFree::new(s.guidance_scale, s.guidance_rescale, s.guidance_interval)?;
+        if let (Some(scale), None) = (s.guidance_scale, &unconditional) {
+            return Err(Error::usage(format!(
+                "--guidance-scale {scale}: there is nothing to guide by; give a --class or a --context, if the network was \
+                 trained with them"
+            )));
+        }
         let clean = request.guides.iter().any(|g| g.guide.looks_at() == Looks::Clean);
         if !clean && (s.backward_steps.is_some() || s.backward_rate.is_some()) {
             return Err(Error::usage("--backward-steps and --backward-rate need a --guide"));

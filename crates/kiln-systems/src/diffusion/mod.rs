@@ -11,3 +11,12 @@ pub mod parameterisation;
 pub mod process;
 pub mod sampler;
 pub mod schedule;
+
+use kiln_nn::unet::UNetConfig;
+use kiln_train::SizeRule;
+
+/// The sizes of pictures that a U-Net takes: it halves them on every level but the first.
+pub fn unet_sizes(unet: &UNetConfig) -> SizeRule {
+    let levels = unet.channel_multipliers.len();
+    SizeRule::multiple_of(unet.divisor(), format!("the {levels} levels of model.unet with patch = {}", unet.patch))
+}

@@ -22,11 +22,12 @@ use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNetConfig, UNetEncoder};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request,
-    Schedule, System, TrainConfig,
+    Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, Sde};
+use super::unet_sizes;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,11 +77,15 @@ impl System for NoisyClassifier {
         (DataConfig::default(), train)
     }
 
+    fn sizes(config: &Config) -> SizeRule {
+        unet_sizes(&config.unet)
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let [_, height, width] = pictures.shape;
-        if let Err(why) = config.unet.check([height, width]) {
+        if let Err(why) = config.unet.check() {
             return Err(Error::usage(format!("model.unet: {why}")));
         }
+        Self::sizes(&config).check(pictures.shape)?;
         if config.timesteps < 2 {
             return Err(Error::usage("model.timesteps must be at least 2"));
         }

@@ -37,8 +37,8 @@ use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, InstanceNorm2d, WeightInit, add_activate};
 use kiln_train::params::{HostTensor, State};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, System, TrainConfig,
-    Translate,
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, SizeRule, System,
+    TrainConfig, Translate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -284,8 +284,12 @@ impl System for CycleGan {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data =
-            DataConfig { set: "starter:noto,starter:twemoji".into(), size: 32, channels: 3, ..DataConfig::default() };
+        let data = DataConfig {
+            set: "starter:noto,starter:twemoji".into(),
+            size: 32.into(),
+            channels: 3,
+            ..DataConfig::default()
+        };
         let train = TrainConfig {
             batch: 4,
             images: 40_000,
@@ -295,6 +299,17 @@ impl System for CycleGan {
             ..TrainConfig::default()
         };
         (data, train)
+    }
+
+    /// The discriminators see 3×3 patches of what their layers leave.
+    fn sizes(config: &Config) -> SizeRule {
+        let layers = config.discriminator_layers;
+        let seen = 3usize.checked_shl(layers as u32).unwrap_or(usize::MAX);
+        let rule = generated();
+        if rule.min >= seen {
+            return rule;
+        }
+        SizeRule { because: format!("model.discriminator_layers = {layers}"), ..rule }.at_least(seen)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -317,20 +332,8 @@ impl System for CycleGan {
         if config.adversarial_weight == 0.0 && config.cycle_weight == 0.0 {
             return refuse("model.adversarial_weight and model.cycle_weight are both 0: nothing to learn".into());
         }
-        let [channels, height, width] = pictures.shape;
-        // A run of pictures as they are stored knows their size only while it trains.
-        for side in [height, width].into_iter().filter(|&s| s > 0) {
-            if let Err(why) = fits(side) {
-                return refuse(format!("cyclegan: data.size: {why}"));
-            }
-            let layers = config.discriminator_layers;
-            if side >> layers < 3 {
-                return refuse(format!(
-                    "model.discriminator_layers = {layers} needs pictures of at least {} pixels, not {side}",
-                    3 << layers
-                ));
-            }
-        }
+        Self::sizes(&config).check(pictures.shape)?;
+        let [channels, ..] = pictures.shape;
         Ok(Self { config, channels, pool_a: ImagePool::default(), pool_b: ImagePool::default(), fakes: Vec::new() })
     }
 
@@ -419,12 +422,9 @@ impl CycleGan {
     }
 }
 
-/// Whether a side can be halved twice and reflected.
-fn fits(side: usize) -> std::result::Result<(), String> {
-    if side >= 8 && side.is_multiple_of(4) {
-        return Ok(());
-    }
-    Err(format!("sides must be divisible by 4 and at least 8, not {side}"))
+/// The sizes that a generator takes: it halves them twice and reflects what is left.
+fn generated() -> SizeRule {
+    SizeRule::multiple_of(4, "cyclegan").at_least(8)
 }
 
 impl Translate<Networks> for CycleGan {
@@ -441,9 +441,7 @@ impl Translate<Networks> for CycleGan {
         if channels != self.channels {
             return Err(Error::usage(format!("cyclegan was trained on {} channels, not {channels}", self.channels)));
         }
-        for side in [height, width] {
-            fits(side).map_err(|why| Error::usage(format!("cyclegan: {why}")))?;
-        }
+        generated().check([channels, height, width])?;
         request.sampler::<NoSettings>(Self::ID)?;
         match request.condition.direction.as_deref().unwrap_or("a2b") {
             "a2b" => Ok(networks.g_ab.forward(images)),
@@ -627,14 +625,21 @@ mod tests {
         let shape = [2, 3, 8, 8];
         let a = Key::new(5).uniform(0..2, 3 * 8 * 8);
         let b = a.iter().map(|v| -v).collect();
-        let part = |values| Part { shape, values, labels: None, captions: vec![None; 2], indices: vec![0, 1] };
+        let part = |values| Part {
+            shape,
+            values,
+            labels: None,
+            captions: vec![None; 2],
+            indices: vec![0, 1],
+            ..Part::default()
+        };
         Batch::new(HostBatch { start, parts: vec![part(a), part(b)] }, 1_000, Key::new(0), device)
     }
 
     /// Trains a tiny system; the losses' terms of every step.
     fn fit(config: Config, steps: u64) -> Vec<Vec<(String, f32)>> {
         let device = Device::flex().autodiff();
-        let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([3, 8, 8], Vec::new());
         let mut system = CycleGan::new(config, &pictures).unwrap();
         let mut networks = system.networks(&mut Init::new(&device, 0));
         let phases = system.phases();
@@ -676,7 +681,7 @@ mod tests {
     #[test]
     fn translates_other_sizes_and_refuses_what_does_not_fit() {
         let device = Device::flex();
-        let pictures = Pictures { shape: [3, 8, 8], classes: Vec::new() };
+        let pictures = Pictures::new([3, 8, 8], Vec::new());
         let system = CycleGan::new(tiny(), &pictures).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
         let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
@@ -694,7 +699,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_usage_errors() {
-        let pictures = |side| Pictures { shape: [3, side, side], classes: Vec::new() };
+        let pictures = |side| Pictures::new([3, side, side], Vec::new());
         for (config, side) in [
             (Config { generator_channels: 0, ..tiny() }, 8),
             (Config { discriminator_layers: 0, ..tiny() }, 8),

@@ -280,8 +280,8 @@ impl Work {
 
 fn dcgan_step(n: usize, channels: usize, side: usize, runs: usize, device: &Device, init: &mut Init) -> f64 {
     // A power of two of at least 8 pixels, as the networks double 4.
-    let sizes = dcgan::Sizes { base: 4, doublings: (side.max(8) / 4).ilog2() as usize };
-    let side = sizes.base << sizes.doublings;
+    let sizes = dcgan::Sizes { base: [4; 2], doublings: (side.max(8) / 4).ilog2() as usize };
+    let side = 4 << sizes.doublings;
     let nets = dcgan::Networks {
         generator: dcgan::Generator::new(100, channels, 3, sizes, init),
         discriminator: dcgan::Discriminator::new(3, channels, sizes, init),

@@ -20,10 +20,10 @@ use kiln_train::{Ability, Model, Request, Run};
 use serde_json::{Value, json};
 use toml::Table;
 
+use crate::feature_cache::argmax;
 use crate::output::Output;
 use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
-use crate::seen::argmax;
 use crate::verbs::evaluate::{self, EvaluateArgs, measure};
 use crate::verbs::sample::generate;
 use crate::verbs::{open, translate};

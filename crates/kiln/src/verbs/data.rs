@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kiln_core::{Error, Result};
-use kiln_data::{PictureRule, Resize, Split, catalogue, contact_sheet, open};
+use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_sheet, open};
 use serde_json::json;
 
 use crate::Common;
-use crate::judge::Judge;
+use crate::feature_net::FeatureNet;
 use crate::output::Output;
 use crate::verbs::evaluate::part;
 
@@ -40,9 +40,9 @@ enum What {
         /// How many pictures
         #[arg(short, default_value_t = 64)]
         n: usize,
-        /// Side in pixels; pictures are padded to a square
-        #[arg(long, default_value_t = 0)]
-        size: usize,
+        /// Side in pixels, or height and width such as 48,64, which pictures are padded to
+        #[arg(long, default_value_t)]
+        size: PictureSize,
         /// train, test or all
         #[arg(long, default_value = "train")]
         split: Split,
@@ -95,7 +95,7 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
         }
         What::Show { name, out: path, n, size, split } => {
             let mut rule = PictureRule { size: *size, ..PictureRule::default() };
-            if *size > 0 {
+            if *size != PictureSize::STORED {
                 rule.resize = Resize::Pad;
             }
             let set = open(name, *split, &rule)?;
@@ -128,8 +128,8 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             }
             let device = kiln_train::device::by_name(&common.device)?;
             let (name, split) = part(name, *split);
-            let judge = Judge::of(features.as_deref(), &name, &PictureRule::default(), common, &device)?;
-            let stats = judge.stats(&name, split, *keep)?;
+            let net = FeatureNet::of(features.as_deref(), &name, &PictureRule::default(), common, &device)?;
+            let stats = net.stats(&name, split, *keep)?;
             stats.write(path)?;
             let (n, net) = (stats.gaussian.n(), &stats.about.features);
             let object = json!({"name": name, "split": split, "features": net, "n": n, "file": path});

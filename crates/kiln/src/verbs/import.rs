@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kiln_core::Result;
+use kiln_data::PictureSize;
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
 use kiln_train::recipe::assignment;
 use serde_json::json;
@@ -17,9 +18,9 @@ pub struct ImportArgs {
     /// The run folder to make
     #[arg(long)]
     out: PathBuf,
-    /// Height and width of the pictures, in place of the file's sample_size
+    /// Side of the pictures, or height and width such as 48,64, in place of the file's sample_size
     #[arg(long)]
-    size: Option<usize>,
+    size: Option<PictureSize>,
     /// What it was trained on, or is to be trained further on: as for `kiln train`
     #[arg(long)]
     data: Option<String>,
@@ -34,7 +35,7 @@ pub fn run(args: &ImportArgs, out: &Output) -> Result<()> {
     let set = args.set.iter().map(|text| (text.clone(), format!("--set {text}")));
     let changes =
         data.into_iter().chain(set).map(|(text, place)| Ok((assignment(&text)?, place))).collect::<Result<_>>()?;
-    let options = ImportOptions { size: args.size, changes };
+    let options = ImportOptions { size: args.size.unwrap_or_default(), changes };
     let imported = import(&args.folder, &args.out, &options)?;
     let line = || {
         let root = args.out.display();

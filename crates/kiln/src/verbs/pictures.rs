@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
-use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Sample, Split};
+use kiln_data::{DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSample, Resize, Sample, Split};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::{Info, WeightSet};
 use kiln_train::preview::pictures;
@@ -17,8 +17,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::Common;
+use crate::feature_cache::argmax;
 use crate::output::Output;
-use crate::seen::argmax;
 use crate::verbs::{need, open};
 
 #[derive(Args)]
@@ -81,13 +81,8 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
 pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
-    let rule = PictureRule {
-        size: if height == width { height } else { 0 },
-        channels,
-        resize,
-        background: info.data.background,
-        flip: false,
-    };
+    let rule =
+        PictureRule { size: [height, width].into(), channels, resize, background: info.data.background, flip: false };
     let prepared = Prepared::new(open_whole(path, &rule)?, rule)?;
     (0..prepared.len()).map(|i| prepared.get(i)).collect()
 }
@@ -104,7 +99,7 @@ pub fn one_picture(path: &Path, info: &Info) -> Result<Tensor<4>> {
 pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
     let [_, h, w] = info.pictures.shape;
     let rule = PictureRule {
-        size: if h == w { h } else { 0 },
+        size: PictureSize::from([h, w]),
         channels: 1,
         resize: Resize::Stretch,
         background: [0; 3],
@@ -118,12 +113,12 @@ pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
 
 /// A user's pictures at their own sizes.
 fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
-    let rule = PictureRule { size: 0, resize: Resize::None, flip: false, ..info.data.rule() };
+    let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, flip: false, ..info.data.rule() };
     let set = open_whole(path, &rule)?;
     let sample = |i: usize| {
-        let Sample { picture, label, caption, name } = set.get(i)?;
+        let Sample { picture, label, caption, mask, name } = set.get(i)?;
         let picture = picture.with_channels(info.pictures.shape[0], rule.background);
-        Ok(PreparedSample { values: picture.to_unit(), label, caption, name, picture })
+        Ok(PreparedSample { values: picture.to_unit(), label, caption, mask, name, picture })
     };
     (0..set.len()).map(sample).collect()
 }

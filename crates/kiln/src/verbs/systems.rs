@@ -12,6 +12,7 @@ struct Row {
     id: &'static str,
     abilities: Vec<Ability>,
     data_kind: kiln_data::DataKind,
+    sizes: String,
     paper: &'static str,
 }
 
@@ -21,11 +22,13 @@ pub fn run(out: &Output) -> Result<()> {
             id: system.id(),
             abilities: system.abilities()?,
             data_kind: system.data_kind(),
+            sizes: system.sizes().to_string(),
             paper: system.paper(),
         };
         let line = || {
             let verbs: Vec<&str> = row.abilities.iter().map(|a| a.verb()).collect();
-            format!("{:12} {:?}\n{:12} {}\n{:12} can: {}", row.id, row.data_kind, "", row.paper, "", verbs.join(", "))
+            let (kind, sizes, paper) = (row.data_kind, &row.sizes, row.paper);
+            format!("{:12} {kind:?}, {sizes}\n{:12} {paper}\n{:12} can: {}", row.id, "", "", verbs.join(", "))
         };
         out.say(line, &row);
     }

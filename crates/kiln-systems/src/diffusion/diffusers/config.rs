@@ -271,7 +271,7 @@ impl UNetConfig {
     ///
     /// # Errors
     /// Names the file, the field and its value where Kiln does not have it.
-    pub fn read(mut fields: Fields, size: Option<usize>) -> Result<Self> {
+    pub fn read(mut fields: Fields, size: Option<[usize; 2]>) -> Result<Self> {
         let place = fields.place().to_string();
         let class: ModelClass = match fields.value("_class_name") {
             Some(name) => serde_json::from_value(name.clone())
@@ -653,10 +653,10 @@ fn same<T: Serialize + PartialEq>(each: &[T]) -> Value {
     }
 }
 
-fn sample_size(fields: &mut Fields, size: Option<usize>) -> Result<[usize; 2]> {
+fn sample_size(fields: &mut Fields, size: Option<[usize; 2]>) -> Result<[usize; 2]> {
     let expected = "expected a whole number or [height, width]";
     match (fields.value("sample_size"), size) {
-        (_, Some(size)) => Ok([size; 2]),
+        (_, Some(size)) => Ok(size),
         (None, None) => Err(Error::usage(format!(
             "{}: `sample_size` is open; say of which size pictures are to be with --size",
             fields.place()

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kiln_core::{Context, Error, Result};
+use kiln_data::PictureSize;
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
 use kiln_train::checkpoint::{self, Checkpoint, Counters, write_atomically};
@@ -46,7 +47,7 @@ const LEFT_OUT: [&str; 9] = [
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// Height and width of the pictures, in place of the file's `sample_size`.
-    pub size: Option<usize>,
+    pub size: PictureSize,
     /// Changes to the recipe, each with the place it comes from.
     pub changes: Vec<(Table, String)>,
 }
@@ -77,7 +78,7 @@ pub fn import(folder: &Path, root: &Path, options: &ImportOptions) -> Result<Imp
     }
     let left_out = read_index(folder)?;
     let config_file = find(folder, "unet", "config.json")?;
-    let unet = UNetConfig::read(Fields::open(&config_file)?, options.size)?;
+    let unet = UNetConfig::read(Fields::open(&config_file)?, options.size.pixels())?;
     if ![1, 3].contains(&unet.in_channels) {
         return Err(Error::new(format!(
             "{}: `in_channels` = {} is not supported; supported: 1 and 3, pictures (latents need an autoencoder)",
@@ -107,8 +108,9 @@ pub fn import(folder: &Path, root: &Path, options: &ImportOptions) -> Result<Imp
     let [height, width] = config.unet.sample_size;
     let data = DataConfig {
         set: String::new(),
-        size: if height == width { height } else { 0 },
+        size: [height, width].into(),
         channels: config.unet.in_channels,
+        shape: [config.unet.in_channels, height, width],
         classes: (0..config.labels()).map(|label| label.to_string()).collect(),
         ..DataConfig::default()
     };
@@ -118,7 +120,7 @@ pub fn import(folder: &Path, root: &Path, options: &ImportOptions) -> Result<Imp
         recipe::merge(&mut table, changes, place)?;
     }
     let recipe = recipe::typed::<Diffusers>(table, "recipe")?;
-    let pictures = Pictures { shape: [recipe.data.channels, height, width], classes: recipe.data.classes.clone() };
+    let pictures = Pictures::new([recipe.data.channels, height, width], recipe.data.classes.clone());
     let system = Diffusers::new(recipe.model.clone(), &pictures)?;
     let unet = &recipe.model.unet;
 

@@ -29,8 +29,8 @@ use kiln_nn::tensor::from_indices;
 use kiln_nn::{Condition, Init};
 use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request, System,
-    TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule,
+    System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ use self::config::{ClassEmbedType, UNetConfig};
 use self::scheduler::{SchedulerConfig, VarianceType, ddim_step_keeping_epsilon};
 use self::unet::UNet2d;
 use super::guidance::Guidance;
-use super::process::sampling::{Chain, initial_noise};
+use super::process::sampling::{Steps, initial_noise};
 use super::process::{Process, Training, max_batch};
 use super::sampler::ancestral::{Ancestral, ddim_step, ddpm_step};
 use super::sampler::grid::TimestepGrid;
@@ -127,11 +127,13 @@ impl System for Diffusers {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let [size, _] = UNetConfig::default().sample_size;
-        (
-            DataConfig { size, channels: UNetConfig::default().in_channels, ..DataConfig::default() },
-            TrainConfig::default(),
-        )
+        let unet = UNetConfig::default();
+        let data = DataConfig { size: unet.sample_size.into(), channels: unet.in_channels, ..DataConfig::default() };
+        (data, TrainConfig::default())
+    }
+
+    fn sizes(config: &Config) -> SizeRule {
+        SizeRule::fixed(config.unet.sample_size, "model.unet.sample_size")
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -142,13 +144,12 @@ impl System for Diffusers {
         if let Err(why) = config.scheduler.check() {
             return refuse(format!("model.scheduler: {why}"));
         }
-        let ([channels, height, width], [rows, columns]) = (pictures.shape, config.unet.sample_size);
-        // A size of 0: of a run whose pictures are not square, which only the network knows.
-        if channels != config.unet.in_channels || height > 0 && [height, width] != [rows, columns] {
+        Self::sizes(&config).check(pictures.shape)?;
+        let [channels, ..] = pictures.shape;
+        if channels != config.unet.in_channels {
             return refuse(format!(
-                "pictures of {channels} channels, {height}×{width}; model.unet.in_channels = {} and sample_size = {:?}: \
-                 set data.channels, data.size and data.resize, or the network's",
-                config.unet.in_channels, config.unet.sample_size
+                "pictures of {channels} channels; model.unet.in_channels = {}: set data.channels, or the network's",
+                config.unet.in_channels
             ));
         }
         let learned = config.unet.out_channels == 2 * config.unet.in_channels;
@@ -266,12 +267,12 @@ impl Diffusers {
     ) -> Result<Tensor<4>> {
         let predict = networks.predict();
         let images = match sampler {
-            Sampler::Plan(plan) => self.process.sample(&predict, xt, plan, guidance, request)?,
+            Sampler::Plan(plan) => self.process.chain(&predict, guidance, request).sample(xt, plan)?,
             Sampler::Ancestral(levels, steps) => {
                 // diffusers' DDIM needs x̂₀ as it was before it was clamped.
                 let unclamped = Process { clip: None, ..self.process.clone() };
-                let walk: &Chain<'_> = &|xt, denoise, noise| self.walk(xt, levels, steps, denoise, noise);
-                unclamped.walk(&predict, xt, Some(levels.len()), guidance, request, walk)?
+                let steps: &Steps<'_> = &|xt, denoise, noise| self.walk(xt, levels, steps, denoise, noise);
+                unclamped.chain(&predict, guidance, request).walk(xt, Some(levels.len()), steps)?
             }
         };
         Ok(images.clamp(-1.0, 1.0))
@@ -304,13 +305,6 @@ impl Diffusers {
     fn guidance(&self, request: &Request, settings: &SamplerSettings) -> Result<Guidance> {
         check_class(request.condition.class, &self.classes)?;
         let (n, context) = (request.len(), request.condition.context.clone().unwrap_or_default());
-        if let Some(scale) = settings.guidance_scale.filter(|scale| *scale != 1.0)
-            && context.with.is_none()
-        {
-            return Err(Error::usage(format!(
-                "--guidance-scale {scale}: there is nothing to guide by; give a --context to a network that looks at one"
-            )));
-        }
         let features = self.config.unet.context_features();
         let fitting = |part: Option<Tensor<3>>| match part {
             Some(part) if Some(part.dims()[2]) != features => Err(Error::usage(format!(
@@ -391,7 +385,7 @@ mod tests {
         folder::import(&folder, dir.path(), &folder::ImportOptions::default()).unwrap();
         let run = Run::open(dir.path()).unwrap();
         let recipe = recipe::of_run::<Diffusers>(&run.recipe().unwrap(), "recipe").unwrap();
-        let pictures = Pictures { shape: [1, 8, 16], classes: recipe.data.classes };
+        let pictures = Pictures::new([1, 8, 16], recipe.data.classes);
         let system = Diffusers::new(recipe.model, &pictures).unwrap();
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |_| ()).unwrap().unwrap();
         let networks = params::load(system.networks(&mut Init::new(&device, 1)), &saved.network, "network").unwrap();
@@ -408,10 +402,11 @@ mod tests {
         let guidance =
             Guidance::none(Condition { class: Some(from_indices(&labels, &device)), ..Condition::default() });
         let start = from_values(expected.values("noise", &[2, 1, 8, 16]).unwrap(), [2, 1, 8, 16], &device);
-        let walk: &Chain<'_> = &|xt, denoise, _| system.walk(xt, levels, steps, denoise, &noise);
+        let steps: &Steps<'_> = &|xt, denoise, _| system.walk(xt, levels, steps, denoise, &noise);
         let request = Request::new(0..2, 0, &device);
         let predict = networks.predict();
-        let made = system.process.walk(&predict, start, None, &guidance, &request, walk).unwrap().clamp(-1.0, 1.0);
+        let made =
+            system.process.chain(&predict, &guidance, &request).walk(start, None, steps).unwrap().clamp(-1.0, 1.0);
         let made = to_values(made);
         let theirs = expected.values("ddpm", &[2, 1, 8, 16]).unwrap();
         let off = made.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

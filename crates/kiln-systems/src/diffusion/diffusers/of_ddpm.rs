@@ -13,6 +13,7 @@ use crate::diffusion::parameterisation::Prediction;
 use crate::diffusion::sampler::ancestral::Variance;
 use crate::diffusion::sampler::grid::Spacing;
 use crate::diffusion::schedule::Sde;
+use crate::diffusion::unet_sizes;
 
 /// The model of a `ddpm` run.
 ///
@@ -47,13 +48,11 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     if config.process.prediction == Prediction::Edm {
         return refuse("model.prediction = \"edm\" has no counterpart in diffusers".into());
     }
-    let side = recipe.data.size;
-    if side == 0 {
-        return refuse("data.size = 0: pictures that are not square cannot be told from the recipe".into());
-    }
-    if let Err(why) = ho.check([side, side]) {
+    if let Err(why) = ho.check() {
         return refuse(format!("model.unet: {why}"));
     }
+    let [channels, height, width] = recipe.data.shape;
+    unet_sizes(ho).check(recipe.data.shape)?;
     let widths: Vec<usize> = ho.channel_multipliers.iter().map(|m| m * ho.base_channels).collect();
     let levels = widths.len();
     let attends = |level: usize| ho.attention_levels.contains(&level);
@@ -72,11 +71,10 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
                 .into(),
         );
     }
-    let channels = recipe.data.channels;
     let learned = config.process.variance == Variance::Learned;
     let resampling = if ho.resample_blocks { Resampling::Resnet } else { Resampling::Conv };
     let unet = UNetConfig {
-        sample_size: [side; 2],
+        sample_size: [height, width],
         in_channels: channels,
         out_channels: if learned { 2 * channels } else { channels },
         down_block_types: (0..levels)

@@ -48,7 +48,7 @@ macro_rules! few_labels {
         &[
             "data.set=mnist",
             "data.labels=100",
-            "data.label_set={seed}",
+            "data.label_seed={seed}",
             "train.batch=100",
             "train.checkpoint_every=600000",
             "train.preview_every=0",
@@ -126,21 +126,21 @@ pub fn of_autoencoder(name: &str) -> Option<Claim> {
             variants: &[
                 Variant {
                     name: "frozen encoder",
-                    set: &["system=probe", "data.set=fashion", "data.label_set={seed}", "model.encoder={ae}"],
+                    set: &["system=probe", "data.set=fashion", "data.label_seed={seed}", "model.encoder={ae}"],
                 },
                 Variant {
                     name: "fine-tuned encoder",
                     set: &[
                         "system=probe",
                         "data.set=fashion",
-                        "data.label_set={seed}",
+                        "data.label_seed={seed}",
                         "model.encoder={ae}",
                         "model.tune=fine-tune",
                     ],
                 },
                 Variant {
                     name: "raw pixels",
-                    set: &["system=probe", "data.set=fashion", "data.label_set={seed}", "model.tune=raw"],
+                    set: &["system=probe", "data.set=fashion", "data.label_seed={seed}", "model.tune=raw"],
                 },
             ],
             seeds: &[0, 1, 2, 3, 4],

@@ -13,15 +13,15 @@ use kiln_nn::tensor::from_values;
 use kiln_train::device;
 
 use crate::Common;
-use crate::judge::Judge;
+use crate::feature_cache::Outputs;
+use crate::feature_net::FeatureNet;
 use crate::output::Output;
 use crate::report::colour;
 use crate::report::plot::{Line, Plot, page};
-use crate::seen::Seen;
 use crate::stats::Side;
 use crate::verbs::evaluate::sets::{Comparison, figures};
 
-/// The set ships with Kiln, and the classifier of it is the judge.
+/// The set ships with Kiln, and the classifier of it is the feature net.
 const SET: &str = "starter";
 
 /// Pictures on each side.
@@ -51,20 +51,20 @@ pub fn run(folder: &Path, common: &Common, out: &Output) -> Result<()> {
     let device = device::by_name(&common.device)?;
     let rule = PictureRule::default();
     let set = Prepared::new(kiln_data::open(SET, Split::Train, &rule)?, rule.clone())?;
-    let judge = Judge::of(None, SET, &rule, common, &device)?;
+    let net = FeatureNet::of(None, SET, &rule, common, &device)?;
     let shape @ [c, h, w] = set.shape();
     let order = Key::new(0).purpose("halves");
     let sample = |i: usize| set.get(order.permute(i as u64, set.len() as u64) as usize);
-    let look = |pictures: Vec<Vec<f32>>| -> Result<Seen> {
-        let mut seen = Seen::default();
+    let look = |pictures: Vec<Vec<f32>>| -> Result<Outputs> {
+        let mut seen = Outputs::default();
         for some in pictures.chunks(100) {
-            judge.look(from_values(some.concat(), [some.len(), c, h, w], &device), &mut seen)?;
+            net.apply(from_values(some.concat(), [some.len(), c, h, w], &device), &mut seen)?;
         }
         Ok(seen)
     };
     let halves = set.len() / 2;
     let real = (0..N.min(halves)).map(|i| Ok(sample(i)?.values)).collect::<Result<Vec<_>>>()?;
-    let mut found = Comparison::by(&judge, Side::seen("", "", Seen::default()), Side::seen(SET, "train", look(real)?));
+    let mut found = Comparison::by(&net, Side::of("", "", Outputs::default()), Side::of(SET, "train", look(real)?));
 
     let mut plots: Vec<Plot> =
         METRICS.iter().map(|m| Plot { title: (*m).into(), along: "strength".into(), lines: Vec::new() }).collect();
@@ -89,7 +89,7 @@ pub fn run(folder: &Path, common: &Common, out: &Output) -> Result<()> {
                 .map(|(i, s)| (d.apply)(s, i, level, shape))
                 .collect();
             sheet.extend(made.iter().take(6).map(|v| Picture::from_unit(v, c, h, w)));
-            found.made = Side::seen(&name, "", look(made)?);
+            found.made = Side::of(&name, "", look(made)?);
             for measure in figures(&found, &METRICS, 0, 0)? {
                 if let Some(at) = METRICS.iter().position(|m| *m == measure.measure) {
                     plots[at].lines[nth].points.push((strength as f64, measure.value));

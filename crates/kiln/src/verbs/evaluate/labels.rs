@@ -11,7 +11,7 @@ use kiln_nn::tensor::{from_indices, to_values};
 use kiln_train::Ability;
 
 use super::{Asked, chunks};
-use crate::seen::argmax;
+use crate::feature_cache::argmax;
 
 /// C of the linear SVM. Small, since there may be as many features as pictures.
 const SVM_C: f64 = 1e-3;

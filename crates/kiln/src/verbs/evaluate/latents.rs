@@ -10,8 +10,8 @@ use kiln_nn::tensor::to_values;
 use kiln_train::{Ability, Model, Progress, Request};
 
 use super::{Asked, chunks, chunks_of, prepared};
-use crate::judge::Judge;
-use crate::seen::Seen;
+use crate::feature_cache::Outputs;
+use crate::feature_net::FeatureNet;
 use crate::verbs::encode;
 
 /// The step along a path (Karras 2019, section 4.1).
@@ -59,31 +59,31 @@ pub fn path_length(asked: &Asked<'_>) -> Result<Vec<Measure>> {
     Ok(out)
 }
 
-/// Linear separability of the reference's classes in Z: the judge's classifier says which samples have
+/// Linear separability of the reference's classes in Z: the feature net says which samples have
 /// each.
 pub fn separability(asked: &Asked<'_>) -> Result<Measure> {
     let model = asked.run("separability", Ability::Decode)?;
     let rule = model.info().data.rule();
-    let judge = Judge::of(asked.args.features.as_deref(), &asked.reference, &rule, asked.common, asked.device)?;
-    let classes = judge.classes().ok_or_else(|| {
-        Error::usage(format!("--metrics separability: {} has no attributes; use --features classifier:SET", judge.name))
+    let net = FeatureNet::of(asked.args.features.as_deref(), &asked.reference, &rule, asked.common, asked.device)?;
+    let classes = net.classes().ok_or_else(|| {
+        Error::usage(format!("--metrics separability: {} has no attributes; use --features classifier:SET", net.name))
     })?;
-    let (mut table, mut width, mut seen) = (Vec::new(), 0, Seen::default());
+    let (mut table, mut width, mut outputs) = (Vec::new(), 0, Outputs::default());
     in_chunks(asked, "sampling", |range| {
         let latents = latents(model, range, asked)?;
         width = latents.dims()[1];
-        judge.look(model.decode(latents.clone())?, &mut seen)?;
+        net.apply(model.decode(latents.clone())?, &mut outputs)?;
         table.extend(to_values(latents));
         Ok(())
     })?;
-    if seen.n < 100 * width {
+    if outputs.n < 100 * width {
         // Half of them are kept, and a plane tells apart as many points as it has dimensions.
         eprintln!("kiln: few samples are always separable; of {width} latents, use -n {} or more", 100 * width);
     }
-    let odds: Vec<f32> = seen.logits.chunks(classes).flat_map(log_odds).collect();
+    let odds: Vec<f32> = outputs.logits.chunks(classes).flat_map(log_odds).collect();
     let sides = (Features::new("the latents", &table, width)?, Features::new("the classes", &odds, classes)?);
     let found = planes::measure(sides.0, sides.1, SVM_C)?;
-    Ok(Measure::new("separability", found.score, seen.n).features(&judge.name, &judge.resize()))
+    Ok(Measure::new("separability", found.score, outputs.n).features(&net.name, &net.resize()))
 }
 
 /// Mutual information gap between what is known of the reference's pictures and the means of their codes: the set's

@@ -111,7 +111,7 @@ pub struct EvaluateArgs {
     /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
-    /// The feature net: classifier:SET (by default of the reference), mobilenetv2-imagenet, or NAME:FILE with
+    /// The feature net: classifier:SET (by default of the reference), run:DIR, mobilenetv2-imagenet, or NAME:FILE with
     /// inception-v3-fid, mobilenetv2-imagenet, vgg16-fc2 or vgg19-fc2
     #[arg(long)]
     features: Option<String>,

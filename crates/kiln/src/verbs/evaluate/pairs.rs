@@ -4,7 +4,7 @@
 //! pictures, and pictures on those of the same place in the reference.
 
 use kiln_core::{Error, Result};
-use kiln_data::{Picture, PictureRule, Prepared, Split};
+use kiln_data::{Picture, PictureRule, Prepared, Split, check_pairs};
 use kiln_features::Lpips;
 use kiln_measure::{Measure, pairs};
 use kiln_nn::tensor::{from_values, to_values};
@@ -120,9 +120,10 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
         let reference = &asked.reference;
         return Err(Error::usage(format!("--metrics pairs needs two sets of known pairs, not `{reference}`")));
     };
+    check_pairs(a, b)?;
     let sides = [Prepared::new(a.clone(), rule.clone())?, Prepared::new(b.clone(), rule)?];
     let shape @ [c, h, w] = sides[0].shape();
-    let n = sides[0].len().min(sides[1].len()).min(asked.args.n);
+    let n = sides[0].len().min(asked.args.n);
     let mut out = Vec::new();
     for (direction, (from, to)) in model.directions()?.into_iter().zip([(0, 1), (1, 0)]) {
         let mut made = Means::new(asked, distances, &format!("_{direction}"));

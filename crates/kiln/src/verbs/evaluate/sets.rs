@@ -13,8 +13,8 @@ use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Request};
 
 use super::{Asked, is_run};
-use crate::judge::Judge;
-use crate::seen::Seen;
+use crate::feature_cache::Outputs;
+use crate::feature_net::FeatureNet;
 use crate::stats::{Side, Stats, is_stats};
 use crate::verbs::sample::generate;
 use crate::verbs::{need, open};
@@ -51,10 +51,10 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// By a judge.
-    pub fn by(judge: &Judge, made: Side, real: Side) -> Self {
-        let classes = judge.classes().unwrap_or(0);
-        Self { made, real, features: judge.name.clone(), resize: judge.resize(), classes, told: None }
+    /// In the features of a network.
+    pub fn by(net: &FeatureNet, made: Side, real: Side) -> Self {
+        let classes = net.classes().unwrap_or(0);
+        Self { made, real, features: net.name.clone(), resize: net.resize(), classes, told: None }
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
     if metrics.contains(&"class_accuracy") && told.is_none() {
         return Err(untold());
     }
-    let judge = judge(asked)?;
+    let net = feature_net(asked)?;
     let mut drawn = Vec::new();
     let made = match asked.model {
         Some(_) => {
@@ -78,42 +78,47 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure
                     drawn.extend(pictures(images.clone()));
                 }
             };
-            Side::seen("the pictures", "", samples(model, asked, &judge, &mut draw)?)
+            Side::of("the pictures", "", samples(model, asked, &net, &mut draw)?)
         }
-        None => judge.side(&asked.pictures.0, asked.pictures.1, args.n)?,
+        None => net.side(&asked.pictures.0, asked.pictures.1, args.n)?,
     };
     let real = if is_run(reference) {
         let (model, _) = open(Path::new(reference), WeightSet::Ema, &asked.common.device)?;
         need(&*model, Ability::Generate)?;
-        Side::seen(reference, "samples", samples(&*model, asked, &judge, &mut |_| ())?)
+        Side::of(reference, "samples", samples(&*model, asked, &net, &mut |_| ())?)
     } else {
-        judge.side(reference, asked.split, REFERENCE)?
+        net.side(reference, asked.split, REFERENCE)?
     };
-    let found = Comparison { told, ..Comparison::by(&judge, made, real) };
+    let found = Comparison { told, ..Comparison::by(&net, made, real) };
     if let (Some(folder), true) = (&args.pictures, metrics.contains(&"memorisation")) {
         let near = nearest_pairs(&found)?;
         let samples: Vec<usize> = near.iter().map(|pair| pair.0).collect();
         let above = match asked.model {
             Some(_) => samples.iter().map(|&i| drawn[i].clone()).collect(),
-            None => judge.pictures(&found.made.name, part_of(&found.made)?, &samples)?,
+            None => net.pictures(&found.made.name, part_of(&found.made)?, &samples)?,
         };
         let below: Vec<usize> = near.iter().map(|pair| pair.1).collect();
-        draw_neighbours(&above, &judge.pictures(&found.real.name, part_of(&found.real)?, &below)?, folder)?;
+        draw_neighbours(&above, &net.pictures(&found.real.name, part_of(&found.real)?, &below)?, folder)?;
     }
     figures(&found, metrics, args.seed, args.bootstrap)
 }
 
-/// What the judge sees of a run's samples, each of which `draw` gets too.
-fn samples(model: &dyn Model, asked: &Asked<'_>, judge: &Judge, draw: &mut dyn FnMut(&Tensor<4>)) -> Result<Seen> {
-    let (args, mut seen) = (asked.args, Seen::default());
+/// The outputs of the feature net for a run's samples, each of which `draw` gets too.
+fn samples(
+    model: &dyn Model,
+    asked: &Asked<'_>,
+    net: &FeatureNet,
+    draw: &mut dyn FnMut(&Tensor<4>),
+) -> Result<Outputs> {
+    let (args, mut outputs) = (asked.args, Outputs::default());
     let mut request = request(asked);
     request.sampler = args.sampler.table()?;
     request.guides = args.sampler.guides(model.info(), None, asked.common)?;
     generate(model, args.n, &request, asked.common.quiet, &mut |_, images| {
         draw(&images);
-        judge.look(images, &mut seen)
+        net.apply(images, &mut outputs)
     })?;
-    Ok(seen)
+    Ok(outputs)
 }
 
 fn request(asked: &Asked<'_>) -> Request {
@@ -127,8 +132,8 @@ fn told(model: &dyn Model, asked: &Asked<'_>) -> Option<Vec<usize>> {
     (led && classes > 0).then(|| request(asked).classes(classes).into_iter().map(|c| c as usize).collect())
 }
 
-/// The judge asked for; that of stored statistics if nothing is said.
-fn judge(asked: &Asked<'_>) -> Result<Judge> {
+/// The feature net asked for; that of stored statistics if nothing is said.
+fn feature_net(asked: &Asked<'_>) -> Result<FeatureNet> {
     let rule = asked.model.map(|m| m.info().data.rule()).unwrap_or_default();
     let stored = [asked.reference.as_str(), asked.args.what.as_str()].into_iter().find(|s| is_stats(s));
     let features = match (&asked.args.features, stored) {
@@ -141,7 +146,7 @@ fn judge(asked: &Asked<'_>) -> Result<Judge> {
         Some(model) if is_run(&asked.reference) => model.info().data.set.clone(),
         _ => asked.reference.clone(),
     };
-    Judge::of(features.as_deref(), &set, &rule, asked.common, asked.device)
+    FeatureNet::of(features.as_deref(), &set, &rule, asked.common, asked.device)
 }
 
 /// Two files of statistics need no network, only to be of the same.
@@ -162,7 +167,7 @@ fn of_stats(made: &str, real: &str) -> Result<Comparison> {
 /// # Errors
 /// If the network cannot give a metric, or there are too few pictures.
 pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize) -> Result<Vec<Measure>> {
-    let (made, real) = (&found.made.seen, &found.real.seen);
+    let (made, real) = (&found.made.outputs, &found.real.outputs);
     let (a, b) = (found.made.features()?, found.real.features()?);
     let mut out = Vec::new();
     let mut push = |m: Measure| {
@@ -323,7 +328,7 @@ mod tests {
     fn class_accuracy_is_of_the_classes_told() {
         let side = |name: &str| {
             let logits = vec![1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0];
-            Side::seen(name, "", Seen { features: vec![0.0; 4], logits, n: 4 })
+            Side::of(name, "", Outputs { features: vec![0.0; 4], logits, n: 4 })
         };
         let (features, resize) = (String::from("net"), String::from("none"));
         let compared = |told, classes| Comparison {

@@ -1,4 +1,4 @@
-//! What a network saw of some pictures, and the cache of it.
+//! What a feature net makes of some pictures, and the cache of it.
 //!
 //! A cached entry is named by the hash of the network and of every picture in order, so that it is
 //! found again exactly when it would be made again.
@@ -16,9 +16,9 @@ pub fn argmax(row: &[f32]) -> usize {
     (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0)
 }
 
-/// What the judge saw of some pictures, row by row.
+/// The outputs of a feature net for some pictures, a row a picture.
 #[derive(Default)]
-pub struct Seen {
+pub struct Outputs {
     /// `[n, d]` features.
     pub features: Vec<f32>,
     /// `[n, classes]` logits.
@@ -27,13 +27,13 @@ pub struct Seen {
     pub n: usize,
 }
 
-impl Seen {
+impl Outputs {
     /// Numbers in a feature.
     pub fn width(&self) -> usize {
         self.features.len() / self.n.max(1)
     }
 
-    /// Adds what was seen of more pictures.
+    /// Adds those of more pictures.
     pub fn append(&mut self, more: Self) {
         self.features.extend(more.features);
         self.logits.extend(more.logits);
@@ -112,18 +112,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_is_found_again_and_damage_is_nothing() {
+    fn outputs_are_found_again_and_damage_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("cache").join("a");
-        assert!(Seen::load(&place).is_none());
-        let seen = Seen { features: vec![1.0, 2.0, 3.0, 4.0], logits: vec![0.5, -0.5], n: 2 };
-        seen.save(&place).unwrap();
-        let again = Seen::load(&place).unwrap();
+        assert!(Outputs::load(&place).is_none());
+        let outputs = Outputs { features: vec![1.0, 2.0, 3.0, 4.0], logits: vec![0.5, -0.5], n: 2 };
+        outputs.save(&place).unwrap();
+        let again = Outputs::load(&place).unwrap();
         assert_eq!((again.n, again.width(), again.classes()), (2, 2, vec![0, 0]));
-        assert_eq!(again.features, seen.features);
+        assert_eq!(again.features, outputs.features);
         let bytes = std::fs::read(&place).unwrap();
         std::fs::write(&place, &bytes[..bytes.len() - 3]).unwrap();
-        assert!(Seen::load(&place).is_none());
+        assert!(Outputs::load(&place).is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The judge: the network in whose features pictures are compared. Either a classifier that Kiln
-//! trains on a labelled set once and keeps in the cache (`fid[classifier:SET]`), or a published
-//! network from its file (`fid[inception-v3-fid]`).
+//! The feature net: the network in whose features pictures are compared. A classifier that Kiln trains on a
+//! labelled set once and keeps in the cache (`fid[classifier:SET]`), a published network from its file
+//! (`fid[inception-v3-fid]`), or a run (`fid[run:DIR]`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataSet, Picture, PictureRule, Resize, Split, cache_dir};
-use kiln_features::FeatureNet;
+use kiln_features::FeatureNet as PublishedNet;
 use kiln_measure::Features;
 use kiln_measure::frechet::Gaussian;
 use kiln_nn::tensor::{from_values, to_values};
@@ -17,20 +17,21 @@ use kiln_systems::find;
 use kiln_train::model::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Model, Options, Precision, Progress, Run, checkpoint};
+use kiln_train::{Ability, Model, Options, Precision, Progress, Run, checkpoint};
 use serde_json::Value;
 
 use crate::Common;
-use crate::seen::{self, Seen};
+use crate::feature_cache::{self, Outputs};
 use crate::stats::{About, Side, Stats, is_stats};
+use crate::verbs::{encode, open};
 
-/// Pictures a network looks at in one go.
+/// Pictures that go through a network at once.
 const CHUNK: usize = 50;
 
 /// A network with its name for figures.
-pub struct Judge {
+pub struct FeatureNet {
     network: Network,
-    /// `classifier:SET`, or the name of a published network.
+    /// `classifier:SET`, `run:DIR`, or the name of a published network.
     pub name: String,
     /// A hash of its weights.
     identity: String,
@@ -41,20 +42,32 @@ pub struct Judge {
 }
 
 enum Network {
-    /// With the number of its classes.
-    Classifier(Box<dyn Model>, usize),
-    Published(Box<FeatureNet>),
+    Run(RunNet),
+    Published(Box<PublishedNet>),
 }
 
-impl Judge {
+/// A run as a feature net.
+struct RunNet {
+    model: Box<dyn Model>,
+    /// The ability whose output is the features.
+    features: Ability,
+    /// The number of classes of the reference that it tells apart.
+    classes: Option<usize>,
+}
+
+/// What makes a run a feature net, the best first.
+const FEATURES: [Ability; 3] = [Ability::Represent, Ability::Encode, Ability::Classify];
+
+impl FeatureNet {
     /// The network of `--features`, for pictures opened by `rule`:
     ///
     /// * `classifier:SET`, the default with SET the reference: trained now if the cache has none;
     /// * `mobilenetv2-imagenet`: from `kiln data fetch weights:mobilenetv2`;
-    /// * `NAME:FILE`: any of [`FeatureNet::NAMES`] from its published file.
+    /// * `NAME:FILE`: any of [`PublishedNet::NAMES`] from its published file;
+    /// * `run:DIR`: what a run represents, encodes or classifies.
     ///
     /// # Errors
-    /// If there is no such network, its file is not there, or SET has no labels.
+    /// If there is no such network, its file is not there, SET has no labels, or the run can do none of these.
     pub fn of(
         features: Option<&str>,
         reference: &str,
@@ -66,7 +79,12 @@ impl Judge {
             None => reference,
             Some(name) => match name.strip_prefix("classifier:") {
                 Some(set) => set,
-                None => return Self::published(name, rule, common, device),
+                None => {
+                    return match name.strip_prefix("run:") {
+                        Some(root) => Self::run(Path::new(root), reference, common),
+                        None => Self::published(name, rule, common, device),
+                    };
+                }
             },
         };
         let set = kiln_data::open(set, Split::Train, &PictureRule::default())?;
@@ -75,14 +93,14 @@ impl Judge {
 
     fn published(spec: &str, rule: &PictureRule, common: &Common, device: &Device) -> Result<Self> {
         let net = match spec.split_once(':') {
-            Some((name, file)) => FeatureNet::open(name, Path::new(file), device)?,
+            Some((name, file)) => PublishedNet::open(name, Path::new(file), device)?,
             None if spec == "mobilenetv2-imagenet" => {
-                FeatureNet::open(spec, &kiln_data::trained_file("weights:mobilenetv2")?, device)?
+                PublishedNet::open(spec, &kiln_data::trained_file("weights:mobilenetv2")?, device)?
             }
             None => {
                 return Err(Error::usage(format!(
-                    "--features {spec}: give classifier:SET with a labelled set, mobilenetv2-imagenet, or NAME:FILE with NAME one of {}",
-                    FeatureNet::NAMES.join(", ")
+                    "--features {spec}: give classifier:SET with a labelled set, run:DIR, mobilenetv2-imagenet, or NAME:FILE with NAME one of {}",
+                    PublishedNet::NAMES.join(", ")
                 )));
             }
         };
@@ -110,15 +128,15 @@ impl Judge {
         let system = find("classifier")?;
         let options = Options { device: device.clone(), steps: None, quiet: common.quiet, watcher: None };
         if !finished(&root) {
-            eprintln!("training the judge once: a classifier of {} (kept in {})", set.name(), root.display());
+            eprintln!("training the feature net once: a classifier of {} (kept in {})", set.name(), root.display());
             if root.join("recipe.toml").exists() {
                 system.resume(&Run::open(&root)?, &options)?;
             } else {
                 let mut recipe = system.defaults()?;
-                merge(&mut recipe, &assignment(&format!("data.set={}", set.name()))?, "judge")?;
+                merge(&mut recipe, &assignment(&format!("data.set={}", set.name()))?, "feature net")?;
                 let batch = recipe.get("train").and_then(|t| t.get("batch")).and_then(toml::Value::as_integer);
                 if batch.is_some_and(|batch| batch > set.len() as i64) {
-                    merge(&mut recipe, &assignment(&format!("train.batch={}", set.len()))?, "judge")?;
+                    merge(&mut recipe, &assignment(&format!("train.batch={}", set.len()))?, "feature net")?;
                 }
                 system.train(recipe, &root, &options)?;
             }
@@ -127,23 +145,53 @@ impl Judge {
         let model = system.open(&run, WeightSet::Ema, device)?;
         // Holds the hash of every file of weights.
         let state = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
-        let identity = seen::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);
-        let [channels, height, _] = model.info().pictures.shape;
-        Ok(Self {
-            name: format!("classifier:{}", set.name()),
+        let identity = feature_cache::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);
+        let net = RunNet { model, features: Ability::Represent, classes: Some(classes) };
+        Ok(Self::of_run(net, format!("classifier:{}", set.name()), identity, common, device))
+    }
+
+    fn run(root: &Path, reference: &str, common: &Common) -> Result<Self> {
+        let (model, device) = open(root, WeightSet::Ema, &common.device)?;
+        let able = model.abilities();
+        let Some(features) = FEATURES.into_iter().find(|ability| able.contains(ability)) else {
+            return Err(Error::usage(format!(
+                "--features run:{}: {} has no features; give a run that can represent, encode or classify",
+                root.display(),
+                model.info().system
+            )));
+        };
+        let set = kiln_data::open(reference, Split::Train, &PictureRule::default());
+        let known = &model.info().pictures.classes;
+        let same =
+            able.contains(&Ability::Classify) && set.is_ok_and(|set| !known.is_empty() && set.classes() == known);
+        let classes = same.then_some(known.len());
+        let identity = identity(&Run::open(root)?, &*model)?;
+        let net = RunNet { model, features, classes };
+        Ok(Self::of_run(net, format!("run:{}", root.display()), identity, common, &device))
+    }
+
+    fn of_run(net: RunNet, name: String, identity: String, common: &Common, device: &Device) -> Self {
+        let [channels, height, width] = net.model.info().pictures.shape;
+        Self {
+            name,
             identity,
-            rule: PictureRule { size: height, channels, resize: Resize::Stretch, ..PictureRule::default() },
-            network: Network::Classifier(model, classes),
+            rule: PictureRule {
+                size: [height, width].into(),
+                channels,
+                resize: Resize::Stretch,
+                ..PictureRule::default()
+            },
+            network: Network::Run(net),
             device: device.clone(),
             quiet: common.quiet,
-        })
+        }
     }
 
     /// How pictures come to the network's size, in words.
     pub fn resize(&self) -> String {
         match &self.network {
-            Network::Classifier(model, _) => {
-                let [_, height, width] = model.info().pictures.shape;
+            Network::Run(net) => {
+                let [_, height, width] = net.model.info().pictures.shape;
                 format!("stretch to {width}x{height}")
             }
             Network::Published(net) => net.resize().into(),
@@ -153,24 +201,24 @@ impl Judge {
     /// The number of classes of the reference that the network knows; `None` if its classes are others.
     pub fn classes(&self) -> Option<usize> {
         match &self.network {
-            Network::Classifier(_, classes) => Some(*classes),
+            Network::Run(net) => net.classes,
             Network::Published(_) => None,
         }
     }
 
-    /// Looks at pictures `[n, c, h, w]` in [−1, 1] of any shape.
+    /// Adds the outputs for pictures `[n, c, h, w]` in [−1, 1] of any shape.
     ///
     /// # Errors
     /// If the network fails.
-    pub fn look(&self, images: Tensor<4>, seen: &mut Seen) -> Result<()> {
+    pub fn apply(&self, images: Tensor<4>, outputs: &mut Outputs) -> Result<()> {
         // A figure does not depend on what the pictures were made with.
-        Precision::F32.scope(|| self.look_exactly(images, seen))
+        Precision::F32.scope(|| self.apply_exactly(images, outputs))
     }
 
-    fn look_exactly(&self, images: Tensor<4>, seen: &mut Seen) -> Result<()> {
+    fn apply_exactly(&self, images: Tensor<4>, outputs: &mut Outputs) -> Result<()> {
         let [n, c, h, w] = images.dims();
         match &self.network {
-            Network::Classifier(model, _) => {
+            Network::Run(RunNet { model, features, .. }) => {
                 let [channels, height, width] = model.info().pictures.shape;
                 let images = if [c, h, w] == [channels, height, width] {
                     images
@@ -179,59 +227,68 @@ impl Judge {
                     let values = pictures(images).into_iter().flat_map(fit).collect();
                     from_values(values, [n, channels, height, width], &self.device)
                 };
-                seen.features.extend(to_values(model.represent(images.clone())?));
-                seen.logits.extend(to_values(model.classify(images)?));
+                let logits = match model.abilities().contains(&Ability::Classify) {
+                    true => Some(model.classify(images.clone())?),
+                    false => None,
+                };
+                let row = match (features, &logits) {
+                    (Ability::Encode, _) => encode(&**model, images)?,
+                    (Ability::Classify, Some(logits)) => logits.clone(),
+                    _ => model.represent(images)?,
+                };
+                outputs.features.extend(to_values(row));
+                outputs.logits.extend(logits.map(to_values).unwrap_or_default());
             }
             Network::Published(net) => {
                 for start in (0..n).step_by(CHUNK) {
                     let part = net.see(images.clone().narrow(0, start, CHUNK.min(n - start)))?;
-                    seen.features.extend(to_values(part.features));
-                    seen.logits.extend(part.logits.map(to_values).unwrap_or_default());
+                    outputs.features.extend(to_values(part.features));
+                    outputs.logits.extend(part.logits.map(to_values).unwrap_or_default());
                 }
             }
         }
-        seen.n += n;
+        outputs.n += n;
         Ok(())
     }
 
-    /// Looks at the first `n` pictures of a set in a keyed order (all of them if there are fewer),
-    /// unless the cache holds what this network saw of just these pictures.
+    /// The outputs for the first `n` pictures of a set in a keyed order (all of them if there are fewer), from the
+    /// cache if it holds those of just this network and these pictures.
     ///
     /// # Errors
     /// If a picture cannot be read.
-    pub fn look_at_set(&self, spec: &str, split: Split, n: usize) -> Result<Seen> {
+    pub fn of_set(&self, spec: &str, split: Split, n: usize) -> Result<Outputs> {
         let set = self.set(spec, split, n)?;
-        let mut content = seen::Content::of(&self.identity);
+        let mut content = feature_cache::Content::of(&self.identity);
         for i in 0..set.n {
             let p = set.picture(i)?;
             content.add([p.channels, p.height, p.width], &p.pixels);
         }
         let place = content.place()?;
-        if let Some(seen) = Seen::load(&place) {
-            return Ok(seen);
+        if let Some(outputs) = Outputs::load(&place) {
+            return Ok(outputs);
         }
-        let mut seen = Seen::default();
-        self.look_at_all(&set, |part| {
-            seen.append(part);
+        let mut outputs = Outputs::default();
+        self.each_batch(&set, |part| {
+            outputs.append(part);
             Ok(())
         })?;
-        seen.save(&place)?;
-        Ok(seen)
+        outputs.save(&place)?;
+        Ok(outputs)
     }
 
-    /// The statistics of a whole set, with what was seen of its first `keep` pictures.
+    /// The statistics of a whole set, with the outputs for its first `keep` pictures.
     ///
     /// # Errors
     /// If a picture cannot be read, or there are fewer than two.
     pub fn stats(&self, spec: &str, split: Split, keep: usize) -> Result<Stats> {
         let set = self.set(spec, split, usize::MAX)?;
-        let mut seen = Seen::default();
+        let mut outputs = Outputs::default();
         let mut gaussian: Option<Gaussian> = None;
-        self.look_at_all(&set, |part| {
+        self.each_batch(&set, |part| {
             let features = Features::new(spec, &part.features, part.width())?;
             gaussian.get_or_insert_with(|| Gaussian::new(spec, features.d())).push(features)?;
-            if seen.n < keep {
-                seen.append(part);
+            if outputs.n < keep {
+                outputs.append(part);
             }
             Ok(())
         })?;
@@ -245,7 +302,7 @@ impl Judge {
         };
         let too_few = || Error::new(format!("{spec}: one picture has no statistics; give at least 2"));
         let gaussian = gaussian.filter(|g| g.n() > 1).ok_or_else(too_few)?;
-        Ok(Stats { about, gaussian, seen })
+        Ok(Stats { about, gaussian, outputs })
     }
 
     /// What is known of a set by this network: stored statistics, or its first `n` pictures.
@@ -254,7 +311,7 @@ impl Judge {
     /// If a picture cannot be read, or the statistics are of another network.
     pub fn side(&self, spec: &str, split: Split, n: usize) -> Result<Side> {
         if !is_stats(spec) {
-            return Ok(Side::seen(spec, &split.to_string(), self.look_at_set(spec, split, n)?));
+            return Ok(Side::of(spec, &split.to_string(), self.of_set(spec, split, n)?));
         }
         let stats = Stats::open(Path::new(spec))?;
         if stats.about.identity != self.identity {
@@ -273,17 +330,17 @@ impl Judge {
         Ok(Ordered { key: Key::new(0).purpose("evaluation order"), n, set, rule: &self.rule })
     }
 
-    /// Looks at a set; `take` gets what was seen of some pictures in a row.
-    fn look_at_all(&self, set: &Ordered<'_>, mut take: impl FnMut(Seen) -> Result<()>) -> Result<()> {
-        let about = format!("looking at {}", set.set.name());
+    /// Goes through a set; `take` gets the outputs for some pictures in a row.
+    fn each_batch(&self, set: &Ordered<'_>, mut take: impl FnMut(Outputs) -> Result<()>) -> Result<()> {
+        let about = format!("features of {}", set.set.name());
         let mut progress = (!self.quiet).then(|| Progress::new(&about, "pictures", 0, set.n as u64));
         let mut alike: Vec<Picture> = Vec::new();
         let shape = |p: &Picture| [p.channels, p.height, p.width];
         for i in 0..set.n {
             let next = set.picture(i)?;
-            // Pictures of one size are looked at together.
+            // Pictures of one size go through together.
             if alike.len() == CHUNK || alike.first().is_some_and(|p| shape(p) != shape(&next)) {
-                take(self.look_at(&std::mem::take(&mut alike))?)?;
+                take(self.of_batch(&std::mem::take(&mut alike))?)?;
                 if let Some(p) = &mut progress {
                     p.update(i as u64, String::new);
                 }
@@ -291,7 +348,7 @@ impl Judge {
             alike.push(next);
         }
         if !alike.is_empty() {
-            take(self.look_at(&alike)?)?;
+            take(self.of_batch(&alike)?)?;
         }
         if let Some(p) = &progress {
             p.finish();
@@ -299,18 +356,18 @@ impl Judge {
         Ok(())
     }
 
-    /// Looks at pictures of one size, at least one.
-    fn look_at(&self, alike: &[Picture]) -> Result<Seen> {
-        let mut seen = Seen::default();
+    /// The outputs for pictures of one size, at least one.
+    fn of_batch(&self, alike: &[Picture]) -> Result<Outputs> {
+        let mut outputs = Outputs::default();
         if let Some(first) = alike.first() {
             let shape = [alike.len(), first.channels, first.height, first.width];
             let values = alike.iter().flat_map(Picture::to_unit).collect();
-            self.look(from_values(values, shape, &self.device), &mut seen)?;
+            self.apply(from_values(values, shape, &self.device), &mut outputs)?;
         }
-        Ok(seen)
+        Ok(outputs)
     }
 
-    /// Some pictures of a set by their places in the order in which [`Judge::look_at_set`] looks at it.
+    /// Some pictures of a set by their places in the order in which [`FeatureNet::of_set`] takes them.
     ///
     /// # Errors
     /// If one cannot be read.
@@ -333,6 +390,18 @@ impl Ordered<'_> {
         let at = self.key.permute(i as u64, self.set.len() as u64) as usize;
         Ok(self.set.get(at)?.picture.with_channels(self.rule.channels, self.rule.background))
     }
+}
+
+/// A hash of a run's weights and of what says how they are used, wherever the run lies.
+fn identity(run: &Run, model: &dyn Model) -> Result<String> {
+    let path = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
+    let bytes = std::fs::read(&path).context(|| path.display())?;
+    let mut files = serde_json::from_slice::<checkpoint::Counters>(&bytes).context(|| path.display())?.files;
+    files.remove("optimizer.safetensors");
+    let settings = run.recipe()?.remove("model").map(|model| model.to_string()).unwrap_or_default();
+    let shape = format!("{:?}", model.info().pictures.shape);
+    let parts = [model.info().system, &settings, &shape].map(str::as_bytes);
+    Ok(feature_cache::hash(parts.into_iter().chain(files.values().map(String::as_bytes))))
 }
 
 fn finished(root: &Path) -> bool {

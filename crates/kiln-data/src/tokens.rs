@@ -1,0 +1,169 @@
+//! How do captions become numbers?
+
+use std::path::Path;
+
+use kiln_core::{Context, Error, Result};
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
+use tokenizers::normalizers::utils::Lowercase;
+use tokenizers::pre_tokenizers::whitespace::Whitespace;
+use tokenizers::{AddedToken, Tokenizer as Inner};
+
+/// What fills a row up, token 0 of a vocabulary of words.
+const PADDING: &str = "[PAD]";
+/// What stands for a word that is not in the vocabulary.
+const UNKNOWN: &str = "[UNK]";
+
+/// Turns text into tokens: a `tokenizer.json` as the library `tokenizers` writes it, or the words of captions.
+pub struct Tokenizer {
+    inner: Inner,
+    padding: u32,
+    vocabulary: usize,
+}
+
+/// Texts as rows of tokens, all of one length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRows {
+    /// `[texts, length]`; a shorter text is padded at its end.
+    pub ids: Vec<u32>,
+    /// Tokens of each text, padding not counted.
+    pub lengths: Vec<usize>,
+    /// Of every row.
+    pub length: usize,
+}
+
+impl TokenRows {
+    /// The rows of some texts.
+    pub fn rows(&self, texts: std::ops::Range<usize>) -> Self {
+        let ids = self.ids[texts.start * self.length..texts.end * self.length].to_vec();
+        Self { ids, lengths: self.lengths[texts].to_vec(), length: self.length }
+    }
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Names the file if it is not there or not a tokenizer.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
+        let mut inner = Inner::from_bytes(bytes).map_err(|e| {
+            let why = e.to_string();
+            Error::new(format!("{}: not a tokenizer.json ({})", path.display(), why.lines().next().unwrap_or_default()))
+        })?;
+        let known = ["[PAD]", "<pad>", "<|endoftext|>"].iter().find_map(|token| inner.token_to_id(token));
+        let padding = inner.get_padding().map(|p| p.pad_id).or(known).unwrap_or(0);
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::new(format!("{}: {e}", path.display())))?;
+        Ok(Self::new(inner, padding))
+    }
+
+    /// The words and signs of captions in lower case, the most frequent first and at most `most` tokens with the two that
+    /// stand for padding and for unknown words; 0 takes all.
+    ///
+    /// # Errors
+    /// If `most` leaves no word.
+    pub fn of_words(captions: &[String], most: usize) -> Result<Self> {
+        if (1..3).contains(&most) {
+            return Err(Error::usage(format!(
+                "data.vocabulary = {most} leaves no word; give at least 3, or 0 for all"
+            )));
+        }
+        let fail = |e: tokenizers::Error| Error::new(format!("making a vocabulary of captions: {e}"));
+        let model = WordLevel::builder().unk_token(UNKNOWN.into()).build().map_err(fail)?;
+        let mut inner = Inner::new(model);
+        inner.with_normalizer(Some(Lowercase)).map_err(fail)?;
+        inner.with_pre_tokenizer(Some(Whitespace));
+        let trainer = WordLevelTrainer::builder()
+            .vocab_size(if most == 0 { usize::MAX } else { most })
+            .show_progress(false)
+            .special_tokens([PADDING, UNKNOWN].map(|token| AddedToken::from(token, true)).to_vec())
+            .build()
+            .map_err(|e| Error::new(format!("making a vocabulary of captions: {e}")))?;
+        inner.train(&mut TrainerWrapper::from(trainer), captions.iter().map(String::as_str)).map_err(fail)?;
+        Ok(Self::new(inner, 0))
+    }
+
+    fn new(inner: Inner, padding: u32) -> Self {
+        let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        Self { inner, padding, vocabulary: largest as usize + 1 }
+    }
+
+    /// As a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|e| Error::new(format!("writing a tokenizer: {e}")))
+    }
+
+    /// How many tokens there are: all are below this.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// The tokens of a text.
+    ///
+    /// # Errors
+    /// If the text has none that the tokenizer knows, and it has none for the unknown.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, true).map_err(|e| Error::new(format!("tokens of `{text}`: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Texts as rows of `length` tokens; what is longer is cut.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn rows<'a>(&self, texts: impl IntoIterator<Item = &'a str>, length: usize) -> Result<TokenRows> {
+        let mut rows = TokenRows { length, ..TokenRows::default() };
+        for text in texts {
+            let mut tokens = self.tokens(text)?;
+            tokens.truncate(length);
+            rows.lengths.push(tokens.len());
+            tokens.resize(length, self.padding);
+            rows.ids.extend(tokens);
+        }
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn captions() -> Vec<String> {
+        ["A red bird.", "A bird on a red roof", "a blue bird"].map(String::from).to_vec()
+    }
+
+    #[test]
+    fn words_come_in_the_order_of_their_counts() {
+        let words = Tokenizer::of_words(&captions(), 0).unwrap();
+        // a 4, bird 3, red 2, then once each: . blue on roof
+        assert_eq!(words.vocabulary(), 9);
+        assert_eq!(words.tokens("A red, blue BIRD").unwrap(), [2, 4, 1, 6, 3]);
+        let rows = words.rows(["a bird", "on a red roof"], 3).unwrap();
+        assert_eq!((rows.ids.as_slice(), rows.lengths.as_slice()), (&[2, 3, 0, 7, 2, 4][..], &[2, 3][..]));
+        assert_eq!(rows.rows(1..2).ids, [7, 2, 4]);
+        let few = Tokenizer::of_words(&captions(), 4).unwrap();
+        assert_eq!((few.vocabulary(), few.tokens("a red bird").unwrap()), (4, vec![2, 1, 3]));
+        assert!(Tokenizer::of_words(&captions(), 2).err().unwrap().is_usage());
+    }
+
+    #[test]
+    fn a_tokenizer_is_the_same_after_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let words = Tokenizer::of_words(&captions(), 0).unwrap();
+        std::fs::write(&path, words.to_json().unwrap()).unwrap();
+        let read = Tokenizer::open(&path).unwrap();
+        let text = "A red bird on the ROOF.";
+        assert_eq!((read.tokens(text).unwrap(), read.vocabulary()), (words.tokens(text).unwrap(), words.vocabulary()));
+        assert_eq!(read.to_json().unwrap(), words.to_json().unwrap());
+        assert_eq!(read.rows(["roof"], 2).unwrap(), words.rows(["roof"], 2).unwrap());
+        std::fs::write(&path, "{}").unwrap();
+        let error = Tokenizer::open(&path).err().unwrap().to_string();
+        assert!(error.contains("tokenizer.json: not a tokenizer.json") && error.lines().count() == 1, "{error}");
+    }
+}

@@ -1,0 +1,200 @@
+//! Opening and checking a recipe's data.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use kiln_core::random::Key;
+use kiln_core::{Error, Result};
+use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
+use kiln_nn::tensor::from_values;
+
+use crate::recipe::{DataConfig, Recipe};
+use crate::run::{Run, TOKENIZER};
+use crate::system::{Pictures, System};
+
+/// Opens and validates the data of a recipe, and fills in what only the data knows: the shape of
+/// the pictures, the classes, what masks and captions hold. A shape that the recipe already has must be the data's, and
+/// tokens are those of `run` if it is one that goes on.
+///
+/// # Errors
+/// Names the file at fault, or says which kind of data the system wants.
+pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
+    let rule = recipe.data.rule();
+    let kind = S::data_kind(&recipe.model);
+    let mut sets = kiln_data::open_all(&recipe.data.set, Split::Train, &rule)?;
+    check_kind(S::ID, kind, &sets)?;
+    let DataConfig { labels, label_seed, .. } = recipe.data;
+    match kind {
+        DataKind::PartlyLabelled => sets = few_labels(sets.remove(0), labels, label_seed)?.to_vec(),
+        DataKind::Labelled if labels > 0 => {
+            let [few, _] = few_labels(sets.remove(0), labels, label_seed)?;
+            sets = vec![few];
+        }
+        _ if labels > 0 => {
+            return Err(Error::usage(format!(
+                "data.labels = {labels}: {} does not learn from a part of the labels; set it to 0",
+                S::ID
+            )));
+        }
+        _ => {}
+    }
+    recipe.data.classes = sets[0].classes().to_vec();
+    let stream = |(number, set): (usize, Arc<dyn DataSet>)| {
+        let stream = Prepared::new(set, rule.clone())?;
+        Ok(Arc::new(match kind {
+            DataKind::Paired if number > 0 => stream.with_first(),
+            DataKind::Masked => {
+                if recipe.data.mask_values.is_empty() {
+                    recipe.data.mask_values = stream.find_mask_values()?;
+                }
+                stream.with_masks(recipe.data.mask_values.clone())
+            }
+            DataKind::Captioned => {
+                let tokenizer = Arc::new(tokenizer(&mut recipe.data, &stream, run)?);
+                stream.with_tokens(tokenizer, recipe.data.caption_length)
+            }
+            _ => stream,
+        }))
+    };
+    let streams = sets.into_iter().enumerate().map(stream).collect::<Result<Vec<_>>>()?;
+    let shape @ [channels, height, width] = streams[0].shape();
+    if let Some(other) = streams.iter().find(|s| s.shape() != shape) {
+        return Err(Error::usage(format!(
+            "data.set = {}: pictures of {:?} and {:?} (channels, height, width); set data.size and data.channels",
+            recipe.data.set,
+            shape,
+            other.shape()
+        )));
+    }
+    let known = recipe.data.shape;
+    if known != [0; 3] && known != shape {
+        return Err(Error::usage(format!(
+            "data.shape = {known:?} (channels, height, width), and the pictures of {} are {shape:?} now; a run goes on with \
+             pictures of the shape it began with",
+            recipe.data.set
+        )));
+    }
+    // The labelled few repeat in a batch of as many others.
+    for stream in streams.iter().skip(usize::from(kind == DataKind::PartlyLabelled)) {
+        if recipe.train.batch > stream.len() {
+            return Err(Error::usage(format!(
+                "train.batch = {} is larger than the {} pictures of {}; lower the batch",
+                recipe.train.batch,
+                stream.len(),
+                stream.set().name()
+            )));
+        }
+    }
+    (recipe.data.channels, recipe.data.size, recipe.data.shape) = (channels, [height, width].into(), shape);
+    let pictures = Pictures::of(&recipe.data);
+    Ok((streams, pictures))
+}
+
+/// What makes tokens of captions: the file that a run has kept, or the one its recipe names, or the words of the captions.
+/// Fills in how many tokens there are, and of a caption.
+fn tokenizer(data: &mut DataConfig, stream: &Prepared, run: Option<&Run>) -> Result<Tokenizer> {
+    let captions = stream.captions()?;
+    let tokenizer = match run {
+        Some(run) => Tokenizer::open(&run.root().join(TOKENIZER))?,
+        None if data.tokenizer.is_empty() => Tokenizer::of_words(&captions, data.vocabulary)?,
+        None => Tokenizer::open(Path::new(&data.tokenizer))?,
+    };
+    let vocabulary = tokenizer.vocabulary();
+    if let Some(run) = run.filter(|_| data.vocabulary != vocabulary) {
+        return Err(Error::new(format!(
+            "{}: {vocabulary} tokens, and the run began with {}; put its own file back",
+            run.root().join(TOKENIZER).display(),
+            data.vocabulary
+        )));
+    }
+    data.vocabulary = vocabulary;
+    if data.caption_length == 0 {
+        let lengths: Result<Vec<usize>> = captions.iter().map(|text| Ok(tokenizer.tokens(text)?.len())).collect();
+        data.caption_length = lengths?.into_iter().max().unwrap_or(0).max(1);
+    }
+    Ok(tokenizer)
+}
+
+/// Keeps what makes tokens of captions in the folder of a run, if anything does.
+///
+/// # Errors
+/// If the disk is full or not writable.
+pub fn keep_tokenizer(streams: &[Arc<Prepared>], run: &Run) -> Result<()> {
+    streams.iter().find_map(|s| s.tokens()).map_or(Ok(()), |(tokenizer, _)| run.write_tokenizer(tokenizer))
+}
+
+/// Whether data sets offer what a system wants.
+///
+/// # Errors
+/// A usage error that says what is wanted.
+pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
+    let domains = match wanted {
+        DataKind::TwoDomains | DataKind::SourceTarget | DataKind::Paired => 2,
+        _ => 1,
+    };
+    let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
+    if sets.len() != domains {
+        let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
+        return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
+    }
+    let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::PartlyLabelled | DataKind::SourceTarget);
+    if needs_labels && sets[0].classes().is_empty() {
+        return Err(Error::usage(format!(
+            "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
+            sets[0].name()
+        )));
+    }
+    if wanted == DataKind::Masked && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!(
+            "{id} wants masks, and {} has none; use a folder of `images` and `masks` with the same names in both",
+            sets[0].name()
+        )));
+    }
+    if wanted == DataKind::Captioned && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!(
+            "{id} wants captions, and {} lacks some; put a text file NAME.txt beside each NAME.png of a folder",
+            sets[0].name()
+        )));
+    }
+    if wanted == DataKind::Paired {
+        return check_pairs(&sets[0], &sets[1]);
+    }
+    let plain = matches!(wanted, DataKind::Images | DataKind::TwoDomains) || needs_labels;
+    if !plain && !sets[0].kinds().contains(&wanted) {
+        return Err(Error::usage(format!("{id} wants {wanted:?} data, which {} is not", sets[0].name())));
+    }
+    Ok(())
+}
+
+/// Whether the data can be served as the system wants it, before there is a folder of the run.
+///
+/// # Errors
+/// A usage error naming what the data lacks.
+pub fn check_grouping<S: System>(system: &S, streams: &[Arc<Prepared>]) -> Result<()> {
+    let grouping = system.grouping();
+    streams.iter().try_for_each(|stream| grouping.check(&**stream.set()))
+}
+
+/// Some pictures of each domain, always the same, for previews.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub fn examples(streams: &[Arc<Prepared>], count: usize, device: &Device) -> Result<Vec<Tensor<4>>> {
+    streams
+        .iter()
+        .map(|stream| {
+            let [c, h, w] = stream.shape();
+            let n = count.min(stream.len());
+            let key = Key::new(0).purpose("examples");
+            // A set with known factors lies in their order, and its first pictures are all but the same.
+            let ordered = !stream.set().factors().is_empty();
+            let mut values = Vec::with_capacity(n * c * h * w);
+            for i in 0..n {
+                let place = if ordered { key.permute(i as u64, stream.len() as u64) as usize } else { i };
+                values.extend(stream.get(place)?.values);
+            }
+            Ok(from_values(values, [n, c, h, w], device))
+        })
+        .collect()
+}
