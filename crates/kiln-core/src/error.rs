@@ -1,8 +1,8 @@
-//! The one error of Kiln: a line that says what, where and what to do.
+//! Kiln's error type: one line that says what went wrong, where, and what to do.
 
 use std::fmt;
 
-/// A failure as the person at the keyboard should read it.
+/// A failure, worded for the user.
 ///
 /// The message is one line: what went wrong, where (the file, the key, the step), and what to do.
 /// [`Error::usage`] marks mistakes in the command or recipe (exit status 2); everything else is a
@@ -17,17 +17,17 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The work could not be done: exit status 1.
+    /// A failure of the work: exit status 1.
     pub fn new(message: impl fmt::Display) -> Self {
         Self { message: one_line(&message.to_string()), usage: false }
     }
 
-    /// The request was wrong (flag, recipe key, ability): exit status 2.
+    /// A usage error (flag, recipe key, missing ability): exit status 2.
     pub fn usage(message: impl fmt::Display) -> Self {
         Self { message: one_line(&message.to_string()), usage: true }
     }
 
-    /// Whether the request, rather than the work, was at fault.
+    /// Whether this is a usage error.
     pub fn is_usage(&self) -> bool {
         self.usage
     }
@@ -41,12 +41,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Messages of other libraries may span lines; ours never do.
+/// Joins the lines of messages of other libraries; Kiln's own are single lines.
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Puts the place in front of a foreign error: `read(path).context(|| format!("reading {path}"))`.
+/// Puts the place in front of another library's error: `read(path).context(|| format!("reading {path}"))`.
 pub trait Context<T> {
     /// Turns any error into an [`Error`] whose line begins with `place`.
     fn context<D: fmt::Display>(self, place: impl FnOnce() -> D) -> Result<T>;

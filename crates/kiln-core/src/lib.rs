@@ -1,5 +1,5 @@
-//! What every crate of Kiln shares: errors that are one clear line, and randomness that is a
-//! function of (seed, purpose, index) instead of a state.
+//! Shared by every crate of Kiln: one-line errors, and random numbers that are a function of
+//! (seed, purpose, index) instead of a generator's state.
 
 mod error;
 mod lock;

@@ -1,11 +1,11 @@
-//! How does one process keep the others out?
+//! File locks between processes.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use crate::{Context, Result};
 
-/// A file that is locked while this lives.
+/// A file that stays locked while this value lives.
 #[derive(Debug)]
 pub struct Lock(File);
 
@@ -23,7 +23,7 @@ impl Lock {
         }
     }
 
-    /// The lock, as soon as no other process holds it.
+    /// Waits until no other process holds the lock, and takes it.
     ///
     /// # Errors
     /// If the file cannot be made or locked.

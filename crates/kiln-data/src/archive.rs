@@ -1,4 +1,4 @@
-//! How are files taken out of the packages' archives?
+//! Unpacks files from the archives of packages.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Take};
@@ -59,7 +59,7 @@ fn each_file(file: &Path, visit: &mut dyn FnMut(&str, &mut dyn Read) -> Result<(
             for i in 0..archive.len() {
                 let mut entry = archive.by_index(i).context(place)?;
                 if entry.is_file() {
-                    let path = entry.name().to_string();
+                    let path = entry.name().context(place)?.into_owned();
                     visit(&path, &mut entry)?;
                 }
             }

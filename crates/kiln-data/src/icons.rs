@@ -1,7 +1,7 @@
-//! How do icon sets become pictures with captions?
+//! Renders icon sets to images with captions.
 //!
 //! The sets are in Iconify's JSON: the bodies of SVG files keyed by an English name. A picture is
-//! rendered at the size asked for, its caption is the name with spaces for dashes, and the same name
+//! rendered at the requested size. Its caption is the name with spaces for dashes, and the same name
 //! in two sets is a known pair.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::set::{fingerprint, picture_kinds};
 use crate::{DataKind, DataSet, Picture, PictureRule, PictureSize, Sample, Split};
 
-/// The side in pixels at which icons are rendered when the rule says "as stored".
+/// The side in pixels at which icons are rendered when the rule gives no size.
 pub const ICON_SIZE: usize = 32;
 
 /// Iconify's `icons.json`.

@@ -1,4 +1,4 @@
-//! How is the IDX format of MNIST and its kin read?
+//! Reader of the IDX format of MNIST and similar sets.
 
 use std::borrow::Cow;
 use std::io::Read;

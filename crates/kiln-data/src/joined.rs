@@ -1,4 +1,4 @@
-//! How do the parts of a set stand one after another?
+//! Concatenates the parts of a set.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
-    /// All of `parts`, at least one; a part alone is left as it is.
+    /// Concatenates `parts`, at least one; a single part is returned unchanged.
     pub(crate) fn of(mut parts: Vec<Arc<dyn DataSet>>) -> Result<Arc<dyn DataSet>> {
         match parts.len() {
             0 => Err(Error::new("a set without parts")),

@@ -1,10 +1,10 @@
 //! Data sets: decoding, transforms, loading, fetching.
 //!
-//! [`open`] turns a name, a folder or a zip into a [`DataSet`] of pictures with labels or captions,
+//! [`open`] turns a name, a folder or a zip into a [`DataSet`] of images with labels or captions.
 //! [`Prepared`] gives all of them one shape, and [`Loader`] serves shuffled batches whose only state
-//! is the number of pictures seen. [`catalogue`] lists the names, [`fetch`] brings those that do not
-//! ship with the program, and the weights of [`trained`] networks. Nothing here knows the tensor engine:
-//! values are `Vec<f32>` in [-1, 1], planar (channels, height, width).
+//! is the number of images seen. [`catalogue`] lists the named sets, and [`fetch`] downloads those that do not
+//! ship with the program, and the weights of [`trained`] networks. This crate does not depend on the tensor
+//! engine: values are `Vec<f32>` in [-1, 1], planar (channels, height, width).
 
 mod archive;
 mod cache;

@@ -1,4 +1,4 @@
-//! How does a folder or a zip of pictures become a data set?
+//! Data sets from folders and zips of images.
 //!
 //! Sub-folders are classes, in the order of their names; a flat folder is unlabelled. `train` and
 //! `test` folders at the top are the splits, otherwise one picture in five (by a keyed hash of its
@@ -21,7 +21,7 @@ use crate::set::{fingerprint, picture_kinds};
 use crate::{DataKind, DataSet, Picture, Sample, Split};
 
 const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "pgm", "ppm", "pnm"];
-/// No picture file is this long; a longer zip entry is refused instead of filling the memory.
+/// Largest size of an image file; a larger zip entry is refused instead of filling the memory.
 const LONGEST: u64 = 1 << 30;
 
 /// Where the bytes are.
@@ -71,7 +71,7 @@ impl FileSet {
         for i in 0..archive.len() {
             let entry = archive.by_index_raw(i).context(place)?;
             if entry.is_file() {
-                entries.push(Entry { path: entry.name().into(), bytes: entry.size() });
+                entries.push(Entry { path: entry.name().context(place)?.into(), bytes: entry.size() });
             }
         }
         Self::new(name, Store::Zip(file.into(), Mutex::new(archive)), entries, split)
@@ -180,7 +180,7 @@ fn mask_key(path: &str, below_split: &impl Fn(&str) -> String) -> String {
     format!("{}{}", &path[..path.len() - inside.len()], without_ending(rest))
 }
 
-/// Whether Kiln made a picture, and not as one sample.
+/// Whether an image is an overview made by Kiln (a grid), not a single sample.
 fn is_overview(path: &Path) -> bool {
     read_png_text(path).is_ok_and(|text| {
         let has = |key: &str| text.iter().any(|(k, _)| k == key);

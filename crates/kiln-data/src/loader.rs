@@ -1,8 +1,8 @@
-//! How do shuffled batches reach the training loop?
+//! Loads shuffled batches for the training loop.
 //!
-//! The only state is the number of pictures seen. Item i of a stream over a set of length L belongs
-//! to epoch i / L and is the (i mod L)-th of that epoch's keyed permutation, so any position is
-//! reached at once and a resumed run sees exactly what an uninterrupted one would.
+//! The only state is the number of images seen. Item i of a stream over a set of length L belongs
+//! to epoch i / L and is the (i mod L)-th of that epoch's keyed permutation, so any position can
+//! be reached directly, and a resumed run sees exactly what an uninterrupted one would.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use kiln_core::{Context, Error, Result};
 
 use crate::{DataSet, Prepared, PreparedSample, TokenRows};
 
-/// Batches that may wait, besides the one being made.
+/// Batches prefetched, besides the one being made.
 const AHEAD: usize = 2;
 
-/// Draws of a combination of factors before the one at hand serves.
+/// Attempts to draw a combination of factors that is in the set, before the current one is used.
 const ATTEMPTS: u64 = 64;
 
 /// One batch of every stream.
@@ -79,13 +79,13 @@ impl Part {
     }
 }
 
-/// Which pictures come together in a batch.
+/// Which images form a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Grouping {
     /// Those that follow each other in the epoch's keyed permutation.
     #[default]
     Shuffled,
-    /// Pictures that differ in one way only (Kulkarni 2015, §3.1): each batch is one of several kinds, drawn by their weights.
+    /// Images that differ in one factor only (Kulkarni 2015, §3.1): each batch is of one of several kinds, drawn by weight.
     Clamped(Vec<Clamp>),
 }
 
@@ -94,7 +94,7 @@ pub enum Grouping {
 pub struct Clamp {
     /// The factor that varies, of [`DataSet::factors`]; without one, all factors that no other kind names.
     pub factor: Option<String>,
-    /// How often the kind is drawn, beside the others' weights.
+    /// Weight: how often the kind is drawn, relative to the others.
     pub weight: u64,
 }
 
@@ -113,7 +113,7 @@ impl Grouping {
         })
     }
 
-    /// Whether a set can be grouped so.
+    /// Checks that a set can be grouped like this.
     ///
     /// # Errors
     /// A usage error naming the factor that the set does not have.

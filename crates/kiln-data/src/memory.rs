@@ -1,4 +1,4 @@
-//! How are small pictures of one shape held?
+//! Data sets of small images of one shape, held in memory.
 
 use std::ops::Range;
 
@@ -57,7 +57,7 @@ impl MemorySet {
         self.select(range.collect())
     }
 
-    /// Keeps the keyed fifth, or the rest.
+    /// Keeps the test part (a keyed fifth) or the training part.
     pub(crate) fn split(self, split: Split) -> Self {
         let places = split.keep(self.places.clone(), usize::to_string);
         self.select(places)

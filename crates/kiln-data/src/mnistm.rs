@@ -1,8 +1,8 @@
-//! How is MNIST-M made?
+//! Generates MNIST-M.
 //!
 //! Ganin & Lempitsky 2015, section 4: each digit is blended with a random crop of a colour photograph,
-//! |crop - digit| in every channel. The crop is keyed by the digit's index, and no photograph serves
-//! both splits. Photographs larger than those of the paper (BSDS500, 481 pixels long) are first
+//! |crop - digit| in every channel. The crop is keyed by the digit's index, and no photograph is used
+//! in both splits. Photographs larger than those of the paper (BSDS500, 481 pixels long) are first
 //! reduced to that size, so that a crop shows about as much of a scene.
 
 use std::sync::Arc;

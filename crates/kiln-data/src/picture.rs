@@ -1,4 +1,4 @@
-//! What is a picture here, and how does it become values?
+//! Images: decoding, and conversion to and from values in [-1, 1].
 
 use std::io::Cursor;
 use std::path::Path;
@@ -107,7 +107,7 @@ impl Picture {
     /// The rectangle of the given size whose top left pixel is (`x`, `y`); it must lie inside.
     ///
     /// # Panics
-    /// If it does not: a mistake of the caller, never of input.
+    /// If it does not. This is an error of the caller; no input causes it.
     pub fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
         let row = |r: usize| {
             let from = (r * self.width + x) * self.channels;
@@ -138,7 +138,7 @@ impl Picture {
     /// outside are clamped, NaN becomes black.
     ///
     /// # Panics
-    /// If `values` is not `channels * height * width` long: a mistake of the caller, never of input.
+    /// If `values` is not `channels * height * width` long. This is an error of the caller; no input causes it.
     pub fn from_unit(values: &[f32], channels: usize, height: usize, width: usize) -> Self {
         assert_eq!(values.len(), channels * height * width, "values do not fit the shape");
         let plane = height * width;

@@ -1,4 +1,4 @@
-//! How is a picture written so that it says where it came from?
+//! PNG files with text chunks, which record how an image was made.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -38,8 +38,8 @@ impl Picture {
         writer.finish()
     }
 
-    /// Writes [`Picture::encode_png`] to a temporary name beside `path` and renames it, so that
-    /// nobody ever sees half a file.
+    /// Writes [`Picture::encode_png`] to a temporary name beside `path` and renames it, so that a
+    /// partial file is never visible.
     pub fn write_png(&self, path: &Path, text: &[(&str, &str)]) -> Result<()> {
         let bytes = self.encode_png(text)?;
         let Some(name) = path.file_name() else {

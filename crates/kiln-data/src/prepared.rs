@@ -1,4 +1,4 @@
-//! How does every sample of a set get the same shape?
+//! Brings every sample of a set to the same shape.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::rule::RULES;
 use crate::{DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
 
-/// Adapted sets below this many bytes stay in memory: decoding or rendering each time is slow.
+/// Prepared sets below this many bytes stay in memory, since decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
 
 /// A set and the rule that gives every sample the same [channels, height, width].
@@ -43,8 +43,8 @@ pub struct PreparedSample {
 }
 
 impl Prepared {
-    /// Looks at the whole set first: a picture that cannot be read, or one whose size the rule cannot
-    /// make fit, is an error that names its file. The rule's flip is the loader's business.
+    /// Checks the whole set first: an image that cannot be read, or whose size the rule cannot change, is an
+    /// error that names its file. The rule's flip is applied by the loader.
     pub fn new(set: Arc<dyn DataSet>, rule: PictureRule) -> Result<Self> {
         rule.check()?;
         if set.is_empty() {

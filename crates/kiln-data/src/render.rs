@@ -1,13 +1,13 @@
-//! How does a mesh become a picture?
+//! Renders a mesh to an image.
 //!
 //! A pinhole camera looks at the origin from a fixed distance; triangles are filled into a depth buffer of 2×2 samples a pixel
-//! (Pineda 1988), and each sample has its surface's colour times ambient plus diffuse light (Lambert). Surfaces have no back: the
-//! side that is seen is lit. Colours are averaged as they are stored.
+//! (Pineda 1988), and each sample has its surface's colour times ambient plus diffuse light (Lambert). Surfaces are two-sided: the
+//! visible side is lit. Colours are averaged in their stored (sRGB) form.
 
 use kiln_core::Result;
 
 use crate::Picture;
-use crate::mesh::{Mesh, NO_NORMAL};
+use crate::mesh::Mesh;
 
 /// From the camera to the middle of the thing, whose farthest corner is 1 away from it.
 const DISTANCE: f32 = 4.0;
@@ -91,8 +91,8 @@ pub(crate) fn render(
         }
         let [p, q, r] = corners.map(|corner| mesh.positions[corner as usize]);
         let plane = cross(minus(q, p), minus(r, p));
-        let normals = match mesh.triangle_normals.get(number) {
-            Some(places) if !places.contains(&NO_NORMAL) => places.map(|place| mesh.normals[place as usize]),
+        let normals = match corners.map(|corner| mesh.normals[corner as usize]) {
+            [Some(a), Some(b), Some(c)] => [a, b, c],
             _ => [plane; 3],
         };
         // Seen from the camera, not only from its direction.
@@ -162,7 +162,7 @@ mod tests {
     const FRONT: View = View { azimuth: 0.0, elevation: 0.0, light: 0.0 };
 
     fn cube() -> Mesh {
-        let mut mesh = Mesh::parse(CUBE, "cube").unwrap();
+        let mut mesh = Mesh::bare(CUBE, "cube").unwrap();
         mesh.normalise("cube").unwrap();
         mesh
     }
@@ -227,8 +227,8 @@ mod tests {
         };
         let text = square(-0.5, 0.3) + &square(0.5, 0.6);
         for faces in ["f 1 2 3 4\nf 5 6 7 8\n", "f 5 6 7 8\nf 4 3 2 1\n"] {
-            let mesh = Mesh::parse(&format!("{text}{faces}"), "two").unwrap();
-            let large = |n: usize| mesh.triangles[n].contains(&4);
+            let mesh = Mesh::bare(&format!("{text}{faces}"), "two").unwrap();
+            let large = |n: usize| mesh.positions[mesh.triangles[n][0] as usize][1] > 0.0;
             let colour = |n| if large(n) { [1.0, 0.0, 0.0] } else { [0.0, 1.0, 0.0] };
             let picture = render(&mesh, colour, FRONT, [SIDE; 2], [0; 3]).unwrap();
             let at = |x: usize, y: usize| &picture.pixels[(y * SIDE + x) * 3..][..3];
@@ -245,7 +245,7 @@ mod tests {
     fn normals_of_the_file_bend_the_light() {
         // A square whose corners look left and right.
         let text = "v -1 0 -1\nv 1 0 -1\nv 1 0 1\nv -1 0 1\nvn -1 -1 0\nvn 1 -1 0\nf 1//1 2//2 3//2 4//1\n";
-        let mut mesh = Mesh::parse(text, "bent").unwrap();
+        let mut mesh = Mesh::bare(text, "bent").unwrap();
         mesh.normalise("bent").unwrap();
         let light = row(&look(&mesh, View { light: FRAC_PI_4, ..FRONT }), SIDE / 2);
         assert!(light.windows(2).all(|p| p[1] >= p[0]), "{light:?}");

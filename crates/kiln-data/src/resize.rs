@@ -1,4 +1,4 @@
-//! How does a picture change size without aliasing?
+//! Resizes images without aliasing.
 //!
 //! A separable triangle filter whose support grows with the reduction, so that every source pixel
 //! counts: the algorithm of Pillow's `resize(..., BILINEAR)`, in f32. Colours are weighted by alpha,

@@ -1,4 +1,4 @@
-//! How do pictures of any size become pictures of one shape?
+//! The rule that brings images of any size to one shape.
 
 use kiln_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ pub struct PictureRule {
     pub size: PictureSize,
     /// 1 (grey), 3 (RGB) or 4 (RGBA); 0 = as stored (3 if mixed).
     pub channels: usize,
-    /// What to do with a picture whose size is another.
+    /// How to resize an image of another size.
     pub resize: Resize,
     /// What transparent pictures are composited over, and what padding is made of.
     pub background: [u8; 3],
@@ -28,7 +28,7 @@ impl Default for PictureRule {
     }
 }
 
-/// What to do with a picture whose size is not the rule's.
+/// How to resize an image of another size.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Resize {
@@ -44,7 +44,7 @@ pub enum Resize {
 }
 
 impl PictureRule {
-    /// Refuses rules that mean nothing.
+    /// Refuses invalid rules.
     pub(crate) fn check(&self) -> Result<()> {
         if !matches!(self.channels, 0 | 1 | 3 | 4) {
             return Err(Error::usage(format!(

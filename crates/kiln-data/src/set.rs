@@ -1,4 +1,4 @@
-//! What is a data set?
+//! The interface of data sets.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,15 +10,15 @@ use sha2::{Digest, Sha256};
 
 use crate::Picture;
 
-/// What a data set can serve as, which is what a system asks for.
+/// A kind of data: what a data set offers and a system needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataKind {
     /// Pictures.
     Images,
-    /// Pictures with a class each.
+    /// Images with a class each.
     Labelled,
-    /// Pictures of which a few have a class: two domains of one set, those few and all the others.
+    /// Images of which a few have a class: two domains of one set, the labelled few and all the others.
     PartlyLabelled,
     /// Pairs: two sets of which index i of each belongs together, by the names of their pictures.
     Paired,
@@ -38,13 +38,13 @@ pub enum DataKind {
     Voxels,
 }
 
-/// The part to learn from, the part kept aside, or both.
+/// The training part, the test part, or both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// The part to learn from.
+    /// The training part.
     Train,
-    /// The part kept aside.
+    /// The test part, which is not trained on.
     Test,
     /// Both.
     All,
@@ -79,8 +79,8 @@ impl Split {
         [Self::Train, Self::Test].into_iter().filter(move |&part| self == Self::All || self == part)
     }
 
-    /// Whether the thing of this name belongs to the split: one name in five, chosen by a keyed hash,
-    /// is test. A name never changes sides when others come or go, and falls on the same side in
+    /// Whether an item of this name belongs to the split: one name in five, chosen by a keyed hash,
+    /// is test. A name stays on its side when other items are added or removed, and is on the same side in
     /// every set.
     pub(crate) fn holds(self, name: &str) -> bool {
         let test = || Key::new(0).purpose("split").purpose(name).below([0], 5)[0] == 0;
@@ -112,15 +112,15 @@ pub struct Sample {
     pub name: String,
 }
 
-/// Something that made the pictures of a set differ, and is known exactly: a pose, a size.
+/// A generating factor of a set's images that is known exactly, such as pose or size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Factor {
-    /// What varies.
+    /// Its name.
     pub name: &'static str,
-    /// The values it takes, in order: angles in radians, other measures as the set says; of things that only have names, their
+    /// The values it takes, in order: angles in radians, other quantities in the set's own unit, categories as their
     /// numbers.
     pub values: Vec<f32>,
-    /// Whether the values are a measure, which a regression can be fit to, and not the numbers of names.
+    /// Whether the values are quantities, to which a regression can be fitted, and not numbered categories.
     pub ordered: bool,
 }
 
@@ -164,24 +164,24 @@ pub trait DataSet: Send + Sync {
         &[]
     }
 
-    /// What made the pictures differ, where that is known exactly; else nothing.
+    /// The generating factors, if they are known exactly; otherwise empty.
     fn factors(&self) -> &[Factor] {
         &[]
     }
 
-    /// For each factor the place of its value in picture `index`, in `0..` [`Factor::values`]`.len()`; empty if the set
-    /// knows no factors.
+    /// For each factor, the index of its value in image `index`, in `0..` [`Factor::values`]`.len()`; empty if the set
+    /// has no known factors.
     fn places(&self, _index: usize) -> Vec<usize> {
         Vec::new()
     }
 
-    /// The picture whose factors have their values at these places: what [`DataSet::places`] undoes. `None` if it is not
+    /// The index of the image whose factors have these values: the inverse of [`DataSet::places`]. `None` if it is not
     /// in the set.
     fn find(&self, _places: &[usize]) -> Option<usize> {
         None
     }
 
-    /// What the set can serve as.
+    /// The kinds of data that the set offers.
     fn kinds(&self) -> Vec<DataKind>;
 
     /// A short identity of the content (a hash of names and sizes, or of the bytes), for caches: equal

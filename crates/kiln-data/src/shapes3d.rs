@@ -1,12 +1,12 @@
-//! How do the models of Sweet Home 3D become pictures with known factors?
+//! Renders the 3-D models of Sweet Home 3D to images with known factors.
 //!
 //! 820 pieces of furniture, lamps, plants, people and vehicles, each an OBJ file with a category (the label) and a name (the
 //! caption). Each is drawn on the picture rule's background in every combination of three angles:
 //!
 //! | factor | values |
 //! |---|---|
-//! | model | the models of the split: a model kept aside for testing is seen in no pose |
-//! | azimuth | 19, from −90° to 90° around the front: what seems a half turn of a square stool is one of a chair |
+//! | model | the models of the split: no image of a test model is in the training part |
+//! | azimuth | 19, from −90° to 90° around the front |
 //! | elevation | 7, from 0° to 60° |
 //! | light | 9, from −80° to 80° around the camera's heading, 30° above the horizon |
 //!
@@ -24,7 +24,7 @@ use std::sync::{Mutex, OnceLock};
 use kiln_core::{Context, Error, Result};
 use zip::ZipArchive;
 
-use crate::mesh::{Material, Mesh, materials};
+use crate::mesh::Mesh;
 use crate::render::{View, render};
 use crate::set::{factor_kinds, fingerprint, joined, parted};
 use crate::{DataKind, DataSet, Factor, Picture, PictureRule, PictureSize, Sample, Split};
@@ -32,10 +32,10 @@ use crate::{DataKind, DataSet, Factor, Picture, PictureRule, PictureSize, Sample
 /// The catalogue in each archive.
 const CATALOGUE: &str = "PluginFurnitureCatalog.properties";
 
-/// Where no size is asked for.
+/// Default side in pixels.
 const SIDE: usize = 64;
 
-/// No file of a model is this long; a longer zip entry is refused instead of filling the memory.
+/// Largest size of a model's file; a larger zip entry is refused instead of filling the memory.
 const LONGEST: u64 = 1 << 28;
 
 /// The models, read from their archives when they are needed.
@@ -173,20 +173,14 @@ impl Archive {
     /// A model with z up and its front towards −y, in the unit ball.
     fn solid(&self, model: &Model) -> Result<Solid> {
         let place = |path: &str| format!("{}/{path}", self.place);
-        let mut mesh = Mesh::parse(&self.text(&model.path)?, &place(&model.path))?;
         let beside = |file: &str| match model.path.rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{file}"),
             None => file.into(),
         };
-        let mut known: BTreeMap<String, Material> = BTreeMap::new();
-        for library in &mesh.libraries {
-            let path = beside(library);
-            // One model names a library that was left out; it is grey.
-            if let Ok(text) = self.text(&path) {
-                known.extend(materials(&text, &place(&path))?);
-            }
-        }
-        mesh.without(|name| known.get(name).is_some_and(|m| m.opacity < 0.5));
+        // One model names a file of materials that was left out.
+        let library = |file: &str| Some((place(&beside(file)), self.text(&beside(file)).ok()?));
+        let mut mesh = Mesh::parse(&self.text(&model.path)?, &place(&model.path), library)?;
+        mesh.without(|material| material.opacity < 0.5);
         if let Some(r) = model.rotation {
             mesh.map(|p| [0, 3, 6].map(|i| r[i] * p[0] + r[i + 1] * p[1] + r[i + 2] * p[2]));
         }
@@ -195,8 +189,7 @@ impl Archive {
         mesh.normalise(&place(&model.path))?;
         let mut pictures: BTreeMap<String, [f32; 3]> = BTreeMap::new();
         let mut colours = Vec::new();
-        for (_, name) in &mesh.materials {
-            let material = known.get(name).cloned().unwrap_or_default();
+        for (_, material) in &mesh.materials {
             colours.push(match &material.texture {
                 None => material.colour,
                 Some(file) => match pictures.get(file) {
@@ -244,10 +237,7 @@ impl DataSet for Shapes3d {
         let Solid { mesh, colours } = self.solid(model)?;
         let value = |factor: usize| self.factors[factor].values[places[factor]];
         let view = View { azimuth: value(1), elevation: value(2), light: value(3) };
-        let colour = |triangle: usize| match mesh.materials.partition_point(|(start, _)| *start <= triangle) {
-            0 => Material::default().colour,
-            run => colours[run - 1],
-        };
+        let colour = |triangle: usize| colours[mesh.materials.partition_point(|(start, _)| *start <= triangle) - 1];
         let label = self.classes.binary_search(&model.category).ok();
         Ok(Sample {
             picture: render(mesh, colour, view, self.size, self.background)?,
@@ -295,7 +285,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::mesh::tests::CUBE;
+    use crate::mesh::tests::{CUBE, CUBE_LIBRARY};
 
     /// Archives of two models: a cube in blue on its back, and one that is broken.
     fn archive(folder: &Path) -> std::path::PathBuf {
@@ -303,11 +293,10 @@ mod tests {
         let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
         let catalogue = "id=Tiny\nname#1=Blue Chair\ncategory#1=Living room\nmodel#1=/a/cube.obj\n\
                          name#2=Lamp\ncategory#2=Lights\nmodel#2=/a/broken.obj\nmodelRotation#2=1 0 0 0 0 1 0 -1 0\n";
-        let library = "newmtl red\nKd 0 0 1\nnewmtl glass\nd 0.2\n";
         let files = [
             (CATALOGUE, catalogue),
             ("a/cube.obj", CUBE),
-            ("a/cube.mtl", library),
+            ("a/cube.mtl", CUBE_LIBRARY),
             ("a/broken.obj", "v 0 0 0\nf 1 2 3\n"),
         ];
         for (name, text) in files {
@@ -353,7 +342,7 @@ mod tests {
         let path = archive(folder.path());
         let set = Shapes3d::open("shapes3d", &[&path], "lamp", Split::All, &rule(32)).unwrap();
         let error = set.get(0).unwrap_err().to_string();
-        assert!(error.contains("tiny.sh3f/a/broken.obj, line 2: corner 2"), "{error}");
+        assert!(error.contains("tiny.sh3f/a/broken.obj: face vertex index out of bounds"), "{error}");
         assert!(set.get(set.len()).is_err() && set.places(set.len()).is_empty());
         let fails = |text: &str| catalogue(text, 0, "c").err().unwrap().to_string();
         assert!(fails("name#1=a\nmodel#1=b\n").contains("no category of model 1"));

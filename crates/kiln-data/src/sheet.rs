@@ -1,4 +1,4 @@
-//! How are many pictures shown in one?
+//! Contact sheets: many images in a grid.
 
 use kiln_core::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! What ships inside the program?
+//! The data that ships inside the program.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ const ICONS: &[u8] = include_bytes!("../../../data/starter/icons.json.gz");
 pub(crate) const FASHION: [&str; 10] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
-/// Fashion-MNIST's 10,000 test pictures: the first 9,000 to learn from, the last 1,000 kept aside.
+/// Fashion-MNIST's 10,000 test images: the first 9,000 are the training part, the last 1,000 the test part.
 pub(crate) fn pictures(split: Split) -> Result<MemorySet> {
     let (images, labels) = ((IMAGES, "starter images"), (LABELS, "starter labels"));
     let set = idx::read("starter", images, Some(labels), Some(&FASHION))?;

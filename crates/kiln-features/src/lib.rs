@@ -1,9 +1,8 @@
-//! Which networks see pictures the way the field's figures do?
+//! Published feature networks, which metrics of the literature are computed with.
 //!
-//! Published networks, each loaded from its published weights file ([`WeightsFile`]): a
-//! [`FeatureNet`] gives the features that distances between sets are measured in, and [`Lpips`] the
-//! perceptual distance between two pictures. The networks are frozen: batch normalisation is folded
-//! into the convolutions when a file is read.
+//! Each network is loaded from its published weights file ([`WeightsFile`]). A [`FeatureNet`] gives the features
+//! for distances between sets, and [`Lpips`] the perceptual distance between two images. The networks are frozen:
+//! batch normalisation is folded into the convolutions when a file is read.
 
 pub mod alexnet;
 pub mod inception;

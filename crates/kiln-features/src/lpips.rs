@@ -1,9 +1,9 @@
-//! LPIPS (Zhang 2018): the distance between two pictures as a classifier sees it.
+//! LPIPS (Zhang 2018): the perceptual distance between two images, in the features of a classifier.
 //!
 //! d(a, b) = Σ_l mean_hw Σ_c w_lc (â_lchw − b̂_lchw)², where â_l is stage l of a network seeing a, each
 //! pixel's channels scaled to length 1, and w ≥ 0 are the published heads, fitted to human judgements.
-//! Over MobileNetV2 no heads are published; w = 1 there (the paper's uncalibrated distance), and the
-//! name says that it is another measure.
+//! No heads are published for MobileNetV2; there w = 1 (the paper's uncalibrated distance), and the name
+//! says that it is a different metric.
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
@@ -55,7 +55,7 @@ impl Lpips {
         Ok(Self { backbone: Backbone::Alex(Box::new(AlexNet::load(network, device)?)), heads })
     }
 
-    /// The same distance over the stages of MobileNetV2 with all weights 1: not LPIPS, but like it.
+    /// The same distance over the stages of MobileNetV2 with all weights 1. It resembles LPIPS but is not LPIPS.
     ///
     /// # Errors
     /// Names the first tensor that is missing or of another shape.

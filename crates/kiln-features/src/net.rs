@@ -1,4 +1,4 @@
-//! The networks whose features distances between sets are measured in, behind one type.
+//! Feature networks for distances between sets, behind one type.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::mobilenet::MobileNetV2;
 use crate::pixels::{imagenet, levels, resize_antialiased, resize_tensorflow1};
 use crate::vgg::{Depth, VggFc2};
 
-/// A network with its own way of preparing pictures.
+/// A feature network with its own image preparation.
 #[derive(Debug)]
 pub struct FeatureNet {
     net: Network,
@@ -26,7 +26,7 @@ enum Network {
     VggFc2(Box<VggFc2>),
 }
 
-/// What a network says about pictures.
+/// The outputs of a feature network.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// `[n, d]`.

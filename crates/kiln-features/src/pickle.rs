@@ -1,4 +1,4 @@
-//! What does a pickle say, when it may say nothing but a state dict?
+//! A reader of Python pickles that hold a state dict and nothing else.
 //!
 //! Python's pickle is a program for a stack machine. This interpreter knows the instructions and the
 //! names that a dict of tensors is written with (protocol 2, PyTorch's) and refuses any other by name.

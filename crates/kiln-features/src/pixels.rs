@@ -1,4 +1,4 @@
-//! From Kiln's pictures to what a network was trained to see: levels, size and scale.
+//! Converts Kiln's images to the input a network was trained on: levels, size and scale.
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};

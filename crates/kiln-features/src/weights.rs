@@ -1,4 +1,4 @@
-//! What numbers does a weights file hold?
+//! Reader of weights files.
 //!
 //! Three formats, told apart by their first bytes: safetensors; PyTorch's zip (since 1.6), where
 //! `data.pkl` describes the tensors and `data/KEY` holds the numbers; and PyTorch's older file of four
@@ -249,14 +249,14 @@ fn read_zip(bytes: &[u8]) -> Result<Views> {
     let mut records = BTreeMap::new();
     for i in 0..archive.len() {
         let mut record = archive.by_index(i).context(damaged)?;
-        let name = record.name().to_string();
+        let name = record.name().context(damaged)?.to_string();
         if record.compression() != CompressionMethod::Stored {
             return Err(Error::new(format!("its record {name} is compressed, which torch.save never does")));
         }
         let (start, len) = (record.data_start(), record.size());
         // Reading to the end checks the record's CRC.
         std::io::copy(&mut record, &mut std::io::sink()).context(|| format!("damaged record {name}"))?;
-        let range = usize::try_from(start).ok().zip(usize::try_from(len).ok());
+        let range = start.and_then(|start| usize::try_from(start).ok()).zip(usize::try_from(len).ok());
         let range =
             range.and_then(|(start, len)| Some(start..start.checked_add(len)?)).filter(|r| r.end <= bytes.len());
         records.insert(name, range.ok_or_else(|| Error::new("its records lie outside the file"))?);

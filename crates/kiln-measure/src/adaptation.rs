@@ -1,16 +1,15 @@
-//! Can features of two domains be told apart? The proxy A-distance.
+//! Proxy A-distance: how well a linear classifier separates the features of two domains.
 //!
 //! Ben-David et al. 2007, *Analysis of Representations for Domain Adaptation*, section 5:
 //!
 //! d_A = 2 (1 − 2ε),
 //!
-//! ε the error of a linear classifier between the domains on pictures it has not seen: 2 when a plane
-//! parts them, 0 when they are mixed. A classifier worse than chance shows no distance, so below 0
-//! is 0.
+//! ε the error of a linear classifier between the domains on unseen images: 2 when a plane separates them, 0
+//! when they are mixed. A classifier worse than chance shows no distance, so negative values become 0.
 //!
-//! Does not see whether the classes of the domains match: features that are all 0 have no distance and no
-//! use. A straight plane may miss what a curve would part. Wants many more pictures than features:
-//! a thousand a domain give ε to ±0.02.
+//! Does not see whether the classes of the domains match: constant features have distance 0 and are useless.
+//! A plane may miss a curved boundary. Needs many more images than features: a thousand per domain give ε to
+//! ±0.02.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};

@@ -1,25 +1,25 @@
-//! How far would a figure move on other pictures from the same source? The bootstrap.
+//! Bootstrap intervals: how far a value would vary on other images from the same source.
 //!
-//! Efron 1979, *Bootstrap Methods: Another Look at the Jackknife*: the figure is computed again on sets of
-//! the same size, drawn from the pictures with replacement; the quantiles of the results bound the figure.
+//! Efron 1979, *Bootstrap Methods: Another Look at the Jackknife*: the value is computed again on sets of
+//! the same size, drawn from the images with replacement; the quantiles of the results give an interval.
 //!
-//! Does not see a flaw that all pictures share. A resample holds copies (63 % of the pictures occur in it),
-//! which the Fréchet distance and the kernel distance take for a lack of spread: their resamples lie
-//! above the figure, and so may the whole percentile interval. [`Resampled::basic`] mirrors the
-//! quantiles at the figure, which takes that shift out. Wants 200 resamples for a spread, 1,000 for a
-//! 95 % interval, and 30 pictures at the least.
+//! Does not see a flaw that all images share. A resample holds copies (63 % of the images occur in it), which
+//! look like a lack of diversity to the Fréchet and kernel distances: their resampled values are too large,
+//! and so may the whole percentile interval be. [`Resampled::basic`] mirrors the quantiles at the value, which
+//! removes that shift. Needs 200 resamples for a standard deviation, 1,000 for a 95 % interval, and at least 30
+//! images.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 
-/// A figure on every resample, in ascending order.
+/// The values on all resamples, in ascending order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampled {
     values: Vec<f64>,
 }
 
-/// Computes `statistic` on `resamples` drawings with replacement from sets of the given `sizes`: it is
-/// handed the rows of each set, as many as the set has. Resample r depends on `key` and r alone.
+/// Computes `statistic` on `resamples` random draws with replacement from sets of the given `sizes`. It gets
+/// row indices of each set, as many as the set has rows. Resample r depends on `key` and r alone.
 ///
 /// # Errors
 /// If there are no sets or resamples, a set is empty, the statistic fails, or it gives NaN.
@@ -58,7 +58,7 @@ impl Resampled {
         &self.values
     }
 
-    /// Their standard deviation: the figure's standard error.
+    /// Their standard deviation, which is the standard error of the value.
     pub fn std(&self) -> f64 {
         crate::Spread::of(&self.values).std
     }

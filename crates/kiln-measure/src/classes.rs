@@ -1,8 +1,8 @@
-//! Which classes a classifier sees in pictures: are they right, and are all of them there?
+//! Accuracy and confusion matrix of a classifier, and the class histogram of generated images.
 
 use kiln_core::{Error, Result};
 
-/// How often each class was taken for each: `count(truth, predicted)`.
+/// A confusion matrix: `count(truth, predicted)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
@@ -18,7 +18,7 @@ impl Confusion {
         Ok(confusion)
     }
 
-    /// Of nothing yet; fails when there is no class.
+    /// An empty matrix; fails when there are no classes.
     pub(crate) fn empty(classes: usize) -> Result<Self> {
         if classes == 0 {
             return Err(Error::new("no classes to count; give at least one"));
@@ -41,7 +41,7 @@ impl Confusion {
         Ok(())
     }
 
-    /// Pictures of class `truth` that were taken for `predicted`.
+    /// Number of images of class `truth` that were classified as `predicted`.
     pub fn count(&self, truth: usize, predicted: usize) -> usize {
         self.counts[truth * self.classes + predicted]
     }
@@ -51,12 +51,12 @@ impl Confusion {
         self.counts.iter().sum()
     }
 
-    /// How many of them were taken for what they are.
+    /// Number of correctly classified images.
     pub fn right(&self) -> usize {
         (0..self.classes).map(|c| self.count(c, c)).sum()
     }
 
-    /// The part of the pictures that were taken for what they are, 0 to 1.
+    /// The accuracy, 0 to 1.
     pub fn accuracy(&self) -> f64 {
         self.right() as f64 / self.n() as f64
     }
@@ -72,7 +72,7 @@ impl Confusion {
     }
 }
 
-/// How many pictures were seen of each class: what a generator covers.
+/// The class histogram of a generator's images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     counts: Vec<usize>,
@@ -106,8 +106,8 @@ impl Histogram {
     }
 }
 
-/// The 95 % confidence interval of a part, given `right` of `n` (Wilson 1927): honest also at 0, at 1
-/// and at small n. The whole of 0..1 when n is 0.
+/// The 95 % confidence interval of a proportion, given `right` of `n` (Wilson 1927). It is valid at 0, at 1
+/// and for small n; 0 to 1 when n is 0.
 pub fn wilson(right: usize, n: usize) -> [f64; 2] {
     if n == 0 {
         return [0.0, 1.0];

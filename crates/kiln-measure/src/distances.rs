@@ -1,4 +1,4 @@
-//! The distances of every point of one set to every point of another, a block of rows at a time.
+//! Pairwise distances between two sets of points, computed in blocks of rows.
 
 use std::ops::Range;
 

@@ -1,11 +1,11 @@
-//! How different are generated pictures from each other? The mean distance of random pairs.
+//! Diversity: the mean distance of random pairs of generated images.
 //!
 //! Zhu et al. 2017, *Toward Multimodal Image-to-Image Translation*, section 5.1: the mean perceptual distance
-//! (LPIPS) of pairs of outputs. Here it is the Euclidean distance of perceptual feature vectors, whichever
-//! the caller has: 0 says that all pictures are one.
+//! (LPIPS) of pairs of outputs. Here it is the Euclidean distance of the caller's feature
+//! vectors: 0 means that all images are equal.
 //!
-//! Does not see quality: noise is the most diverse of all. Compare it with the figure of real pictures.
-//! Wants about 1,000 pairs; the standard error is the deviation over the root of their number.
+//! Does not see quality: noise is most diverse. Compare it with the value of real images.
+//! Needs about 1,000 pairs; the standard error is the deviation over the root of their number.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};

@@ -1,14 +1,14 @@
-//! How much of each factor of the data does each latent tell, on a straight line?
+//! How well each latent predicts each factor of the data by a straight line.
 //!
 //! R² = 1 − Σ (v − v̂)² / Σ (v − v̄)², v̂ = a + b·z fitted by least squares: of one latent, the square of Pearson's
 //! correlation, whichever of the two is fitted to the other. 1 where a factor is a multiple of the latent, 0 where the best
 //! line is level.
 //!
-//! A latent whose variance is below a hundredth of the largest one counts as one that never changes: correlation has no scale, and
-//! an unused latent's tremble would tell as much as the latent it trembles with (Burda 2016, §5.2, calls latents of unit prior
+//! A latent whose variance is below a hundredth of the largest one counts as unused: correlation has no scale, so tiny
+//! fluctuations of an unused latent could correlate as well as a real one (Burda 2016, §5.2, calls latents of unit prior
 //! active from a variance of 0.01).
 //!
-//! Does not see what bends: a latent that goes around with an angle, or by whose size a factor is told.
+//! Does not see curved relations, such as a latent that goes around with an angle.
 
 use kiln_core::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! A table of numbers, one row a picture: what a network says about a set of pictures.
+//! A table of feature vectors, one row per image.
 
 use faer::Mat;
 use kiln_core::{Error, Result};

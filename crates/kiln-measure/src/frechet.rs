@@ -5,19 +5,19 @@
 //!
 //! d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½)
 //!
-//! With Inception-v3 features and 50,000 pictures this is the FID; with any other network or number
-//! it is a figure of its own, and says so in its [`Measure`](crate::Measure).
+//! With Inception-v3 features and 50,000 images this is the FID. With any other network or number of images
+//! it is a different metric, which its [`Measure`](crate::Measure) records.
 //!
-//! Does not see: anything beyond mean and covariance, whether a picture is a copy of a training picture,
-//! and what the network does not look at. Wants many more pictures than features (10,000 to 50,000 for
-//! 2,048): fewer bias it upwards by about 1/n, so only figures of equal n compare, and at n ≤ d the
-//! covariance is singular and the figure a rough one, though still defined and here exact.
+//! Does not see anything beyond mean and covariance, copies of training images, or what the network
+//! ignores. Needs many more images than features (10,000 to 50,000 for 2,048): fewer bias it upwards by about
+//! 1/n, so only values of equal n are comparable. For n ≤ d the covariance is singular and the value rough, though
+//! still defined and computed exactly.
 //!
-//! How it is computed. Each side is brought to a root S of its covariance, Σ = S Sᵀ; then tr (Σ₁Σ₂)^½ is
-//! the sum of the singular values of S₁ᵀS₂, real and not negative whatever the rank. Of fewer pictures
-//! than features the root is the pictures themselves (their contrasts, below), in whose span all work is
-//! done; of more it is a Cholesky factor, or, where that breaks down, an eigendecomposition without the
-//! directions in which nothing varies. Nothing is iterated towards a matrix square root.
+//! Computation: each side gets a root S of its covariance, Σ = S Sᵀ. Then tr (Σ₁Σ₂)^½ is the sum of the
+//! singular values of S₁ᵀS₂, which is real and not negative at any rank. With fewer images than features the
+//! root is made of the images themselves (their contrasts, below), and all work is done in their span. With
+//! more it is a Cholesky factor or, where that breaks down, an eigendecomposition without directions of zero
+//! variance. No iterative matrix square root is used.
 
 use std::ops::Range;
 
@@ -33,10 +33,10 @@ use crate::Features;
 /// Pictures that are turned to 64 bits at a time: bounds memory at `BLOCK` × d numbers beside the scatter.
 const BLOCK: usize = 512;
 
-/// Mean and covariance of features that arrive a batch at a time.
+/// Mean and covariance of features that arrive in batches.
 ///
-/// The pictures of one set may come in any batches, and the sets of several workers can be put together;
-/// nothing is lost to the difference of two large sums.
+/// A set may be split into any batches, and the results of several workers can be merged, without
+/// cancellation errors from the difference of two large sums.
 #[derive(Clone, Debug)]
 pub struct Gaussian {
     name: String,
@@ -47,12 +47,12 @@ pub struct Gaussian {
 }
 
 impl Gaussian {
-    /// Of no picture yet; `name` is what errors call the set, `d` the features of a picture.
+    /// Without images yet; `name` is the set's name in errors, `d` the number of features.
     pub fn new(name: &str, d: usize) -> Self {
         Self { name: name.into(), n: 0, mean: vec![0.0; d], scatter: Mat::zeros(d, d) }
     }
 
-    /// Of one whole set.
+    /// The mean and covariance of a whole set.
     pub fn of(features: Features<'_>) -> Result<Self> {
         let mut gaussian = Self::new(features.name(), features.d());
         gaussian.push(features)?;

@@ -1,4 +1,4 @@
-//! Inception score: does a classifier see one clear thing in each picture, and many things overall?
+//! Inception score: whether a classifier is certain about each image, and its classes vary between images.
 //!
 //! Salimans et al. 2016, *Improved Techniques for Training GANs*, section 4:
 //!
@@ -7,8 +7,8 @@
 //! The arithmetic is torch-fidelity's: p(y) is taken within each of `splits` consecutive parts, and the
 //! score is the mean over the parts with its standard deviation.
 //!
-//! Does not see the real pictures at all, nor whether a class holds more than one picture; noise may score
-//! well. Wants 50,000 pictures in 10 parts: fewer bias it downwards in 1,000 classes.
+//! Does not see the real images at all, nor the variety inside a class; noise may score well. Needs
+//! 50,000 images in 10 parts: fewer bias it downwards with 1,000 classes.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
@@ -17,9 +17,9 @@ use crate::{Features, Spread};
 
 /// The score from class logits, a row a picture.
 ///
-/// `splits` is 10 in the literature. Pictures made class by class must be shuffled, or each part
-/// would hold a class or two only: give a key, and the order is its permutation. Fails when there are
-/// fewer pictures than splits.
+/// `splits` is 10 in the literature. Images generated class by class must be shuffled, otherwise each part
+/// would hold only one or two classes: give a key to permute them. Fails when there are fewer images than
+/// splits.
 pub fn from_logits(logits: Features<'_>, splits: usize, shuffle: Option<Key>) -> Result<Spread> {
     let log_p = logits.rows().map(log_softmax).collect();
     score(logits, log_p, splits, shuffle)

@@ -6,10 +6,10 @@
 //! MMD² = Σ_{i≠j} k(xᵢ, xⱼ) / m(m−1) + Σ_{i≠j} k(yᵢ, yⱼ) / n(n−1) − 2 Σ k(xᵢ, yⱼ) / mn
 //!
 //! averaged over random subsets. Unlike the Fréchet distance it is unbiased at any number of
-//! pictures; for equal distributions it scatters about 0 and may be slightly negative.
+//! images; for equal distributions it varies around 0 and may be slightly negative.
 //!
-//! Does not see moments beyond the third. Wants 1,000 pictures a side at the least; the scatter over subsets is
-//! not that of the figure on other pictures (for which see [`bootstrap`](crate::bootstrap)).
+//! Does not see moments beyond the third. Needs at least 1,000 images a side. The standard deviation over subsets is
+//! not the standard error of the value (for which see [`bootstrap`](crate::bootstrap)).
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};

@@ -1,10 +1,10 @@
-//! Which kinds of pictures are there, when nobody has named them? k-means.
+//! k-means clustering of images by their features.
 //!
-//! Centres are drawn by k-means++ (Arthur & Vassilvitskii 2007: the next one at a picture, with a
-//! probability that grows with the squared distance to the nearest so far) and moved to the mean of the
-//! pictures nearest to them until none changes its centre (Lloyd 1982). The same bits for a key.
+//! Centres are initialised by k-means++ (Arthur & Vassilvitskii 2007: the next one at an image drawn with a
+//! probability proportional to the squared distance to the nearest centre so far) and moved to the mean of
+//! their nearest images until no image changes its centre (Lloyd 1982). The result is the same for the same key.
 //!
-//! Finds a local optimum; sees round kinds of like size only. Wants some tens of pictures a kind.
+//! Finds a local optimum, and only round clusters of similar size. Needs some tens of images per cluster.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};

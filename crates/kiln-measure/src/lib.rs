@@ -1,31 +1,31 @@
-//! Measures of generated pictures, in 64-bit arithmetic and without an engine.
+//! Metrics of generated images, in 64-bit arithmetic and independent of the tensor engine.
 //!
-//! Every measure is a function of plain numbers: [`Features`] that some network gave for two sets of
-//! pictures, the pictures themselves, or their classes. Which network and how many pictures is part
-//! of the result, a [`Measure`], because a figure without them cannot be compared.
+//! Every metric is a function of plain numbers: [`Features`] of two sets of images from some network, the
+//! images themselves, or their classes. The network and the number of images are part of the result, a
+//! [`Measure`], because values are not comparable without them.
 //!
-//! | question | file |
+//! | metric | file |
 //! |---|---|
-//! | how far apart are two sets, as Gaussians (FID)? | [`frechet`] |
-//! | how far apart, by a kernel (KID)? | [`kernel`] |
-//! | how far apart, at a scale of one's own (MMD), and is it chance? | [`mmd`] |
-//! | are the pictures good, and are all kinds there? | [`prdc`] |
-//! | does a classifier see distinct and varied things (IS)? | [`inception_score`] |
-//! | how near is each picture to the one it should be? | [`pairs`] |
-//! | which classes are there, and are they right? | [`classes`] |
-//! | is each pixel given the right class (mIoU)? | [`segmentation`] |
-//! | does each kind come as often as it should (NDB)? | [`ndb`], its kinds by [`kmeans`] |
-//! | on a known density, which modes are reached? | [`modes`] |
-//! | are pictures copies of training pictures? | [`neighbours`] |
-//! | does a score tell other pictures from one's own (AUROC)? | [`outliers`] |
-//! | how different are pictures from each other? | [`diversity`] |
-//! | does each factor live in one latent (MIG)? | [`mig`] |
-//! | how much of each factor does each latent tell? | [`factors`] |
-//! | do attributes lie on either side of planes in latent space? | [`separability`] |
-//! | how much does a step in latent space change (PPL)? | [`path_length`] |
-//! | can a plane tell classes apart in a network's features? | [`svm`] |
-//! | can it tell domains apart (A-distance)? | [`adaptation`] |
-//! | how far would a figure move on other pictures? | [`bootstrap`] |
+//! | Fréchet distance of two sets (FID) | [`frechet`] |
+//! | kernel distance of two sets (KID) | [`kernel`] |
+//! | maximum mean discrepancy (MMD) with its significance test | [`mmd`] |
+//! | precision, recall, density, coverage | [`prdc`] |
+//! | inception score (IS) | [`inception_score`] |
+//! | differences of image pairs: L1, PSNR, SSIM | [`pairs`] |
+//! | accuracy, confusion matrix, class coverage | [`classes`] |
+//! | pixel accuracy and mIoU of segmentations | [`segmentation`] |
+//! | number of statistically different bins (NDB) | [`ndb`], with bins by [`kmeans`] |
+//! | modes covered on a known density | [`modes`] |
+//! | memorisation of training images | [`neighbours`] |
+//! | outlier detection (AUROC) | [`outliers`] |
+//! | diversity | [`diversity`] |
+//! | mutual information gap (MIG) of latents and factors | [`mig`] |
+//! | R² of factors by latents | [`factors`] |
+//! | linear separability of attributes in latent space | [`separability`] |
+//! | perceptual path length (PPL) | [`path_length`] |
+//! | linear SVM on features | [`svm`] |
+//! | proxy A-distance of two domains | [`adaptation`] |
+//! | bootstrap intervals | [`bootstrap`] |
 
 pub mod adaptation;
 pub mod bootstrap;

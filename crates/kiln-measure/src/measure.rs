@@ -1,4 +1,4 @@
-//! A measured figure together with all that is needed to compare it.
+//! The value of a metric together with everything needed to compare it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A mean and its standard deviation over parts of the data (splits, subsets).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// The mean over the parts: the figure itself.
+    /// The mean over the parts: the value itself.
     pub mean: f64,
     /// The standard deviation over the parts (population form, as `numpy.std`).
     pub std: f64,
@@ -23,25 +23,25 @@ impl Spread {
     }
 }
 
-/// One result: what was measured, by which network, on how many pictures, against what.
+/// One result: the metric, its value, the feature network, the number of images and the reference.
 ///
 /// As JSON, absent parts are left out: `{"measure":"fid","value":12.3,"features":"classifier:fashion",
 /// "n":10000,"reference":"fashion","split":"test","resize":"stretch to 28x28","kiln":"0.1.0"}`. A value that is not finite (the PSNR of equal
 /// pictures) is `null` there, and reads back as NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
-    /// Its short name: `fid`, `is`, `psnr` …
+    /// The metric's name: `fid`, `is`, `psnr` …
     pub measure: String,
-    /// The figure, in the measure's own unit.
+    /// The value, in the metric's own unit.
     #[serde(deserialize_with = "number_or_null")]
     pub value: f64,
-    /// Standard deviation over splits or subsets, where the measure has one.
+    /// Standard deviation over splits or subsets, where the metric has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std: Option<f64>,
-    /// Confidence interval, where the measure has one.
+    /// Confidence interval, where the metric has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
-    /// The network the features come from, as `net:weights`; none when the measure needs no network.
+    /// The feature network, as `net:weights`; none if the metric needs no network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<String>,
     /// How many pictures were measured.
@@ -52,7 +52,7 @@ pub struct Measure {
     /// The part of the reference: `train`, `test` …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// How pictures were brought to the network's size: figures move by points with it.
+    /// How images were resized for the network; this changes values by points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<String>,
     /// The version of Kiln that measured.
@@ -69,7 +69,7 @@ fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::E
 }
 
 impl Measure {
-    /// A bare figure of `n` pictures; the rest is added by the methods below.
+    /// A value on `n` images; the methods below add the rest.
     pub fn new(measure: &str, value: f64, n: usize) -> Self {
         Self {
             measure: measure.into(),
@@ -95,7 +95,7 @@ impl Measure {
         Self { interval: Some(interval), ..self }
     }
 
-    /// Whether more of it is better: of distances, errors and nats, less is.
+    /// Whether larger values are better. For distances, errors and nats, smaller ones are.
     pub fn larger_is_better(&self) -> bool {
         const LARGER: [&str; 17] = [
             "is",

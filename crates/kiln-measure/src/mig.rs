@@ -1,15 +1,15 @@
-//! Does each factor of the data live in one latent of its own? The mutual information gap.
+//! Mutual information gap (MIG): whether each factor of the data has its own latent.
 //!
 //! Chen et al. 2018, *Isolating Sources of Disentanglement in Variational Autoencoders*, section 4.1:
 //!
 //! MIG = mean over factors k of ( I(z₁; vₖ) − I(z₂; vₖ) ) / H(vₖ),
 //!
-//! z₁, z₂ the latents that tell most and second most of the factor. As in `disentanglement_lib` (Locatello et
-//! al. 2019), each latent (the encoder's mean) is parted into equal bins of its own range, and all
-//! informations are those of the counts, in nats.
+//! z₁, z₂ the latents with the most and second most information about the factor. As in `disentanglement_lib`
+//! (Locatello et al. 2019), each latent (the encoder's mean) is divided into equal bins of its range, and mutual
+//! information is computed from the counts, in nats.
 //!
-//! Does not see whether a latent holds two factors, nor a factor spread over latents as a rotation (0 even if
-//! all is there). An outlier widens the bins. Wants 10,000 pictures for 20 bins: counts of fewer show
+//! Does not see whether a latent holds two factors, nor a factor that is rotated over several latents (0 even if
+//! all information is there). An outlier widens the bins. Needs 10,000 images for 20 bins: fewer counts show
 //! information where there is none.
 
 use std::collections::BTreeMap;

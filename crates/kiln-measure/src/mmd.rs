@@ -1,4 +1,4 @@
-//! Maximum mean discrepancy under Gaussian kernels, and the test that two sets have one source.
+//! Maximum mean discrepancy with Gaussian kernels, and its test of whether two sets have the same distribution.
 //!
 //! Gretton et al. 2012, *A Kernel Two-Sample Test*: k(x, y) = Σ_s exp(−‖x − y‖² / 2s²), the sum over
 //! several widths s so that none has to be the right one; lemma 6 gives

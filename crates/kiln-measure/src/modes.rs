@@ -1,10 +1,10 @@
-//! On a density whose modes are known, how many does a generator reach, and how many samples hit one?
+//! Mode coverage on a known density: how many modes a generator reaches, and how many samples are near one.
 //!
 //! Srivastava et al. 2017, *VEEGAN*, section 4.1: samples of a mixture of Gaussians on a ring or a grid. A
 //! sample counts for its nearest centre, and is of high quality when it lies within 3σ of it; a mode is
 //! reached when at least one such sample counts for it.
 //!
-//! Does not see how the samples spread inside a mode, and with one lucky sample a mode is reached. Wants 2,500
+//! Does not see how the samples spread inside a mode, and with one lucky sample a mode is reached. Needs 2,500
 //! samples (the paper's), a hundred a mode. A perfect sampler in two dimensions has 98.9 % within 3σ.
 
 use kiln_core::{Error, Result};

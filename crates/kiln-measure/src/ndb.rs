@@ -1,15 +1,15 @@
-//! Does a generator give each kind of picture as often as the data does? Statistically different bins.
+//! Number of statistically different bins (NDB): whether a generator makes each kind of image as often as the data.
 //!
-//! Richardson & Weiss 2018, *On GANs and GMMs*, section 3: the training pictures are parted into K bins by
+//! Richardson & Weiss 2018, *On GANs and GMMs*, section 3: the training images are divided into K bins by
 //! [k-means](crate::kmeans), and the share of each bin among the training pictures and the generated ones
 //! is compared by a two-proportion z-test,
 //!
 //! z = (p − q) / √( m (1 − m) (1/n_p + 1/n_q) ),  m the pooled share.
 //!
-//! NDB/K is the part of the bins in which they differ; if nothing differs it is the test's error (0.05).
+//! NDB/K is the share of bins that differ; for equal distributions it is the level of the test (0.05).
 //! With it comes the Jensen–Shannon divergence of the shares, in nats (0 to ln 2).
 //!
-//! Does not see differences inside a bin: blurred pictures keep their bins. Wants 10,000 pictures a side for
+//! Does not see differences inside a bin: blurred pictures keep their bins. Needs 10,000 pictures a side for
 //! the paper's 100 bins; with more pictures smaller differences count, so only figures of equal n compare.
 
 use kiln_core::random::Key;

@@ -1,12 +1,12 @@
-//! Are generated pictures copies of training pictures? The nearest training picture of each.
+//! Memorisation: the distance of generated images to their nearest training images.
 //!
-//! A generator that has learned the density comes as near to a training picture as training pictures come
-//! to each other; one that has memorised comes nearer. The summary compares the two kinds of distance
+//! Samples of a generator that has learned the density are as near to training images as these are to each
+//! other; memorised samples are nearer. The summary compares the two kinds of distance
 //! (a form of the test of Meehan et al. 2020, *A Non-Parametric Test to Detect Data-Copying*).
 //!
 //! Does not see copies that are shifted, mirrored or recoloured unless the features look past that, and
 //! measures in the features' own unit. A part of memorised pictures hides in the medians: look at the
-//! nearest pairs too. Wants the whole training set, and some hundred generated pictures.
+//! nearest pairs too. Needs the whole training set, and some hundred generated pictures.
 
 use kiln_core::{Error, Result};
 

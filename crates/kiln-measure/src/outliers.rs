@@ -1,10 +1,10 @@
-//! Does a score tell pictures of another kind from pictures of one's own? The area under the ROC curve.
+//! Outlier detection: the area under the ROC curve of a score.
 //!
 //! AUROC = P(s(outlier) > s(inlier)) + ½ P(equal), over all pairs: 1 when every outlier scores higher, ½ by chance, below ½
 //! when the score has it the wrong way round, as plain likelihood may (Nalisnick et al. 2019, *Do Deep Generative Models
 //! Know What They Don't Know?*).
 //!
-//! Does not say where to cut: a share of one's own pictures that may be rejected does. Equals scikit-learn's
+//! Does not give a threshold; choose the share of regular images that may be rejected. Equals scikit-learn's
 //! `roc_auc_score`.
 
 use kiln_core::{Error, Result};

@@ -1,4 +1,4 @@
-//! How near a picture is to the one it should be: L1, MSE, RMSE, PSNR, SSIM, MS-SSIM, errors of gradients.
+//! Differences of an image and its target: L1, MSE, RMSE, PSNR, SSIM, MS-SSIM, gradient differences.
 //!
 //! Pictures are values `[channels, height, width]`; `range` is the distance between black and white
 //! (1, 2 or 255) and must be the same for figures to be compared.

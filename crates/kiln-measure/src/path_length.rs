@@ -1,4 +1,4 @@
-//! How much does a picture change along a small step in latent space? Perceptual path length.
+//! Perceptual path length: how much an image changes along a small step in latent space.
 //!
 //! Karras et al. 2019, *A Style-Based Generator Architecture for Generative Adversarial Networks*, section
 //! 4.1: for random pairs of latents and random places t on the path between them,
@@ -10,7 +10,7 @@
 //! 99th percentile are left out. This file has the arithmetic; the pictures and d are the caller's.
 //!
 //! Does not see quality: one picture for every latent has length 0. Depends on the latent space (Z on
-//! spheres, W on lines), on the ends (`t = 0` or all of the path), on the crop, and on ε in 32 bits. Wants
+//! spheres, W on lines), on the ends (`t = 0` or all of the path), on the crop, and on ε in 32 bits. Needs
 //! 100,000 pairs in the paper, some thousand for two digits.
 
 use kiln_core::{Error, Result};

@@ -1,4 +1,4 @@
-//! Precision, recall, density and coverage: are the pictures good, and are all kinds there?
+//! Precision, recall, density and coverage: quality and variety of generated images.
 //!
 //! Kynkäänniemi et al. 2019, *Improved Precision and Recall Metric for Assessing Generative Models*,
 //! and Naeem et al. 2020, *Reliable Fidelity and Diversity Metrics for Generative Models*. Each picture
@@ -12,7 +12,7 @@
 //! A point on a ball's surface is outside, as in the authors' `prdc` package.
 //!
 //! Does not see what the features do not show, nor how pictures are distributed inside a ball; one outlier
-//! swells a ball and with it precision and recall (density and coverage are less touched). Wants as many
+//! swells a ball and with it precision and recall (density and coverage are less touched). Needs as many
 //! pictures on each side, 10,000 in the papers; figures of different n or k do not compare.
 
 use kiln_core::{Error, Result};

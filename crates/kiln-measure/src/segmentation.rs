@@ -1,11 +1,11 @@
-//! Is each pixel given the right class? Pixel accuracy and mean intersection over union.
+//! Pixel accuracy and mean intersection over union of segmentations.
 //!
 //! Everingham et al. 2010, *The PASCAL Visual Object Classes Challenge*, section 4.1, over all pixels of all
 //! pictures: IoU(c) = pixels rightly called c / pixels that are c or were called c; mIoU is the mean
 //! over the classes that occur in either. Pixels of the ignored label (borders) count nowhere.
 //!
 //! Does not see where in a region the errors are: a ragged border and a missing limb may weigh the same.
-//! Pixel accuracy is that of the largest class. Wants some hundred pictures, and each class among them.
+//! Pixel accuracy is that of the largest class. Needs some hundred pictures, and each class among them.
 
 use kiln_core::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! Do attributes lie on either side of planes in latent space? Linear separability.
+//! Linear separability: whether a plane in latent space separates each attribute.
 //!
 //! Karras et al. 2019, *A Style-Based Generator Architecture for Generative Adversarial Networks*,
 //! section 4.2: for each binary attribute i, a classifier labels generated pictures, the half it is least
@@ -12,7 +12,7 @@
 //!
 //! Does not see attributes nobody trained a classifier for; a rare attribute costs little however it lies.
 //! The SVM is judged on what it learned from: with few pictures against latent dimensions everything is
-//! separable. Wants 200,000 pictures (the paper's), and at least a hundred a latent dimension.
+//! separable. Needs 200,000 pictures (the paper's), and at least a hundred a latent dimension.
 
 use kiln_core::{Error, Result};
 

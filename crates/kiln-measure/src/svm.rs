@@ -1,4 +1,4 @@
-//! How well can a plane tell classes apart in a network's features? The linear probe of Radford 2016, §5.1.
+//! A linear SVM on a network's features: the linear probe of Radford 2016, §5.1.
 //!
 //! For each class against the rest, the L2-regularised support vector machine with squared hinge loss,
 //!

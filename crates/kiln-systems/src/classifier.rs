@@ -1,5 +1,5 @@
-//! A small convolutional classifier: the labelled systems' judge, and the feature net of Kiln's own
-//! Fréchet distance and inception-style score where the standard Inception weights are not to be had.
+//! A small convolutional classifier. It is the default feature network of Kiln's Fréchet distance and
+//! inception-style score, where the standard Inception weights are not available.
 //!
 //! conv 3×3 stride 2 – BN – ReLU three times, then a hidden layer of `features` and the logits.
 //! Trained by cross-entropy on a labelled set.
@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Channels of the first convolution; they double twice.
     pub channels: usize,
-    /// Width of the hidden layer whose output are the features.
+    /// Width of the hidden layer, whose outputs are the features.
     pub features: usize,
-    /// Dropout before the logits.
+    /// Dropout probability before the logits.
     pub dropout: f64,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

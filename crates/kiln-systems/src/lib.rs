@@ -1,4 +1,4 @@
-//! Every system of Kiln, one file a paper, and the registry that lists them.
+//! The systems of Kiln, one file per paper, and the registry that lists them.
 
 pub mod adaptation;
 pub mod adversarial;

@@ -1,12 +1,12 @@
-//! Ronneberger, Fischer & Brox, *U-Net: Convolutional Networks for Biomedical Image Segmentation*, 2015: which class does
-//! each pixel show?
+//! Ronneberger, Fischer & Brox, *U-Net: Convolutional Networks for Biomedical Image Segmentation*, 2015: predicts the
+//! class of each pixel.
 //!
-//! Objective: E −log p(c | x, i), c the class of pixel i (equation 1, its weights left at 1). The maps of classes are not
-//! drawn by hand: pixels of the `ground`'s colour are ground, all others are of their picture's class. The network
-//! is the diffusion models' U-Net, told the time 0.
+//! Objective: E −log p(c | x, i), c the class of pixel i (equation 1, all weights 1). The class maps are not drawn by
+//! hand: pixels of the colour `ground` are background, all others have the class of their image. The network is the
+//! diffusion models' U-Net at timestep 0.
 //!
 //! `kiln train segmenter --data starter`, then
-//! `kiln sample RUN -n 64 --class 7 --segmenter SEGMENTER --guide mask:FILE --guide-scale 30`.
+//! `kiln sample RUN -n 64 --class 7 --segmenter SEGMENTER --guide mask:FILE --guide-scale 300`.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, activation::log_softmax};
@@ -27,9 +27,9 @@ use crate::diffusion::unet_sizes;
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// What every channel of the ground is: −1 (black) to 1 (white).
+    /// Value of the background in every channel, from −1 (black) to 1 (white).
     pub ground: f64,
-    /// How far a pixel may be from it in any channel and still be ground.
+    /// Largest difference from `ground`, in any channel, of a background pixel.
     pub ground_tolerance: f64,
     /// The network.
     pub unet: UNetConfig,

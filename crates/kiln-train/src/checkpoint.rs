@@ -1,5 +1,5 @@
-//! Checkpoints: whole or not there. A folder is written under a temporary name, synced, renamed,
-//! and only then named in `latest`.
+//! Checkpoints, written atomically: a folder is written under a temporary name, synced, renamed, and only
+//! then named in `latest`, so a crash never leaves a partial checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,13 +16,13 @@ use crate::params::{HostTensor, State};
 /// The scalars of a checkpoint: `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Images seen; also the data cursor and, with the seed, the random state.
+    /// Images seen. This is also the position in the data and, with the seed, the random state.
     pub images: u64,
     /// Steps taken.
     pub steps: u64,
     /// Seconds of training so far.
     pub seconds: f64,
-    /// Updates of each phase's optimiser.
+    /// Updates made by each phase's optimiser.
     pub optimizer_steps: BTreeMap<String, u64>,
     /// The best checkpoint so far, if the recipe asks for one.
     pub best: Option<Best>,
@@ -32,23 +32,23 @@ pub struct Counters {
     pub files: BTreeMap<String, String>,
 }
 
-/// The checkpoint with the smallest value of the watched term.
+/// The checkpoint with the best value of `train.best`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Which checkpoint.
+    /// Images seen at that checkpoint.
     pub images: u64,
-    /// The term's mean since the checkpoint before.
+    /// The value there: of a loss term, its mean since the previous checkpoint.
     pub value: f64,
 }
 
-/// Everything a run needs to go on.
+/// Everything a run needs to resume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
     /// `state.json`.
     pub counters: Counters,
     /// `network.safetensors`.
     pub network: State,
-    /// `ema.safetensors`; empty if the run keeps no average.
+    /// `ema.safetensors`; empty if the run keeps no EMA.
     pub ema: State,
     /// `optimizer.safetensors`.
     pub optimizer: State,
@@ -132,8 +132,8 @@ impl Checkpoint {
         })
     }
 
-    /// The newest whole checkpoint below `folder`. Damaged ones are passed over, each with a line
-    /// to `say`. `None` if none was ever written.
+    /// The newest undamaged checkpoint below `folder`. Damaged ones are skipped, each with a line
+    /// to `say`. `None` if there are no checkpoints.
     ///
     /// # Errors
     /// If there are checkpoints but every one is damaged.
@@ -173,7 +173,7 @@ impl Checkpoint {
     }
 }
 
-/// Removes checkpoints but the newest `keep` and the one at `best`.
+/// Removes all checkpoints except the newest `keep` and the one at `best`.
 ///
 /// # Errors
 /// If a folder cannot be removed.
@@ -226,7 +226,7 @@ pub fn to_bytes(state: &State) -> Result<Vec<u8>> {
 /// Reads f32 safetensors.
 ///
 /// # Errors
-/// If the file is cut or a tensor is not f32; `place` is named.
+/// If the file is truncated or a tensor is not f32; the message names `place`.
 pub fn from_bytes(bytes: &[u8], place: &str) -> Result<State> {
     let tensors = SafeTensors::deserialize(bytes).context(|| place)?;
     tensors
@@ -247,7 +247,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Writes a file so that a reader sees the old bytes or the new ones, never a part.
+/// Writes a file atomically: a reader sees the old bytes or the new ones, never a mix.
 ///
 /// # Errors
 /// If the disk is full or not writable; the old file is untouched then.

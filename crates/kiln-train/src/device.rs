@@ -1,9 +1,9 @@
-//! Choosing where to compute.
+//! The choice of a compute device.
 
 use burn::tensor::Device;
 use kiln_core::{Error, Result};
 
-/// The device of a `--device` flag: `cpu`, and `wgpu` or `cuda` where they are built in.
+/// The device named by a `--device` flag: `cpu`, or `wgpu` or `cuda` in builds with that feature.
 ///
 /// # Errors
 /// Says how to build a device in, or which there are.

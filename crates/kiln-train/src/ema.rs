@@ -5,15 +5,15 @@ use kiln_kernels::lerp;
 
 use crate::params::{flat, map_flat};
 
-/// Decay for one step of `batch` images: weights lose half their say in `half_life` images, which
-/// itself grows as `ramp`·images at the start so that the first average is not the random
-/// initialisation (StyleGAN2-ADA's `ema_rampup`).
+/// Decay for one step of `batch` images, for a half-life in images. At the start the half-life is limited to
+/// `ramp` times the images seen, so that the random initialisation is forgotten quickly (StyleGAN2-ADA's
+/// `ema_rampup`).
 pub fn decay(batch: u64, images: u64, half_life: f64, ramp: f64) -> f64 {
     let half_life = if ramp > 0.0 { half_life.min(images as f64 * ramp) } else { half_life };
     if half_life <= 0.0 { 0.0 } else { 0.5f64.powf(batch as f64 / half_life) }
 }
 
-/// average ← decay·average + (1 − decay)·live for parameters; buffers are copied.
+/// ema ← decay·ema + (1 − decay)·live for parameters; buffers are copied.
 pub fn update<M: Module>(average: M, live: &M, decay: f64) -> M {
     let mut live = flat(live);
     map_flat(average, |path, old| {

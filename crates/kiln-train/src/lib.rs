@@ -1,8 +1,8 @@
-//! The training loop and everything around it: phases, optimisers, weight averages, schedules,
-//! recipes, runs, checkpoints, logs, previews, and the seam to the systems.
+//! The training loop and everything around it: phases, optimisers, EMA, schedules, recipes, runs,
+//! checkpoints, logs, previews, and the interface to the systems.
 //!
-//! A [`System`] says what its networks, phases, losses and abilities are; this
-//! crate trains it, saves it, resumes it bit for bit, and offers its abilities to the verbs.
+//! A [`System`] defines its networks, phases, losses and abilities. This crate trains it, saves it, resumes it
+//! bit for bit, and offers its abilities to the verbs.
 
 pub mod ability;
 pub mod batch;
@@ -26,6 +26,7 @@ pub mod schedule;
 mod session;
 pub mod sizes;
 pub mod system;
+mod tensorboard;
 pub mod trainer;
 pub mod watch;
 

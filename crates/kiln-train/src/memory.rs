@@ -1,7 +1,7 @@
-//! How much memory does a training take?
+//! The memory use of this process.
 
-/// The most this process ever held in memory, in bytes (Linux's `VmHWM`); `None` where the system does
-/// not tell.
+/// Peak resident memory of this process in bytes (Linux's `VmHWM`); `None` where the operating system does
+/// not report it.
 pub fn peak() -> Option<u64> {
     high_water(&std::fs::read_to_string("/proc/self/status").ok()?)
 }

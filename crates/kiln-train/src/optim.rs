@@ -1,4 +1,4 @@
-//! Optimisers over parameters by path: Adam, AdamW, SGD and RMSprop as PyTorch defines them.
+//! Optimisers: Adam, AdamW, SGD and RMSprop as PyTorch defines them. Parameters are identified by path.
 
 use std::collections::BTreeMap;
 
@@ -12,30 +12,30 @@ use serde::{Deserialize, Serialize};
 use crate::params::{Flat, HostTensor, State, map_flat};
 use crate::schedule::Schedule;
 
-/// Which update rule.
+/// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Kingma & Ba 2015; `weight_decay` is added to the gradient.
+    /// Adam (Kingma & Ba 2015); `weight_decay` is added to the gradient.
     Adam,
-    /// Loshchilov & Hutter 2019; `weight_decay` shrinks the parameter.
+    /// AdamW (Loshchilov & Hutter 2019); `weight_decay` shrinks the parameter directly.
     AdamW,
-    /// Gradient descent, with `momentum` if it is not 0.
+    /// Stochastic gradient descent, with `momentum` if it is not 0.
     Sgd,
-    /// Hinton 2012, with `alpha` = `beta2`.
+    /// RMSprop (Hinton 2012), with `alpha` = `beta2`.
     RmsProp,
 }
 
-/// An optimiser's settings. Names and defaults are PyTorch's.
+/// Settings of an optimiser. Names and defaults are PyTorch's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerConfig {
-    /// `adam`, `adamw`, `sgd` or `rmsprop`.
+    /// Update rule: `adam`, `adamw`, `sgd` or `rmsprop`.
     pub method: Method,
-    /// Learning rate at factor 1 of the schedule.
+    /// Learning rate, which the schedule multiplies by a factor of 0 to 1.
     pub learning_rate: f64,
-    /// How the rate changes over the run.
+    /// Learning-rate schedule: `constant`, `linear`, `linear-second-half`, `cosine` or `inverse-decay`.
     pub schedule: Schedule,
-    /// Images over which the rate rises linearly from 0.
+    /// Warm-up: images over which the learning rate rises linearly from 0.
     pub warmup: u64,
     /// Adam's β₁.
     pub beta1: f64,
@@ -43,13 +43,13 @@ pub struct OptimizerConfig {
     pub beta2: f64,
     /// SGD's momentum.
     pub momentum: f64,
-    /// Nesterov's form of momentum (SGD).
+    /// Use Nesterov momentum (SGD).
     pub nesterov: bool,
-    /// Added to the denominator (Adam, RMSprop).
+    /// ε, added to the denominator (Adam, RMSprop).
     pub eps: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Largest global norm of the phase's gradients; 0 does not clip.
+    /// Clip the phase's gradients to this global norm; 0 does not clip.
     pub clip_norm: f64,
 }
 
@@ -82,18 +82,18 @@ impl OptimizerConfig {
         Self { method: Method::Sgd, momentum, ..Self::adam(learning_rate) }
     }
 
-    /// With these Adam decay rates (GANs use 0.5, 0.999).
+    /// Sets Adam's β₁ and β₂ (GANs use 0.5 and 0.999).
     pub fn betas(self, beta1: f64, beta2: f64) -> Self {
         Self { beta1, beta2, ..self }
     }
 
-    /// With this schedule.
+    /// Sets the learning-rate schedule.
     pub fn schedule(self, schedule: Schedule) -> Self {
         Self { schedule, ..self }
     }
 }
 
-/// What one parameter carries from step to step.
+/// The optimiser state of one parameter.
 #[derive(Clone)]
 struct Moments {
     first: Option<Tensor<1>>,
@@ -108,7 +108,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// A fresh optimiser.
+    /// An optimiser with empty state.
     pub fn new(config: OptimizerConfig) -> Self {
         Self { config, steps: 0, moments: BTreeMap::new() }
     }
@@ -118,8 +118,8 @@ impl Optimizer {
         &self.config
     }
 
-    /// Updates the parameters that have a gradient, at `factor` times the learning rate, taking
-    /// gradients `scale` times what they are ([`clip_scale`]).
+    /// Updates the parameters that have a gradient, with `factor` times the learning rate and gradients
+    /// multiplied by `scale` ([`clip_scale`]).
     pub fn step<M: Module>(&mut self, module: M, mut gradients: Flat, factor: f64, scale: f64) -> M {
         self.steps += 1;
         map_flat(module, |path, value| match gradients.remove(path) {
@@ -201,7 +201,7 @@ impl Optimizer {
         }
     }
 
-    /// Takes back what [`Optimizer::state`] wrote.
+    /// Restores what [`Optimizer::state`] returned.
     ///
     /// # Errors
     /// Names a tensor whose name no optimiser writes.
@@ -225,7 +225,7 @@ impl Optimizer {
     }
 }
 
-/// β·old + (1 − β)·new, with 0 for an old value not there yet.
+/// β·old + (1 − β)·new, where a missing old value counts as 0.
 fn average(old: Option<Tensor<1>>, new: Tensor<1>, beta: f64) -> Tensor<1> {
     match old {
         Some(old) => old * beta + new * (1.0 - beta),
@@ -243,8 +243,8 @@ pub(crate) fn sum_of_squares(x: &Tensor<1>) -> f64 {
     f64::from(kiln_kernels::sum_of_squares(x.clone()).into_scalar::<f32>())
 }
 
-/// What gradients of this global norm are multiplied with so that it is at most `max`
-/// (`clip_grad_norm_`); 1 where `max` is 0.
+/// The factor that scales gradients of this global norm to at most `max` (PyTorch's
+/// `clip_grad_norm_`); 1 if `max` is 0.
 pub fn clip_scale(norm: f64, max: f64) -> f64 {
     if max <= 0.0 { 1.0 } else { (max / (norm + 1e-6)).min(1.0) }
 }

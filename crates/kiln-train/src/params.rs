@@ -1,4 +1,4 @@
-//! Walking a network's parameters by their path names (`generator.layers.0.weight`).
+//! Access to a network's parameters by path (`generator.layers.0.weight`).
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use burn::tensor::{Device, Gradients, Tensor};
 use kiln_core::{Error, Result};
 use kiln_nn::tensor::{from_values, to_values};
 
-/// Tensors by path, flattened: the common currency of optimiser, EMA and checkpoints.
+/// Flattened tensors by path, as optimisers, EMA and checkpoints exchange them.
 pub type Flat = BTreeMap<String, Tensor<1>>;
 
 /// A tensor in host memory.
@@ -19,7 +19,7 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
-/// Host tensors by path, in a fixed order, so that equal states are equal files.
+/// Host tensors by path, in a fixed order, so that equal states give equal files.
 pub type State = BTreeMap<String, HostTensor>;
 
 /// Calls `each` with path, trainability, shape and flattened value of every float parameter and
@@ -46,8 +46,8 @@ fn visit<M: Module>(module: &M, each: impl FnMut(String, bool, Vec<usize>, Tenso
     module.visit(&mut Visitor { path: Vec::new(), each });
 }
 
-/// Replaces each parameter by what `each` makes of (path, flattened value). The value is nobody
-/// else's then, unless the module was cloned, so that it may be changed in place.
+/// Replaces each parameter by the result of `each` for (path, flattened value). Unless the module was cloned,
+/// the value has no other owner, so it may be changed in place.
 pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     struct Visitor<F> {
         path: Vec<String>,
@@ -77,7 +77,7 @@ pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tenso
     module.map(&mut Visitor { path: Vec::new(), each })
 }
 
-/// Sets which parameters collect gradients: those at or below one of these paths (`generator`, `generator.mapping`).
+/// Enables gradients for the parameters at or below these paths (`generator`, `generator.mapping`), and disables the others.
 pub fn set_trainable<M: Module>(module: M, prefixes: &[&str]) -> M {
     struct Visitor<'a> {
         path: Vec<String>,
@@ -110,7 +110,7 @@ pub fn flat<M: Module>(module: &M) -> Flat {
     out
 }
 
-/// How many numbers the parameters and buffers hold.
+/// Number of values in all parameters and buffers.
 pub fn count<M: Module>(module: &M) -> usize {
     let mut total = 0;
     visit(module, |_, _, shape, _| total += shape.iter().product::<usize>());
@@ -126,10 +126,10 @@ pub fn state<M: Module>(module: &M) -> State {
     out
 }
 
-/// Puts a saved state into a network of the same structure.
+/// Loads a saved state into a network of the same structure.
 ///
 /// # Errors
-/// Names the first tensor that is missing, left over or of another size.
+/// Names the first tensor that is missing, unexpected or of another size.
 pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     let mut shapes = BTreeMap::new();
     visit(&module, |path, _, shape, _| {
@@ -160,7 +160,7 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     }))
 }
 
-/// Puts networks of another module's saved state into a module, each from its path there to its path here.
+/// Loads parts of another module's saved state into a module, each from its path there to its path here.
 ///
 /// # Errors
 /// Names the first tensor that the state lacks or has in another size.

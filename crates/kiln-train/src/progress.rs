@@ -1,11 +1,11 @@
-//! Progress on standard error: a bar on a terminal, a line now and then elsewhere.
+//! Progress on standard error: a bar on a terminal, occasional lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows how far long work is, at what rate, and the time left.
+/// Shows the position in a long task, its rate, and the remaining time.
 pub struct Progress {
     bar: ProgressBar,
     plain: Option<Plain>,
@@ -20,7 +20,7 @@ struct Plain {
 }
 
 impl Progress {
-    /// Begins at `start` of `total` units (`images`, `samples`).
+    /// Starts at `start` of `total` units (`images`, `samples`).
     pub fn new(what: &str, unit: &str, start: u64, total: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if terminal { ProgressBar::new(total) } else { ProgressBar::hidden() };
@@ -56,12 +56,12 @@ impl Progress {
         }
     }
 
-    /// Says something without disturbing the bar.
+    /// Prints a line without disturbing the bar.
     pub fn say(&self, line: &str) {
         if self.plain.is_some() { eprintln!("{line}") } else { self.bar.println(line) }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

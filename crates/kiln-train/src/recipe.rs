@@ -1,5 +1,5 @@
-//! Recipes: what to train, on what, how. A recipe file holds only what differs from the system's
-//! defaults; the resolved recipe in the run folder holds everything.
+//! Recipes: which system to train, on which data, and how. A recipe file holds only what differs from the
+//! system's defaults; the resolved recipe in the run folder holds every setting.
 
 use kiln_core::{Context, Error, Result};
 use kiln_data::{PictureRule, PictureSize, Resize};
@@ -12,40 +12,40 @@ use crate::system::System;
 /// Everything that determines a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe<C> {
-    /// The system's name.
+    /// Name of the system (see `kiln systems`).
     pub system: String,
-    /// Keys all randomness.
+    /// Seed of all randomness.
     pub seed: u64,
-    /// The data.
+    /// The `[data]` table.
     pub data: DataConfig,
-    /// The loop.
+    /// The `[train]` table.
     pub train: TrainConfig,
-    /// The system's own settings.
+    /// The `[model]` table: the system's own settings.
     pub model: C,
 }
 
-/// What to train on.
+/// The `[data]` table: which images to train on, and how to prepare them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
-    /// A name of `kiln data list`, a folder, a zip; several domains separated by commas.
+    /// A name from `kiln data list`, a folder or a zip; separate several domains by commas.
     pub set: String,
-    /// Height and width in pixels, as one number or two: `64`, `[48, 64]`; 0 keeps the stored size.
+    /// Height and width in pixels: one number for a square (`64`) or two (`[48, 64]`); 0 keeps the stored size.
     pub size: PictureSize,
-    /// 1 grey, 3 colour; 0 keeps what is stored.
+    /// Channels: 1 for grey, 3 for colour; 0 keeps the stored channels.
     pub channels: usize,
-    /// Channels, height and width of the pictures that come of it; filled in when the run starts.
+    /// Resulting channels, height and width; filled in from the data when the run starts.
     pub shape: [usize; 3],
-    /// What to do with pictures of another size: `none` (an error), `stretch`, `crop`, `pad`.
+    /// How to resize images of another size: `none` (report an error), `stretch`, `crop` or `pad`.
     pub resize: Resize,
-    /// Colour behind transparent pictures.
+    /// Background colour of transparent images: red, green, blue, 0 to 255.
     pub background: [u8; 3],
-    /// Mirror half of the pictures.
+    /// Mirror images left to right with probability ½.
     pub flip: bool,
-    /// Labelled pictures, equally many of each class, that a system of classes learns from; 0 is all.
+    /// Number of labels a system that learns from classes may use, equally many of each class; 0 uses all.
     pub labels: usize,
-    /// Which pictures those are: another number, other pictures.
+    /// Seed of the choice of those labels.
     pub label_seed: u64,
-    /// Names of the classes; filled in when the run starts.
+    /// Class names; filled in from the data when the run starts.
     pub classes: Vec<String>,
     /// Of a set with masks the grey value of each class of pixels; filled in when the run starts if it is empty.
     pub mask_values: Vec<u8>,
@@ -79,7 +79,7 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// The rule that turns stored pictures into tensors.
+    /// The rule that turns stored images into tensors.
     pub fn rule(&self) -> PictureRule {
         PictureRule {
             size: self.size,
@@ -108,43 +108,43 @@ impl DataConfig {
     }
 }
 
-/// How the loop runs. Time is counted in images seen.
+/// The `[train]` table: the training loop. Durations are counted in images seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
-    /// What convolutions multiply: `f32`, or `bf16` with sums, weights and all else in `f32`.
+    /// Precision of products in convolutions: `f32` or `bf16`; sums, weights and all else stay in `f32`.
     pub precision: Precision,
-    /// Parts a batch is split into to save memory; gradients are summed.
+    /// Split each batch into this many parts to save memory; gradients are summed.
     pub accumulate: usize,
-    /// Drops what is cheap to compute again (normalised, activated and joined maps) and does so in the
-    /// backward pass (Chen 2016): less memory, a little more time, the same bits.
+    /// Recompute cheap activations (normalised, activated and concatenated feature maps) in the backward pass
+    /// (Chen 2016): less memory, a little more time, the same bits.
     pub gradient_checkpointing: bool,
-    /// Images the run sees.
+    /// Length of the run in images seen; schedules are stretched to it.
     pub images: u64,
-    /// Images after which the process stops, without shortening any schedule (`--steps`); 0 is `images`.
+    /// Stop after this many images without shortening any schedule (`--steps`); 0 stops after `images`.
     pub stop_after: u64,
-    /// Half-life of the weight average in images; 0 keeps none.
+    /// Half-life of the exponential moving average (EMA) of the weights, in images; 0 disables it.
     pub ema_half_life: f64,
-    /// The half-life is at most this fraction of the images seen; 0 does not ramp.
+    /// Limit the half-life to this fraction of the images seen so far; 0 disables the limit.
     pub ema_ramp: f64,
     /// Images between log records.
     pub log_every: u64,
     /// Images between checkpoints.
     pub checkpoint_every: u64,
-    /// Newest checkpoints kept (the best one is kept besides).
+    /// Number of newest checkpoints to keep; the best one is kept in addition.
     pub keep: usize,
-    /// The logged loss term or measure whose best value marks the best checkpoint; empty for none.
+    /// Loss term or metric whose best value marks the best checkpoint; empty for none.
     pub best: String,
-    /// Images between measurements of the averaged networks; 0 for none.
+    /// Images between evaluations of the EMA networks; 0 disables them.
     pub evaluate_every: u64,
-    /// What is measured then: a list such as fid,is.
+    /// Metrics of those evaluations: a list such as fid,is.
     pub metrics: String,
-    /// On how many samples.
+    /// Samples per evaluation.
     pub evaluate_count: usize,
-    /// Images between previews; 0 for none but the last.
+    /// Images between previews; 0 draws only the last.
     pub preview_every: u64,
-    /// Pictures in a preview.
+    /// Images in a preview.
     pub preview_count: usize,
 }
 
@@ -182,7 +182,7 @@ pub fn defaults<S: System>() -> Result<Table> {
 /// Settings that are one number or a list of two.
 const ONE_OR_TWO: [&str; 1] = ["data.size"];
 
-/// Lays `changes` over `base`. Every key must exist in `base`, with a value of the same type.
+/// Applies `changes` to `base`. Every key must exist in `base`, with a value of the same type.
 ///
 /// # Errors
 /// Names the unknown key and its nearest neighbour, or the type that was expected.
@@ -276,7 +276,7 @@ pub fn typed<S: System>(table: Table, place: &str) -> Result<Recipe<S::Config>> 
     Ok(recipe)
 }
 
-/// The recipe that a run was started with. What its version of Kiln had no setting for is at its default.
+/// The recipe that a run was started with. Settings that its version of Kiln did not have get their defaults.
 ///
 /// # Errors
 /// As [`merge`] and [`typed`].

@@ -1,4 +1,4 @@
-//! A run folder and its lock.
+//! The folder of a run, and its lock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ pub struct Run {
 pub const TOKENIZER: &str = "tokenizer.json";
 
 impl Run {
-    /// A new run folder.
+    /// Creates a run folder.
     ///
     /// # Errors
-    /// If there is a run already.
+    /// If the folder already holds a run.
     pub fn create(root: &Path) -> Result<Self> {
         let run = Self { root: root.to_path_buf() };
         if run.recipe_path().exists() {
@@ -36,7 +36,7 @@ impl Run {
         Ok(run)
     }
 
-    /// An existing run.
+    /// Opens an existing run.
     ///
     /// # Errors
     /// If the folder holds no recipe.
@@ -51,10 +51,10 @@ impl Run {
         Ok(run)
     }
 
-    /// Keeps other processes from training in this folder, as long as it lives.
+    /// Locks the folder against training by other processes while the returned value lives.
     ///
     /// # Errors
-    /// If another process does.
+    /// If another process holds the lock.
     pub fn lock(&self) -> Result<Lock> {
         Lock::attempt(&self.root.join("lock"))?.ok_or_else(|| {
             let root = self.root.display();

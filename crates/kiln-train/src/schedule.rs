@@ -1,27 +1,26 @@
-//! Learning-rate schedules, counted in images.
+//! Learning-rate schedules, in images seen.
 
 use serde::{Deserialize, Serialize};
 
-/// The shape of the learning rate over a run; the rate itself is the optimiser's.
+/// How the learning rate changes over a run, as a factor on the optimiser's rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// The same throughout.
+    /// Constant.
     #[default]
     Constant,
     /// Falls linearly to 0 at the end.
     Linear,
-    /// Constant for the first half, then linearly to 0 (CycleGAN, §7.1).
+    /// Constant for the first half, then falls linearly to 0 (CycleGAN, §7.1).
     LinearSecondHalf,
-    /// Half a cosine from 1 to 0.
+    /// Falls from 1 to 0 along half a cosine.
     Cosine,
     /// (1 + 10·p)^(−0.75) with p the progress (DANN, §5.2.2).
     InverseDecay,
 }
 
 impl Schedule {
-    /// Factor on the learning rate after `images` of `total`, with a linear warm-up over the first
-    /// `warmup` images.
+    /// The factor after `images` of `total`, with a linear warm-up over the first `warmup` images.
     pub fn factor(self, images: u64, total: u64, warmup: u64) -> f64 {
         let p = (images as f64 / total.max(1) as f64).clamp(0.0, 1.0);
         let warm = if warmup == 0 { 1.0 } else { ((images + 1) as f64 / warmup as f64).min(1.0) };

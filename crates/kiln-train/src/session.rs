@@ -129,7 +129,8 @@ impl<'a> Session<'a> {
             self.save(live)?;
         }
         if crossed(config.preview_every) || done {
-            config.precision.scope(|| preview(live, self.run, recipe, examples, &self.options.device))?;
+            let device = &self.options.device;
+            config.precision.scope(|| preview(live, self.run, recipe, examples, &mut self.log, device))?;
         }
         Ok(())
     }
@@ -199,6 +200,7 @@ fn preview<S: System>(
     run: &Run,
     recipe: &Recipe<S::Config>,
     examples: &[Tensor<4>],
+    log: &mut Log,
     device: &Device,
 ) -> Result<()> {
     let (abilities, count) = (live.system.abilities(), recipe.train.preview_count);
@@ -210,7 +212,8 @@ fn preview<S: System>(
     let images = live.counters.images;
     let text = [("system", S::ID.to_string()), ("seed", recipe.seed.to_string()), ("images", images.to_string())];
     let text: Vec<(&str, &str)> = text.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    sheet.write_png(&folder.join(format!("{images:010}.png")), &text)
+    sheet.write_png(&folder.join(format!("{images:010}.png")), &text)?;
+    log.preview(images, &sheet)
 }
 
 /// Running means of the loss terms between two records.

@@ -1,4 +1,4 @@
-//! Measuring a run while it trains.
+//! Evaluation of a run during training.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,27 +7,27 @@ use kiln_core::Result;
 
 use crate::Model;
 
-/// A figure of a run at one moment.
+/// The value of a metric at one moment of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// What was measured, with its network: `fid[classifier:fashion]`.
+    /// The metric with its feature network: `fid[classifier:fashion]`.
     pub name: String,
     /// Its value.
     pub value: f64,
-    /// Whether more of it is better.
+    /// Whether larger values are better.
     pub larger_is_better: bool,
 }
 
 impl Figure {
-    /// Whether a recipe's `train.best` means this figure: by its whole name, or without the network.
+    /// Whether a recipe's `train.best` names this metric, with or without the feature network.
     pub fn is(&self, name: &str) -> bool {
         let bare = self.name.split('[').next().unwrap_or_default();
         !name.is_empty() && (self.name == name || bare == name)
     }
 }
 
-/// Whoever knows how to measure. It gets a copy of the averaged networks and draws from keys of its
-/// own, so that a run's bytes are the same with and without it.
+/// Evaluates a run during training. It gets a copy of the EMA networks and uses its own random keys, so
+/// the run's bytes are the same with and without it.
 pub trait Watch: Send + Sync {
     /// Checks `train.metrics` before the training begins.
     ///
@@ -35,10 +35,10 @@ pub trait Watch: Send + Sync {
     /// A usage error for a metric that does not exist.
     fn check(&self, metrics: &str) -> Result<()>;
 
-    /// Measures `train.metrics` on `train.evaluate_count` samples.
+    /// Computes `train.metrics` on `train.evaluate_count` samples.
     ///
     /// # Errors
-    /// If the system cannot give them. The training goes on.
+    /// If the system cannot provide them. Training continues.
     fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>>;
 }
 

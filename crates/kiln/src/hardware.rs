@@ -1,4 +1,4 @@
-//! On what was it computed?
+//! A description of this machine's processor.
 
 use std::fs;
 

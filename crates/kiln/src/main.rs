@@ -22,7 +22,7 @@ use crate::output::Output;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Turn a folder of pictures into a generative model, and the model into pictures.
+/// Train, sample, edit, translate and score deep generative vision models.
 #[derive(Parser)]
 #[command(name = "kiln", version, arg_required_else_help = true)]
 struct Cli {
@@ -32,64 +32,64 @@ struct Cli {
     verb: Verb,
 }
 
-/// What every verb takes.
+/// Options of every verb.
 #[derive(Args, Clone)]
 pub struct Common {
-    /// One JSON object a line on standard output
+    /// Print one JSON object per line on standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// No progress on standard error
+    /// Show no progress on standard error
     #[arg(long, global = true)]
     pub quiet: bool,
-    /// Where to compute: cpu, wgpu or cuda (the last two as they are built in)
+    /// Compute on cpu, wgpu or cuda (the last two only in builds with that feature)
     #[arg(long, global = true, default_value = "cpu")]
     pub device: String,
-    /// What convolutions multiply: f32, or bf16 with sums and all else in f32. Training keeps to its recipe
-    /// (train.precision), which `train` takes this for; measures are f32
+    /// Multiply in f32, or in bf16 inside convolutions only. `train` stores it in the recipe (train.precision), which
+    /// `resume` keeps; metrics always use f32
     #[arg(long, global = true)]
     pub precision: Option<Precision>,
-    /// Threads to compute with; 0 takes every core
+    /// Use this many threads; 0 uses every core
     #[arg(long, global = true, default_value_t = 0)]
     pub threads: usize,
 }
 
 #[derive(Subcommand)]
 enum Verb {
-    /// What there is, what each can do, on which kind of data
+    /// List the systems, their abilities and the kind of data each needs
     Systems,
-    /// Data sets: list, fetch, show, stats
+    /// List, fetch and show data sets, and compute their statistics
     Data(verbs::data::DataArgs),
     /// Train a system or a recipe
     Train(verbs::train::TrainArgs),
-    /// Go on with a run from its newest checkpoint
+    /// Continue a run from its newest checkpoint
     Resume(verbs::train::ResumeArgs),
-    /// Make pictures
+    /// Sample images from a run
     Sample(verbs::sample::SampleArgs),
-    /// Turn pictures of one domain into the other
+    /// Translate images from one domain to the other
     Translate(verbs::pictures::TranslateArgs),
-    /// Encode pictures and decode them again
+    /// Encode images and decode them again
     Reconstruct(verbs::pictures::ReconstructArgs),
-    /// Fill in a part of pictures, given by a mask
+    /// Inpaint the masked part of images
     Inpaint(verbs::inpaint::InpaintArgs),
-    /// Write the latents of pictures
+    /// Encode images and write their latents
     Encode(verbs::pictures::EncodeArgs),
-    /// Walk from one latent to another
+    /// Interpolate between samples in latent space
     Interpolate(verbs::latents::InterpolateArgs),
-    /// Arithmetic on latents: start − minus + plus; or what each latent does
+    /// Edit latents: start − minus + plus, a traversal of each latent, or an attribute vector
     Edit(verbs::latents::EditArgs),
-    /// Say which class pictures show
+    /// Classify images
     Classify(verbs::pictures::ClassifyArgs),
-    /// Say how foreign pictures are to what a run has learned
+    /// Score how unlike a run's training data images are
     Outliers(verbs::outliers::OutliersArgs),
-    /// Score a run or pictures
+    /// Measure the quality of a run or of images
     Evaluate(verbs::evaluate::EvaluateArgs),
-    /// Put runs side by side on one page
+    /// Compare runs side by side on one page
     Compare(verbs::compare::CompareArgs),
-    /// Read a model of diffusers as a run
+    /// Import a diffusers model as a run
     Import(verbs::import::ImportArgs),
-    /// Write a run as a model of diffusers
+    /// Export a run as a diffusers model
     Export(verbs::export::ExportArgs),
-    /// Time the field's usual work on this machine
+    /// Time typical training and inference work on this machine
     Bench(verbs::bench::BenchArgs),
     /// Reproduce a paper's claim and write its row of docs/results.md
     Claim(verbs::claim::ClaimArgs),

@@ -1,4 +1,4 @@
-//! What a verb says on standard output: a line for a person, or an object for a program.
+//! Standard output of the verbs: plain lines for people, or JSON objects for programs.
 
 use std::io::Write;
 

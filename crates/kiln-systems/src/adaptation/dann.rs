@@ -1,13 +1,13 @@
 //! Ganin & Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015; Ganin et al.,
 //! *Domain-Adversarial Training of Neural Networks*, 2016.
 //!
-//! A classifier that works on an unlabelled target because its features do not tell the target
-//! from the labelled source. Objective (2015, equation 1), at the saddle point of
+//! A classifier that works on an unlabelled target because its features do not reveal whether an image comes
+//! from the target or from the labelled source. Objective (2015, equation 1), at the saddle point of
 //!
 //! E(θ_f, θ_y, θ_d) = Σ_source L_y(G_y(G_f(x)), y) − λ Σ_both L_d(G_d(G_f(x)), d):
 //!
-//! G_f and G_y descend E, G_d ascends it. A gradient-reversal layer R_λ between G_f and G_d (the
-//! identity forward, −λ·I backward; equations 16–18) turns this into plain descent of L_y + L_d.
+//! G_f and G_y minimise E, G_d maximises it. A gradient-reversal layer R_λ between G_f and G_d (the
+//! identity forward, −λ·I backward; equations 16–18) turns this into minimisation of L_y + L_d.
 //!
 //! | paper | here |
 //! |---|---|
@@ -20,7 +20,7 @@
 //! | μ_p = μ₀ / (1 + 10p)^0.75 (equation 15) | `optimizer`: SGD with [`Schedule::InverseDecay`] |
 //! | p, the progress from 0 to 1 | [`Batch::progress`] |
 //!
-//! `kiln train dann --data mnist,mnistm`; its bounds with `--set model.mode=source-only` and
+//! `kiln train dann --data mnist,mnistm`; its lower and upper bounds with `--set model.mode=source-only` and
 //! `--set model.mode=target-only`.
 
 use burn::module::Module;
@@ -54,21 +54,21 @@ pub enum Mode {
 pub struct Config {
     /// `dann`, `source-only` or `target-only`.
     pub mode: Mode,
-    /// γ, how fast λ rises to its full value.
+    /// γ: how fast λ rises to its full value.
     pub gamma: f64,
     /// The value λ rises to.
     pub lambda: f64,
     /// Channels of the two 5×5 convolutions.
     pub channels: [usize; 2],
-    /// Zeros around the input of each convolution.
+    /// Zero padding of each convolution, in pixels.
     pub padding: usize,
-    /// Batch norm after each convolution, of source and target apart while training; not in the paper.
+    /// Batch norm after each convolution, with separate statistics for source and target while training; not in the paper.
     pub batch_norm: bool,
     /// Widths of the label head's two hidden layers.
     pub label_hidden: [usize; 2],
     /// Width of the domain head's hidden layer.
     pub domain_hidden: usize,
-    /// Subtracted from every pixel: about the mean of source and target.
+    /// Subtracted from every pixel; about the mean of source and target.
     pub mean: f64,
     /// The optimiser of all three parts.
     pub optimizer: OptimizerConfig,

@@ -7,13 +7,13 @@
 //! | paper | here |
 //! |---|---|
 //! | y, one-hot | [`one_hot`] |
-//! | y at G's input (figure 1) | embedded in `embedding_size` numbers, beside z |
+//! | y at G's input (figure 1) | embedded in `embedding_size` numbers and concatenated with z |
 //! | y at D's input (figure 1) | `condition = "map"`: embedded as one more channel of the picture |
 //! | | `condition = "projection"` (Miyato & Koyama 2018): D(x\|y) = ψ(φ(x)) + e_yᵀ·mean φ(x) |
 //! | z | `latent_size`, `latent_distribution` |
 //!
-//! Fake pictures carry the labels of the batch's real ones, so that D cannot tell them by how often
-//! a class occurs.
+//! Generated images get the labels of the batch's real ones, so that D cannot recognise them by class
+//! frequencies.
 //!
 //! `kiln train cgan --data mnist`, then `kiln sample RUN -n 64 --class 7`.
 
@@ -36,9 +36,9 @@ use super::dcgan::{self, Discriminator, Generator, Sizes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Conditioning {
-    /// By a learnt map of the picture's size, one more input channel.
+    /// By a learned map of the image's size, as one more input channel.
     Map,
-    /// By the inner product of a learnt vector with its features.
+    /// By the inner product of a learned vector with D's features.
     Projection,
 }
 
@@ -47,7 +47,7 @@ pub enum Conditioning {
 pub struct Config {
     /// `map` or `projection`.
     pub condition: Conditioning,
-    /// Numbers that stand for the class at G's input.
+    /// Length of the class embedding at G's input.
     pub embedding_size: usize,
     /// DCGAN's settings.
     #[serde(flatten)]

@@ -2,7 +2,7 @@
 //! Generative Adversarial Networks*, 2016.
 //!
 //! Objective (Goodfellow 2014, equation 1): min_G max_D E log D(x) + E log(1 − D(G(z))). By default
-//! the generator maximises log D(G(z)) instead, as the paper's code does; [`Objective`] has the others.
+//! the generator maximises log D(G(z)) instead, as the paper's code does; [`Objective`] has the alternatives.
 //!
 //! The paper's practices (§3 and §4), and where they are:
 //!
@@ -19,9 +19,9 @@
 //! | Adam, rate 2·10⁻⁴, β₁ = 0.5 | `generator_optimizer`, `discriminator_optimizer` |
 //! | pictures in [−1, 1], no other pre-processing | every picture of Kiln |
 //!
-//! Real and fake pictures pass the discriminator as batches of their own, so that batch norm never
-//! mixes them. `d_real` and `d_fake` in the log are D's mean probabilities: both near ½ is the
-//! game's end, 1 and 0 for long means a generator that has lost.
+//! Real and generated images pass the discriminator in separate batches, so that batch norm never
+//! mixes them. `d_real` and `d_fake` in the log are D's mean probabilities: both near ½ means the two networks
+//! are balanced, 1 and 0 for long means the generator has lost.
 //!
 //! `kiln train dcgan --data fashion`, then `kiln sample RUN -n 64`, `kiln interpolate RUN`.
 
@@ -54,15 +54,15 @@ pub struct Config {
     pub latent_size: usize,
     /// `uniform` (−1 to 1) or `normal`.
     pub latent_distribution: Distribution,
-    /// Channels of G before its output; they double with every halving of the size. The paper has 128.
+    /// Channels of G before its output; doubled each time the size is halved. The paper has 128.
     pub generator_channels: usize,
-    /// Channels of D after its first layer; they double with every halving of the size. The paper has 128.
+    /// Channels of D after its first layer; doubled each time the size is halved. The paper has 128.
     pub discriminator_channels: usize,
     /// `non-saturating`, `saturating`, `least-squares` or `hinge`.
     pub objective: Objective,
-    /// One-sided: the real target is 1 minus this. 0 is off, 0.1 usual.
+    /// One-sided label smoothing: the target of real images is 1 minus this. 0 is off, 0.1 is usual.
     pub label_smoothing: f64,
-    /// Discriminator steps for each generator step.
+    /// Discriminator steps per generator step.
     pub discriminator_steps: u64,
     /// G's optimiser.
     pub generator_optimizer: OptimizerConfig,

@@ -1,4 +1,4 @@
-//! Adversarial generators. The games they play and their latents are shared; a system brings the
+//! Generative adversarial networks. Their losses and latents are shared; each system brings its own
 //! networks.
 
 pub mod cgan;

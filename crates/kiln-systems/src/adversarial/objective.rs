@@ -1,5 +1,5 @@
-//! What a generator and a discriminator play for. Means are over the batch; D(x) below is the
-//! discriminator's raw output, a logit under the two cross-entropy games.
+//! The losses of a generator and a discriminator. Means are over the batch. D(x) is the raw output of the
+//! discriminator, which is a logit for the two cross-entropy losses.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
@@ -8,7 +8,7 @@ use kiln_nn::loss::{binary_cross_entropy_to, softplus, squared_to};
 use kiln_train::Loss;
 use serde::{Deserialize, Serialize};
 
-/// The adversarial game.
+/// The adversarial loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {

@@ -1,5 +1,5 @@
-//! What the tests of adversarial systems share: PyTorch's values, a fixed batch, a player that
-//! trains alone.
+//! Shared by the tests of adversarial systems: PyTorch's values, a fixed batch, training of one network
+//! alone.
 
 use burn::tensor::Device;
 use kiln_core::random::Key;

@@ -1,17 +1,17 @@
 //! Makhzani, Shlens, Jaitly, Goodfellow & Frey, *Adversarial Autoencoders*, 2016.
 //!
-//! An autoencoder whose codes are spread as a prior p(z) that one can draw from. Not by a divergence in closed form, as in
-//! `vae`, but by a discriminator D on codes, so that p(z) need only be something to draw from. Each step has phases
-//! (§2 and §5), each its own optimiser's:
+//! An autoencoder whose codes follow a prior p(z). The codes are matched to the prior by a discriminator D, not by a
+//! closed-form divergence as in `vae`, so p(z) can be any distribution that can be sampled. Each step has these phases
+//! (§2 and §5), each with its own optimiser:
 //!
 //! - *reconstruction*: encoder q and decoder p minimise −log p(x | q(x));
 //! - *discriminator*: D minimises −E_p(z) log σ(D(z)) − E_x log(1 − σ(D(q(x)))), its *regularisation* half;
-//! - *generator*: q minimises −E_x log σ(D(q(x))), the other half: q(z) = ∫ q(z|x) p(x) dx is drawn to p(z);
-//! - *classification* (semi-supervised): q minimises the cross-entropy of the labelled pictures.
+//! - *generator*: q minimises −E_x log σ(D(q(x))), the other half: it moves q(z) = ∫ q(z|x) p(x) dx towards p(z);
+//! - *classification* (semi-supervised): q minimises the cross-entropy of the labelled images.
 //!
-//! **Unsupervised**: as above. **Conditional** (§2.3, figure 3): D sees beside the code a one-hot class, or "none" for a
-//! picture without label; a draw from p(z) comes from the component of that class, or from any. **Semi-supervised** (§5,
-//! figure 8): q says a class y (softmax) and a style z, each with a discriminator of its own, categorical and Gaussian; the
+//! **Unsupervised**: as above. **Conditional** (§2.3, figure 3): D also sees a one-hot class, or "none" for an image
+//! without label; a sample of p(z) comes from the component of that class, or from any. **Semi-supervised** (§5,
+//! figure 8): q gives a class y (softmax) and a style z, each with its own discriminator, categorical and Gaussian; the
 //! decoder sees both.
 //!
 //! | paper | here |
@@ -54,11 +54,11 @@ use crate::one_pass::{NoSettings, truncation_psi};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Nothing.
+    /// Labels are not used.
     Unsupervised,
-    /// They say which part of the prior a picture's code belongs to.
+    /// The label says which part of the prior an image's code belongs to.
     Conditional,
-    /// They teach the encoder to say the class.
+    /// The labels train the encoder to predict the class.
     SemiSupervised,
 }
 
@@ -127,22 +127,22 @@ fn roll(part: f64) -> [f32; 2] {
 pub struct Config {
     /// `unsupervised`, `conditional` or `semi-supervised`.
     pub mode: Mode,
-    /// `gaussian`, `mixture` or `swiss-roll`; the latter two want `latent` = 2.
+    /// `gaussian`, `mixture` or `swiss-roll`; the latter two need `latent` = 2.
     pub prior: Prior,
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
     /// Widths of each discriminator's hidden layers.
     pub discriminator: Vec<usize>,
-    /// Standard deviation of noise on the pictures that the encoder sees while it learns (§5: 0.3 with few labels).
+    /// Standard deviation of the noise on the encoder's input during training (§5: 0.3 with few labels).
     pub input_noise: f64,
-    /// Of the reconstruction phase.
+    /// Optimiser of the reconstruction phase.
     pub optimizer: OptimizerConfig,
-    /// Of the discriminator phase.
+    /// Optimiser of the discriminator phase.
     pub discriminator_optimizer: OptimizerConfig,
-    /// Of the generator phase.
+    /// Optimiser of the generator phase.
     pub generator_optimizer: OptimizerConfig,
-    /// Of the classification phase.
+    /// Optimiser of the classification phase.
     pub classification_optimizer: OptimizerConfig,
 }
 

@@ -1,12 +1,12 @@
 //! The autoencoder: Hinton & Salakhutdinov, *Reducing the Dimensionality of Data with Neural Networks*, 2006.
 //!
-//! Pictures are made small and back: the encoder's code z = E(x) has far fewer numbers than x, so that what is needed to
-//! draw x again has to be found. Objective:
+//! The encoder compresses an image x to a code z = E(x) of far fewer numbers, and the decoder reconstructs x from
+//! it. Objective:
 //!
 //! min over E, D of the mean of −log p(x | D(E(x))),
 //!
-//! the cross-entropy of grey values under a Bernoulli decoder, and under a Gaussian one, but for constants, the squared
-//! error ‖x − D(E(x))‖² / 2σ². Networks are trained end to end; the paper's layer-wise beginning is no longer needed.
+//! the cross-entropy of grey values for a Bernoulli decoder, and for a Gaussian one, up to a constant, the squared
+//! error ‖x − D(E(x))‖² / 2σ². The networks are trained end to end; the paper's layer-wise pre-training is not needed.
 //!
 //! | paper | here |
 //! |---|---|
@@ -15,8 +15,8 @@
 //! | cross-entropy error | [`super::pixels::PixelConfig::log_likelihood`] |
 //! | a classifier on the code layer | the system [`super::probe`] |
 //!
-//! An autoencoder is no model of how codes are spread. `kiln sample` decodes codes drawn from N(0, I) all the same: what
-//! comes of it is what `vae` and `aae` are compared with.
+//! An autoencoder does not model the distribution of its codes. `kiln sample` decodes codes drawn from N(0, I) all the
+//! same, as a baseline for `vae` and `aae`.
 //!
 //! `kiln train ae --data starter`, then `kiln reconstruct RUN IN OUT`.
 

@@ -1,8 +1,8 @@
-//! p(x) = Πᵢ p(xᵢ | x₁ … xᵢ₋₁) over the pixels of a picture, row by row, and the colours of each (van den Oord 2016a,
-//! equations 1 and 2): what networks that predict every pixel from those before it are trained by and can do.
+//! p(x) = Πᵢ p(xᵢ | x₁ … xᵢ₋₁) over the pixels of an image, row by row, and the colours of each (van den Oord 2016a,
+//! equations 1 and 2): training, likelihood and sampling of networks that predict every pixel from those before it.
 //!
-//! Training and likelihood take one pass over a whole picture. Sampling goes pixel by pixel, each of which costs
-//! its own windows only: the network remembers the rest ([`Walk`]).
+//! Training and likelihood take one pass over a whole image. Sampling goes pixel by pixel. Each pixel costs only its
+//! own windows, because the network keeps the intermediate results of earlier ones ([`Walk`]).
 
 use burn::tensor::{Int, Tensor, activation};
 use kiln_core::random::Key;
@@ -22,7 +22,7 @@ use crate::one_pass::NoSettings;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Levels {
-    /// 0 or 1, of pictures binarised as `binarize` says.
+    /// 0 or 1, for images binarised as `binarize` says.
     Bernoulli,
     /// One of 256 levels, by a softmax.
     #[default]

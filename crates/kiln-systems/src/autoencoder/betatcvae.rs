@@ -1,31 +1,31 @@
 //! Chen, Li, Grosse & Duvenaud, *Isolating Sources of Disentanglement in Variational Autoencoders*, 2018.
 //!
-//! With q(z) = (1/N) Σₙ q(z|xₙ) over the N pictures of the set, the mean KL term of the evidence bound has three parts (equation 2):
+//! With q(z) = (1/N) Σₙ q(z|xₙ) over the N images of the set, the mean KL term of the ELBO has three parts (equation 2):
 //!
 //! E KL(q(z|x) ‖ p(z)) = I_q(z; x) + KL(q(z) ‖ Πⱼ q(zⱼ)) + Σⱼ KL(q(zⱼ) ‖ p(zⱼ)):
 //!
-//! the index-code mutual information, the total correlation, and the dimension-wise KL. The objective weighs them apart
-//! (equation 4); the paper's β-TCVAE has α = γ = 1:
+//! the index-code mutual information, the total correlation, and the dimension-wise KL. The objective weights them
+//! separately (equation 4); the paper's β-TCVAE has α = γ = 1:
 //!
 //! L = E_q(z|x) log p(x|z) − α·I_q(z; x) − β·TC − γ·Σⱼ KL(q(zⱼ) ‖ p(zⱼ)).
 //!
-//! log q(z) of a draw z from q(z|xᵢ) is estimated from the M pictures of the batch, xᵢ among them:
+//! log q(z) of a draw z from q(z|xᵢ) is estimated from the M images of the batch, including xᵢ:
 //!
 //! - `weighted` (MWS, equation 5): log (1/(N·M)) Σⱼ q(z|xⱼ), biased but simple, the paper's choice;
 //! - `stratified` (MSS, equation S6): log Σⱼ wᵢⱼ q(z|xⱼ) with wᵢᵢ = 1/N, 1/(M − 1) for the others but one, which has
-//!   (N − M + 1)/(N·(M − 1)): the weights of a sum over the set to its whole in expectation.
+//!   (N − M + 1)/(N·(M − 1)): in expectation a sum over the whole set.
 //!
-//! The same with q(zⱼ|x) in the place of q(z|x) gives each log q(zⱼ).
+//! The same with q(zⱼ|x) instead of q(z|x) gives each log q(zⱼ).
 //!
 //! | paper | here |
 //! |---|---|
-//! | α, β, γ | `alpha`, `beta`, `gamma`; all 1 is the evidence bound, whatever the estimate; all β is the β-VAE |
-//! | N, M | pictures of the set, of the batch (of a part of it, with `train.accumulate`) |
+//! | α, β, γ | `alpha`, `beta`, `gamma`; all 1 is the ELBO, whatever the estimate; all β is the β-VAE |
+//! | N, M | images of the set, of the batch (of a part of it, with `train.accumulate`) |
 //! | the three terms | [`decomposition`] |
 //! | log wᵢⱼ | [`log_weights`] |
 //!
-//! The authors' code gives its stratified weights by a stride that puts 1/N into the first column, not the diagonal; here it is
-//! as in the paper.
+//! The authors' code computes the stratified weights with a stride that puts 1/N into the first column instead of the
+//! diagonal; this file follows the paper.
 //!
 //! `kiln train recipes/betatcvae/dsprites.toml`, then `kiln evaluate RUN --metrics mig -n 10000`.
 
@@ -63,13 +63,13 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// The weight of the index-code mutual information.
+    /// α, the weight of the index-code mutual information.
     pub alpha: f64,
-    /// The weight of the total correlation.
+    /// β, the weight of the total correlation.
     pub beta: f64,
-    /// The weight of the dimension-wise KL.
+    /// γ, the weight of the dimension-wise KL.
     pub gamma: f64,
-    /// `weighted` or `stratified`.
+    /// Estimator of log q(z): `weighted` or `stratified`.
     pub sampling: Sampling,
     /// Images over which all three weights rise linearly from 0.
     pub kl_warmup: u64,

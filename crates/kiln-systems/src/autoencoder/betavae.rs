@@ -1,11 +1,11 @@
 //! Higgins et al., *β-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework*, 2017.
 //!
-//! The evidence bound under the constraint KL(q(z|x) ‖ p(z)) < ε, whose Lagrangian is (equation 4)
+//! The ELBO under the constraint KL(q(z|x) ‖ p(z)) < ε, whose Lagrangian is (equation 4)
 //!
 //! F(θ, φ, β; x, z) = E_q(z|x) log p_θ(x|z) − β·KL(q_φ(z|x) ‖ p(z)),
 //!
-//! with β > 1: what z says of x costs more than it is worth to the likelihood, so that it says it in the fewest, independent
-//! numbers. Training minimises −F with one draw of z a picture; β = 1 is the variational autoencoder.
+//! with β > 1. Information in z costs more than it gains in likelihood, so the model encodes only what matters most, in
+//! few, independent latents. Training minimises −F with one sample of z per image; β = 1 is the variational autoencoder.
 //!
 //! | paper | here |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | β | `beta` |
 //! | β_norm = β·M / N (M latents, N pixels; §3) | not a setting: all terms are sums over latents and pixels |
 //!
-//! Whether each factor has a latent of its own: `kiln evaluate RUN --metrics mig`, on a set with known factors.
+//! `kiln evaluate RUN --metrics mig`, on a set with known factors, measures whether each factor has its own latent.
 //!
 //! `kiln train recipes/betavae/dsprites.toml`, then `kiln edit RUN --traverse --out latents.png`.
 
@@ -37,10 +37,10 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// How the weight of the KL term begins.
+    /// Warm-up and free bits of the KL term.
     #[serde(flatten)]
     pub kl: KlConfig,
-    /// β.
+    /// β, the weight of the KL term; 1 is the VAE.
     pub beta: f64,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

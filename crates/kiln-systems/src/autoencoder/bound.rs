@@ -1,6 +1,6 @@
 //! Bounds on log p(x) of a model with a latent z ~ p(z), x ~ p(x|z) and an approximate posterior q(z|x).
 //!
-//! Numbers are nats a picture.
+//! Values are in nats per image.
 
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
@@ -43,8 +43,8 @@ pub fn log_mean_exp(x: Tensor<2>) -> Tensor<1> {
 pub struct KlConfig {
     /// Images over which the weight of the KL term rises linearly from 0 (Sønderby 2016, §2.3).
     pub kl_warmup: u64,
-    /// Nats that each dimension of z may say for nothing, on average over a batch (Kingma 2016, equation 15): below
-    /// that its KL has no gradient. 0 is the bound itself.
+    /// Free nats per dimension of z, on average over a batch (Kingma 2016, equation 15): below that, the KL of the
+    /// dimension has no gradient. 0 is the bound itself.
     pub free_bits: f64,
 }
 

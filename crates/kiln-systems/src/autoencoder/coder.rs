@@ -1,4 +1,4 @@
-//! Networks without a distribution at their end: a code, a class, a belief.
+//! Networks with a deterministic output: a code, class logits, or a discriminator's score.
 
 use burn::module::Module;
 use burn::tensor::Tensor;

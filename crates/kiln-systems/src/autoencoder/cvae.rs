@@ -4,25 +4,25 @@
 //!
 //! log p(x|c) ≥ L_cvae = E_q(z|x,c) log p_θ(x|c, z) − KL(q_φ(z|x, c) ‖ p_θ(z|c)).
 //!
-//! Drawing z from q to learn and from p(z|c) to predict are two things; the Gaussian stochastic network draws from p(z|c) to
-//! learn too, and a hybrid weighs both (equations 7–8):
+//! This trains with z from q but predicts with z from p(z|c). The Gaussian stochastic neural network (GSNN) uses p(z|c)
+//! in training too, and a hybrid weights both (equations 7–8):
 //!
 //! L = α L_cvae + (1 − α) L_gsnn,  L_gsnn = E_p(z|c) log p_θ(x|c, z).
 //!
-//! (The paper calls the condition x and what is generated y.) c is a class, or one to three quadrants of a picture, of which the
-//! others are the structured output (§5.1). Without z, the same networks are the paper's deterministic baseline.
+//! (The paper calls the condition x and the output y.) c is a class, or one to three visible quadrants of an image, of
+//! which the others are the output (§5.1). Without z, the same networks are the paper's deterministic baseline.
 //!
 //! | paper | here |
 //! |---|---|
-//! | c | `condition`: `class`, or `quadrants` of which `observed` are seen |
+//! | c | `condition`: `class`, or `quadrants` of which `observed` are visible |
 //! | prior p_θ(z\|c) | `prior`, learned |
 //! | recognition q_φ(z\|x, c) | `encoder` |
-//! | generation p_θ(x\|c, z) | `decoder`, of z beside what is known of c |
+//! | generation p_θ(x\|c, z) | `decoder`, of z and the features of c |
 //! | α | `alpha` |
 //! | conditional log-likelihood (equations 5–6) | `kiln evaluate --metrics nll --samples K`, by importance samples |
 //! | baseline NN | `deterministic` |
 //!
-//! `kiln train recipes/cvae/mnist-quadrant.toml`, then `kiln complete RUN IN OUT`.
+//! `kiln train recipes/cvae/mnist-quadrant.toml`, then `kiln inpaint RUN IN OUT`.
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
@@ -65,11 +65,11 @@ pub struct Config {
     pub model: LatentConfig,
     /// `class` or `quadrants`.
     pub condition: Conditioning,
-    /// Quadrants that are seen: 1 is the lower left, 2 the left half, 3 all but the lower right.
+    /// Number of visible quadrants: 1 is the lower left, 2 the left half, 3 all but the lower right.
     pub observed: usize,
-    /// α: 1 is the variational bound alone, below it L_gsnn has a part.
+    /// α, the weight of the variational bound: 1 is the bound alone; below 1, L_gsnn has weight 1 − α.
     pub alpha: f64,
-    /// Leaves z out: the deterministic network of the same size.
+    /// Leave z out: the deterministic baseline (`quadrants`).
     pub deterministic: bool,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

@@ -1,15 +1,15 @@
 //! Kulkarni, Whitney, Kohli & Tenenbaum, *Deep Convolutional Inverse Graphics Network*, 2015.
 //!
-//! A variational autoencoder whose first latents are each to hold one factor of the scene: z₁ the azimuth, z₂ the elevation,
-//! z₃ the light, and the rest what the thing itself is like. It is shown batches in which one of them varies (§3.1):
+//! A variational autoencoder whose first latents each learn one factor of the scene: z₁ the azimuth, z₂ the elevation,
+//! z₃ the light. The other latents learn the identity of the object. In each batch, one of these varies (§3.1):
 //!
 //! 1. a kind of batch is drawn, azimuth : elevation : light : intrinsic as 1 : 1 : 1 : 10;
-//! 2. of the encoder's output, what does not belong to the kind is *clamped*: replaced by its mean over the batch, so that the
-//!    decoder must explain all differences by the latent that the kind names;
-//! 3. in the backward pass the gradient of what was clamped is replaced by its difference from that mean (§3.2, *invariance
-//!    targeting*), times 1/100: the latents are pulled to the same value for pictures that agree in what they stand for.
+//! 2. outputs of the encoder that do not belong to the kind are *clamped*: replaced by their mean over the batch, so that
+//!    the decoder must explain all differences by the latent of that kind;
+//! 3. in the backward pass, the gradient of a clamped output is replaced by its difference from that mean (§3.2, *invariance
+//!    targeting*), times 1/100: this makes latents agree for images that share their factor.
 //!
-//! The evidence bound of the clamped posterior trains the rest:
+//! The ELBO of the clamped posterior trains the rest:
 //!
 //! L = E log p(x|z̃) − KL(q̃ ‖ p), q̃ = N(μ̃, σ̃²), with ∂L/∂y ≔ −(y − ȳ)/100 for each clamped number y of the encoder's output.
 //!
@@ -19,11 +19,11 @@
 //! | clamping | [`clamp`], of μ and of log σ², as in the authors' code |
 //! | invariance targeting | [`invariance`] times `invariance_strength` |
 //!
-//! [`clamp`] passes no gradient to what it replaces, and the gradient of [`invariance`] is just the difference from the mean: their
-//! sum replaces the one by the other.
+//! [`clamp`] passes no gradient to the outputs it replaces, and the gradient of [`invariance`] is the difference from the
+//! mean. Their sum therefore replaces the one gradient by the other.
 //!
-//! The networks are the family's, not the paper's: convolutions of stride 2 in the place of pooling, transposed ones in the place of
-//! unpooling. Pictures with known factors: `shapes3d`, `shapes3d:chairs`, `dsprites`.
+//! The networks are this family's, not the paper's: convolutions of stride 2 instead of pooling, transposed ones instead
+//! of unpooling. Sets with known factors: `shapes3d`, `shapes3d:chairs`, `dsprites`.
 //!
 //! `kiln train recipes/dcign/chairs.toml`, then `kiln evaluate RUN --metrics factor_r2` and `kiln edit RUN --traverse --out latents.png`.
 
@@ -49,13 +49,13 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// Factors of the set with a latent each, the first ones.
+    /// Factors of the set that get one latent each, in order.
     pub factors: Vec<String>,
-    /// How often a batch shows one of these factors alone, for each.
+    /// Relative frequency of batches in which one of these factors varies, for each factor.
     pub factor_weight: u64,
-    /// How often all other factors of the set vary and these do not.
+    /// Relative frequency of batches in which these factors are fixed and all others vary.
     pub intrinsic_weight: u64,
-    /// What the difference from the mean is multiplied by in the place of a clamped latent's gradient.
+    /// Factor on the difference from the mean that replaces the gradient of a clamped latent.
     pub invariance_strength: f64,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

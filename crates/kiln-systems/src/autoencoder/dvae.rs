@@ -1,20 +1,20 @@
 //! Im, Ahn, Memisevic & Bengio, *Denoising Criterion for Variational Auto-Encoding Framework*, 2017.
 //!
-//! The encoder sees a corrupted picture x̃ ~ p(x̃|x), the decoder is to give the clean one. The posterior is then the mixture
+//! The encoder sees a corrupted image x̃ ~ p(x̃|x), the decoder must give the clean one. The posterior is then the mixture
 //! q̃(z|x) = E_{p(x̃|x)} q(z|x̃), richer than a Gaussian, and (equation 7, lemma 1, theorem 1)
 //!
 //! L_dvae = E_{p(x̃|x)} E_{q(z|x̃)} log p(x|z) p(z) / q(z|x̃) ≤ E_{q̃(z|x)} log p(x|z) p(z) / q̃(z|x) ≤ log p(x).
 //!
-//! With K > 1 draws from one x̃ each picture, L_dvae is the importance weighted bound of Burda 2016 in the place of the evidence
-//! bound (the paper's DIWAE, §5).
+//! With K > 1 samples of z per image, from one x̃, L_dvae is the importance weighted bound of Burda 2016 instead of the
+//! ELBO (the paper's DIWAE, §5).
 //!
 //! | paper | here |
 //! |---|---|
 //! | p(x̃\|x) | `corruption`, `corruption_level`: [`Corruption::apply`] |
-//! | q(z\|x̃) | `encoder` of what that gives |
+//! | q(z\|x̃) | `encoder` of x̃ |
 //! | L_dvae | [`super::iwae::bound`] of draws from q(z\|x̃) |
 //!
-//! What is measured (`kiln evaluate RUN --metrics nll`) is log p(x) by importance samples from q(z|x) of the clean picture: a
+//! `kiln evaluate RUN --metrics nll` measures log p(x) by importance samples from q(z|x) of the clean image: a
 //! bound on the same quantity as for any other model of this family.
 //!
 //! `kiln train recipes/dvae/mnist.toml`
@@ -39,12 +39,12 @@ use super::vae::training;
 pub enum Corruption {
     /// x̃ = x.
     None,
-    /// `corruption_level` of the pixels become the least or the greatest value, as likely.
+    /// A share `corruption_level` of the pixels become black or white, equally likely.
     #[default]
     SaltAndPepper,
     /// N(x, `corruption_level`²), in pixels scaled to [−1, 1].
     Gaussian,
-    /// `corruption_level` of the pixels become the least value.
+    /// A share `corruption_level` of the pixels become black.
     Masking,
 }
 
@@ -79,9 +79,9 @@ pub struct Config {
     pub model: LatentConfig,
     /// `salt-and-pepper`, `gaussian`, `masking` or `none`.
     pub corruption: Corruption,
-    /// The share of pixels that change; or a standard deviation.
+    /// Share of pixels that change, 0 to 1; for `gaussian` the standard deviation, in pixels scaled to [−1, 1].
     pub corruption_level: f64,
-    /// K, the draws of z a picture; 1 is the paper's DVAE, more its DIWAE.
+    /// K, samples of z per image; 1 is the paper's DVAE, more its DIWAE.
     pub samples: usize,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

@@ -1,14 +1,14 @@
 //! Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016.
 //!
-//! Objective (equation 8): with K draws zₖ ~ q(z|x) a picture and weights wₖ = p(x|zₖ) p(zₖ) / q(zₖ|x),
+//! Objective (equation 8): with K samples zₖ ~ q(z|x) per image and weights wₖ = p(x|zₖ) p(zₖ) / q(zₖ|x),
 //!
-//! L_K = E log (1/K) Σₖ wₖ,  L₁ ≤ L₂ ≤ … ≤ log p(x): a VAE's bound for K = 1, and nearer to log p(x) with each more.
+//! L_K = E log (1/K) Σₖ wₖ,  L₁ ≤ L₂ ≤ … ≤ log p(x): a VAE's bound for K = 1, and tighter with each further sample.
 //!
-//! Its gradient (equations 13–14) is Σₖ w̃ₖ ∇ log wₖ, w̃ₖ = wₖ / Σⱼ wⱼ, zₖ being a function of ε and the encoder. That of the
-//! encoder drowns in noise as K grows (Rainforth 2018). The doubly reparameterised estimator (Tucker, Lawson, Gu & Maddison,
-//! *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives*, 2019, equation 7) has the same mean and does not:
+//! Its gradient (equations 13–14) is Σₖ w̃ₖ ∇ log wₖ, w̃ₖ = wₖ / Σⱼ wⱼ, zₖ being a function of ε and the encoder. For the
+//! encoder, its signal-to-noise ratio falls as K grows (Rainforth 2018). The doubly reparameterised estimator (Tucker, Lawson, Gu & Maddison,
+//! *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives*, 2019, equation 7) has the same mean without this problem:
 //!
-//! ∇_φ L_K = E Σₖ w̃ₖ² (∂ log wₖ / ∂zₖ) (∂zₖ / ∂φ), φ of log q(zₖ|x) itself held; θ's gradient is as before.
+//! ∇_φ L_K = E Σₖ w̃ₖ² (∂ log wₖ / ∂zₖ) (∂zₖ / ∂φ), with φ of log q(zₖ|x) itself held constant; θ's gradient is as before.
 //!
 //! | paper | here |
 //! |---|---|
@@ -43,7 +43,7 @@ pub enum Gradient {
     /// The derivative of the bound's estimate (Burda 2016).
     #[default]
     Iwae,
-    /// Doubly reparameterised (Tucker 2019): a second pass of the decoder for less noise.
+    /// Doubly reparameterised (Tucker 2019): less noise for a second pass of the decoder.
     Dreg,
 }
 
@@ -53,9 +53,9 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// K, the draws of z a picture.
+    /// K, samples of z per image.
     pub samples: usize,
-    /// `iwae` or `dreg`.
+    /// Gradient estimator of the encoder: `iwae` or `dreg`.
     pub gradient: Gradient,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

@@ -1,7 +1,7 @@
 //! The model that most papers here share: z ~ N(0, I), x ~ p(x|z), with an approximate posterior
-//! q(z|x) = N(μ, diag σ²). They differ in what they train it by.
+//! q(z|x) = N(μ, diag σ²). The papers differ in the training objective.
 //!
-//! What it can do is here, once: a system that holds a [`LatentModel`] lists it in its abilities.
+//! The abilities of the model are implemented here once: a system that holds a [`LatentModel`] forwards to it.
 
 use burn::module::Module;
 use burn::tensor::Tensor;

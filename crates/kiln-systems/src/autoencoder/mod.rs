@@ -1,8 +1,8 @@
-//! Autoencoders and explicit likelihood: a file a paper, and what the papers share.
+//! Autoencoders and models with an explicit likelihood: one file per paper, and what the papers share.
 //!
-//! Shared: [`networks`] (encoders and decoders), [`coder`] (networks without a distribution at their end), [`pixels`] (p(x|z) and
-//! binarisation), [`bound`] (what bounds log p(x)), [`latent`] (the model with a Gaussian latent, and all that it can do) and
-//! [`autoregressive`] (what networks that predict pixel after pixel are trained by and can do).
+//! Shared: [`networks`] (encoders and decoders), [`coder`] (networks with a deterministic output), [`pixels`] (p(x|z) and
+//! binarisation), [`bound`] (bounds on log p(x)), [`latent`] (the model with a Gaussian latent and its abilities) and
+//! [`autoregressive`] (training, likelihood and sampling of networks that predict pixel after pixel).
 
 pub mod aae;
 pub mod ae;

@@ -1,7 +1,7 @@
-//! What encoders and decoders are made of: fully connected layers, or convolutions before and after them.
+//! Encoders and decoders: fully connected layers, optionally with convolutions before and after them.
 //!
-//! Networks know nothing of likelihoods and bounds. A condition, where a paper has one, is a vector that joins
-//! the fully connected layers.
+//! The networks do not depend on likelihoods and bounds. A condition, where a paper has one, is a vector that is
+//! concatenated to the input of the fully connected layers.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
@@ -68,9 +68,9 @@ pub struct NetworkConfig {
     pub network: Network,
     /// Widths of the encoder's fully connected layers; the decoder has them in reverse. May be empty.
     pub hidden: Vec<usize>,
-    /// Channels of the first convolution, doubled by each further one (`conv`).
+    /// Channels of the first convolution, doubled by each later one (`conv`).
     pub channels: usize,
-    /// Convolutions, each of which halves the size (`conv`).
+    /// Number of convolutions, each of which halves the size (`conv`).
     pub levels: usize,
     /// `relu`, `tanh` or `softplus`.
     pub nonlinearity: Nonlinearity,
@@ -278,7 +278,7 @@ pub enum Scale {
     None,
     /// One learned number for all pixels of all pictures.
     Scalar,
-    /// A number a pixel, put out by the decoder.
+    /// One number per pixel, an output of the decoder.
     Pixel,
 }
 

@@ -2,15 +2,15 @@
 //! PixelCNN Decoders*, 2016 (2016b).
 //!
 //! Objective: −log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁) (2016a, equation 1), every factor by one pass of a network whose
-//! convolutions see only what comes before a pixel. 2016a: residual blocks of masked convolutions, whose field of view
-//! leaves out a wedge to the right above ("blind spot"). 2016b: layers of a *vertical* stack v over the rows above and a *horizontal*
-//! one h over the own row, without a blind spot,
+//! convolutions see only the pixels before. 2016a: residual blocks of masked convolutions, whose receptive field
+//! misses a wedge to the upper right ("blind spot"). 2016b: layers of a *vertical* stack v over the rows above and a
+//! *horizontal* one h over the current row, without a blind spot,
 //!
 //! v' = tanh(W₁ ∗ v + V₁ᵀc) ⊙ σ(W₂ ∗ v + V₂ᵀc), and likewise h' of W₃ ∗ h + W₄ (W ∗ v) + V₃ᵀc, added to h (equations 2 and 4, figure 2).
 //!
 //! | paper | here |
 //! |---|---|
-//! | masks A and B | [`kiln_nn::masked`], which leaves out what a mask would make zero |
+//! | masks A and B | [`kiln_nn::masked`], which does not compute what a mask would make zero |
 //! | PixelCNN (2016a, figure 5 left) | `stack = "residual"`: [`ResidualBlock`] |
 //! | Gated PixelCNN (2016b, figure 2) | `stack = "gated"`: [`GatedLayer`] |
 //! | h (2016a) / p (2016b) feature maps | `features`: a residual block's input has twice as many |
@@ -47,19 +47,19 @@ pub enum Stack {
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `gated` or `residual`.
+    /// `gated` (2016b) or `residual` (2016a).
     pub stack: Stack,
-    /// Blocks, or gated layers beside the first.
+    /// Residual blocks, or gated layers after the first.
     pub layers: usize,
-    /// Feature maps of a layer, a multiple of the colours.
+    /// Channels of a layer, a multiple of the image's channels.
     pub features: usize,
-    /// Kernel of the first layer, odd and at least 3.
+    /// Kernel size of the first layer, odd, 3 to 31.
     pub first_kernel: usize,
-    /// Kernel of the others, odd and at least 3.
+    /// Kernel size of the other layers, odd, 3 to 31.
     pub kernel: usize,
-    /// Feature maps of the layer before the output, a multiple of the colours.
+    /// Channels of the layer before the output, a multiple of the image's channels.
     pub head: usize,
-    /// Whether p(x | class) is learned (`gated`).
+    /// Condition on the class (`gated`).
     pub class_conditional: bool,
     /// The pixels.
     #[serde(flatten)]

@@ -1,19 +1,19 @@
 //! Van den Oord et al., *Pixel Recurrent Neural Networks*, 2016.
 //!
-//! Objective: −log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁) (equation 1). Every factor sees all pixels before its own, through LSTMs that
-//! walk over the map (equation 3),
+//! Objective: −log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁) (equation 1). Every factor sees the pixels before it through LSTMs that run
+//! over the feature map (equation 3),
 //!
 //! [o, f, i, g] = [σ, σ, σ, tanh](K_ss ∗ h' + K_is ∗ x), c = f ⊙ c' + i ⊙ g, h = o ⊙ tanh c,
 //!
 //! where ' is one step earlier: a row (Row LSTM, §3.1, whose context is a triangle) or a diagonal (Diagonal BiLSTM, §3.2, whose two
-//! directions together see everything above). What one walk sees to the right of a pixel is shifted down a row, so that it is above.
-//! One pixel escapes them: the last one of the row above, which masks keep out of all maps of its own row. It is seen where the
-//! first layer's window reaches it.
+//! directions together see everything above). The output of the LSTM from the right is shifted down a row, so that it contains
+//! only rows above. One pixel is missed: the last one of the row above, which masks keep out of the features of its own row. It
+//! is seen only where the first layer's window reaches it.
 //!
 //! | paper | here |
 //! |---|---|
 //! | K_is, masked (§3.4) | [`MaskedConv2d`] |
-//! | K_ss, the loop | [`recur`], which walks diagonals where they are: what skewing the map is for |
+//! | K_ss, the loop | [`recur`], which runs along the diagonals in place instead of skewing the map |
 //! | Row LSTM, Diagonal BiLSTM | `recurrence`: [`RowLstm`], [`DiagonalBiLstm`] |
 //! | h | `features`; a layer's input has twice as many |
 //! | residual connections (§3.3, figure 5 right) | [`RowLstm`]'s and [`DiagonalBiLstm`]'s `out`, added to the input |
@@ -37,9 +37,9 @@ use super::pixelcnn::{Head, HeadCache, check_sizes, training};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recurrence {
-    /// Row by row: a triangle above the pixel, in one direction (§3.1).
+    /// Row by row; a pixel sees a triangle above it (§3.1).
     RowLstm,
-    /// Along both diagonals: what is before the pixel on either side (§3.2).
+    /// Along both diagonals; a pixel sees everything above and to the left (§3.2).
     #[default]
     DiagonalBilstm,
 }
@@ -51,13 +51,13 @@ pub struct Config {
     pub recurrence: Recurrence,
     /// Recurrent layers.
     pub layers: usize,
-    /// Numbers in the state of a pixel, a multiple of the colours; maps between layers have twice as many.
+    /// Size of a pixel's state, a multiple of the image's channels; layers have twice as many channels between them.
     pub features: usize,
-    /// Kernel of the first layer, odd and at least 3.
+    /// Kernel size of the first layer, odd, 3 to 31.
     pub first_kernel: usize,
-    /// Of the Row LSTM: columns that input and state see of a row, odd and at least 3.
+    /// Row LSTM only: columns of a row that input and state see, odd, 3 to 31.
     pub kernel: usize,
-    /// Feature maps of the layer before the output, a multiple of the colours.
+    /// Channels of the layer before the output, a multiple of the image's channels.
     pub head: usize,
     /// The pixels.
     #[serde(flatten)]

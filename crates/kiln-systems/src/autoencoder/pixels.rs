@@ -1,6 +1,6 @@
-//! p(x|z): what a decoder's numbers say of a picture, and in what form pictures are looked at.
+//! p(x|z): the distribution of an image given the decoder's outputs, and the scaling and binarisation of images.
 //!
-//! Numbers are nats a picture. A Bernoulli on binarised pixels and a discretised logistic give probabilities; a Gaussian
+//! Values are in nats per image. A Bernoulli on binarised pixels and a discretised logistic give probabilities; a Gaussian
 //! gives a *density* over pixels scaled to [−1, 1], which may exceed 1, so that its "nll" may be negative and
 //! compares only with densities over the same scale.
 
@@ -19,15 +19,15 @@ use super::networks::{Output, Scale};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Likelihoods {
-    /// Independent pixels that are 1 with probability σ(logit), of pictures mapped to `[0, 1]`.
+    /// Independent pixels that are 1 with probability σ(logit), for images scaled to `[0, 1]`.
     #[default]
     Bernoulli,
     /// N(mean, `sigma`²) over pixels in [−1, 1].
     Gaussian,
     /// The same with learned variance: see `variance`.
     GaussianLearned,
-    /// The 256 levels of a pixel, by the differences of a logistic's distribution function (Kingma 2016; Salimans
-    /// 2017), its learned width as `variance` says.
+    /// The 256 levels of a pixel, by differences of a logistic distribution function (Kingma 2016; Salimans
+    /// 2017), with a scale learned as `variance` says.
     Logistic,
 }
 
@@ -35,7 +35,7 @@ pub enum Likelihoods {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Binarize {
-    /// They stay grey; log p(x|z) is then minus a cross-entropy, not a log-probability.
+    /// Pixels stay grey; log p(x|z) is then minus a cross-entropy, not a log-probability.
     #[default]
     None,
     /// Each pixel is drawn once, 1 with probability of its grey value (Larochelle & Murray 2011). The
@@ -73,7 +73,7 @@ pub enum Variance {
     /// One number for all pixels of all pictures (Rybkin 2021, σ-VAE).
     #[default]
     Scalar,
-    /// One number a pixel, put out by the decoder (Kingma & Welling 2014, appendix C.2).
+    /// One number per pixel, an output of the decoder (Kingma & Welling 2014, appendix C.2).
     Pixel,
 }
 
@@ -84,11 +84,11 @@ pub struct PixelConfig {
     pub decoder: Likelihoods,
     /// `none`, `static`, `dynamic` (`bernoulli`).
     pub binarize: Binarize,
-    /// σ of `gaussian`, in pixels scaled to [−1, 1]; where a learned width starts.
+    /// σ of `gaussian`, in pixels scaled to [−1, 1]; the initial value of a learned one.
     pub sigma: f64,
-    /// What a learned width may depend on: `scalar`, `pixel`.
+    /// Learned variance: `scalar` (one for all pixels) or `pixel` (one per pixel).
     pub variance: Variance,
-    /// Smallest log σ² that is learned: density has no bound on pixels that are always the same.
+    /// Smallest learned log σ²; without it, the density is unbounded on pixels that never change.
     pub min_log_variance: f64,
 }
 

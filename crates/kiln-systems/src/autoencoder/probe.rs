@@ -1,15 +1,15 @@
-//! What is a code good for? A classifier on an encoder that learned without labels (the use that Hinton & Salakhutdinov
-//! 2006 and every autoencoder course make of one; a "probe" since Alain & Bengio 2017).
+//! A classifier on an encoder that was trained without labels, which shows how useful its codes are (as Hinton &
+//! Salakhutdinov 2006; called a "probe" since Alain & Bengio 2017).
 //!
-//! A few labelled pictures, an encoder E from another run and a new head h, fully connected layers:
+//! With a few labelled images, an encoder E from another run and a new head h of fully connected layers, minimise
 //!
 //! min −log softmax(h(E(x)))`[y]` over h alone (`frozen`), or over h and E (`fine-tune`),
 //!
-//! and, to know what E is worth, the same head on the pixels themselves (`raw`).
+//! or, as the baseline, the same head on the pixels themselves (`raw`).
 //!
 //! | here | |
 //! |---|---|
-//! | `encoder` | E: of any run whose encoder is of this family (`ae`, `aae`, and the means of `vae` and its kin) |
+//! | `encoder` | E: from any run with an encoder of this family (`ae`, `aae`, and the means of `vae`, `iwae`, `dvae`) |
 //! | `head` | h |
 //!
 //! `kiln train ae --out runs/ae`, then `kiln train probe --set model.encoder=runs/ae`, and beside it
@@ -36,27 +36,27 @@ use super::latent::LatentConfig;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tune {
-    /// The head, on the codes of an encoder that stays as it is.
+    /// Train the head, on the codes of a fixed encoder.
     Frozen,
-    /// The head and the encoder.
+    /// Train the head and the encoder.
     FineTune,
-    /// The head, on pixels.
+    /// Train the head on pixels.
     Raw,
 }
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// The run whose encoder it is (`frozen`, `fine-tune`).
+    /// Folder of the run whose encoder to use (`frozen`, `fine-tune`).
     pub encoder: String,
     /// `frozen`, `fine-tune` or `raw`.
     pub tune: Tune,
     /// Widths of the head's hidden layers.
     pub head: Vec<usize>,
-    /// How that run's encoder is made and sees pictures: taken over from it.
+    /// Settings of that encoder, copied from its run.
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// The optimiser of all that learns.
+    /// The optimiser of everything that trains.
     pub optimizer: OptimizerConfig,
 }
 

@@ -1,18 +1,18 @@
 //! Kingma, Rezende, Mohamed & Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
 //!
-//! A few pictures x have a class y, most have none. **M2**: p(y) p(z) p(x|y, z), with q(z|x, y) Gaussian and q(y|x) the
-//! classifier that is wanted. Bounds of a labelled and of an unlabelled picture (equations 6 and 7):
+//! A few images x have a class y, most have none. **M2**: p(y) p(z) p(x|y, z), with q(z|x, y) Gaussian and the
+//! classifier q(y|x). Bounds of a labelled and of an unlabelled image (equations 6 and 7):
 //!
 //! log p(x, y) ≥ E_q(z|x,y) log p(x|y, z) + log p(y) − KL(q(z|x, y) ‖ p(z)) = −L(x, y)
 //!
-//! log p(x) ≥ Σ_y q(y|x) (−L(x, y)) + H(q(y|x)) = −U(x), the sum over all classes, none drawn.
+//! log p(x) ≥ Σ_y q(y|x) (−L(x, y)) + H(q(y|x)) = −U(x), with an exact sum over all classes.
 //!
-//! Objective (equation 9, divided by the N pictures that there are):
+//! Objective (equation 9, divided by the number of images N):
 //!
 //! J^α / N = (N_l / N) · mean L + (N_u / N) · mean U + (α / N) · mean over labelled of −log q(y|x).
 //!
-//! **M1** is a variational autoencoder (the system `vae`) and a classifier on draws from its q(z₁|x). **M1+M2** stacks
-//! them: M2 of codes z₁ ~ q(z₁|x) of a fixed M1 in place of pictures, p(z₁|y, z₂) Gaussian with learned variances, so that
+//! **M1** is a variational autoencoder (the system `vae`) and a classifier on samples of its q(z₁|x). **M1+M2** stacks
+//! them: M2 on codes z₁ ~ q(z₁|x) of a fixed M1 instead of images, with p(z₁|y, z₂) Gaussian with learned variances:
 //! p(x, y, z₁, z₂) = p(y) p(z₂) p(z₁|y, z₂) p(x|z₁).
 //!
 //! | paper | here |
@@ -22,7 +22,7 @@
 //! | q_φ(y\|x) | `classifier` |
 //! | −L(x, y) | [`Ssvae::labelled_bound`] |
 //! | −U(x) | [`Ssvae::unlabelled_bound`] |
-//! | α | `alpha` · N; the paper's 0.1 of 3,000 epochs lets short training ignore the labels |
+//! | α | `alpha` · N; with the paper's 0.1, meant for 3,000 epochs, short training ignores the labels |
 //!
 //! `kiln train ssvae --data mnist --set data.labels=100`; M1+M2 by `kiln train vae --data mnist --out runs/m1`, then
 //! `--set model.mode=m1+m2 --set model.m1=runs/m1`.
@@ -58,13 +58,13 @@ use crate::one_pass::NoSettings;
 /// Which of the paper's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// q(y|x) alone, on the labelled pictures: what the others are compared with.
+    /// q(y|x) alone, on the labelled images: the baseline.
     #[serde(rename = "supervised")]
     Supervised,
     /// A classifier on codes of M1.
     #[serde(rename = "m1")]
     M1,
-    /// The semi-supervised model of pictures.
+    /// The semi-supervised model of images.
     #[serde(rename = "m2")]
     M2,
     /// The semi-supervised model of codes of M1.
@@ -78,7 +78,7 @@ pub enum Mode {
 pub enum ClassPrior {
     /// 1 / classes.
     Uniform,
-    /// Learned from what the labelled pictures are and the others are taken for.
+    /// Learned from the labels, and from the predictions for unlabelled images.
     Empirical,
 }
 
@@ -87,9 +87,9 @@ pub enum ClassPrior {
 pub struct Config {
     /// `m2`, `m1+m2`, `m1` or `supervised`.
     pub mode: Mode,
-    /// The run of `vae` that is M1 (`m1`, `m1+m2`).
+    /// Folder of the `vae` run that is M1 (`m1`, `m1+m2`).
     pub m1: String,
-    /// The networks of pictures and p(x|·): M2's own, or M1's, taken over from that run.
+    /// The networks and p(x|·): M2's own, or M1's, copied from that run.
     #[serde(flatten)]
     pub model: LatentConfig,
     /// Widths of the fully connected layers of q(y|·).
@@ -100,7 +100,7 @@ pub struct Config {
     pub top_hidden: Vec<usize>,
     /// α / N, the weight of the classifier's cross-entropy.
     pub alpha: f64,
-    /// `uniform` or `empirical`.
+    /// p(y): `uniform` or `empirical`.
     pub class_prior: ClassPrior,
     /// The optimiser.
     pub optimizer: OptimizerConfig,

@@ -1,17 +1,17 @@
 //! Kingma & Welling, *Auto-Encoding Variational Bayes*, 2014.
 //!
-//! Objective (equations 7 and 10, appendix B): the evidence bound of a picture x,
+//! Objective (equations 7 and 10, appendix B): the evidence lower bound (ELBO) of an image x,
 //!
 //! L = E_q(z|x) log p_θ(x|z) − KL(q_φ(z|x) ‖ p(z)) ≤ log p_θ(x), with
 //! q_φ(z|x) = N(μ, diag σ²), p(z) = N(0, I), z = μ + σ ⊙ ε, ε ~ N(0, I), and
 //! KL = −½ Σⱼ (1 + log σⱼ² − μⱼ² − σⱼ²).
 //!
-//! Training minimises −E log p(x|z) + KL, with one draw of ε a picture (the paper's L = 1).
+//! Training minimises −E log p(x|z) + KL, with one sample of ε per image (the paper's L = 1).
 //!
 //! | paper | here |
 //! |---|---|
 //! | q_φ(z\|x): μ, log σ² | `encoder`: [`super::networks::Encoder::forward`] |
-//! | p_θ(x\|z) | `decoder`, read by [`super::pixels::PixelConfig::log_likelihood`]: a Bernoulli (appendix C.1) or a Gaussian (C.2) a pixel |
+//! | p_θ(x\|z) | `decoder`, read by [`super::pixels::PixelConfig::log_likelihood`]: a Bernoulli (appendix C.1) or a Gaussian (C.2) per pixel |
 //! | ε, z | [`LatentModel::draw`] |
 //! | −KL term | [`gaussian_kl`] |
 //! | log p(x) | [`LatentModel`]'s `nll`, by importance sampling |
@@ -36,7 +36,7 @@ pub struct Config {
     /// The networks and p(x|z).
     #[serde(flatten)]
     pub model: LatentConfig,
-    /// The weight of the KL term.
+    /// Warm-up and free bits of the KL term.
     #[serde(flatten)]
     pub kl: KlConfig,
     /// The optimiser.

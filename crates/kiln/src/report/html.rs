@@ -1,4 +1,4 @@
-//! The comparison as one page that needs nothing else: style inside, pictures as data, curves as SVG.
+//! The comparison as one self-contained HTML page: inline style, images as data, curves as SVG.
 
 use std::fmt::Write;
 

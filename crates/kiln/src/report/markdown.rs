@@ -1,4 +1,4 @@
-//! The comparison as Markdown, its pictures in a folder beside it.
+//! The comparison as Markdown, with its images in a folder beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What does a comparison hold, however it is written down? Text here is plain; each writer escapes
+//! The contents of a comparison, independent of the output format. Text here is plain; each writer escapes
 //! it for its own format.
 
 pub mod html;

@@ -1,4 +1,4 @@
-//! How does something run along a training, for each run? An SVG: title and legend on top, faint raw
+//! Plots of a logged value during training, one curve per run, as SVG: title and legend on top, faint raw
 //! lines under smooth ones.
 
 use std::fmt::Display;

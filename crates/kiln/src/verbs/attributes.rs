@@ -1,8 +1,8 @@
-//! `kiln edit --attribute`: what makes a picture of one class one of another?
+//! `kiln edit --attribute`: moves images along the attribute vector of a class.
 //!
-//! v = mean μ(x) of pictures that have the attribute − mean μ(x) of those that have not (Larsen et al. 2016, *Autoencoding beyond
-//! Pixels Using a Learned Similarity Metric*, §4.2; White 2016, *Sampling Generative Networks*, §4.1), from as many pictures of
-//! every class so that v says nothing else; a row walks from z − s·v to z + s·v.
+//! v = mean μ(x) of images that have the attribute − mean μ(x) of those that do not (Larsen et al. 2016, *Autoencoding beyond
+//! Pixels Using a Learned Similarity Metric*, §4.2; White 2016, *Sampling Generative Networks*, §4.1), from equally many images
+//! of every class so that v encodes nothing else. A row goes from z − s·v to z + s·v.
 
 use std::path::Path;
 
@@ -28,12 +28,11 @@ const SEEN: usize = 10_000;
 
 #[derive(Args)]
 pub struct AttributeArgs {
-    /// CLASS or CLASS:CLASS of the run's data, by name or number: a row for each start, from less to more of the first class, and
-    /// from more to less of the second (of all others if there is none); the start is a sample of --start (0 by default), or a
-    /// picture of --from
+    /// Draw one row per start, from less to more of a class: CLASS, or CLASS:OTHER to move away from another class (by
+    /// default from all others), by name or number; starts from a sample of --start (0 by default) or an image of --from
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn", "traverse"])]
     pub attribute: Option<String>,
-    /// How far from the start: 1 is from the mean of the one to the mean of the other
+    /// Distance from the start: 1 is the distance between the means of the two classes
     #[arg(long, requires = "attribute", default_value_t = 1.0)]
     strength: f64,
 }

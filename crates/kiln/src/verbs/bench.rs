@@ -1,4 +1,4 @@
-//! `kiln bench`: how long the field's usual work takes on this machine. `benches/peers/` runs the same work
+//! `kiln bench`: times typical training and inference work on this machine. `benches/peers/` runs the same work
 //! in PyTorch and prints ratios.
 
 use std::time::Instant;
@@ -30,18 +30,18 @@ use crate::{Common, hardware};
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// What to time; if nothing is named all but naive sampling, which takes minutes
+    /// Benchmarks to run; by default all but naive sampling, which takes minutes
     work: Vec<Work>,
-    /// Pictures at a time, instead of the work's own number
+    /// Batch size, instead of the benchmark's own
     #[arg(long)]
     batch: Option<usize>,
-    /// Side of the pictures, instead of the work's own
+    /// Image side in pixels, instead of the benchmark's own
     #[arg(long)]
     size: Option<usize>,
-    /// Channels, instead of the work's own
+    /// Channels, instead of the benchmark's own
     #[arg(long)]
     channels: Option<usize>,
-    /// Timed runs, after three that warm up; the median counts
+    /// Timed runs after three warm-up runs; the median is reported
     #[arg(long, default_value_t = 9)]
     runs: usize,
 }
@@ -61,21 +61,21 @@ enum Work {
     UnetForward,
     /// DCGAN's step, discriminator and generator, at 64×64 RGB, batch 64
     Dcgan,
-    /// AdamW and weight average of 30 million parameters
+    /// AdamW and EMA of 30 million parameters
     Adamw,
-    /// A training step (Adam) of a VAE of bits: two layers of 500 units each way, 50 latents, batch 100
+    /// A training step (Adam) of a VAE of binary pixels: two layers of 500 units each way, 50 latents, batch 100
     Vae,
-    /// 1,000 pictures of it
+    /// 1,000 samples of it
     VaeSample,
-    /// A training step (Adam) of a gated PixelCNN on bits: 7 layers of 24 maps at 28×28, batch 16
+    /// A training step (Adam) of a gated PixelCNN on binary pixels: 7 layers of 24 channels at 28×28, batch 16
     Pixelcnn,
     /// The same of a Diagonal BiLSTM: 2 layers of 24 states
     Pixelrnn,
-    /// 16 pictures of the PixelCNN, pixel by pixel with what is known of the others
+    /// 16 samples of the PixelCNN, pixel by pixel, reusing earlier computations
     PixelcnnSample,
-    /// The same by a whole pass for each pixel
+    /// The same with a full pass for each pixel
     PixelcnnSampleNaive,
-    /// 16 pictures of the Diagonal BiLSTM, pixel by pixel
+    /// 16 samples of the Diagonal BiLSTM, pixel by pixel
     PixelrnnSample,
 }
 

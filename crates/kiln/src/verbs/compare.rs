@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
@@ -34,32 +34,31 @@ const ACROSS: usize = 8;
 
 #[derive(Args)]
 pub struct CompareArgs {
-    /// The run folders
+    /// Run folders
     runs: Vec<PathBuf>,
-    /// The page
+    /// HTML page to write
     #[arg(long, default_value = "compare.html")]
     out: PathBuf,
-    /// Also as Markdown, with its pictures in a folder beside it
+    /// Write Markdown too, with its images in a folder beside it
     #[arg(long)]
     markdown: Option<PathBuf>,
-    /// As of `kiln evaluate`; by default what the runs' abilities suggest (a costly likelihood is not
-    /// among it); `none` measures nothing
+    /// Metrics of `kiln evaluate`; by default those that fit the runs' abilities, without costly likelihoods; `none`
+    /// measures nothing
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
-    /// classifier:SET — the feature net; by default a classifier of each run's own set
+    /// Feature network, such as classifier:SET; by default a classifier of each run's own set
     #[arg(long)]
     features: Option<String>,
-    /// Pictures to generate for a measure, or at most to read
+    /// Images to generate or, at most, to read for each metric
     #[arg(short, default_value_t = 1000)]
     n: usize,
-    /// Keys the samples, the same for every run
+    /// Seed of the samples, the same for every run
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Part of the data to measure with; by default train for measures of generated pictures as a
-    /// whole, test for all others
+    /// Part of the data: train, test or all; by default train for metrics of generated images, test for all others
     #[arg(long)]
     split: Option<Split>,
-    /// Samples shown of each run
+    /// Samples shown per run
     #[arg(long, default_value_t = 36)]
     samples: usize,
 }
@@ -252,17 +251,10 @@ impl Subject {
             if !common.quiet {
                 eprintln!("measuring {}: {}", self.name, part.join(", "));
             }
-            self.measures.extend(measure(&evaluation(command)?, common)?);
+            self.measures.extend(measure(&EvaluateArgs::parse(command)?, common)?);
         }
         Ok(())
     }
-}
-
-/// The arguments of `kiln evaluate` from its command line: what is measured is what the page says.
-fn evaluation(command: Vec<String>) -> Result<EvaluateArgs> {
-    let parser = EvaluateArgs::augment_args(Command::new("evaluate").no_binary_name(true));
-    let parsed = parser.try_get_matches_from(command).and_then(|m: ArgMatches| EvaluateArgs::from_arg_matches(&m));
-    parsed.map_err(Error::usage)
 }
 
 /// A word as a shell takes it.

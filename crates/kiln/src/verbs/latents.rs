@@ -1,4 +1,4 @@
-//! `kiln interpolate` and `kiln edit`: walks and arithmetic in a latent space.
+//! `kiln interpolate` and `kiln edit`: interpolation and arithmetic in latent space.
 
 use std::path::PathBuf;
 
@@ -19,53 +19,53 @@ use crate::verbs::{need, open};
 
 #[derive(Args)]
 pub struct InterpolateArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// The PNG to write: one walk a row
+    /// PNG to write: one interpolation per row
     #[arg(long)]
     out: PathBuf,
-    /// Sample indices to walk between, such as 0,1,2,3
+    /// Indices of the samples to interpolate between, such as 0,1,2,3
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4")]
     through: Vec<u64>,
-    /// Pictures from one to the next
+    /// Images per row, both ends included
     #[arg(long, default_value_t = 9)]
     steps: usize,
-    /// Keys the samples: index 3 is picture 3 of `kiln sample` with this seed
+    /// Seed; index 3 is image 3 of `kiln sample` with this seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
 
 #[derive(Args)]
 pub struct EditArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// The PNG to write: exemplars of each term, then the result with small variations
+    /// PNG to write: the samples of each term, then the result with small variations
     #[arg(long)]
     out: PathBuf,
-    /// Sample indices whose mean latent is the start
+    /// Indices of the samples whose mean latent is the start
     #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     start: Vec<u64>,
-    /// Indices whose mean is taken away
+    /// Indices of the samples whose mean latent is subtracted
     #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     minus: Vec<u64>,
-    /// Indices whose mean is added
+    /// Indices of the samples whose mean latent is added
     #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     plus: Vec<u64>,
-    /// Turn instead of add: a row for each start, that many pictures from start − turn to start + turn,
-    /// where turn is half of mean(plus) − mean(minus)
+    /// Draw one row per start instead, with this many images from start − turn to start + turn, where turn is half of
+    /// mean(plus) − mean(minus)
     #[arg(long)]
     turn: Option<usize>,
     #[command(flatten)]
     traverse: TraverseArgs,
     #[command(flatten)]
     attribute: AttributeArgs,
-    /// Begin at the codes of pictures (a folder, a zip, one picture, a set) of these indices of --start
+    /// Start from encoded images of this image, folder, zip or set; --start gives their indices
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
     from: Option<PathBuf>,
-    /// Pictures in a row of --traverse and --attribute
+    /// Images per row of --traverse and --attribute
     #[arg(long, default_value_t = 9)]
     columns: usize,
-    /// Keys the samples
+    /// Seed of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

@@ -1,4 +1,4 @@
-//! The verbs, one file each or one for a few alike.
+//! The verbs of the command line, one file each or one for a few similar ones.
 
 pub mod attributes;
 pub mod bench;

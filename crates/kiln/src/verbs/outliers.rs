@@ -1,13 +1,13 @@
-//! `kiln outliers`, and the metric of that name: how foreign is a picture to what a run has learned?
+//! `kiln outliers`, and the metric of that name: scores how unlike a run's training data an image is.
 //!
 //! | score | |
 //! |---|---|
-//! | `nll` | −log p(x). Fails: smooth pictures of another kind can be more probable than the run's own (Nalisnick 2019a) |
-//! | `typicality` | \|−log p(x) − its mean over the run's own pictures\|, for one picture at a time (Nalisnick 2019b, *Detecting Out-of-Distribution Inputs Using Typicality*) |
-//! | `complexity` | −log p(x) less the length of the picture as PNG (Serrà et al. 2020, *Input Complexity and Out-of-distribution Detection*, equation 2) |
-//! | `ratio` | −log p(x) + log p_background(x), by a second run that knows pictures in general (Ren et al. 2019, *Likelihood Ratios for Out-of-Distribution Detection*) |
+//! | `nll` | −log p(x). Fails where smooth images of another kind are more probable than the run's own (Nalisnick 2019a) |
+//! | `typicality` | \|−log p(x) − its mean over the run's own images\|, for one image at a time (Nalisnick 2019b, *Detecting Out-of-Distribution Inputs Using Typicality*) |
+//! | `complexity` | −log p(x) minus the length of the image as PNG (Serrà et al. 2020, *Input Complexity and Out-of-distribution Detection*, equation 2) |
+//! | `ratio` | −log p(x) + log p_background(x), by a second run trained on images in general (Ren et al. 2019, *Likelihood Ratios for Out-of-Distribution Detection*) |
 //!
-//! All in nats; higher is more foreign.
+//! All in nats; higher means more of an outlier.
 
 use std::path::{Path, PathBuf};
 
@@ -32,20 +32,20 @@ use crate::verbs::{need, open};
 
 #[derive(Args)]
 pub struct OutliersArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
-    /// A second run, of pictures in general: adds the likelihood ratio
+    /// Second run, trained on images in general: adds the likelihood ratio
     #[arg(long)]
     background: Option<PathBuf>,
-    /// Importance samples behind each likelihood; 0 takes the bound
+    /// Importance samples for each likelihood; 0 uses the bound
     #[arg(long, default_value_t = 0)]
     samples: usize,
-    /// The run's own held-out pictures that the input is compared with
+    /// Number of the run's own held-out images to compare with
     #[arg(short, default_value_t = 500)]
     n: usize,
-    /// Keys what is drawn
+    /// Seed of the importance samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

@@ -23,49 +23,49 @@ use crate::verbs::{need, open};
 
 #[derive(Args)]
 pub struct TranslateArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
-    /// The picture or folder to write
+    /// Image or folder to write
     output: PathBuf,
-    /// a2b or b2a
+    /// Direction, such as a2b or b2a; the run's first by default
     #[arg(long)]
     direction: Option<String>,
-    /// Keys all randomness: the same seed gives the same pictures
+    /// Seed; the same seed gives the same images
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Keep each picture's own size instead of the size the run was trained at
+    /// Keep each image's own size instead of resizing to the training size
     #[arg(long)]
     native: bool,
 }
 
 #[derive(Args)]
 pub struct ReconstructArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
-    /// The picture or folder to write
+    /// Image or folder to write
     output: PathBuf,
 }
 
 #[derive(Args)]
 pub struct EncodeArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
-    /// The safetensors file to write: `latents` `[n, d]`, and the pictures' names, a line each, in its metadata
+    /// Safetensors file to write: a tensor `latents` `[n, d]`, and the images' names, one per line, in its metadata
     #[arg(long)]
     out: PathBuf,
 }
 
 #[derive(Args)]
 pub struct ClassifyArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// A picture, a folder or a zip of pictures
+    /// Image, or folder or zip of images
     input: PathBuf,
 }
 

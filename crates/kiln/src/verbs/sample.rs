@@ -27,39 +27,39 @@ use crate::output::Output;
 use crate::verbs::pictures::one_picture;
 use crate::verbs::{need, open, weight_set};
 
-/// Pictures made at a time; the pictures do not depend on it.
+/// Images generated at a time; the images do not depend on it.
 pub const CHUNK: u64 = 100;
 
 #[derive(Args)]
 pub struct SampleArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// How many
+    /// Number of images
     #[arg(short)]
     n: usize,
-    /// Keys all randomness: the same seed gives the same pictures
+    /// Seed; the same seed gives the same images at any batch size
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for 00000.png …, and grid.png
+    /// Folder to write: 00000.png … and grid.png
     #[arg(long)]
     out: PathBuf,
-    /// Only this class
+    /// Sample this class only, by number from 0
     #[arg(long)]
     class: Option<u32>,
-    /// Initial noise: safetensors with a tensor `noise` `[n, c, h, w]`
+    /// Start from this noise: a safetensors file with a tensor `noise` `[n, c, h, w]`
     #[arg(long)]
     noise: Option<PathBuf>,
-    /// What a network with a context looks at: safetensors with a tensor `encoder_hidden_states`
-    /// `[n or 1, tokens, features]`, and perhaps `negative_encoder_hidden_states` to guide away from
+    /// Text embeddings for a conditional network: a safetensors file with a tensor `encoder_hidden_states`
+    /// `[n or 1, tokens, features]` and optionally `negative_encoder_hidden_states` to guide away from
     #[arg(long)]
     context: Option<PathBuf>,
-    /// Which weights to use: ema (the average, where the run keeps one) or live
+    /// Weights to use: ema (the moving average, if the run keeps one) or live
     #[arg(long, value_parser = weight_set, default_value = "ema")]
     weights: WeightSet,
-    /// While sampling, show the pictures expected so far in preview.png
+    /// While sampling, write the current predictions of the images to preview.png
     #[arg(long)]
     preview: bool,
-    /// Draw the pictures expected along the chain, into trajectory.png
+    /// Write the predictions along the denoising steps to trajectory.png
     #[arg(long)]
     trajectory: bool,
     #[command(flatten)]
@@ -69,43 +69,43 @@ pub struct SampleArgs {
 /// Settings of the sampler; each system has its own defaults.
 #[derive(Args, Clone, Default, Serialize)]
 pub struct SamplerArgs {
-    /// ddpm, ddim, euler, euler-ancestral, heun, dpm++, dpm++-sde, unipc, pc or ode
+    /// Sampler: ddpm, ddim, euler, euler-ancestral, heun, dpm++, dpm++-sde, unipc, pc or ode
     #[arg(long, help_heading = SAMPLER)]
     pub sampler: Option<String>,
-    /// Denoising steps
+    /// Number of denoising steps
     #[arg(long, help_heading = SAMPLER)]
     pub steps: Option<usize>,
-    /// Which times they visit: leading, trailing, linspace or quadratic
+    /// Spacing of the timesteps: leading, trailing, linspace or quadratic
     #[arg(long, help_heading = SAMPLER)]
     pub timestep_spacing: Option<String>,
-    /// DDIM's η: 0 deterministic, 1 as random as DDPM
+    /// η of ddim: 0 is deterministic, 1 adds as much noise as ddpm
     #[arg(long, help_heading = SAMPLER)]
     pub eta: Option<f64>,
-    /// Variance of DDPM's steps: small (β̃) or large (β)
+    /// Variance of ddpm's steps: small (β̃) or large (β)
     #[arg(long, help_heading = SAMPLER)]
     pub variance: Option<String>,
-    /// Noise levels of a solver: schedule, karras or exponential
+    /// Spacing of a solver's noise levels: schedule, karras or exponential
     #[arg(long, help_heading = SAMPLER)]
     pub sigmas: Option<String>,
-    /// The most noise σ/α that karras and exponential begin at, such as 80
+    /// Largest noise level σ/α of karras and exponential, such as 80
     #[arg(long, help_heading = SAMPLER)]
     pub sigma_max: Option<f64>,
-    /// Where a solver ends: zero or sigma_min
+    /// Last noise level of a solver: zero or sigma_min
     #[arg(long, help_heading = SAMPLER)]
     pub final_sigma: Option<String>,
     /// Order of dpm++ and unipc: 1 to 3
     #[arg(long, help_heading = SAMPLER)]
     pub order: Option<usize>,
-    /// midpoint or heun of dpm++, bh1 or bh2 of unipc
+    /// Variant of the solver: midpoint or heun for dpm++, bh1 or bh2 for unipc
     #[arg(long, help_heading = SAMPLER)]
     pub solver_type: Option<String>,
     /// Predictor of pc: reverse-diffusion, ancestral or none
     #[arg(long, help_heading = SAMPLER)]
     pub predictor: Option<String>,
-    /// Langevin steps of pc at each level
+    /// Langevin corrector steps of pc at each noise level
     #[arg(long, help_heading = SAMPLER)]
     pub corrector_steps: Option<usize>,
-    /// Their signal-to-noise ratio
+    /// Signal-to-noise ratio of the corrector steps
     #[arg(long, help_heading = SAMPLER)]
     pub snr: Option<f64>,
     /// Relative tolerance of ode
@@ -114,50 +114,50 @@ pub struct SamplerArgs {
     /// Absolute tolerance of ode
     #[arg(long, help_heading = SAMPLER)]
     pub atol: Option<f64>,
-    /// Classifier-free guidance scale (1 is unguided); without --class, to a class drawn for each picture
+    /// Classifier-free guidance scale; 1 is unguided. Without --class, a class is drawn for each image
     #[arg(long, help_heading = GUIDANCE)]
     pub guidance_scale: Option<f64>,
-    /// How far a guided prediction is brought back to the unguided one's deviation: 0 to 1
+    /// Rescale guided predictions towards the standard deviation of unguided ones: 0 (off) to 1
     #[arg(long, help_heading = GUIDANCE)]
     pub guidance_rescale: Option<f64>,
-    /// Noise levels σ/α between which to guide, such as 0.2,5
+    /// Guide only between these noise levels σ/α, such as 0.2,5
     #[arg(long, value_parser = interval, help_heading = GUIDANCE)]
     pub guidance_interval: Option<[f64; 2]>,
-    /// A run that classifies: one of noisy-classifier guides the noisy picture, any other the predicted one
+    /// Guide by the classifier of this run: a noisy-classifier on the noisy image, any other on the predicted one
     #[arg(long, help_heading = GUIDANCE)]
     #[serde(skip)]
     pub classifier: Option<PathBuf>,
-    /// Show it something else than it knows: noisy (the picture of the chain) or clean (the predicted one)
+    /// Override what the classifier sees: noisy (the current image) or clean (the predicted one)
     #[arg(long, requires = "classifier", value_parser = looks, help_heading = GUIDANCE)]
     #[serde(skip)]
     pub classifier_looks_at: Option<Looks>,
-    /// How strongly
+    /// Strength of the classifier's guidance
     #[arg(long, default_value_t = 1.0, requires = "classifier", help_heading = GUIDANCE)]
     #[serde(skip)]
     pub classifier_scale: f64,
-    /// A picture to come near to: colours:FILE by its histogram, edges:FILE by its outlines; or mask:FILE, bright where a
-    /// --segmenter is to see the class
+    /// Guide by an image: colours:FILE (its colour histogram), edges:FILE (its outlines), or with --segmenter mask:FILE
+    /// (bright where the class should be)
     #[arg(long, help_heading = GUIDANCE)]
     #[serde(skip)]
     pub guide: Option<String>,
-    /// A run that segments, for --guide mask:FILE
+    /// Run of a segmenter, for --guide mask:FILE
     #[arg(long, requires = "guide", help_heading = GUIDANCE)]
     #[serde(skip)]
     pub segmenter: Option<PathBuf>,
-    /// How strongly
+    /// Strength of --guide
     #[arg(long, default_value_t = 1.0, requires = "guide", help_heading = GUIDANCE)]
     #[serde(skip)]
     pub guide_scale: f64,
-    /// Steps uphill on the predicted picture itself, for a guide that looks at it
+    /// Gradient steps on the predicted image, for guides that look at it
     #[arg(long, help_heading = GUIDANCE)]
     pub backward_steps: Option<usize>,
-    /// The size of each
+    /// Size of each gradient step
     #[arg(long, requires = "backward_steps", help_heading = GUIDANCE)]
     pub backward_rate: Option<f64>,
-    /// How often each step of ddpm and ddim is undone and taken again
+    /// Undo and repeat each step of ddpm and ddim this many times
     #[arg(long, help_heading = GUIDANCE)]
     pub recurrence: Option<usize>,
-    /// Truncation ψ of the latent
+    /// Multiply the latent by ψ: below 1 gives more typical, less varied images
     #[arg(long, help_heading = SAMPLER)]
     pub truncation_psi: Option<f64>,
 }

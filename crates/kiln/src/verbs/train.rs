@@ -16,61 +16,69 @@ use crate::verbs::{evaluate, sample};
 
 #[derive(Args)]
 pub struct TrainArgs {
-    /// A system of `kiln systems`, or a recipe file
+    /// System (see `kiln systems`) or recipe file (.toml)
     system: String,
-    /// A name of `kiln data list`, a folder or a zip; two domains separated by a comma
+    /// Data set: a name from `kiln data list`, a folder or a zip; separate two domains by a comma
     #[arg(long)]
     data: Option<String>,
-    /// Change a setting: --set model.unet.base_channels=32
+    /// Override a setting of the recipe, such as --set model.unet.base_channels=32; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Stop after so many steps in all (schedules keep the length of train.images)
+    /// Stop after this many steps in total; schedules keep the length of train.images
     #[arg(long)]
     steps: Option<u64>,
-    /// Images a step
+    /// Images per step (train.batch)
     #[arg(long)]
     batch: Option<usize>,
-    /// Keys all randomness
+    /// Seed of all randomness
     #[arg(long)]
     seed: Option<u64>,
-    /// Measure the averaged networks every so many images (train.evaluate_every)
+    /// Evaluate the EMA networks every so many images (train.evaluate_every)
     #[arg(long, value_name = "IMAGES")]
     evaluate_every: Option<u64>,
-    /// What to measure then: a list such as fid,is (train.metrics)
+    /// Metrics of that evaluation: a list such as fid,is (train.metrics)
     #[arg(long, requires = "evaluate_every")]
     metrics: Option<String>,
-    /// The run folder; `runs/SYSTEM` by default
+    /// Run folder to create; runs/SYSTEM by default
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Check everything, print the resolved recipe, train nothing
+    /// Check the recipe and the data, print the resolved recipe, and stop
     #[arg(long)]
     dry_run: bool,
-    /// Afterwards write so many samples and a grid into the run folder
+    /// After training, write N samples and a grid into the run folder
     #[arg(long, value_name = "N")]
     then_sample: Option<usize>,
-    /// Afterwards score the run: a list such as fid,is
+    /// After training, evaluate the run: a list such as fid,is
     #[arg(long, value_name = "METRICS")]
     then_evaluate: Option<String>,
 }
 
 #[derive(Args)]
 pub struct ResumeArgs {
-    /// The run folder
+    /// Run folder
     run: PathBuf,
-    /// Stop after so many steps in all
+    /// Stop after this many steps in total
     #[arg(long)]
     steps: Option<u64>,
+}
+
+/// The system of a recipe file, and its settings on top of that system's defaults.
+///
+/// # Errors
+/// If it is not TOML, or names no system.
+pub fn read_recipe(path: &Path) -> Result<(Box<dyn AnySystem>, Table)> {
+    let changes = read_table(path)?;
+    let id = changes.get("system").and_then(|v| v.as_str()).ok_or_else(|| {
+        Error::usage(format!("{}: no `system`; its first line must be such as system = \"ddpm\"", path.display()))
+    })?;
+    Ok((find(id)?, changes))
 }
 
 /// The system and the full recipe of a command.
 fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Table)> {
     let path = Path::new(&args.system);
     let (system, mut recipe) = if args.system.ends_with(".toml") {
-        let changes = read_table(path)?;
-        let id = changes.get("system").and_then(|v| v.as_str()).ok_or_else(|| {
-            Error::usage(format!("{}: no `system`; its first line must be such as system = \"ddpm\"", path.display()))
-        })?;
-        let system = find(id)?;
+        let (system, changes) = read_recipe(path)?;
         let mut recipe = system.defaults()?;
         merge(&mut recipe, &changes, &path.display().to_string())?;
         (system, recipe)

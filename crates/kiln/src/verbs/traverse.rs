@@ -1,8 +1,8 @@
-//! `kiln edit --traverse`: what does each number of a latent do to the picture?
+//! `kiln edit --traverse`: shows the effect of each latent on the image.
 //!
-//! One row a latent: it takes values from −range to range, the others keep those of the start (Higgins 2017, §4). Where a run can
-//! encode, rows come in the order of what latents say: the variance of a latent's mean over pictures (Burda 2016, §5.2), which is
-//! near 0 where the prior is all it holds.
+//! One row per latent: it varies from −range to range, the others keep the values of the start (Higgins 2017, §4). If the run can
+//! encode, rows are sorted by the variance of a latent's mean over images (Burda 2016, §5.2), which is near 0 for latents that
+//! carry no information.
 
 use std::path::Path;
 
@@ -24,14 +24,14 @@ const SEEN: usize = 500;
 
 #[derive(Args)]
 pub struct TraverseArgs {
-    /// A row for each latent, which takes values from −range to range there; the start is a sample of --start (0 by
-    /// default), or a picture of --from
+    /// Draw one row per latent, which varies from −range to range; starts from a sample of --start (0 by default) or an
+    /// image of --from
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
     pub traverse: bool,
-    /// The largest value of a latent
+    /// Largest value of a latent
     #[arg(long, requires = "traverse", default_value_t = 3.0)]
     range: f64,
-    /// Rows, of the latents that say most; 0 for all
+    /// Number of rows, most informative latents first; 0 for all
     #[arg(long, requires = "traverse", default_value_t = 0)]
     rows: usize,
 }

@@ -1,4 +1,4 @@
-//! What do a run's classes and features say of labelled pictures?
+//! Metrics of a run's classes and features on labelled images.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};

@@ -1,4 +1,4 @@
-//! Does a latent space lie well? Its paths are short, and planes part it.
+//! Metrics of a latent space: path length, separability, disentanglement, match with the prior.
 
 use burn::tensor::Tensor;
 use kiln_core::random::Key;

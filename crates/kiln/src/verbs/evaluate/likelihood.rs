@@ -1,4 +1,4 @@
-//! How probable does a run think held-out pictures are?
+//! The likelihood of held-out images.
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};

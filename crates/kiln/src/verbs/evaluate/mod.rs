@@ -1,16 +1,17 @@
-//! `kiln evaluate`: which figures there are, and which file measures each.
+//! `kiln evaluate`: the table of metrics, and which file computes each.
 
 mod labels;
 mod latents;
 mod likelihood;
 mod pairs;
+pub mod sensitivity;
 pub mod sets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use clap::Args;
+use clap::{Args, Command, FromArgMatches};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{PictureRule, Prepared, Split};
@@ -25,27 +26,27 @@ use crate::output::Output;
 use crate::verbs::sample::SamplerArgs;
 use crate::verbs::{need, open, weight_set};
 
-/// What a metric is measured on.
+/// What a metric is computed on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum On {
-    /// Pictures as a whole, beside a reference set.
+    /// A set of images, against a reference set.
     Sets,
-    /// Held-out pictures, by their probability.
+    /// The likelihood of held-out images.
     Likelihood,
-    /// Labelled pictures.
+    /// Labelled images.
     Labels,
-    /// Pictures beside the ones they should be.
+    /// Pairs of an image and its target.
     Pairs,
     /// The latent space.
     Latents,
 }
 
-/// Something `--metrics` takes.
+/// A metric that `--metrics` accepts.
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
     on: On,
-    /// What a run must be able to do: any of these.
+    /// The run must have one of these abilities.
     pub needs: &'static [Ability],
 }
 
@@ -56,7 +57,7 @@ const fn metric(name: &'static str, on: On, needs: &'static [Ability]) -> Metric
 const GENERATE: &[Ability] = &[Ability::Generate];
 const PAIRS: &[Ability] = &[Ability::Translate, Ability::Reconstruct];
 
-/// Every metric `--metrics` takes.
+/// Every metric that `--metrics` accepts.
 pub const METRICS: &[Metric] = &[
     metric("fid", On::Sets, GENERATE),
     metric("is", On::Sets, GENERATE),
@@ -101,49 +102,50 @@ pub fn find(name: &str) -> Result<&'static Metric> {
 
 #[derive(Args)]
 pub struct EvaluateArgs {
-    /// A run, or pictures: a folder, a zip, a name of `kiln data list` (fashion, fashion/test), a file of
+    /// Run folder, or images: a folder, a zip, a name from `kiln data list` (fashion, fashion/test), or a file of
     /// `kiln data stats`
     what: String,
-    /// The reference, likewise; a run's own data by default
+    /// Reference images, likewise; a run's own data by default
     #[arg(long)]
     against: Option<String>,
-    /// A list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
+    /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
     /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
-    /// The feature net: classifier:SET (by default of the reference), run:DIR, mobilenetv2-imagenet, or NAME:FILE with
+    /// Feature network: classifier:SET (default, of the reference set), run:DIR, mobilenetv2-imagenet, or NAME:FILE with
     /// inception-v3-fid, mobilenetv2-imagenet, vgg16-fc2 or vgg19-fc2
     #[arg(long)]
     features: Option<String>,
-    /// The net of lpips and ppl: lpips-like-mobilenetv2, lpips-vgg16:FILE or lpips-alex:FILE
+    /// Network of lpips and ppl: lpips-like-mobilenetv2, lpips-vgg16:FILE or lpips-alex:FILE
     #[arg(long, default_value = "lpips-like-mobilenetv2")]
     perceptual: String,
-    /// Pictures to generate, or at most to read
+    /// Images to generate or, at most, to read
     #[arg(short, default_value_t = 1000)]
     n: usize,
     /// Part of a named set: train, test or all; by default train of a run's data and of a named set, all
     /// of a folder
     #[arg(long)]
     split: Option<Split>,
-    /// Keys the samples
+    /// Seed of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Resamples behind a 95 % interval of fid; 0 gives none
+    /// Bootstrap resamples for a 95 % interval of fid; 0 computes none
     #[arg(long, default_value_t = 0)]
     bootstrap: usize,
-    /// For outliers, a second run of pictures in general: adds the likelihood ratio
+    /// Second run, trained on images in general: adds the likelihood ratio to outliers
     #[arg(long)]
     background: Option<PathBuf>,
-    /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all); probes of nll_exact
+    /// Samples for nll: importance samples of a vae (0: the bound), terms of a ddpm's bound (0: all), probe vectors of
+    /// nll_exact
     #[arg(long, default_value_t = 0)]
     samples: usize,
-    /// Labelled pictures of each class that svm learns from
+    /// Labelled images of each class that svm trains on
     #[arg(long, default_value_t = 400)]
     labels_per_class: usize,
-    /// A folder for what is better seen: memorisation draws each sample above its nearest picture
+    /// Folder for images of memorisation: each sample above its nearest training image
     #[arg(long)]
     pictures: Option<PathBuf>,
-    /// Which weights to use: ema (the average, where the run keeps one) or live
+    /// Weights to use: ema (the moving average, if the run keeps one) or live
     #[arg(long, value_parser = weight_set, default_value = "ema")]
     weights: WeightSet,
     #[command(flatten)]
@@ -185,29 +187,19 @@ impl EvaluateArgs {
         }
     }
 
-    /// With a part of the reference.
-    pub fn split(self, split: Split) -> Self {
-        Self { split: Some(split), ..self }
+    /// What `kiln evaluate` reads from these words.
+    ///
+    /// # Errors
+    /// A usage error for a flag that it does not know, or a value that does not fit.
+    pub fn parse(words: Vec<String>) -> Result<Self> {
+        let parser = Self::augment_args(Command::new("evaluate").no_binary_name(true));
+        let parsed = parser.try_get_matches_from(words).and_then(|m| Self::from_arg_matches(&m));
+        parsed.map_err(Error::usage)
     }
 
-    /// Against a set, such as `mnist/test`, instead of the run's own.
-    pub fn against(self, set: &str) -> Self {
-        Self { against: Some(set.into()), ..self }
-    }
-
-    /// With sampler settings.
-    pub fn sampler(self, sampler: SamplerArgs) -> Self {
-        Self { sampler, ..self }
-    }
-
-    /// With so many resamples behind an interval of fid.
-    pub fn bootstrap(self, bootstrap: usize) -> Self {
-        Self { bootstrap, ..self }
-    }
-
-    /// With so many importance samples.
-    pub fn samples(self, samples: usize) -> Self {
-        Self { samples, ..self }
+    /// What is to be measured.
+    pub fn metrics(&self) -> &[String] {
+        &self.metrics
     }
 }
 

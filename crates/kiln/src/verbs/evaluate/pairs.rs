@@ -1,7 +1,7 @@
-//! How near is each picture to the one it should be?
+//! Differences between images and their targets.
 //!
-//! A run that translates is measured on known pairs of its two domains, one that reconstructs on its own
-//! pictures, and pictures on those of the same place in the reference.
+//! A run that translates is evaluated on known pairs of its two domains, one that reconstructs on its own
+//! data, and a folder of images on those at the same position of the reference.
 
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, PictureRule, Prepared, Split, check_pairs};

@@ -1,4 +1,4 @@
-//! How far are pictures from a reference set, taken as a whole, in a network's features?
+//! Distances between a set of images and a reference set, in the features of a network.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `kiln claim measures`: what each measure says of real pictures with growing noise, with growing blur, and
+//! `kiln claim measures`: what each metric says of real pictures with growing noise, with growing blur, and
 //! with classes left out.
 //!
 //! Half of a set is the reference; the other half, disturbed, is what is measured (after Heusel 2017,

@@ -1,0 +1,136 @@
+//! Every recipe of the repository, and every variant of its claims, builds its networks and takes two steps, on a set that
+//! ships with Kiln in the place of one that must be fetched.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use kiln_systems::find;
+use kiln_train::Options;
+use kiln_train::recipe::{assignment, merge};
+use kiln_train::run::read_table;
+use toml::{Table, Value};
+
+/// Settings in the place of the recipe's: the set, and what would take long and builds no network.
+fn stand_in(recipe: &Table) -> Vec<String> {
+    let text = |table: &str, key: &str| recipe[table].get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let set = match text("data", "set").as_str() {
+        "mnist,mnistm" => "starter,starter",
+        set if set.starts_with("emoji:") && set.contains(',') => "starter:noto,starter:twemoji",
+        set if set.starts_with("emoji:") => "starter:noto",
+        "dsprites" | "shapes3d:chairs" => "dsprites",
+        "starter:noto,starter:twemoji" => "starter:noto,starter:twemoji",
+        "mnist" | "fashion" | "starter" => "starter",
+        other => panic!("data.set = {other}: name the shipped set that stands in for it"),
+    };
+    let mut settings = vec![format!("data.set={set}")];
+    settings.extend(["train.batch=2", "train.preview_every=0", "train.preview_count=1"].map(String::from));
+    // A hundred labels of each class, where the recipe has more.
+    if recipe["data"]["labels"].as_integer().unwrap() > 1000 {
+        settings.push("data.labels=1000".into());
+    }
+    // The last preview is a short walk; the corrector's noise is too much for two steps.
+    if recipe["model"].get("sampling_steps").is_some() {
+        settings.push("model.sampling_steps=2".into());
+    }
+    if text("model", "sampler") == "pc" {
+        settings.push("model.sampler=heun".into());
+    }
+    if recipe["system"].as_str() == Some("dcign") {
+        settings.push(r#"model.factors=["scale", "orientation", "x"]"#.into());
+    }
+    settings
+}
+
+/// Two steps of a recipe file with other settings.
+fn two_steps(path: &Path, set: &[String], root: &Path) {
+    let place = format!("{} {set:?}", path.display());
+    let changes = read_table(path).unwrap();
+    let system = find(changes["system"].as_str().unwrap()).unwrap();
+    let mut recipe = system.defaults().unwrap();
+    merge(&mut recipe, &changes, &place).unwrap();
+    for text in set {
+        merge(&mut recipe, &assignment(text).unwrap(), &place).unwrap();
+    }
+    for text in stand_in(&recipe) {
+        merge(&mut recipe, &assignment(&text).unwrap(), &place).unwrap();
+    }
+    let options = Options { device: Device::flex(), steps: Some(2), quiet: true, watcher: None };
+    let summary = system.train(recipe, root, &options).unwrap_or_else(|e| panic!("{place}: {e}"));
+    assert_eq!(summary.steps, 2, "{place}");
+    assert!(summary.parameters > 0 && summary.losses.values().all(|loss| loss.is_finite()), "{place}: {summary:?}");
+}
+
+/// The TOML files beside recipes: the claims, or all others.
+fn files(claims: bool) -> Vec<PathBuf> {
+    let inside = |folder: &Path| fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut all: Vec<PathBuf> = inside(&recipes).iter().flat_map(|folder| inside(folder)).collect();
+    all.retain(|path| path.file_stem().unwrap().to_str().unwrap().starts_with("claim") == claims);
+    all.sort();
+    all
+}
+
+#[test]
+fn every_recipe_takes_two_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = |path: &Path| {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let folder = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        dir.path().join(format!("{folder}-{name}"))
+    };
+    let recipes = files(false);
+    assert!(recipes.len() >= 48);
+    let beside = |name: &str| recipes.iter().find(|path| path.ends_with(name)).unwrap();
+    // Recipes that begin with another's run, by the setting that names it.
+    let begun = [("encoder", beside("ae/fashion.toml")), ("m1", beside("ssvae/mnist-m1.toml"))];
+    let setting = |path: &PathBuf| {
+        let table = read_table(path).unwrap();
+        let model = table.get("model").and_then(Value::as_table);
+        begun.iter().find(|(key, _)| model.is_some_and(|m| m.contains_key(*key)))
+    };
+    let (last, first): (Vec<&PathBuf>, Vec<&PathBuf>) = recipes.iter().partition(|path| setting(path).is_some());
+    for path in first.into_iter().chain(last) {
+        let run = setting(path).map(|(key, other)| format!("model.{key}={}", root(other).display()));
+        two_steps(path, run.as_slice(), &root(path));
+    }
+}
+
+#[test]
+fn every_variant_of_a_claim_takes_two_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut done = BTreeMap::new();
+    let claims = files(true);
+    assert!(claims.len() >= 26);
+    for claim in &claims {
+        let table = read_table(claim).unwrap();
+        let mut runs: Vec<(String, String)> = vec![("{seed}".into(), "3".into())];
+        for kind in ["beside", "variant"] {
+            for variant in table.get(kind).and_then(Value::as_array).into_iter().flatten() {
+                let path = claim.parent().unwrap().join(variant["recipe"].as_str().unwrap()).canonicalize().unwrap();
+                let set =
+                    variant.get("set").and_then(Value::as_array).into_iter().flatten().map(|v| v.as_str().unwrap());
+                let fill = |text: &str| runs.iter().fold(text.to_string(), |text, (from, to)| text.replace(from, to));
+                let set: Vec<String> = set.map(fill).collect();
+                // Recipes by themselves are the other test's.
+                if kind == "variant" && set.is_empty() {
+                    continue;
+                }
+                let number = done.len();
+                let root = done.entry((path.clone(), set.clone())).or_insert_with(|| {
+                    let root = dir.path().join(number.to_string());
+                    two_steps(&path, &set, &root);
+                    root
+                });
+                if kind == "beside" {
+                    let system = read_table(&path).unwrap()["system"].as_str().unwrap().to_string();
+                    runs.push((format!("{{{system}}}"), root.display().to_string()));
+                }
+            }
+        }
+    }
+    assert!(done.len() >= 25, "{}", done.len());
+}
