@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod condition;
 pub mod conv;
 pub mod cost;
 pub mod discriminator;
@@ -30,6 +31,7 @@ pub mod transformer;
 pub mod unet;
 
 pub use activation::{Activation, activate, add_activate, concat};
+pub use condition::Condition;
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
 pub use dual::{Differentiable, Dual, Signal};
 pub use init::{Init, WeightInit};

@@ -186,7 +186,9 @@ fn importance_sampled_times_survive_a_resume() {
     let system = kiln_systems::find("ddpm").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut recipe = recipe(&*system);
-    for text in ["model.timesteps=2", "model.objective=hybrid", "model.variance=learned", "model.times=importance"] {
+    for text in
+        ["model.timesteps=2", "model.objective=hybrid", "model.variance=learned", "model.timestep_sampling=importance"]
+    {
         merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
     }
     let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
