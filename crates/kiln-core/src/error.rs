@@ -52,6 +52,16 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
+/// Returns a usage error, worded as by `format!`, if a condition holds: `refuse_if!(n == 0, "-n {n}: at least 1")`.
+#[macro_export]
+macro_rules! refuse_if {
+    ($wrong:expr, $($message:tt)+) => {
+        if $wrong {
+            return Err($crate::Error::usage(format!($($message)+)));
+        }
+    };
+}
+
 /// Puts the place in front of an error, another library's or our own (a usage error stays one): `read(path).context(|| format!("reading {path}"))`.
 pub trait Context<T> {
     /// Turns any error into an [`Error`] whose line begins with `place`.

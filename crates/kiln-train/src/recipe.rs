@@ -190,10 +190,27 @@ pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
     merge_at(base, changes, place, "")
 }
 
+/// Settings that have another name than in older versions: table, old key, new key.
+const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), ("model", "times", "timestep_sampling")];
+
+/// Gives the settings of a run's recipe, which an older version may have written, their present names.
+pub(crate) fn rename_old_keys(recipe: &mut Table) {
+    for (table, old, new) in RENAMED {
+        let Some(Value::Table(inside)) = recipe.get_mut(table) else { continue };
+        if let Some(value) = inside.remove(old) {
+            inside.insert(new.to_string(), value);
+        }
+    }
+}
+
 fn merge_at(base: &mut Table, changes: &Table, place: &str, prefix: &str) -> Result<()> {
     for (key, value) in changes {
         let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         if !base.contains_key(key) {
+            let renamed = RENAMED.iter().find(|(table, old, _)| prefix == *table && key == old);
+            if let Some((table, _, new)) = renamed {
+                return Err(Error::usage(format!("{place}: `{full}` is called `{table}.{new}` now; rename it")));
+            }
             let hint = nearest(key, base.keys().map(String::as_str))
                 .map(|n| {
                     format!(
@@ -321,6 +338,16 @@ mod tests {
         let e = merge(&mut base(), &assignment("train.bacth=3").unwrap(), "r.toml").unwrap_err();
         assert_eq!(e.to_string(), "r.toml: unknown key `train.bacth`; did you mean `train.batch`?");
         assert!(e.is_usage());
+    }
+
+    #[test]
+    fn old_names_are_known_in_runs_and_refused_by_name_elsewhere() {
+        let mut base: Table = "[data]\nlabel_seed = 0".parse().unwrap();
+        let e = merge(&mut base, &assignment("data.label_set=3").unwrap(), "r.toml").unwrap_err();
+        assert_eq!(e.to_string(), "r.toml: `data.label_set` is called `data.label_seed` now; rename it");
+        let mut saved: Table = "[data]\nlabel_set = 3\n[model]\ntimes = 'uniform'".parse().unwrap();
+        rename_old_keys(&mut saved);
+        assert_eq!(saved, "[data]\nlabel_seed = 3\n[model]\ntimestep_sampling = 'uniform'".parse().unwrap());
     }
 
     #[test]

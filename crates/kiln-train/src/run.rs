@@ -8,6 +8,7 @@ use kiln_data::Tokenizer;
 use toml::Table;
 
 use crate::checkpoint::write_atomically;
+use crate::recipe::rename_old_keys;
 
 /// A folder that holds everything about a run.
 #[derive(Clone, Debug)]
@@ -86,7 +87,9 @@ impl Run {
     /// # Errors
     /// If the file is not TOML.
     pub fn recipe(&self) -> Result<Table> {
-        read_table(&self.recipe_path())
+        let mut recipe = read_table(&self.recipe_path())?;
+        rename_old_keys(&mut recipe);
+        Ok(recipe)
     }
 
     /// Writes the resolved recipe.

@@ -27,7 +27,7 @@
 use crate::one_pass::NoSettings;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{l1, squared_to};
@@ -154,25 +154,26 @@ impl System for CycleGan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if config.generator_channels == 0 || config.discriminator_channels == 0 {
-            return refuse("model.generator_channels and model.discriminator_channels must be at least 1".into());
-        }
-        if !(1..=5).contains(&config.discriminator_layers) {
-            return refuse(format!("model.discriminator_layers must be 1 to 5, not {}", config.discriminator_layers));
-        }
+        refuse_if!(
+            config.generator_channels == 0 || config.discriminator_channels == 0,
+            "model.generator_channels and model.discriminator_channels must be at least 1"
+        );
+        refuse_if!(
+            !(1..=5).contains(&config.discriminator_layers),
+            "model.discriminator_layers must be 1 to 5, not {}",
+            config.discriminator_layers
+        );
         for (name, weight) in [
             ("adversarial_weight", config.adversarial_weight),
             ("cycle_weight", config.cycle_weight),
             ("identity_weight", config.identity_weight),
         ] {
-            if !weight.is_finite() || weight < 0.0 {
-                return refuse(format!("model.{name} must be at least 0, not {weight}"));
-            }
+            refuse_if!(!weight.is_finite() || weight < 0.0, "model.{name} must be at least 0, not {weight}");
         }
-        if config.adversarial_weight == 0.0 && config.cycle_weight == 0.0 {
-            return refuse("model.adversarial_weight and model.cycle_weight are both 0: nothing to learn".into());
-        }
+        refuse_if!(
+            config.adversarial_weight == 0.0 && config.cycle_weight == 0.0,
+            "model.adversarial_weight and model.cycle_weight are both 0: nothing to learn"
+        );
         Self::sizes(&config).check(pictures.shape)?;
         let [channels, ..] = pictures.shape;
         Ok(Self { config, channels, pool_a: ImagePool::default(), pool_b: ImagePool::default(), fakes: Vec::new() })

@@ -23,7 +23,7 @@ pub mod unet;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::tensor::from_indices;
 use kiln_nn::{Condition, Init};
@@ -137,36 +137,32 @@ impl System for Diffusers {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: String| Err(Error::usage(what));
         if let Err(why) = config.unet.check() {
-            return refuse(format!("model.unet: {why}"));
+            return Err(Error::usage(format!("model.unet: {why}")));
         }
         if let Err(why) = config.scheduler.check() {
-            return refuse(format!("model.scheduler: {why}"));
+            return Err(Error::usage(format!("model.scheduler: {why}")));
         }
         Self::sizes(&config).check(pictures.shape)?;
         let [channels, ..] = pictures.shape;
-        if channels != config.unet.in_channels {
-            return refuse(format!(
-                "pictures of {channels} channels; model.unet.in_channels = {}: set data.channels, or the network's",
-                config.unet.in_channels
-            ));
-        }
+        refuse_if!(
+            channels != config.unet.in_channels,
+            "pictures of {channels} channels; model.unet.in_channels = {}: set data.channels, or the network's",
+            config.unet.in_channels
+        );
         let learned = config.unet.out_channels == 2 * config.unet.in_channels;
-        if learned != (config.scheduler.variance_type == VarianceType::LearnedRange) {
-            return refuse(format!(
-                "model.unet.out_channels = {} with model.scheduler.variance_type = {}: twice in_channels goes with learned_range",
-                config.unet.out_channels,
-                serde_name(&config.scheduler.variance_type)
-            ));
-        }
+        refuse_if!(
+            learned != (config.scheduler.variance_type == VarianceType::LearnedRange),
+            "model.unet.out_channels = {} with model.scheduler.variance_type = {}: twice in_channels goes with learned_range",
+            config.unet.out_channels,
+            serde_name(&config.scheduler.variance_type)
+        );
         let labels = config.labels();
-        if labels > 0 && !(1..=labels).contains(&pictures.classes.len()) {
-            return refuse(format!(
-                "the network knows {labels} labels and the pictures {}; it needs a labelled set of at most as many",
-                pictures.classes.len()
-            ));
-        }
+        refuse_if!(
+            labels > 0 && !(1..=labels).contains(&pictures.classes.len()),
+            "the network knows {labels} labels and the pictures {}; it needs a labelled set of at most as many",
+            pictures.classes.len()
+        );
         let scheduler = &config.scheduler;
         let process = Process {
             schedule: scheduler.schedule(),

@@ -1,6 +1,6 @@
 //! A diffusion process in the words of a recipe: the settings that every system's `[model]` table shares.
 
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use serde::{Deserialize, Serialize};
 
 use super::{Process, Training};
@@ -139,20 +139,21 @@ impl ProcessConfig {
     }
 
     fn check(&self) -> Result<()> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if self.timesteps < 2 {
-            return refuse("model.timesteps must be at least 2".into());
-        }
+        refuse_if!(self.timesteps < 2, "model.timesteps must be at least 2");
         let learned = self.variance == Variance::Learned;
-        if learned && self.objective == Objective::Simple {
-            return refuse("model.variance = \"learned\" needs model.objective = \"hybrid\" or \"bound\"".into());
-        }
-        if self.objective == Objective::Hybrid && !learned {
-            return refuse("model.objective = \"hybrid\" needs model.variance = \"learned\"".into());
-        }
-        if !(self.bound_weight >= 0.0 && self.bound_weight.is_finite()) {
-            return refuse(format!("model.bound_weight must be at least 0, not {}", self.bound_weight));
-        }
+        refuse_if!(
+            learned && self.objective == Objective::Simple,
+            "model.variance = \"learned\" needs model.objective = \"hybrid\" or \"bound\""
+        );
+        refuse_if!(
+            self.objective == Objective::Hybrid && !learned,
+            "model.objective = \"hybrid\" needs model.variance = \"learned\""
+        );
+        refuse_if!(
+            !(self.bound_weight >= 0.0 && self.bound_weight.is_finite()),
+            "model.bound_weight must be at least 0, not {}",
+            self.bound_weight
+        );
         let positive = [
             ("beta_start", self.beta_start),
             ("beta_end", self.beta_end),
@@ -162,24 +163,25 @@ impl ProcessConfig {
             ("weighting_k", self.weighting_k),
         ];
         if let Some((name, value)) = positive.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
-            return refuse(format!("model.{name} must be above 0, not {value}"));
+            return Err(Error::usage(format!("model.{name} must be above 0, not {value}")));
         }
-        if self.beta_end < self.beta_start || self.sigma_max <= self.sigma_min {
-            return refuse("model.beta_end must not be below beta_start, and sigma_max must be above sigma_min".into());
-        }
-        if self.zero_terminal_snr && (self.prediction == Prediction::Epsilon || self.sde == Sde::Ve) {
-            return refuse(
-                "model.zero_terminal_snr leaves no image at the last timestep: it needs prediction = \"v\" or \
+        refuse_if!(
+            self.beta_end < self.beta_start || self.sigma_max <= self.sigma_min,
+            "model.beta_end must not be below beta_start, and sigma_max must be above sigma_min"
+        );
+        refuse_if!(
+            self.zero_terminal_snr && (self.prediction == Prediction::Epsilon || self.sde == Sde::Ve),
+            "model.zero_terminal_snr leaves no image at the last timestep: it needs prediction = \"v\" or \
                  \"sample\", and sde = \"vp\" or \"subvp\""
-                    .into(),
-            );
-        }
-        if self.weighting != Weighting::None && self.objective == Objective::Bound {
-            return refuse("model.weighting weighs L_simple; with model.objective = \"bound\" leave it out".into());
-        }
-        if self.timestep_sampling == TimestepSampling::Lognormal && self.objective != Objective::Simple {
-            return refuse("model.timestep_sampling = \"lognormal\" needs model.objective = \"simple\"".into());
-        }
+        );
+        refuse_if!(
+            self.weighting != Weighting::None && self.objective == Objective::Bound,
+            "model.weighting weighs L_simple; with model.objective = \"bound\" leave it out"
+        );
+        refuse_if!(
+            self.timestep_sampling == TimestepSampling::Lognormal && self.objective != Objective::Simple,
+            "model.timestep_sampling = \"lognormal\" needs model.objective = \"simple\""
+        );
         Ok(())
     }
 }
