@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::data::{check_grouping, examples, keep_tokenizer, prepare};
-use crate::live::{Live, check_init};
+use crate::init_from::{Initial, settle};
+use crate::live::Live;
 use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::session::Session;
@@ -64,11 +65,11 @@ pub struct Summary {
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
-    recipe.model = S::settle(recipe.model)?;
+    settle::<S>(&mut recipe)?;
     let (streams, pictures) = prepare::<S>(&mut recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_grouping(&system, &streams)?;
-    check_init(&system, &recipe, &options.device)?;
+    Initial::check(&system, &recipe, &options.device)?;
     set_end(&mut recipe, options)?;
     let run = Run::create(root)?;
     let _lock = run.lock()?;
@@ -124,7 +125,7 @@ fn train<S: System>(
     let live = Live::new(system, recipe, &training, plain)?;
     let mut live = match saved {
         Some(saved) => live.restored(saved, plain)?,
-        None => live.initialised(&recipe.model)?,
+        None => live.initialised(recipe)?,
     };
     let set_sizes: Vec<usize> = streams.iter().map(|s| s.len()).collect();
     let examples = examples(&streams, config.preview_count.min(8), plain)?;

@@ -210,7 +210,7 @@ impl Work {
                 });
                 median_of(args.runs, (live, average), |(live, average)| {
                     let live = optimizer.step(live, gradients.clone(), 1.0, 1.0);
-                    let average = ema::update(average, &live, 0.999);
+                    let average = ema::update(average, &live, 0.999, |_| true);
                     (live, average)
                 })
             }
