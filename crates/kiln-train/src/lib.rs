@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod ema;
+pub mod fit;
 pub mod init_from;
 mod live;
 pub mod log;
@@ -38,6 +39,7 @@ pub use ability::{
     Segment, Translate,
 };
 pub use batch::{Batch, Domain, Tokens};
+pub use fit::FitData;
 pub use init_from::InitFrom;
 pub use model::{AnySystem, entry};
 pub use optim::OptimizerConfig;

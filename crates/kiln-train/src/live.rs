@@ -12,6 +12,7 @@ use kiln_nn::Init;
 use crate::batch::Batch;
 use crate::checkpoint::{self, Best, Checkpoint, Counters};
 use crate::ema;
+use crate::fit::FitData;
 use crate::init_from::Initial;
 use crate::model::WeightSet;
 use crate::optim::{self, Optimizer};
@@ -51,9 +52,14 @@ impl<S: System> Live<S> {
                 }
             }
         }
+        // Nothing descends where there are no phases.
+        let (device, averages) = match phases.is_empty() {
+            true => (plain, false),
+            false => (training, recipe.train.ema_half_life > 0.0),
+        };
         Ok(Self {
-            networks: system.networks(&mut Init::new(training, recipe.seed)),
-            ema: (recipe.train.ema_half_life > 0.0).then(|| system.networks(&mut Init::new(plain, recipe.seed))),
+            networks: system.networks(&mut Init::new(device, recipe.seed)),
+            ema: averages.then(|| system.networks(&mut Init::new(plain, recipe.seed))),
             phases,
             optimizers,
             counters: Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() },
@@ -66,6 +72,20 @@ impl<S: System> Live<S> {
         let initial = Initial::of::<S>(recipe)?;
         self.networks = initial.load(self.networks)?;
         self.ema = self.ema.map(|ema| initial.load(ema)).transpose()?;
+        Ok(self)
+    }
+
+    /// Whether [`System::fit`] trains it, not steps.
+    pub(crate) fn is_closed_form(&self) -> bool {
+        self.phases.is_empty()
+    }
+
+    /// Trained in closed form by the whole data, of so many pictures.
+    pub(crate) fn fitted(mut self, data: &FitData<'_>, pictures: u64) -> Result<Self> {
+        let nothing = || Error::new(format!("{} has neither phases nor a closed form", S::ID));
+        self.networks = self.system.fit(self.networks, data)?.ok_or_else(nothing)?;
+        self.counters.images = pictures;
+        self.counters.steps = 1;
         Ok(self)
     }
 

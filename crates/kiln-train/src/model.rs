@@ -118,7 +118,8 @@ impl<S: System> AnySystem for Entry<S> {
         let place = run.root().join("recipe.toml").display().to_string();
         let theirs = recipe::of_run::<S>(&run.recipe()?, &place)?;
         let mut recipe = recipe::typed::<S>(recipe::defaults::<S>()?, &place)?;
-        (recipe.data.size, recipe.data.channels) = (theirs.data.size, theirs.data.channels);
+        let [channels, height, width] = theirs.data.shape;
+        (recipe.data.size, recipe.data.channels) = ([height, width].into(), channels);
         recipe.train.init_from = run.root().display().to_string();
         recipe.model = theirs.model;
         Table::try_from(recipe).context(|| place)

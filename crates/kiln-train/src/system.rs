@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::ability::Abilities;
 use crate::batch::Batch;
+use crate::fit::FitData;
 use crate::init_from::InitFrom;
 use crate::optim::OptimizerConfig;
 use crate::params::State;
@@ -99,8 +100,17 @@ pub trait System: Send + Sync + Sized + 'static {
     /// Makes fresh networks.
     fn networks(&self, init: &mut Init) -> Self::Networks;
 
-    /// What happens in a step, in order.
+    /// What happens in a step, in order; nothing for a system that [`System::fit`] trains.
     fn phases(&self) -> Vec<Phase<Self>>;
+
+    /// The networks that the whole data determines in closed form, made of fresh ones (principal components, subspace
+    /// alignment): for a system without phases, which is trained when this returns.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or does not determine them.
+    fn fit(&self, _fresh: Self::Networks, _data: &FitData<'_>) -> Result<Option<Self::Networks>> {
+        Ok(None)
+    }
 
     /// Which pictures come together in a batch; it knows its kind as [`Batch::kind`].
     fn grouping(&self) -> Grouping {

@@ -14,7 +14,7 @@ use kiln_data::DataKind;
 use kiln_nn::{Init, Linear, LinearConfig};
 use kiln_train::checkpoint::{self, Checkpoint};
 use kiln_train::model::WeightSet;
-use kiln_train::params::{HostTensor, State};
+use kiln_train::params::{self, HostTensor, State};
 use kiln_train::{
     Abilities, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Reconstruct, Run, System, TrainConfig,
     entry,
@@ -127,14 +127,14 @@ fn networks_come_from_several_sources_and_frozen_ones_are_kept_once() {
     train(&*layers, &data, &one, 3, &[]).unwrap();
     // A published file, with the names that PyTorch gives a layer, and a counter as its batch norms have.
     let file = dir.path().join("last.safetensors");
-    let weight: Vec<u8> = (0..72).flat_map(|i| (i as f32 * 0.01).to_le_bytes()).collect();
-    let bias: Vec<u8> = (0..24).flat_map(|i| (i as f32 * 0.1).to_le_bytes()).collect();
+    let weight: Vec<u8> = (0..75).flat_map(|i| (i as f32 * 0.01).to_le_bytes()).collect();
+    let bias: Vec<u8> = (0..25).flat_map(|i| (i as f32 * 0.1).to_le_bytes()).collect();
     let view =
         |dtype, shape: &[usize], bytes| safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
     let (f32, i64) = (safetensors::Dtype::F32, safetensors::Dtype::I64);
     let tensors = [
-        ("weight", view(f32, &[24, 3], &weight)),
-        ("bias", view(f32, &[24], &bias)),
+        ("weight", view(f32, &[25, 3], &weight)),
+        ("bias", view(f32, &[25], &bias)),
         ("num_batches_tracked", view(i64, &[], &[0; 8])),
     ];
     std::fs::write(&file, safetensors::serialize(tensors, None).unwrap()).unwrap();
@@ -145,15 +145,15 @@ fn networks_come_from_several_sources_and_frozen_ones_are_kept_once() {
     let (before, after) = (saved(&one), saved(&two));
     assert!(!before.ema.is_empty() && before.ema != before.network);
     assert_eq!(part(&after.network, "first."), part(&before.ema, "first."));
-    assert_eq!(after.network["last.weight"].values[71], 0.71);
-    assert_eq!(after.network["last.bias"].values[23], 2.3);
+    assert_eq!(after.network["last.weight"].values[74], 0.74);
+    assert_eq!(after.network["last.bias"].values[24], 2.4);
     let trained: Vec<&String> = after.ema.keys().collect();
     assert_eq!(trained, ["middle.bias", "middle.weight"]);
     assert!(after.optimizer.keys().all(|name| name.contains("middle")));
 
     // Both weight sets open whole, and a checkpoint with everything in its EMA file still does.
     let run = Run::open(&two).unwrap();
-    let picture = Tensor::<4>::ones([1, 1, 4, 6], &Device::flex());
+    let picture = Tensor::<4>::ones([1, 1, 5, 5], &Device::flex());
     let shown = |set| {
         let model = middle.open(&run, set, &Device::flex()).unwrap();
         kiln_nn::tensor::to_values(model.reconstruct(picture.clone()).unwrap())
@@ -203,7 +203,10 @@ fn a_run_goes_on_from_another_of_its_system() {
     let text = said.to_string();
     assert!(said.is_usage() && !text.contains('\n') && !two.exists(), "{text}");
     assert!(text.contains("`first.bias` has shape [5] where these settings need [4]"), "{text}");
-    assert!(text.contains("; and 1 more"), "{text}");
+    let networks = Layers::<true>(Config::default(), Pictures { shape: [1, 2, 2], classes: Vec::new() })
+        .networks(&mut Init::new(&Device::flex(), 0));
+    let many = params::load(networks, &State::new(), "x").unwrap_err().to_string();
+    assert!(many.starts_with("x: tensor `first.weight` is missing; ") && many.ends_with("; and 3 more"), "{many}");
     let said = from(&*entry::<Layers<true>>(), &[]).unwrap_err().to_string();
     assert!(said.contains("a run of layers, not of middle"), "{said}");
 }

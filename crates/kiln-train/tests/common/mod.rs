@@ -10,17 +10,17 @@ use kiln_train::recipe::{assignment, merge};
 use kiln_train::{AnySystem, Options};
 use toml::Table;
 
-/// `count` grey pictures of 6x4 pixels that are sums of three patterns.
+/// `count` grey pictures of 5x5 pixels that are sums of three patterns.
 pub fn write_pictures(folder: &Path, count: usize) {
     std::fs::create_dir_all(folder).unwrap();
     for i in 0..count {
         let wave = |by: usize| ((i * by * 37 % 101) as f64 / 50.0 - 1.0) * 20.0;
         let pixel = |at: usize| {
-            let (y, x) = (at / 6, at % 6);
-            let up = [y as f64 - 1.5, x as f64 / 2.0 - 1.25, f64::from((x + y) as u32 % 2) - 0.5];
+            let (y, x) = (at / 5, at % 5);
+            let up = [y as f64 - 2.0, x as f64 - 2.0, f64::from((x + y) as u32 % 2) - 0.5];
             (128.0 + up.iter().zip([wave(1), wave(2), wave(3)]).map(|(p, w)| p * w).sum::<f64>()) as u8
         };
-        let picture = Picture::new(6, 4, 1, (0..24).map(pixel).collect()).unwrap();
+        let picture = Picture::new(5, 5, 1, (0..25).map(pixel).collect()).unwrap();
         picture.write_png(&folder.join(format!("{i:03}.png")), &[]).unwrap();
     }
 }
