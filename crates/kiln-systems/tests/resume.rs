@@ -293,9 +293,8 @@ fn a_run_begins_with_the_networks_of_another() {
     let encoder = of(saved("ae").ema, "encoder", ".");
     assert!(!encoder.is_empty());
     assert!(of(saved("frozen").network, "encoder", ".") == encoder);
-    // An average of one number with itself is that number but for rounding.
-    let average = of(saved("frozen").ema, "encoder", ".").concat();
-    assert!(average.iter().zip(encoder.concat()).all(|(a, b)| (a - b).abs() < 1e-6));
+    // What stays as it is has no average, and is kept once.
+    assert!(of(saved("frozen").ema, "encoder", ".").is_empty());
     assert!(of(saved("tuned").network, "encoder", ".") != encoder);
     for name in ["stacked", "m1"] {
         for network in ["encoder", "decoder"] {

@@ -98,7 +98,12 @@ pub trait Translate<N>: Sync {
         None
     }
 
-    /// `[n, c, h, w]` in [−1, 1] → pictures of the other domain, along `request.condition.direction`; picture i is
+    /// How many times as high and wide its pictures are as those it is given (super-resolution).
+    fn scale(&self) -> usize {
+        1
+    }
+
+    /// `[n, c, h, w]` in [−1, 1] → `[n, c', s·h, s·w]`, s its [`Translate::scale`], of the other domain, along `request.condition.direction`; picture i is
     /// sample `request.indices[i]`.
     ///
     /// # Errors
@@ -309,6 +314,7 @@ abilities! {
     Translate translate "translate" {
         of directions() -> Vec<&'static str>;
         of multiple_of() -> Option<usize>;
+        of scale() -> usize;
         draws translate(images: Tensor<4>, request: &Request) -> Tensor<4>;
     }
     /// `inpaint`

@@ -10,6 +10,8 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod ema;
+pub mod fit;
+pub mod init_from;
 mod live;
 pub mod log;
 pub mod memory;
@@ -38,6 +40,8 @@ pub use ability::{
     Segment, Translate,
 };
 pub use batch::{Batch, Domain, Tokens};
+pub use fit::FitData;
+pub use init_from::InitFrom;
 pub use model::{AnySystem, entry};
 pub use optim::OptimizerConfig;
 pub use params::{HostTensor, State};
@@ -47,7 +51,7 @@ pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, R
 pub use run::Run;
 pub use schedule::Schedule;
 pub use sizes::SizeRule;
-pub use system::{InitFrom, Loss, Phase, Pictures, System};
+pub use system::{Loss, Phase, Pictures, System};
 pub use trainer::{Options, Summary};
 pub use trial::Trial;
 pub use watch::{Figure, Watch, Watcher};

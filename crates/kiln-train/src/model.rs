@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use burn::tensor::Device;
-use kiln_core::{Error, Result};
+use kiln_core::{Context, Error, Result};
 use kiln_data::{DataKind, Tokenizer};
 use kiln_nn::Init;
 use toml::Table;
 
 use crate::ability::{Ability, Model};
 use crate::checkpoint::{self, Checkpoint, Counters};
-use crate::live::check_init;
+use crate::init_from::{Initial, settle};
 use crate::recipe::{self, DataConfig, Recipe, TrainConfig};
 use crate::run::{Run, TOKENIZER};
 use crate::sizes::SizeRule;
@@ -40,6 +40,12 @@ pub trait AnySystem: Send + Sync {
     /// # Errors
     /// If the defaults cannot be written as TOML, which its tests rule out.
     fn defaults(&self) -> Result<Table>;
+    /// The recipe that goes on from another run of the system with other data or settings: the defaults with its
+    /// `[model]` table and the size of its pictures, starting from its networks.
+    ///
+    /// # Errors
+    /// If the run is of another system, or its recipe cannot be read.
+    fn defaults_from(&self, run: &Run) -> Result<Table>;
     /// Checks a recipe and its data without training; returns the resolved recipe.
     ///
     /// # Errors
@@ -114,13 +120,25 @@ impl<S: System> AnySystem for Entry<S> {
         recipe::defaults::<S>()
     }
 
+    fn defaults_from(&self, run: &Run) -> Result<Table> {
+        run.check_system(S::ID)?;
+        let place = run.root().join("recipe.toml").display().to_string();
+        let theirs = recipe::of_run::<S>(&run.recipe()?, &place)?;
+        let mut recipe = recipe::typed::<S>(recipe::defaults::<S>()?, &place)?;
+        let [channels, height, width] = theirs.data.shape;
+        (recipe.data.size, recipe.data.channels) = ([height, width].into(), channels);
+        recipe.train.init_from = run.root().display().to_string();
+        recipe.model = theirs.model;
+        Table::try_from(recipe).context(|| place)
+    }
+
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = new_recipe::<S>(table)?;
-        recipe.model = S::settle(recipe.model)?;
+        settle::<S>(&mut recipe)?;
         let (streams, pictures) = data::prepare::<S>(&mut recipe, None)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
         data::check_grouping(&system, &streams)?;
-        check_init(&system, &recipe, &Device::default())?;
+        Initial::check(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 
@@ -140,19 +158,14 @@ impl<S: System> AnySystem for Entry<S> {
     fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>> {
         let place = run.root().join("recipe.toml").display().to_string();
         let recipe = recipe::of_run::<S>(&run.recipe()?, &place)?;
-        let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
+        let mut saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
             Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
         })?;
         let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
         let mut system = S::new(recipe.model.clone(), &info.pictures)?;
-        let (state, file) = if weights == WeightSet::Ema && !saved.ema.is_empty() {
-            (&saved.ema, "ema.safetensors")
-        } else {
-            (&saved.network, "network.safetensors")
-        };
         let fresh = system.networks(&mut Init::new(device, recipe.seed));
         let folder = checkpoint::path(&run.checkpoints(), saved.counters.images);
-        let networks = params::load(fresh, state, &folder.join(file).display().to_string())?;
+        let networks = params::load(fresh, &saved.take_weights(weights), &folder.display().to_string())?;
         system.restore(saved.system);
         Ok(Box::new(Loaded { system, networks, info }))
     }

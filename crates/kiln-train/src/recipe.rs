@@ -111,6 +111,8 @@ impl DataConfig {
 /// The `[train]` table: the training loop. Durations are counted in images seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
+    /// The run of the same system whose networks it starts from (`--from`); empty for fresh ones.
+    pub init_from: String,
     /// Images per step.
     pub batch: usize,
     /// Precision of products in convolutions: `f32` or `bf16`; sums, weights and all else stay in `f32`.
@@ -151,6 +153,7 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            init_from: String::new(),
             batch: 64,
             precision: Precision::default(),
             accumulate: 1,

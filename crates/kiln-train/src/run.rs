@@ -82,6 +82,21 @@ impl Run {
         self.root.join("recipe.toml")
     }
 
+    /// Checks that it is a run of this system.
+    ///
+    /// # Errors
+    /// A usage error that says which system it is of.
+    pub fn check_system(&self, id: &str) -> Result<()> {
+        let recipe = self.recipe()?;
+        match recipe.get("system").and_then(|v| v.as_str()) {
+            Some(own) if own == id => Ok(()),
+            own => {
+                let (root, own) = (self.root.display(), own.unwrap_or("no system"));
+                Err(Error::usage(format!("{root}: a run of {own}, not of {id}")))
+            }
+        }
+    }
+
     /// The resolved recipe.
     ///
     /// # Errors

@@ -45,15 +45,15 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A process that goes on from where `live` is.
+    /// A process that goes on from where `live` is to `end` images.
     pub(crate) fn begin<S: System>(
         run: &'a Run,
         config: &'a TrainConfig,
         options: &'a Options,
         live: &Live<S>,
+        end: u64,
     ) -> Result<Self> {
         let (images, steps) = (live.counters.images, live.counters.steps);
-        let end = if config.stop_after > 0 { config.stop_after } else { config.images };
         Ok(Self {
             run,
             config,

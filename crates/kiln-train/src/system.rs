@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::ability::Abilities;
 use crate::batch::Batch;
+use crate::fit::FitData;
+use crate::init_from::InitFrom;
 use crate::optim::OptimizerConfig;
 use crate::params::State;
 use crate::recipe::{DataConfig, TrainConfig};
@@ -75,9 +77,10 @@ pub trait System: Send + Sync + Sized + 'static {
         Ok(config)
     }
 
-    /// The run whose networks it starts from, if its settings name one.
-    fn init_from(_config: &Self::Config) -> Option<InitFrom<'_>> {
-        None
+    /// The runs and files whose networks it starts from, if its settings name any. A network that no phase trains
+    /// stays as it is, and is kept but once in a checkpoint.
+    fn init_from(_config: &Self::Config) -> Vec<InitFrom<'_>> {
+        Vec::new()
     }
 
     /// Defaults of the `[data]` and `[train]` tables.
@@ -97,8 +100,17 @@ pub trait System: Send + Sync + Sized + 'static {
     /// Makes fresh networks.
     fn networks(&self, init: &mut Init) -> Self::Networks;
 
-    /// What happens in a step, in order.
+    /// What happens in a step, in order; nothing for a system that [`System::fit`] trains.
     fn phases(&self) -> Vec<Phase<Self>>;
+
+    /// The networks that the whole data determines in closed form, made of fresh ones (principal components, subspace
+    /// alignment): for a system without phases, which is trained when this returns.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or does not determine them.
+    fn fit(&self, _fresh: Self::Networks, _data: &FitData<'_>) -> Result<Option<Self::Networks>> {
+        Ok(None)
+    }
 
     /// Which pictures come together in a batch; it knows its kind as [`Batch::kind`].
     fn grouping(&self) -> Grouping {
@@ -115,15 +127,6 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// Takes back what [`System::state`] gave.
     fn restore(&mut self, _state: State) {}
-}
-
-/// Networks that a system does not make afresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InitFrom<'a> {
-    /// The folder of the run that has trained them.
-    pub run: &'a str,
-    /// Their paths there and here. All that a network has here must be there, and there may be more.
-    pub networks: &'static [(&'static str, &'static str)],
 }
 
 /// The loss of a phase on a batch; `None` skips the update (a discriminator that is ahead).

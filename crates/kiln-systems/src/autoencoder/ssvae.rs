@@ -213,10 +213,10 @@ impl System for Ssvae {
         Ok(config)
     }
 
-    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
+    fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
         let has_m1 = matches!(config.mode, Mode::M1 | Mode::Stacked) && !config.m1.is_empty();
-        has_m1
-            .then_some(InitFrom { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
+        let m1 = InitFrom { source: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] };
+        has_m1.then_some(m1).into_iter().collect()
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
