@@ -11,8 +11,16 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::WeightSet;
 use crate::params::{HostTensor, State};
+
+/// Which weights of a checkpoint to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightSet {
+    /// The EMA weights if the run keeps them, else the live ones.
+    Ema,
+    /// The live weights.
+    Live,
+}
 
 /// The scalars of a checkpoint: `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

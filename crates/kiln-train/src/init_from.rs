@@ -8,23 +8,11 @@ use kiln_core::{Error, Result};
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
 
-use crate::checkpoint::Checkpoint;
-use crate::model::WeightSet;
+use crate::checkpoint::{Checkpoint, WeightSet};
 use crate::params::{self, HostTensor, State};
 use crate::recipe::Recipe;
 use crate::run::Run;
-use crate::system::System;
-
-/// Networks that a system does not make afresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InitFrom<'a> {
-    /// The folder of the run that has trained them, of which the EMA weights are taken; or a file of weights with
-    /// PyTorch's names, safetensors or a state dict of `torch.save`.
-    pub source: &'a str,
-    /// Their paths there and here; an empty path there is all of it. All that a network has here must be there, and
-    /// there may be more.
-    pub networks: &'static [(&'static str, &'static str)],
-}
+use crate::system::{InitFrom, System};
 
 /// The trained weights that a new run starts from.
 pub(crate) enum Initial {

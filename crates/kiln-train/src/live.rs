@@ -10,11 +10,10 @@ use kiln_data::HostBatch;
 use kiln_nn::Init;
 
 use crate::batch::Batch;
-use crate::checkpoint::{self, Best, Checkpoint, Counters};
+use crate::checkpoint::{self, Best, Checkpoint, Counters, WeightSet};
 use crate::ema;
 use crate::fit::FitData;
 use crate::init_from::Initial;
-use crate::model::WeightSet;
 use crate::optim::{self, Optimizer};
 use crate::params::{self, Flat, State};
 use crate::recipe::Recipe;

@@ -12,11 +12,10 @@ use serde::de::DeserializeOwned;
 
 use crate::ability::Abilities;
 use crate::batch::Batch;
+use crate::config::{DataConfig, TrainConfig};
 use crate::fit::FitData;
-use crate::init_from::InitFrom;
 use crate::optim::OptimizerConfig;
 use crate::params::State;
-use crate::recipe::{DataConfig, TrainConfig};
 use crate::sizes::SizeRule;
 
 /// The pictures a system works on, known once the data is.
@@ -127,6 +126,17 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// Takes back what [`System::state`] gave.
     fn restore(&mut self, _state: State) {}
+}
+
+/// Networks that a system does not make afresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitFrom<'a> {
+    /// The folder of the run that has trained them, of which the EMA weights are taken; or a file of weights with
+    /// PyTorch's names, safetensors or a state dict of `torch.save`.
+    pub source: &'a str,
+    /// Their paths there and here; an empty path there is all of it. All that a network has here must be there, and
+    /// there may be more.
+    pub networks: &'static [(&'static str, &'static str)],
 }
 
 /// The loss of a phase on a batch; `None` skips the update (a discriminator that is ahead).

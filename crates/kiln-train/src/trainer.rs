@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{Loader, Prepared};
@@ -18,23 +17,10 @@ use crate::init_from::{Initial, settle};
 use crate::live::Live;
 use crate::recipe::Recipe;
 use crate::run::Run;
-use crate::session::Session;
+use crate::session::{Options, Session};
 use crate::system::System;
 use crate::watch::Watcher;
 use crate::{memory, params};
-
-/// How a training process runs, beside what the recipe says.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where to compute; not an autodiff device.
-    pub device: Device,
-    /// Stop after this many steps in all, whatever `train.images` says; schedules keep their length.
-    pub steps: Option<u64>,
-    /// No progress.
-    pub quiet: bool,
-    /// Measures the run every `train.evaluate_every` images.
-    pub watcher: Option<Watcher>,
-}
 
 /// What a training process reached: also the run's `report.json`.
 #[derive(Clone, Debug, Serialize)]

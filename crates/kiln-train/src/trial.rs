@@ -7,9 +7,8 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{DataKind, HostBatch, Part};
 
-use crate::ability::Model;
 use crate::live::Live;
-use crate::model::{Info, Loaded};
+use crate::model::{Info, Loaded, Model};
 use crate::params;
 use crate::recipe::Recipe;
 use crate::system::{Pictures, System};

@@ -12,8 +12,8 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::tensor::{from_values, to_values};
+use kiln_train::WeightSet;
 use kiln_train::checkpoint::{self, Checkpoint};
-use kiln_train::model::WeightSet;
 use kiln_train::{Abilities, DataConfig, FitData, Phase, Pictures, Reconstruct, Run, System, TrainConfig, entry};
 use serde::{Deserialize, Serialize};
 

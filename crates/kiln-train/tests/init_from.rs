@@ -12,8 +12,8 @@ use common::{options, recipe, train, write_pictures};
 use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_nn::{Init, Linear, LinearConfig};
+use kiln_train::WeightSet;
 use kiln_train::checkpoint::{self, Checkpoint};
-use kiln_train::model::WeightSet;
 use kiln_train::params::{self, HostTensor, State};
 use kiln_train::{
     Abilities, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Reconstruct, Run, System, TrainConfig,
