@@ -10,7 +10,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from work import KILN, call
+from work import call, kiln
 
 AXES = {
     "batch": ([1, 4, 16, 64, 256], ["--size=28", "--channels=64"]),
@@ -29,7 +29,7 @@ def main(out):
         for value in values:
             shape = [f"--{axis}={value}", *fixed, "--runs=3"]
             for name, precision in KILNS.items():
-                lines[name].append(call([KILN, "bench", "unet", "--json", "--precision", precision, *shape])[0])
+                lines[name].append(kiln("unet", ["--precision", precision, *shape])[0])
             for name, mode in MODES.items():
                 lines[name].append(call([sys.executable, "benches/peers/work.py", "unet", "--alone", mode, *shape])[0])
             print(axis, value, {name: round(times[-1], 1) for name, times in lines.items()}, flush=True)

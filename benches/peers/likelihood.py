@@ -6,7 +6,7 @@ From the repository, with nothing else running, after `cargo build --release`. T
 units each way and 50 latents, batch 100 (1,000 pictures are drawn), a gated PixelCNN of 7
 layers and 24 maps, a Diagonal BiLSTM of 2 layers and 24 states, on bits at 28x28, batch 16, with Adam. In PyTorch masked kernels are
 multiplied by their masks and the map is skewed, as the papers have it, and sampling is a whole pass for each pixel (naive). Rounds alternate, each work a
-process of its own; a line gives medians and Kiln's time over PyTorch's. `pixelcnn-sample` has both of Kiln's ways beside the naive PyTorch.
+process of its own; a line gives medians and Kiln's time over PyTorch's.
 Measured with torch==2.15.0.
 """
 
@@ -28,7 +28,6 @@ WORKS = {
     "pixelcnn": "pixelcnn",
     "pixelrnn": "pixelrnn",
     "pixelcnn-sample": "pixelcnn-sample-naive",
-    "pixelcnn-sample-naive": "pixelcnn-sample-naive",
     "pixelrnn-sample": "pixelrnn-sample-naive",
 }
 MODES = ["eager", "channels_last"]
@@ -181,19 +180,25 @@ def torch_work(work, mode, runs):
     print(json.dumps({"milliseconds": statistics.median(times)}))
 
 
-def call(command):
+def kiln(work, options):
+    """Milliseconds of `kiln bench`, which times a step and samples together."""
+    bench, sample = work.removesuffix("-sample"), work.endswith("-sample")
+    return call([KILN, "bench", bench, "--json", *options], "sample_ms" if sample else "step_ms")
+
+
+def call(command, time="milliseconds"):
     """Milliseconds."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{command}: {done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])["milliseconds"]
+    return json.loads(done.stdout.strip().splitlines()[-1])[time]
 
 
 def compare(args):
     for work in args.work or WORKS:
         found = {}
         for _ in range(args.rounds):
-            found.setdefault("kiln", []).append(call([KILN, "bench", work, "--json", f"--runs={args.runs}"]))
+            found.setdefault("kiln", []).append(kiln(work, [f"--runs={args.runs}"]))
             for mode in args.modes:
                 theirs = [sys.executable, __file__, WORKS[work], "--alone", mode, f"--runs={args.runs}"]
                 found.setdefault(mode, []).append(call(theirs))

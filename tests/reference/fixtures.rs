@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors};
 
 /// One file of reference values.
@@ -43,10 +43,15 @@ impl Fixtures {
 
     /// A tensor on the plain CPU device.
     pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
+        self.tensor_of(name, DType::F32)
+    }
+
+    /// The same in another precision.
+    pub fn tensor_of<const D: usize>(&self, name: &str, dtype: DType) -> Tensor<D> {
         let (shape, values) = self.values(name);
-        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
         let shape: [usize; D] = shape.try_into().unwrap_or_else(|s| panic!("{name} has shape {s:?}"));
-        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+        let data = TensorData::new(values, shape).convert_dtype(dtype);
+        Tensor::from_data(data, (&Device::flex(), dtype))
     }
 
     /// Asserts that a tensor equals the reference within `tolerance`, relative to its largest value.

@@ -1,11 +1,11 @@
-"""The U-Nets of Ho et al. 2020 and of Dhariwal & Nichol 2021 as diffusers builds them, under the names that Kiln gives
-their parameters.
+"""The U-Nets of Ho et al. 2020, of Dhariwal & Nichol 2021 and of Rombach et al. 2022 as diffusers builds them, under the names
+that Kiln gives their parameters.
 
 Made with torch==2.15.0, diffusers==0.42.1.
 """
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 
 from reference import begin, save, spread
@@ -14,11 +14,11 @@ versions = begin("diffusers")
 LEVELS, BLOCKS = 2, 1
 
 
-def build(**more):
+def build(kind=UNet2DModel, in_channels=1, **more):
     return spread(
-        UNet2DModel(
+        kind(
             sample_size=8,
-            in_channels=1,
+            in_channels=in_channels,
             out_channels=2,
             freq_shift=1,
             flip_sin_to_cos=False,
@@ -130,3 +130,62 @@ for module in adm.modules():
     if isinstance(module, ResnetBlock2D):
         module.output_scale_factor = 2**0.5
 record("adm", adm, {0, 1}, True, lambda name: name.endswith(("time.weight", "norm2.weight", "time1.weight")))
+
+
+def plain(path):
+    """Without the names of Rust's variants."""
+    return ".".join(part for part in path.split(".") if not part[0].isupper())
+
+
+def conditioned(tensors):
+    """The names of a network whose level 1 and middle look at a context."""
+    modules, attentions = paths({1}, False)
+    modules["class_embedding"] = "class"
+    transformers = {k: v.replace("attention", "transformer") for k, v in attentions.items()}
+    modules |= transformers
+    out = {}
+    for name, value in tensors.items():
+        theirs = max((m for m in modules if name.startswith(f"{m}.")), key=len)
+        out[plain(modules[theirs]) + name.removeprefix(theirs)] = value
+    assert len(out) == len(tensors)
+    return out
+
+
+# A class, a context, an image beside the noisy one, and what a control network adds.
+net = build(
+    UNet2DConditionModel,
+    in_channels=2,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    mid_block_type="UNetMidBlock2DCrossAttn",
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=2,
+    cross_attention_dim=6,
+    num_class_embeds=4,
+)
+inputs = {
+    "input": torch.randn(2, 1, 8, 8),
+    "images": torch.randn(2, 1, 8, 8),
+    "context": torch.randn(2, 5, 6),
+    **{f"residual.{i}": torch.randn(2, c, n, n) for i, (c, n) in enumerate([(8, 8), (8, 8), (8, 4), (16, 4), (16, 4)])},
+}
+for x in inputs.values():
+    x.requires_grad_()
+times, classes = torch.tensor([3, 700]), torch.tensor([3, 1])
+residuals = [inputs[f"residual.{i}"] for i in range(5)]
+y = net(
+    torch.cat([inputs["input"], inputs["images"]], 1),
+    times,
+    encoder_hidden_states=inputs["context"],
+    class_labels=classes,
+    down_block_additional_residuals=residuals[:4],
+    mid_block_additional_residual=residuals[4],
+).sample
+g = torch.randn_like(y)
+y.backward(g)
+out = {**inputs, "times": times.float(), "classes": classes.float(), "output": y, "grad_output": g}
+out |= {f"grad_{k}": x.grad for k, x in inputs.items()}
+out |= {f"net.{k}": v for k, v in conditioned(net.state_dict()).items()}
+gradients = conditioned({k: p.grad for k, p in net.named_parameters()})
+some = ("attn2.to_k.weight", "class.weight", "conv_in.weight", "proj_out.weight")
+out |= {f"grad.{k}": v for k, v in gradients.items() if k.endswith(some)}
+save("unet_condition", out, versions)

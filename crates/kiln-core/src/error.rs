@@ -1,5 +1,6 @@
 //! Kiln's error type: one line that says what went wrong, where, and what to do.
 
+use std::any::Any;
 use std::fmt;
 
 /// A failure, worded for the user.
@@ -27,6 +28,11 @@ impl Error {
         Self { message: one_line(&message.to_string()), usage: true }
     }
 
+    /// The same error with a place in front of it: a usage error stays one.
+    pub fn at(self, place: impl fmt::Display) -> Self {
+        Self { message: one_line(&format!("{place}: {}", self.message)), ..self }
+    }
+
     /// Whether this is a usage error.
     pub fn is_usage(&self) -> bool {
         self.usage
@@ -46,15 +52,28 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Puts the place in front of another library's error: `read(path).context(|| format!("reading {path}"))`.
+/// Returns a usage error, worded as by `format!`, if a condition holds: `refuse_if!(n == 0, "-n {n}: at least 1")`.
+#[macro_export]
+macro_rules! refuse_if {
+    ($wrong:expr, $($message:tt)+) => {
+        if $wrong {
+            return Err($crate::Error::usage(format!($($message)+)));
+        }
+    };
+}
+
+/// Puts the place in front of an error, another library's or our own (a usage error stays one): `read(path).context(|| format!("reading {path}"))`.
 pub trait Context<T> {
     /// Turns any error into an [`Error`] whose line begins with `place`.
     fn context<D: fmt::Display>(self, place: impl FnOnce() -> D) -> Result<T>;
 }
 
-impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
+impl<T, E: fmt::Display + 'static> Context<T> for std::result::Result<T, E> {
     fn context<D: fmt::Display>(self, place: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|e| Error::new(format!("{}: {e}", place())))
+        self.map_err(|e| match (&e as &dyn Any).downcast_ref::<Error>() {
+            Some(own) => own.clone().at(place()),
+            None => Error::new(&e).at(place()),
+        })
     }
 }
 
@@ -66,5 +85,16 @@ mod tests {
     fn a_message_is_always_one_line() {
         assert_eq!(Error::new("a\n  b\n").to_string(), "a; b");
         assert!(Error::usage("x").is_usage());
+    }
+
+    #[test]
+    fn a_place_in_front_changes_nothing_else() {
+        let error = Error::usage("bad key").at("step 3");
+        assert_eq!(error.to_string(), "step 3: bad key");
+        assert!(error.is_usage() && !Error::new("x").at("y").is_usage());
+        let again = Err::<(), _>(error).context(|| "recipe.toml").unwrap_err();
+        assert_eq!(again.to_string(), "recipe.toml: step 3: bad key");
+        assert!(again.is_usage());
+        assert!(!Err::<(), _>("full").context(|| "disk").unwrap_err().is_usage());
     }
 }

@@ -64,6 +64,14 @@ pub struct Part {
 }
 
 impl Part {
+    /// The pictures at `places` of a stream as they are, never mirrored.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn of(stream: &Prepared, places: &[usize]) -> Result<Self> {
+        assemble(stream, places, |_| false)
+    }
+
     fn piece(&self, items: Range<usize>) -> Self {
         let [_, channels, height, width] = self.shape;
         let of = |size: usize| items.start * size..items.end * size;
@@ -287,6 +295,13 @@ fn chosen(stream: &Prepared, key: Key, number: u64, start: u64, batch: usize, gr
 /// The pictures at `places` of stream `number`, the items from `start` on.
 fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]) -> Result<Part> {
     let flip = key.purpose("flip").at(number);
+    let mut items = start..;
+    let flipped = |_| stream.rule().flip && items.next().is_some_and(|item| flip.below([item], 2)[0] == 1);
+    assemble(stream, places, flipped)
+}
+
+/// The pictures at `places`, mirrored where `flipped` says so of an index.
+fn assemble(stream: &Prepared, places: &[usize], mut flipped: impl FnMut(usize) -> bool) -> Result<Part> {
     let batch = places.len();
     let [channels, height, width] = stream.shape();
     let mut part = Part {
@@ -299,9 +314,9 @@ fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]
         indices: places.to_vec(),
     };
     let mut masks = Vec::with_capacity(if stream.mask_values().is_empty() { 0 } else { batch * height * width });
-    for (item, &index) in (start..).zip(places) {
+    for &index in places {
         let sample = stream.get(index)?;
-        let flipped = stream.rule().flip && flip.below([item], 2)[0] == 1;
+        let flipped = flipped(index);
         if !stream.mask_values().is_empty() {
             masks.extend(classes_of_mask(&sample, stream.mask_values(), flipped)?);
         }

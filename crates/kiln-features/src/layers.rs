@@ -103,7 +103,7 @@ impl Loader<'_> {
     pub(crate) fn linear_alone(&self, path: &str, [inputs, outputs]: [usize; 2]) -> Result<Linear> {
         let weight = self.values(&format!("{path}.weight"), &[outputs, inputs])?;
         let weight = from_values(weight, [outputs, inputs], self.device);
-        Ok(Linear { weight: Param::initialized(ParamId::new(), weight), bias: None })
+        Ok(Linear::from_parameters(Param::initialized(ParamId::new(), weight), None))
     }
 
     /// `path.bias`.

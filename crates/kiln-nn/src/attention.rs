@@ -1,18 +1,35 @@
 //! Attention over sequences and feature maps.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 pub use kiln_kernels::Mask;
 use kiln_kernels::self_attention;
 
+use crate::dual::{Pass, Signal};
 use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, WeightInit, add_activate, cost};
 
 /// Scaled dot-product attention, softmax(q·kᵀ / √d)·v (Vaswani 2017, equation 1).
 ///
 /// # Shapes
 /// `[n, heads, queries, d]`, `[n, heads, keys, d]`, `[n, heads, keys, e]` → `[n, heads, queries, e]`
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-    masked_attention(q, k, v, Mask::None)
+pub fn attention<X: Signal<4>>(q: X, k: X, v: X) -> X {
+    if !X::Pass::TANGENT {
+        return X::from_parts(masked_attention(q.into_parts().0, k.into_parts().0, v.into_parts().0, Mask::None), None);
+    }
+    let d = q.dims()[3] as f64;
+    let scores = q.bilinear(k, |q, k| q.matmul(k.swap_dims(2, 3))) * d.sqrt().recip();
+    softmax(scores).bilinear(v, |p, v| p.matmul(v))
+}
+
+/// Softmax along the last axis: of a tangent ẋ, p (ẋ − Σ p ẋ).
+fn softmax<X: Signal<4>>(x: X) -> X {
+    let (x, dx) = x.into_parts();
+    let p = activation::softmax(x, 3);
+    let tangent = dx.map(|dx| {
+        let mean = (p.clone() * dx.clone()).sum_dim(3);
+        p.clone() * (dx - mean)
+    });
+    X::from_parts(p, tangent)
 }
 
 /// [`attention`] to the keys that `mask` leaves a query: those before it, or those a caption has.

@@ -4,6 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use kiln_kernels::{ConvOptions, conv_transpose2d, conv2d};
 
+use crate::dual::Signal;
+use crate::parametrization::{Parametrization, Parametrized};
 use crate::{Init, WeightInit, cost};
 
 /// Settings of a [`Conv2d`] or a [`ConvTranspose2d`]: PyTorch's defaults where
@@ -35,6 +37,8 @@ pub struct Conv2dConfig {
     pub bias: bool,
     /// How the weight is drawn; the bias is zero unless the weight is [`WeightInit::FanIn`].
     pub weight: WeightInit,
+    /// What the weight goes through before use.
+    pub parametrization: Parametrization,
 }
 
 impl Conv2dConfig {
@@ -51,6 +55,7 @@ impl Conv2dConfig {
             groups: 1,
             bias: true,
             weight: WeightInit::FanIn,
+            parametrization: Parametrization::Direct,
         }
     }
 
@@ -63,22 +68,31 @@ impl Conv2dConfig {
     pub fn init(&self, init: &mut Init) -> Conv2d {
         assert!(self.output_padding == 0, "only a transposed convolution has an output padding: {self:?}");
         let (weight, bias) = self.parameters([self.outputs, self.inputs / self.groups], init);
-        Conv2d { weight, bias, options: self.options() }
+        let parametrization = self.parametrization.init(&weight, 0, self.fan_in(), init);
+        Conv2d { weight, bias, parametrization, options: self.options() }
     }
 
     /// Makes a transposed convolution.
     pub fn init_transposed(&self, init: &mut Init) -> ConvTranspose2d {
         let (weight, bias) = self.parameters([self.inputs, self.outputs / self.groups], init);
-        ConvTranspose2d { weight, bias, options: self.options(), output_padding: self.output_padding }
+        let parametrization = self.parametrization.init(&weight, 1, self.fan_in(), init);
+        let (options, output_padding) = (self.options(), self.output_padding);
+        ConvTranspose2d { weight, bias, parametrization, options, output_padding }
     }
 
-    /// A weight of these channels and a bias. PyTorch counts the second dimension of the weight as fan-in, which is
-    /// the outputs of a transposed convolution.
+    /// Inputs of an output.
+    fn fan_in(&self) -> usize {
+        self.inputs / self.groups * self.kernel[0] * self.kernel[1]
+    }
+
+    /// A weight of these channels and a bias. To draw them, PyTorch counts the second dimension of the weight as fan-in,
+    /// which is the outputs of a transposed convolution.
     fn parameters(&self, channels: [usize; 2], init: &mut Init) -> (Param<Tensor<4>>, Option<Param<Tensor<1>>>) {
         let [kh, kw] = self.kernel;
         let fan_in = channels[1] * kh * kw;
-        let weight = init.weight([channels[0], channels[1], kh, kw], fan_in, self.weight);
-        (weight, self.bias.then(|| init.bias(self.outputs, fan_in, self.weight)))
+        let how = self.parametrization.drawn(self.weight);
+        let weight = init.weight([channels[0], channels[1], kh, kw], fan_in, how);
+        (weight, self.bias.then(|| init.bias(self.outputs, fan_in, how)))
     }
 
     fn options(&self) -> ConvOptions {
@@ -98,6 +112,8 @@ pub struct Conv2d {
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// What the weight goes through.
+    pub parametrization: Parametrized,
     #[module(skip)]
     options: ConvOptions,
 }
@@ -105,8 +121,9 @@ pub struct Conv2d {
 impl Conv2d {
     /// # Shapes
     /// `[n, in, h, w]` → `[n, out, (h + 2·padding − dilation·(k − 1) − 1) / stride + 1, …]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.options);
+    pub fn forward<X: Signal<4>>(&self, x: X) -> X {
+        let (weight, bias) = self.parametrization.apply::<X::Pass, 4>(&self.weight, self.bias.as_ref());
+        let y = x.affine(bias, |x, bias| conv2d(x, weight.clone(), bias, self.options));
         let ([n, outputs, height, width], [_, inputs, kh, kw]) = (y.dims(), self.weight.dims());
         cost::count(&[n, outputs, height, width, inputs, kh, kw]);
         y
@@ -120,6 +137,8 @@ pub struct ConvTranspose2d {
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// What the weight goes through.
+    pub parametrization: Parametrized,
     #[module(skip)]
     options: ConvOptions,
     #[module(skip)]
@@ -129,15 +148,15 @@ pub struct ConvTranspose2d {
 impl ConvTranspose2d {
     /// # Shapes
     /// `[n, in, h, w]` → `[n, out, (h − 1)·stride − 2·padding + k + output_padding, …]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let bias = self.bias.as_ref().map(Param::val);
+    pub fn forward<X: Signal<4>>(&self, x: X) -> X {
+        let (weight, bias) = self.parametrization.apply::<X::Pass, 4>(&self.weight, self.bias.as_ref());
         let ([n, inputs, height, width], [_, outputs, kh, kw]) = (x.dims(), self.weight.dims());
         cost::count(&[n, inputs, height, width, outputs, kh, kw]);
         let plain = self.options == ConvOptions { stride: self.options.stride, ..ConvOptions::default() };
         if [height, width] == [1, 1] && plain && self.output_padding == 0 {
-            return project(x, self.weight.val(), bias);
+            return x.affine(bias, |x, bias| project(x, weight.clone(), bias));
         }
-        conv_transpose2d(x, self.weight.val(), bias, self.options, [self.output_padding; 2])
+        x.affine(bias, |x, bias| conv_transpose2d(x, weight.clone(), bias, self.options, [self.output_padding; 2]))
     }
 }
 

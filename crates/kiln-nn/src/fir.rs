@@ -3,9 +3,11 @@
 //! are separable: the same taps along rows and columns.
 
 use burn::tensor::Tensor;
-use kiln_kernels::{ConvOptions, Filter, conv_transpose2d, conv2d, resample};
+use kiln_kernels::{ConvOptions, Filter, conv_transpose2d, conv2d};
 
 use crate::cost;
+use crate::dual::Signal;
+use crate::resample::along_axes;
 
 /// The taps of a filter, made to sum to 1 with `normalize`, turned around with `flip`, and scaled so that the
 /// filter along both axes has `gain`.
@@ -21,7 +23,7 @@ pub fn setup_filter(taps: &[f32], normalize: bool, flip: bool, gain: f64) -> Vec
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, (h·up + top + bottom − taps) / down + 1, (w·up + left + right − taps) / down + 1]`
-pub fn upfirdn2d(x: Tensor<4>, filter: &[f32], up: usize, down: usize, padding: [isize; 4], gain: f64) -> Tensor<4> {
+pub fn upfirdn2d<X: Signal<4>>(x: X, filter: &[f32], up: usize, down: usize, padding: [isize; 4], gain: f64) -> X {
     let [_, _, h, w] = x.dims();
     let [left, right, top, bottom] = padding;
     let axis = |len: usize, before: isize, after: isize| {
@@ -38,23 +40,23 @@ pub fn upfirdn2d(x: Tensor<4>, filter: &[f32], up: usize, down: usize, padding: 
         };
         Filter::new(len, (0..outputs).map(sum))
     };
-    resample(x, &axis(h, top, bottom), &axis(w, left, right))
+    along_axes(x, &axis(h, top, bottom), &axis(w, left, right))
 }
 
 /// A filtered picture of the same size.
-pub fn filter2d(x: Tensor<4>, filter: &[f32], gain: f64) -> Tensor<4> {
+pub fn filter2d<X: Signal<4>>(x: X, filter: &[f32], gain: f64) -> X {
     let taps = filter.len() as isize;
     upfirdn2d(x, filter, 1, 1, around(taps / 2, (taps - 1) / 2), gain)
 }
 
 /// A picture `up` times as large, as bright as before times `gain`.
-pub fn upsample2d(x: Tensor<4>, filter: &[f32], up: usize, gain: f64) -> Tensor<4> {
+pub fn upsample2d<X: Signal<4>>(x: X, filter: &[f32], up: usize, gain: f64) -> X {
     let (before, after) = before_and_after(filter, Rate::Up(up));
     upfirdn2d(x, filter, up, 1, around(before, after), gain * (up * up) as f64)
 }
 
 /// A picture a `down`-th as large.
-pub fn downsample2d(x: Tensor<4>, filter: &[f32], down: usize, gain: f64) -> Tensor<4> {
+pub fn downsample2d<X: Signal<4>>(x: X, filter: &[f32], down: usize, gain: f64) -> X {
     let (before, after) = before_and_after(filter, Rate::Down(down));
     upfirdn2d(x, filter, 1, down, around(before, after), gain)
 }
@@ -76,13 +78,25 @@ pub enum Rate {
 ///
 /// # Shapes
 /// `[n, in, h, w]`, `[out, in, k, k]` → `[n, out, h', w']`; h' is h · up or h / down where `padding` is (k − 1) / 2
-pub fn conv2d_resample(x: Tensor<4>, weight: Tensor<4>, filter: &[f32], rate: Rate, padding: usize) -> Tensor<4> {
-    let [.., kh, kw] = weight.dims();
+pub fn conv2d_resample<X: Signal<4>>(x: X, weight: Tensor<4>, filter: &[f32], rate: Rate, padding: usize) -> X {
+    x.linear(|x| conv2d_resample_groups(x, weight.clone(), filter, rate, padding, 1))
+}
+
+/// [`conv2d_resample`] of channels in `groups`, `[out, in / groups, k, k]`.
+pub(crate) fn conv2d_resample_groups(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    filter: &[f32],
+    rate: Rate,
+    padding: usize,
+    groups: usize,
+) -> Tensor<4> {
+    let [outputs, inputs, kh, kw] = weight.dims();
     let (before, after) = before_and_after(filter, rate);
     let (before, after) = (before + padding as isize, after + padding as isize);
     let convolve = |x: Tensor<4>, stride: usize, padding: usize| {
-        let y = conv2d(x, weight.clone(), None, options(stride, [padding; 2]));
-        let ([n, outputs, height, width], [_, inputs, ..]) = (y.dims(), weight.dims());
+        let y = conv2d(x, weight.clone(), None, options(stride, [padding; 2], groups));
+        let [n, _, height, width] = y.dims();
         cost::count(&[n, outputs, height, width, inputs, kh, kw]);
         y
     };
@@ -97,23 +111,25 @@ pub fn conv2d_resample(x: Tensor<4>, weight: Tensor<4>, filter: &[f32], rate: Ra
             upfirdn2d(convolve(x, 1, 0), filter, up, 1, around(before, after), (up * up) as f64)
         }
         Rate::Up(up) => {
-            let [n, inputs, h, w] = x.dims();
-            cost::count(&[n, inputs, h, w, weight.dims()[0], kh, kw]);
+            let [n, _, h, w] = x.dims();
+            cost::count(&[n, inputs, h, w, outputs, kh, kw]);
             // What the transposed convolution adds on each side, less what is cut there at once.
             let left = |k: usize| (before - (k as isize - 1), after - (k as isize - up as isize));
             let cut = |(a, b): (isize, isize)| (-a).min(-b).max(0);
             let (rows, columns) = (left(kh), left(kw));
             let cuts = [cut(rows), cut(columns)];
-            let options = options(up, cuts.map(isize::unsigned_abs));
-            let y = conv_transpose2d(x, weight.swap_dims(0, 1), None, options, [0, 0]);
+            let options = options(up, cuts.map(isize::unsigned_abs), groups);
+            let weight = weight.reshape([groups, outputs / groups, inputs, kh * kw]).swap_dims(1, 2);
+            let weight = weight.reshape([groups * inputs, outputs / groups, kh, kw]);
+            let y = conv_transpose2d(x, weight, None, options, [0, 0]);
             let padding = [columns.0 + cuts[1], columns.1 + cuts[1], rows.0 + cuts[0], rows.1 + cuts[0]];
             upfirdn2d(y, filter, 1, 1, padding, (up * up) as f64)
         }
     }
 }
 
-fn options(stride: usize, padding: [usize; 2]) -> ConvOptions {
-    ConvOptions { stride: [stride; 2], padding, ..ConvOptions::default() }
+fn options(stride: usize, padding: [usize; 2], groups: usize) -> ConvOptions {
+    ConvOptions { stride: [stride; 2], padding, groups, ..ConvOptions::default() }
 }
 
 /// Zeros before and after an axis that keep the picture where it is.

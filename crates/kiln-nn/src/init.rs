@@ -14,6 +14,12 @@ pub enum WeightInit {
     Normal(f64),
     /// Normal with standard deviation √(2 / fan_in) (He 2015).
     He,
+    /// A matrix of orthogonal rows or columns, whichever are fewer, times a gain; of a convolution the matrix
+    /// `[out, in · taps]` (Saxe 2014; PyTorch's `orthogonal_`).
+    Orthogonal {
+        /// 1 keeps lengths.
+        gain: f64,
+    },
     /// All zero (the last layer of a residual branch, ControlNet's zero convolution).
     Zero,
 }
@@ -47,6 +53,9 @@ impl Init {
             }
             WeightInit::Normal(std) => scaled(self.key.normal([index], len), std),
             WeightInit::He => scaled(self.key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
+            WeightInit::Orthogonal { gain } => {
+                scaled(orthogonal(&self.key.normal([index], len), shape.first().map_or(1, |rows| *rows)), gain)
+            }
             WeightInit::Zero => vec![0.0; len],
         };
         self.param(values, shape)
@@ -83,6 +92,31 @@ impl Init {
     }
 }
 
+/// Q of the QR decomposition of a matrix of `rows` rows, or of its transpose if it is wide, where R's diagonal is
+/// positive: uniform over such matrices if the given one is normal (Mezzadri 2007). By Gram and Schmidt's method,
+/// done twice against rounding.
+pub fn orthogonal(normal: &[f32], rows: usize) -> Vec<f32> {
+    let columns = normal.len() / rows.max(1);
+    let place = |vector: usize, i: usize| if rows < columns { vector * columns + i } else { i * columns + vector };
+    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    let mut basis: Vec<Vec<f64>> = Vec::new();
+    for vector in 0..rows.min(columns) {
+        let mut v: Vec<f64> = (0..rows.max(columns)).map(|i| f64::from(normal[place(vector, i)])).collect();
+        for other in basis.iter().chain(&basis) {
+            let along = dot(other, &v);
+            v.iter_mut().zip(other).for_each(|(v, o)| *v -= along * o);
+        }
+        let length = dot(&v, &v).sqrt();
+        v.iter_mut().for_each(|v| *v /= length);
+        basis.push(v);
+    }
+    let mut out = vec![0.0; normal.len()];
+    for (vector, v) in basis.iter().enumerate() {
+        v.iter().enumerate().for_each(|(i, v)| out[place(vector, i)] = *v as f32);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +127,18 @@ mod tests {
         let w = init.weight([64, 16, 3, 3], 144, WeightInit::FanIn).val();
         let max = w.abs().max().into_scalar::<f32>();
         assert!(max <= 1.0 / 12.0 && max > 0.083);
+    }
+
+    #[test]
+    fn orthogonal_weights_keep_lengths() {
+        let mut init = Init::new(&Device::flex(), 1);
+        for shape in [[6, 3, 2, 2], [20, 3, 2, 2]] {
+            let w = init.weight(shape, 12, WeightInit::Orthogonal { gain: 2.0 }).val().reshape([shape[0], 12]);
+            let product = if shape[0] < 12 { w.clone().matmul(w.transpose()) } else { w.clone().transpose().matmul(w) };
+            let size = shape[0].min(12);
+            let off = (product - Tensor::eye(size, &Device::flex()) * 4.0).abs().max().into_scalar::<f32>();
+            assert!(off < 1e-5, "{shape:?}: off by {off}");
+        }
     }
 
     #[test]

@@ -8,9 +8,13 @@
 //! A network on an autodiff device is in training mode; on a plain device it is in inference mode
 //! (batch normalisation then uses its running statistics).
 
+pub mod activation;
 pub mod attention;
+pub mod condition;
 pub mod conv;
 pub mod cost;
+pub mod discriminator;
+pub mod dual;
 pub mod fir;
 pub mod init;
 pub mod linear;
@@ -18,15 +22,21 @@ pub mod loss;
 pub mod masked;
 pub mod modulated;
 pub mod norm;
+pub mod parametrization;
+pub mod penalty;
 pub mod resample;
 pub mod tensor;
 pub mod time;
 pub mod transformer;
 pub mod unet;
 
+pub use activation::{Activation, activate, add_activate, concat};
+pub use condition::Condition;
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
+pub use dual::{Differentiable, Dual, Signal};
 pub use init::{Init, WeightInit};
-pub use kiln_kernels::{Activation, ScanDirection, activate, add_activate, concat, gate, recur};
+pub use kiln_kernels::{ScanDirection, gate, recur};
 pub use linear::{Embedding, Linear, LinearConfig};
 pub use masked::{MaskedConv2d, MaskedConv2dConfig};
 pub use norm::{BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm};
+pub use parametrization::Parametrization;

@@ -4,6 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_kernels::linear;
 
+use crate::dual::Signal;
+use crate::parametrization::{Parametrization, Parametrized};
 use crate::{Init, WeightInit, cost};
 
 /// Settings of a [`Linear`].
@@ -17,20 +19,23 @@ pub struct LinearConfig {
     pub bias: bool,
     /// How the weight is drawn; the bias is zero unless the weight is [`WeightInit::FanIn`].
     pub weight: WeightInit,
+    /// What the weight goes through before use.
+    pub parametrization: Parametrization,
 }
 
 impl LinearConfig {
     /// `inputs` → `outputs` features, with a bias, drawn as PyTorch does.
     pub fn new(inputs: usize, outputs: usize) -> Self {
-        Self { inputs, outputs, bias: true, weight: WeightInit::FanIn }
+        Self { inputs, outputs, bias: true, weight: WeightInit::FanIn, parametrization: Parametrization::Direct }
     }
 
     /// Makes the layer.
     pub fn init(&self, init: &mut Init) -> Linear {
-        Linear {
-            weight: init.weight([self.outputs, self.inputs], self.inputs, self.weight),
-            bias: self.bias.then(|| init.bias(self.outputs, self.inputs, self.weight)),
-        }
+        let how = self.parametrization.drawn(self.weight);
+        let weight = init.weight([self.outputs, self.inputs], self.inputs, how);
+        let bias = self.bias.then(|| init.bias(self.outputs, self.inputs, how));
+        let parametrization = self.parametrization.init(&weight, 0, self.inputs, init);
+        Linear { weight, bias, parametrization }
     }
 }
 
@@ -41,20 +46,27 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// What the weight goes through.
+    pub parametrization: Parametrized,
 }
 
 impl Linear {
+    /// A layer of these parameters, read from a file.
+    pub fn from_parameters(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
+        Self { weight, bias, parametrization: Parametrized::direct() }
+    }
+
     /// # Shapes
     /// `[…, in]` → `[…, out]`
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    pub fn forward<const D: usize, X: Signal<D>>(&self, x: X) -> X {
         let shape = x.dims();
         let features = shape[D - 1];
         let rows: usize = shape[..D - 1].iter().product();
         cost::count(&[rows, self.weight.dims()[0], features]);
-        let y = linear(x.reshape([rows, features]), self.weight.val(), self.bias.as_ref().map(Param::val));
+        let (weight, bias) = self.parametrization.apply::<X::Pass, 2>(&self.weight, self.bias.as_ref());
         let mut out = shape;
-        out[D - 1] = y.dims()[1];
-        y.reshape(out)
+        out[D - 1] = weight.dims()[0];
+        x.affine(bias, |x, bias| linear(x.reshape([rows, features]), weight.clone(), bias).reshape(out))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Int, Tensor, activation};
 
+use crate::dual::Signal;
+
 /// mean (x − y)².
 pub fn mse<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<1> {
     (x - y).square().mean()
@@ -13,8 +15,8 @@ pub fn l1<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<1> {
 }
 
 /// log(1 + eˣ), without overflow: max(x, 0) + log(1 + e^(−|x|)).
-pub fn softplus<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::relu(x.clone()) + (-x.abs()).exp().log1p()
+pub fn softplus<const D: usize, X: Signal<D>>(x: X) -> X {
+    x.elementwise(|x| activation::relu(x.clone()) + (-x.abs()).exp().log1p(), activation::sigmoid)
 }
 
 /// Binary cross-entropy of logits x against probabilities y, elementwise:

@@ -4,7 +4,8 @@ use burn::module::{Module, Param, RunningState};
 use burn::tensor::Tensor;
 use kiln_kernels::{Activation, batch_norm, batch_norm_inference, batch_stats, group_norm, layer_norm};
 
-use crate::Init;
+use crate::dual::{Pass, Signal};
+use crate::{Init, activate};
 
 /// Batch normalisation over `[n, channels, h, w]` (Ioffe & Szegedy 2015), PyTorch's `BatchNorm2d`.
 #[derive(Module, Debug)]
@@ -52,7 +53,20 @@ impl BatchNorm2d {
     ///
     /// # Shapes
     /// `[n, channels, h, w]` → the same
-    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    pub fn forward<X: Signal<4>>(&self, x: X, activation: Activation) -> X {
+        let both = |x: X| {
+            let normalised = if self.weight.val().is_autodiff() {
+                x.standardise(&[0, 2, 3], self.eps)
+            } else {
+                let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
+                (x - X::constant(per_channel(mean))) / X::constant(per_channel((var + self.eps).sqrt()))
+            };
+            scale_and_shift(normalised, &self.weight, &self.bias, activation)
+        };
+        normalise(x, |x| self.forward_plain(x, activation), both)
+    }
+
+    fn forward_plain(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         if !weight.is_autodiff() {
             let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
@@ -70,6 +84,38 @@ impl BatchNorm2d {
         }
         batch_norm(x, mean, var, weight, bias, self.eps, activation)
     }
+}
+
+/// Runs the fused kernel `plain` in a plain pass, and `both`, made of single operations, in a tangent pass.
+fn normalise<const D: usize, X: Signal<D>>(
+    x: X,
+    plain: impl FnOnce(Tensor<D>) -> Tensor<D>,
+    both: impl FnOnce(X) -> X,
+) -> X {
+    if X::Pass::TANGENT { both(x) } else { X::from_parts(plain(x.into_parts().0), None) }
+}
+
+/// `[c]` as `[1, c, 1, 1]`.
+fn per_channel(x: Tensor<1>) -> Tensor<4> {
+    let [c] = x.dims();
+    x.reshape([1, c, 1, 1])
+}
+
+/// a(γ x + β) with a scale and a shift of each channel.
+fn scale_and_shift<X: Signal<4>>(
+    x: X,
+    weight: &Param<Tensor<1>>,
+    bias: &Param<Tensor<1>>,
+    activation: Activation,
+) -> X {
+    let [gamma, beta] = [weight, bias].map(|p| X::constant(per_channel(p.val())));
+    activate(x * gamma + beta, activation)
+}
+
+/// Zero mean and unit variance over each of `groups` sets of channels of each sample.
+fn by_groups<X: Signal<4>>(x: X, groups: usize, eps: f64) -> X {
+    let [n, c, h, w] = x.dims();
+    x.reshape([n, groups, c / groups * h * w]).standardise(&[2], eps).reshape([n, c, h, w])
 }
 
 /// Group normalisation (Wu & He 2018), PyTorch's `GroupNorm`.
@@ -98,8 +144,13 @@ impl GroupNorm {
 
     /// # Shapes
     /// `[n, channels, h, w]` → the same
-    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
-        group_norm(x, self.weight.val(), self.bias.val(), self.groups, self.eps, activation)
+    pub fn forward<X: Signal<4>>(&self, x: X, activation: Activation) -> X {
+        let Self { weight, bias, groups, eps } = self;
+        normalise(
+            x,
+            |x| group_norm(x, weight.val(), bias.val(), *groups, *eps, activation),
+            |x| scale_and_shift(by_groups(x, *groups, *eps), weight, bias, activation),
+        )
     }
 
     /// AdaGN (Dhariwal & Nichol 2021, §3): the normalised maps times 1 + `scale` plus `shift`, then the activation.
@@ -135,11 +186,14 @@ impl Default for InstanceNorm2d {
 impl InstanceNorm2d {
     /// # Shapes
     /// `[n, channels, h, w]` → the same
-    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    pub fn forward<X: Signal<4>>(&self, x: X, activation: Activation) -> X {
         let channels = x.dims()[1];
-        let device = x.device().without_autodiff();
-        let (one, zero) = (Tensor::<1>::ones([channels], &device), Tensor::zeros([channels], &device));
-        group_norm(x, one, zero, channels, self.eps, activation)
+        let plain = |x: Tensor<4>| {
+            let device = (&x.device().without_autodiff(), x.dtype());
+            let (one, zero) = (Tensor::<1>::ones([channels], device), Tensor::zeros([channels], device));
+            group_norm(x, one, zero, channels, self.eps, activation)
+        };
+        normalise(x, plain, |x| activate(by_groups(x, channels, self.eps), activation))
     }
 }
 
@@ -162,7 +216,20 @@ impl LayerNorm {
 
     /// # Shapes
     /// `[…, features]` → the same
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        layer_norm(x, self.weight.val(), self.bias.val(), self.eps, Activation::None)
+    pub fn forward<const D: usize, X: Signal<D>>(&self, x: X) -> X {
+        let Self { weight, bias, eps } = self;
+        let last = |p: &Param<Tensor<1>>| X::constant(p.val().unsqueeze());
+        normalise(
+            x,
+            |x| layer_norm(x, weight.val(), bias.val(), *eps, Activation::None),
+            |x| x.standardise(&[D - 1], *eps) * last(weight) + last(bias),
+        )
     }
+}
+
+/// Each pixel's or sample's features divided by their root mean square: x / √(mean x² + ε) along axis 1 with
+/// ε = 10⁻⁸ (Karras 2018, section 4.2; the latent of StyleGAN).
+pub fn pixel_norm<const D: usize, X: Signal<D>>(x: X) -> X {
+    let mean = x.clone().square().mean_dims(&[1]);
+    x / (mean + 1e-8).sqrt()
 }

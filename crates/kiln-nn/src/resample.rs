@@ -1,9 +1,11 @@
 //! Changing the size of feature maps: interpolation, pooling, padding, and moving pixels to channels.
 
-use crate::tensor::from_values;
 use burn::tensor::Tensor;
 use kiln_kernels::{Filter, resample};
 pub use kiln_kernels::{GridOptions, SampleMode, SamplePadding, grid_sample};
+
+use crate::dual::{Of, Signal};
+use crate::tensor::from_values;
 
 /// How [`interpolate`] finds a pixel between those there are: PyTorch's modes with `align_corners=False`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +34,14 @@ pub enum Interpolation {
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
-pub fn interpolate(x: Tensor<4>, size: [usize; 2], mode: Interpolation) -> Tensor<4> {
+pub fn interpolate<X: Signal<4>>(x: X, size: [usize; 2], mode: Interpolation) -> X {
     let [_, _, h, w] = x.dims();
-    resample(x, &mode.filter(h, size[0]), &mode.filter(w, size[1]))
+    along_axes(x, &mode.filter(h, size[0]), &mode.filter(w, size[1]))
+}
+
+/// Rows by one filter, columns by the other.
+pub(crate) fn along_axes<X: Signal<4>>(x: X, rows: &Filter, columns: &Filter) -> X {
+    x.linear(|x| resample(x, rows, columns))
 }
 
 impl Interpolation {
@@ -106,10 +113,10 @@ fn cubic(x: f64, a: f64) -> f64 {
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, factor·h, factor·w]`
-pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
+pub fn upsample_nearest<X: Signal<4>>(x: X, factor: usize) -> X {
     let [_, _, h, w] = x.dims();
     let repeated = |len: usize| Filter::new(len, (0..factor * len).map(|i| vec![(i / factor, 1.0)]));
-    resample(x, &repeated(h), &repeated(w))
+    along_axes(x, &repeated(h), &repeated(w))
 }
 
 /// Means of `kernel`×`kernel` windows `stride` apart, `padding` zeros around the picture counted as pixels:
@@ -119,7 +126,7 @@ pub fn upsample_nearest(x: Tensor<4>, factor: usize) -> Tensor<4> {
 /// `[n, c, h, w]` → `[n, c, (h + 2·padding − kernel) / stride + 1, …]`
 ///
 /// Panics if the window is larger than the padded picture.
-pub fn avg_pool2d(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+pub fn avg_pool2d<X: Signal<4>>(x: X, kernel: usize, stride: usize, padding: usize) -> X {
     let [_, _, h, w] = x.dims();
     let weight = 1.0 / kernel as f32;
     let windows = |len: usize| {
@@ -132,7 +139,7 @@ pub fn avg_pool2d(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) ->
                 .map(|i| (i * stride..i * stride + kernel).filter_map(inside).map(|pixel| (pixel, weight)).collect()),
         )
     };
-    resample(x, &windows(h), &windows(w))
+    along_axes(x, &windows(h), &windows(w))
 }
 
 /// Mirrors `pad` rows and columns at each border, the border itself not repeated
@@ -140,7 +147,7 @@ pub fn avg_pool2d(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) ->
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, h + 2·pad, w + 2·pad]`
-pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
+pub fn reflect_pad<X: Signal<4>>(x: X, pad: usize) -> X {
     let [_, _, h, w] = x.dims();
     let mirrored = |len: usize| {
         let source = move |i: usize| {
@@ -149,7 +156,7 @@ pub fn reflect_pad(x: Tensor<4>, pad: usize) -> Tensor<4> {
         };
         Filter::new(len, (0..len + 2 * pad).map(|i| vec![(source(i), 1.0)]))
     };
-    resample(x, &mirrored(h), &mirrored(w))
+    along_axes(x, &mirrored(h), &mirrored(w))
 }
 
 /// Moves pixels along a flow, as optical flow and learned warps do: each pixel of the result is read from the picture
@@ -170,33 +177,43 @@ pub fn warp(x: Tensor<4>, flow: Tensor<4>) -> Tensor<4> {
 }
 
 /// Mean over height and width: `[n, c, h, w]` → `[n, c]`.
-pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
+pub fn global_mean<X: Signal<4>>(x: X) -> Of<X, 4, 2> {
     let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h * w]).mean_dim(2).reshape([n, c])
+    x.linear(|x| x.reshape([n, c, h * w]).mean_dim(2).reshape([n, c]))
+}
+
+/// Sum over height and width: `[n, c, h, w]` → `[n, c]` (the projection discriminator's and SAGAN's pooling).
+pub fn global_sum<X: Signal<4>>(x: X) -> Of<X, 4, 2> {
+    let [n, c, h, w] = x.dims();
+    x.linear(|x| x.reshape([n, c, h * w]).sum_dim(2).reshape([n, c]))
 }
 
 /// Spreads channels over `factor`×`factor` blocks of pixels (Shi 2016, PyTorch's `PixelShuffle`).
 ///
 /// # Shapes
 /// `[n, c·factor², h, w]` → `[n, c, factor·h, factor·w]`
-pub fn pixel_shuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
+pub fn pixel_shuffle<X: Signal<4>>(x: X, factor: usize) -> X {
     let [n, c, h, w] = x.dims();
     if factor == 1 {
         return x;
     }
     let c = c / (factor * factor);
-    x.reshape([n, c, factor, factor, h, w]).permute([0, 1, 4, 2, 5, 3]).reshape([n, c, h * factor, w * factor])
+    x.linear(|x| {
+        x.reshape([n, c, factor, factor, h, w]).permute([0, 1, 4, 2, 5, 3]).reshape([n, c, h * factor, w * factor])
+    })
 }
 
 /// Gathers `factor`×`factor` blocks of pixels into channels: the inverse of [`pixel_shuffle`].
 ///
 /// # Shapes
 /// `[n, c, factor·h, factor·w]` → `[n, c·factor², h, w]`
-pub fn pixel_unshuffle(x: Tensor<4>, factor: usize) -> Tensor<4> {
+pub fn pixel_unshuffle<X: Signal<4>>(x: X, factor: usize) -> X {
     let [n, c, h, w] = x.dims();
     if factor == 1 {
         return x;
     }
     let (h, w) = (h / factor, w / factor);
-    x.reshape([n, c, h, factor, w, factor]).permute([0, 1, 3, 5, 2, 4]).reshape([n, c * factor * factor, h, w])
+    x.linear(|x| {
+        x.reshape([n, c, h, factor, w, factor]).permute([0, 1, 3, 5, 2, 4]).reshape([n, c * factor * factor, h, w])
+    })
 }

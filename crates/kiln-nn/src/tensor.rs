@@ -3,6 +3,8 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kiln_core::random::Key;
 
+use crate::dual::Signal;
+
 /// A tensor from host values in row-major order. `values.len()` must be the product of `shape`.
 pub fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), device)
@@ -44,11 +46,11 @@ pub fn uniform<const D: usize>(
 
 /// Dropout (Srivastava 2014): zeroes each element with probability `rate` and scales the rest by
 /// 1 / (1 − rate). The mask is keyed; pass `None` for inference.
-pub fn dropout<const D: usize>(x: Tensor<D>, rate: f64, key: Option<Key>) -> Tensor<D> {
+pub fn dropout<const D: usize, X: Signal<D>>(x: X, rate: f64, key: Option<Key>) -> X {
     let Some(key) = key.filter(|_| rate > 0.0) else { return x };
     let shape = x.dims();
-    let kept = uniform(key, 0..shape[0] as u64, shape, &x.device()).greater_equal_elem(rate as f32);
-    x * kept.float() / (1.0 - rate)
+    let kept = uniform(key, 0..shape[0] as u64, shape, &x.value().device()).greater_equal_elem(rate as f32).float();
+    x.linear(|x| x * kept.clone() / (1.0 - rate))
 }
 
 /// `[n]` values as `[n, 1, 1, 1]`, to multiply pictures.

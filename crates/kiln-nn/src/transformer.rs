@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 
 use crate::attention::attention;
-use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, LayerNorm, Linear, LinearConfig};
+use crate::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init, LayerNorm, Linear, LinearConfig, WeightInit};
 
 /// Multi-head attention of a sequence over itself or over a context (Vaswani 2017, §3.2.2).
 #[derive(Module, Debug)]
@@ -198,6 +198,8 @@ pub struct SpatialTransformerConfig {
     pub linear: bool,
     /// Blocks attend over the context twice and never over themselves.
     pub only_cross_attention: bool,
+    /// The last projection starts at zero, and so the whole as the identity.
+    pub identity_at_start: bool,
 }
 
 /// A 1×1 projection, as a convolution of the map or as a linear layer on the sequence.
@@ -208,11 +210,11 @@ enum Projection {
 }
 
 impl Projection {
-    fn new(channels: usize, linear: bool, init: &mut Init) -> Self {
+    fn new(channels: usize, linear: bool, weight: WeightInit, init: &mut Init) -> Self {
         if linear {
-            Self::Linear(LinearConfig::new(channels, channels).init(init))
+            Self::Linear(LinearConfig { weight, ..LinearConfig::new(channels, channels) }.init(init))
         } else {
-            Self::Conv(Conv2dConfig::new(channels, channels, 1).init(init))
+            Self::Conv(Conv2dConfig { weight, ..Conv2dConfig::new(channels, channels, 1) }.init(init))
         }
     }
 }
@@ -231,15 +233,16 @@ pub struct SpatialTransformer {
 impl SpatialTransformer {
     /// Makes the layers.
     pub fn new(config: &SpatialTransformerConfig, init: &mut Init) -> Self {
-        let SpatialTransformerConfig { channels, context, heads, groups, blocks, linear, only_cross_attention } =
+        let SpatialTransformerConfig { channels, context, heads, groups, blocks, linear, only_cross_attention, .. } =
             *config;
+        let last = if config.identity_at_start { WeightInit::Zero } else { WeightInit::FanIn };
         Self {
             norm: GroupNorm::new(groups, channels, init).with_eps(1e-6),
-            proj_in: Projection::new(channels, linear, init),
+            proj_in: Projection::new(channels, linear, WeightInit::FanIn, init),
             transformer_blocks: (0..blocks)
                 .map(|_| TransformerBlock::new(channels, context, heads, only_cross_attention, init))
                 .collect(),
-            proj_out: Projection::new(channels, linear, init),
+            proj_out: Projection::new(channels, linear, last, init),
         }
     }
 

@@ -12,8 +12,8 @@ use kiln_nn::resample::{reflect_pad, upsample_nearest};
 use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
 use kiln_nn::unet::UNetConfig;
 use kiln_nn::{
-    Activation, BatchNorm2d, Conv2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm, LinearConfig,
-    attention, loss, tensor, time,
+    Activation, BatchNorm2d, Condition, Conv2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm,
+    LinearConfig, Parametrization, attention, loss, tensor, time,
 };
 
 fn init() -> Init {
@@ -86,6 +86,23 @@ fn convolutions() {
         check_param(&f, &g, &layer.weight, &format!("{name}.grad_weight"));
         check_param(&f, &g, layer.bias.as_ref().unwrap(), &format!("{name}.grad_bias"));
     }
+}
+
+/// Miyato 2018: one power iteration in a training pass, whose vectors inference keeps.
+#[test]
+fn spectral_normalisation() {
+    let f = Fixtures::open("layers");
+    let config = Conv2dConfig { parametrization: Parametrization::Spectral, ..Conv2dConfig::same3(3, 4) };
+    let name = |path: String| path.replace("parametrization.", "");
+    let layer = with_renamed(config.init(&mut init()), &f, "spectral_norm", name);
+    let g = check(&f, "spectral_norm", |x: Tensor<4>| layer.forward(x));
+    check_param(&f, &g, &layer.weight, "spectral_norm.grad_weight");
+    check_param(&f, &g, layer.bias.as_ref().unwrap(), "spectral_norm.grad_bias");
+    for (state, name) in [(&layer.parametrization.u, "u_after"), (&layer.parametrization.v, "v_after")] {
+        f.assert_close(state.as_ref().unwrap().value_sync().inner(), &format!("spectral_norm.{name}"), 1e-6);
+    }
+    let output = layer.valid().forward(f.tensor::<4>("spectral_norm.input"));
+    f.assert_close(output, "spectral_norm.output", 1e-5);
 }
 
 #[test]
@@ -259,7 +276,7 @@ fn the_unet_of(topic: &str, config: &UNetConfig) {
     let net = with_reference(config.init(1, 2, 0, &mut init()), &f, "net");
     let times = f.tensor::<1>("times").autodiff();
     let x = f.tensor::<4>("input").autodiff().require_grad();
-    let y = net.forward(x.clone(), times, None, None);
+    let y = net.forward(x.clone(), times, &Condition::default());
     f.assert_close(y.clone().inner(), "output", 1e-5);
     let gradients = (y * f.tensor::<4>("grad_output").autodiff()).sum().backward();
     f.assert_close(x.grad(&gradients).unwrap(), "grad_input", 1e-4);
@@ -312,6 +329,7 @@ fn transformers_on_a_feature_map() {
         blocks: 2,
         linear: false,
         only_cross_attention: false,
+        identity_at_start: false,
     };
     let linear = SpatialTransformerConfig { blocks: 1, linear: true, only_cross_attention: true, ..conv.clone() };
     for (name, config) in [("conv", conv), ("linear", linear)] {
@@ -320,6 +338,10 @@ fn transformers_on_a_feature_map() {
         let gradients = check(&f, &format!("{name}_io"), |x: Tensor<4>| layer.forward(x, &context));
         f.assert_close(context.grad(&gradients).unwrap(), &format!("{name}_io.grad_context"), 1e-4);
         check_params(&f, &gradients, &layer, &format!("{name}_grad"));
+        let fresh =
+            SpatialTransformer::new(&SpatialTransformerConfig { identity_at_start: true, ..config }, &mut init());
+        let x = f.tensor::<4>(&format!("{name}_io.input"));
+        assert_eq!(fresh.forward(x.clone().autodiff(), &context).into_data(), x.into_data());
     }
 }
 
@@ -365,6 +387,54 @@ fn the_unet_of_adm_is_diffusers() {
         ..small_unet()
     };
     the_unet_of("adm", &config);
+}
+
+/// A class, a context, an image beside the noisy one, and what a control network adds: output, the gradient of each, and
+/// some parameters'.
+#[test]
+fn the_conditioned_unet_is_diffusers() {
+    let f = Fixtures::open("unet_condition");
+    let config = UNetConfig { heads: 2, ..small_unet() };
+    let net = with_renamed(config.init_with_context(2, 2, 3, 6, &mut init()), &f, "net", plain);
+    let grown = |name: &str| f.tensor::<4>(name).autodiff().require_grad();
+    let (x, images, residuals) =
+        (grown("input"), grown("images"), [0, 1, 2, 3, 4].map(|i| grown(&format!("residual.{i}"))));
+    let context = f.tensor::<3>("context").autodiff().require_grad();
+    let condition = Condition {
+        class: Some(f.tensor::<1>("classes").autodiff().int()),
+        context: Some(context.clone()),
+        images: Some(images.clone()),
+        residuals: residuals.to_vec(),
+        dropout: None,
+    };
+    let times = f.tensor::<1>("times").autodiff();
+    let y = net.forward(x.clone(), times.clone(), &condition);
+    f.assert_close(y.clone().inner(), "output", 1e-5);
+    let gradients = (y.clone() * f.tensor::<4>("grad_output").autodiff()).sum().backward();
+    for (tensor, name) in [(x.clone(), "input".to_string()), (images, "images".to_string())]
+        .into_iter()
+        .chain(residuals.into_iter().enumerate().map(|(i, r)| (r, format!("residual.{i}"))))
+    {
+        f.assert_close(tensor.grad(&gradients).unwrap(), &format!("grad_{name}"), 1e-4);
+    }
+    f.assert_close(context.grad(&gradients).unwrap(), "grad_context", 1e-4);
+    check_params(&f, &gradients, &net, "grad");
+
+    // Rows of a condition, joined again, are the condition.
+    let swapped = condition.narrow(1, 1).cat(&condition.narrow(0, 1)).unwrap();
+    let swap = Tensor::from_data([1i64, 0], &x.device());
+    let again = net.forward(x.clone().select(0, swap.clone()), times.clone().select(0, swap.clone()), &swapped);
+    let off = (again.inner() - y.inner().select(0, swap.inner())).abs().max().into_scalar::<f32>();
+    assert!(off < 1e-5, "{off}");
+    assert!(condition.cat(&Condition::default()).is_none());
+    // No context is one of zeros, however many.
+    let looking_at = |context| {
+        let condition = Condition { context, images: condition.images.clone(), ..Condition::default() };
+        tensor::to_values(net.forward(x.clone(), times.clone(), &condition).inner())
+    };
+    for (a, b) in looking_at(None).into_iter().zip(looking_at(Some(Tensor::zeros([2, 7, 6], &x.device())))) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
 }
 
 /// Half of the network: numbers for each picture, whose gradients reach the first layer.

@@ -9,7 +9,7 @@ mod fixtures;
 use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
 use kiln_nn::fir::{Rate, conv2d_resample, downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d};
-use kiln_nn::modulated::modulated_conv2d;
+use kiln_nn::modulated::{Modulate, Modulation, modulated_conv2d};
 use kiln_nn::resample::{Interpolation, avg_pool2d, interpolate, warp};
 use kiln_nn::tensor::to_values;
 
@@ -132,11 +132,13 @@ fn modulated_convolution_agrees_with_one_convolution_a_sample() {
     let f = Fixtures::open("resampling");
     let filter = setup_filter(&[1.0, 3.0, 3.0, 1.0], true, false, 1.0);
     for (name, rate) in &rates()[..2] {
-        for (k, demodulate) in [(3, true), (1, false)] {
+        let sides = [Modulate::Maps, Modulate::Weights];
+        for ((k, demodulate), side) in [(3, true), (1, false)].into_iter().flat_map(|k| sides.map(|side| (k, side))) {
             let case = format!("modulated_conv2d.{name}.{k}");
             let (x, weight) = (input::<4>(&f, &case, "x"), input::<4>(&f, &case, "weight"));
             let styles = input::<2>(&f, &case, "styles");
-            let y = modulated_conv2d(x.clone(), weight.clone(), styles.clone(), demodulate, *rate, &filter, k / 2);
+            let how = Modulation { demodulate, side, rate: *rate, filter: &filter, padding: k / 2 };
+            let y = modulated_conv2d(x.clone(), weight.clone(), styles.clone(), how);
             let g = check(&f, &case, &x, y);
             f.assert_close(weight.grad(&g).unwrap(), &format!("{case}.grad_weight"), 1e-5);
             f.assert_close(styles.grad(&g).unwrap(), &format!("{case}.grad_styles"), 1e-5);

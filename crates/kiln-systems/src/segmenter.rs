@@ -12,10 +12,10 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, activation::log_softmax};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNet, UNetConfig};
+use kiln_nn::{Condition, Init};
 use kiln_train::{
     Abilities, Batch, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request, Schedule,
     Segment, SizeRule, System, TrainConfig,
@@ -120,7 +120,8 @@ impl Segmenter {
         let images = batch.images();
         let truth = self.segment_map(images.clone(), batch.labels()?);
         let time = Tensor::zeros([batch.len()], batch.device());
-        let logits = networks.segmenter.forward(images, time, None, Some(batch.key("dropout")));
+        let condition = Condition { dropout: Some(batch.key("dropout")), ..Condition::default() };
+        let logits = networks.segmenter.forward(images, time, &condition);
         let [n, classes, h, w] = logits.dims();
         let by_pixel = logits.permute([0, 2, 3, 1]).reshape([n * h * w, classes]);
         Ok(Loss::new("cross_entropy", cross_entropy(by_pixel, truth.reshape([n * h * w]))))
@@ -130,7 +131,7 @@ impl Segmenter {
 impl Segment<Networks> for Segmenter {
     fn segment(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
         let time = Tensor::zeros([images.dims()[0]], &images.device());
-        Ok(networks.segmenter.forward(images, time, None, None))
+        Ok(networks.segmenter.forward(images, time, &Condition::default()))
     }
 
     fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int> {

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use fixtures::Fixtures;
-use kiln_nn::Init;
 use kiln_nn::tensor::{from_indices, to_values};
+use kiln_nn::{Condition, Init};
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, Imported, export, import};
 use kiln_systems::diffusion::diffusers::{Config, Diffusers, Networks};
+use kiln_train::WeightSet;
 use kiln_train::checkpoint::Checkpoint;
-use kiln_train::model::WeightSet;
 use kiln_train::{Context, Model, Options, Pictures, Recipe, Request, Run, System, params, recipe};
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ fn output(networks: &Networks, f: &Fixtures, input: Tensor<4>) -> Tensor<4> {
     let context = has(f, "encoder_hidden_states").then(|| on(f.tensor("encoder_hidden_states")));
     let times: Tensor<1> = f.tensor("timesteps");
     let times = if device.is_autodiff() { times.autodiff() } else { times };
-    networks.unet.forward(input, times, labels, context, None)
+    networks.unet.forward(input, times, &Condition { class: labels, context, ..Condition::default() })
 }
 
 #[test]

@@ -12,7 +12,7 @@ use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::sampler::Denoised;
 use kiln_systems::diffusion::sampler::ancestral::{Variance, ddim_step, ddpm_step};
 use kiln_systems::diffusion::sampler::grid::{Spacing, timesteps};
-use kiln_systems::diffusion::schedule::{BetaSchedule, Levels, NoiseSchedule, Posterior, ScheduleOptions, Sde};
+use kiln_systems::diffusion::schedule::{BetaSchedule, NoiseLevels, NoiseSchedule, Posterior, ScheduleOptions, Sde};
 
 const KINDS: [(&str, BetaSchedule); 2] = [("linear", BetaSchedule::Linear), ("cosine", BetaSchedule::Cosine)];
 const PREDICTIONS: [(&str, Prediction); 3] =
@@ -58,7 +58,7 @@ fn ancestral_steps() {
                         let x0 = prediction.to_x0(
                             row(f.tensor("ddpm.model_output"), i),
                             xt.clone(),
-                            &Levels::new(&[schedule.level(t)], &Device::flex()),
+                            &NoiseLevels::new(&[schedule.level(t)], &Device::flex()),
                         );
                         let x0 = if clip == "clip" { x0.clamp(-1.0, 1.0) } else { x0 };
                         let at = (schedule.level(t), schedule.level_or_picture(t.checked_sub(1)));
@@ -92,8 +92,11 @@ fn implicit_steps() {
                     let mut all = Vec::new();
                     for (k, &t) in times.iter().enumerate() {
                         let output = row(f.tensor("ddim.model_outputs"), k);
-                        let x0 =
-                            prediction.to_x0(output, x.clone(), &Levels::new(&[schedule.level(t)], &Device::flex()));
+                        let x0 = prediction.to_x0(
+                            output,
+                            x.clone(),
+                            &NoiseLevels::new(&[schedule.level(t)], &Device::flex()),
+                        );
                         let x0 = if clip == "noclip" { x0 } else { x0.clamp(-1.0, 1.0) };
                         let at = (schedule.level(t), schedule.level_or_picture(times.get(k + 1).copied()));
                         x = ddim_step(at, x, x0, eta, || row(f.tensor("ddim.noises"), k));

@@ -15,6 +15,7 @@ use kiln_systems::diffusion::ddpm::{self, Ddpm};
 use kiln_systems::diffusion::guidance::{Backward, ColourHistogram, Edges, steer};
 use kiln_systems::diffusion::noisy_classifier::{self, NoisyClassifier};
 use kiln_systems::diffusion::parameterisation::Prediction;
+use kiln_systems::diffusion::process::ProcessConfig;
 use kiln_systems::diffusion::sampler::settings::{SAMPLERS, SamplerSettings};
 use kiln_systems::diffusion::schedule::{BetaSchedule, Level, NoiseSchedule, Sde};
 use kiln_train::params::map_flat;
@@ -38,7 +39,11 @@ fn unet() -> UNetConfig {
 }
 
 fn config() -> ddpm::Config {
-    ddpm::Config { timesteps: 50, sampling_steps: 5, unet: unet(), ..ddpm::Config::default() }
+    ddpm::Config { process: process(), unet: unet(), ..ddpm::Config::default() }
+}
+
+fn process() -> ProcessConfig {
+    ProcessConfig { timesteps: 50, sampling_steps: 5, ..ProcessConfig::default() }
 }
 
 /// Fresh networks end in zeros; noise on every weight makes them say something.
@@ -112,7 +117,8 @@ fn scores_shift_the_noise() {
 /// The gradient through the whole network, its weights being off the tape, against central differences.
 #[test]
 fn gradients_reach_the_chain_through_the_network() {
-    let (system, networks) = system(ddpm::Config { clip_sample: false, ..config() });
+    let (system, networks) =
+        system(ddpm::Config { process: ProcessConfig { clip_sample: false, ..process() }, ..config() });
     let guides = vec![guided(Near(0.3, Looks::Clean), 1.0)];
     let settings = SamplerSettings {
         sampler: Some("ddim".into()),
@@ -185,23 +191,22 @@ fn a_noisy_classifier_serves_any_noise() {
 /// of the picture at the last time: what comes out is a picture, and one that a single error would have kept back.
 #[test]
 fn no_setting_makes_pictures_that_are_not_finite() {
-    let base = || ddpm::Config { class_conditional: true, ..config() };
     let configs = [
-        ddpm::Config { schedule: BetaSchedule::Cosine, clip_sample: false, ..base() },
-        ddpm::Config { schedule: BetaSchedule::Cosine, ..base() },
-        ddpm::Config {
+        ProcessConfig { schedule: BetaSchedule::Cosine, clip_sample: false, ..process() },
+        ProcessConfig { schedule: BetaSchedule::Cosine, ..process() },
+        ProcessConfig {
             zero_terminal_snr: true,
             prediction: Prediction::V,
             schedule: BetaSchedule::ScaledLinear,
-            ..base()
+            ..process()
         },
-        ddpm::Config { sde: Sde::SubVp, ..base() },
-        ddpm::Config { sde: Sde::Ve, prediction: Prediction::Edm, clip_sample: false, ..base() },
+        ProcessConfig { sde: Sde::SubVp, ..process() },
+        ProcessConfig { sde: Sde::Ve, prediction: Prediction::Edm, clip_sample: false, ..process() },
     ];
-    for config in configs {
-        let (sde, shape, clip) = (config.sde, config.schedule, config.clip_sample);
-        let (system, networks) = system(config);
-        for sampler in SAMPLERS {
+    for process in configs {
+        let (sde, shape, clip) = (process.sde, process.schedule, process.clip_sample);
+        let (system, networks) = system(ddpm::Config { process, class_conditional: true, ..config() });
+        for (sampler, _) in SAMPLERS {
             let loose = (sampler == "ode").then_some(1e-1);
             for (class, guidance_scale) in [(None, None), (Some(1), Some(100.0))] {
                 let settings = SamplerSettings {
@@ -254,7 +259,9 @@ fn a_chain_is_watched_and_split() {
 fn encoding_is_taken_back_by_decoding() {
     // A network that predicts nothing of x₀ but what it sees: the flow of N(0, 1) data keeps every picture.
     let v = Prediction::V;
-    let config = ddpm::Config { prediction: v, timesteps: 1000, sampling_steps: 250, clip_sample: false, ..config() };
+    let process =
+        ProcessConfig { prediction: v, timesteps: 1000, sampling_steps: 250, clip_sample: false, ..process() };
+    let config = ddpm::Config { process, ..config() };
     let system = Ddpm::new(config, &pictures()).unwrap();
     let networks = stirred(system.networks(&mut Init::new(&Device::flex(), 0)), 0.02);
     let images = normal(Key::new(3), 0..2, [2, 1, 8, 8], &Device::flex()).clamp(-0.9, 0.9);

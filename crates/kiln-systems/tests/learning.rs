@@ -12,8 +12,9 @@ use kiln_nn::unet::UNetConfig;
 use kiln_systems::classifier::{self, Classifier};
 use kiln_systems::diffusion::ddpm::{self, Ddpm};
 use kiln_systems::diffusion::noisy_classifier::{self, NoisyClassifier};
-use kiln_systems::diffusion::objective::{Objective, Times, Weighting};
+use kiln_systems::diffusion::objective::{Objective, TimestepSampling, Weighting};
 use kiln_systems::diffusion::parameterisation::Prediction;
+use kiln_systems::diffusion::process::ProcessConfig;
 use kiln_systems::diffusion::sampler::ancestral::Variance;
 use kiln_systems::diffusion::sampler::settings::{SAMPLERS, SamplerSettings};
 use kiln_systems::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
@@ -65,13 +66,21 @@ fn small() -> ddpm::Config {
         groups: 4,
         ..UNetConfig::default()
     };
-    ddpm::Config { timesteps: 50, sampling_steps: 5, unet, ..ddpm::Config::default() }
+    ddpm::Config { process: process(), unet, ..ddpm::Config::default() }
+}
+
+fn process() -> ProcessConfig {
+    ProcessConfig { timesteps: 50, sampling_steps: 5, ..ProcessConfig::default() }
+}
+
+fn with(process: ProcessConfig) -> ddpm::Config {
+    ddpm::Config { process, ..small() }
 }
 
 #[test]
 fn a_denoiser_learns_a_batch_by_heart_in_every_parameterisation() {
     for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::V] {
-        let mut system = Ddpm::new(ddpm::Config { prediction, ..small() }, &pictures()).unwrap();
+        let mut system = Ddpm::new(with(ProcessConfig { prediction, ..process() }), &pictures()).unwrap();
         let (first, last) = learn(&mut system, 60);
         assert!(last < 0.3 * first, "{prediction:?}: {first} to {last}");
     }
@@ -80,29 +89,37 @@ fn a_denoiser_learns_a_batch_by_heart_in_every_parameterisation() {
 /// Every noise, weighting and draw of times.
 #[test]
 fn a_denoiser_learns_from_every_noise() {
-    let ve = || ddpm::Config { sde: Sde::Ve, sigma_max: 20.0, ..small() };
+    let ve = || ProcessConfig { sde: Sde::Ve, sigma_max: 20.0, ..process() };
     for config in [
-        ddpm::Config { prediction: Prediction::Epsilon, ..ve() },
-        ddpm::Config { prediction: Prediction::V, ..ve() },
-        ddpm::Config { prediction: Prediction::Edm, times: Times::Lognormal, ..ve() },
-        ddpm::Config { sde: Sde::SubVp, prediction: Prediction::V, ..small() },
-        ddpm::Config { prediction: Prediction::V, weighting: Weighting::MinSnr, ..small() },
-        ddpm::Config { prediction: Prediction::V, weighting: Weighting::P2, weighting_gamma: 1.0, ..small() },
-        ddpm::Config { prediction: Prediction::V, zero_terminal_snr: true, ..small() },
-        ddpm::Config { prediction: Prediction::V, times: Times::Importance, objective: Objective::Bound, ..small() },
+        with(ProcessConfig { prediction: Prediction::Epsilon, ..ve() }),
+        with(ProcessConfig { prediction: Prediction::V, ..ve() }),
+        with(ProcessConfig { prediction: Prediction::Edm, timestep_sampling: TimestepSampling::Lognormal, ..ve() }),
+        with(ProcessConfig { sde: Sde::SubVp, prediction: Prediction::V, ..process() }),
+        with(ProcessConfig { prediction: Prediction::V, weighting: Weighting::MinSnr, ..process() }),
+        with(ProcessConfig { prediction: Prediction::V, weighting: Weighting::P2, weighting_gamma: 1.0, ..process() }),
+        with(ProcessConfig { prediction: Prediction::V, zero_terminal_snr: true, ..process() }),
+        with(ProcessConfig {
+            prediction: Prediction::V,
+            timestep_sampling: TimestepSampling::Importance,
+            objective: Objective::Bound,
+            ..process()
+        }),
     ] {
-        let place = format!("{:?} {:?} {:?} {:?}", config.sde, config.prediction, config.weighting, config.times);
+        let p = &config.process;
+        let place = format!("{:?} {:?} {:?} {:?}", p.sde, p.prediction, p.weighting, p.timestep_sampling);
         let mut system = Ddpm::new(config, &pictures()).unwrap();
         let (first, last) = learn(&mut system, 100);
         assert!(last < 0.5 * first, "{place}: {first} to {last}");
     }
 }
 
-/// Times are drawn by the losses that count: before any is drawn more often than another, their mean is the loss.
+/// TimestepSampling are drawn by the losses that count: before any is drawn more often than another, their mean is the loss.
 #[test]
 fn importance_is_of_weighted_losses() {
-    let weighted = ddpm::Config { weighting: Weighting::MinSnr, weighting_gamma: 0.1, ..small() };
-    let mut system = Ddpm::new(ddpm::Config { times: Times::Importance, ..weighted }, &pictures()).unwrap();
+    let weighted = ProcessConfig { weighting: Weighting::MinSnr, weighting_gamma: 0.1, ..process() };
+    let mut system =
+        Ddpm::new(with(ProcessConfig { timestep_sampling: TimestepSampling::Importance, ..weighted }), &pictures())
+            .unwrap();
     let networks = system.networks(&mut Init::new(&Device::flex().autodiff(), 0));
     let phase = system.phases().remove(0);
     let loss = (phase.loss)(&mut system, &networks, &batch()).unwrap().unwrap().total.into_scalar::<f32>();
@@ -140,7 +157,7 @@ fn a_denoiser_learns_the_bound_and_a_variance() {
         (Objective::Bound, Variance::Learned),
         (Objective::Hybrid, Variance::Learned),
     ] {
-        let config = ddpm::Config { prediction: Prediction::V, objective, variance, ..small() };
+        let config = with(ProcessConfig { prediction: Prediction::V, objective, variance, ..process() });
         let mut system = Ddpm::new(config, &pictures()).unwrap();
         let (first, last) = learn(&mut system, 60);
         assert!(last < 0.5 * first, "{objective:?}: {first} to {last}");
@@ -151,7 +168,7 @@ fn a_denoiser_learns_the_bound_and_a_variance() {
 #[test]
 fn a_bound_by_few_terms_is_the_bound() {
     let device = Device::flex();
-    let system = Ddpm::new(ddpm::Config { prediction: Prediction::V, ..small() }, &pictures()).unwrap();
+    let system = Ddpm::new(with(ProcessConfig { prediction: Prediction::V, ..process() }), &pictures()).unwrap();
     let networks = system.networks(&mut Init::new(&device, 0)).valid();
     let images = normal(Key::new(3), 0..4, [4, 1, 8, 8], &device).clamp(-1.0, 1.0);
     let nll = |samples, seed: u64| to_values(system.nll(&networks, images.clone(), samples, Key::new(seed)).unwrap());
@@ -168,7 +185,7 @@ fn a_bound_by_few_terms_is_the_bound() {
 fn the_exact_likelihood_of_a_network_that_knows_nothing() {
     let device = Device::flex();
     for (sde, schedule) in [(Sde::Vp, BetaSchedule::Cosine), (Sde::SubVp, BetaSchedule::Linear)] {
-        let config = ddpm::Config { prediction: Prediction::V, sde, schedule, ..small() };
+        let config = with(ProcessConfig { prediction: Prediction::V, sde, schedule, ..process() });
         let system = Ddpm::new(config, &pictures()).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0)).valid();
         let images = normal(Key::new(3), 0..3, [3, 1, 8, 8], &device).clamp(-1.0, 1.0);
@@ -202,7 +219,7 @@ fn a_sample_does_not_depend_on_its_batch() {
         let len = value.dims()[0];
         value + kiln_nn::tensor::normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.05
     });
-    for sampler in SAMPLERS {
+    for (sampler, _) in SAMPLERS {
         let eta = (sampler == "ddim").then_some(0.5);
         let request = |indices| Request {
             sampler: SamplerSettings { sampler: Some(sampler.into()), eta, ..SamplerSettings::default() }.table(),
@@ -224,15 +241,19 @@ fn settings_that_do_not_fit_are_usage_errors() {
     let wrong = [
         ddpm::Config { unet: UNetConfig { groups: 7, ..small().unet }, ..small() },
         ddpm::Config { unet: UNetConfig { channel_multipliers: vec![1; 5], ..small().unet }, ..small() },
-        ddpm::Config { sampler: "magic".into(), ..small() },
-        ddpm::Config { sampling_steps: 51, ..small() },
-        ddpm::Config { variance: Variance::Learned, ..small() },
-        ddpm::Config { objective: Objective::Hybrid, ..small() },
-        ddpm::Config { bound_weight: f64::NAN, ..small() },
-        ddpm::Config { zero_terminal_snr: true, ..small() },
-        ddpm::Config { sde: Sde::Ve, sigma_min: 2.0, sigma_max: 1.0, ..small() },
-        ddpm::Config { times: Times::Lognormal, objective: Objective::Bound, ..small() },
-        ddpm::Config { weighting_gamma: 0.0, ..small() },
+        with(ProcessConfig { sampler: "magic".into(), ..process() }),
+        with(ProcessConfig { sampling_steps: 51, ..process() }),
+        with(ProcessConfig { variance: Variance::Learned, ..process() }),
+        with(ProcessConfig { objective: Objective::Hybrid, ..process() }),
+        with(ProcessConfig { bound_weight: f64::NAN, ..process() }),
+        with(ProcessConfig { zero_terminal_snr: true, ..process() }),
+        with(ProcessConfig { sde: Sde::Ve, sigma_min: 2.0, sigma_max: 1.0, ..process() }),
+        with(ProcessConfig {
+            timestep_sampling: TimestepSampling::Lognormal,
+            objective: Objective::Bound,
+            ..process()
+        }),
+        with(ProcessConfig { weighting_gamma: 0.0, ..process() }),
         ddpm::Config { unet: UNetConfig { head_channels: 5, ..small().unet }, ..small() },
     ];
     for config in wrong {

@@ -13,15 +13,16 @@ use kiln_core::random::Key;
 use kiln_nn::tensor::{from_values, normal, to_values};
 use kiln_systems::diffusion::guidance::ClassifierFree;
 use kiln_systems::diffusion::parameterisation::Prediction;
-use kiln_systems::diffusion::sampler::ancestral::{Variance, Walk, ddim_invert};
-use kiln_systems::diffusion::sampler::grid::{self, Family, Spacing, Times};
+use kiln_systems::diffusion::sampler::ancestral::{Ancestral, Variance, ddim_invert};
+use kiln_systems::diffusion::sampler::grid::{self, Family, Spacing, TimestepGrid};
 use kiln_systems::diffusion::sampler::multistep::DpmSolver;
 use kiln_systems::diffusion::sampler::ode::{Flow, Tolerance, rk45};
+use kiln_systems::diffusion::sampler::plan::{Method, Plan};
 use kiln_systems::diffusion::sampler::predictor_corrector::{Predictor, PredictorCorrector, correct, predict};
-use kiln_systems::diffusion::sampler::settings::{Method, Plan};
+use kiln_systems::diffusion::sampler::settings::choice;
 use kiln_systems::diffusion::sampler::unipc::UniPc;
 use kiln_systems::diffusion::sampler::{Denoised, Denoiser};
-use kiln_systems::diffusion::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, ScheduleOptions, Sde};
+use kiln_systems::diffusion::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, ScheduleOptions, Sde};
 
 /// `network` of the reference.
 fn network(x: Tensor<4>, t: f64) -> Tensor<4> {
@@ -56,7 +57,7 @@ fn method(name: &str) -> (Method, Option<Family>) {
     match kind {
         "ddim" => {
             let eta = parts.next().map_or(0.0, |eta| eta.parse().unwrap());
-            (Method::Walk(Walk { eta: Some(eta), variance: Variance::Large, recurrence: 0 }), None)
+            (Method::Ancestral(Ancestral { eta: Some(eta), variance: Variance::Large, recurrence: 0 }), None)
         }
         "euler" => (Method::Euler, Some(Family::Sigma)),
         "euler-ancestral" => (Method::EulerAncestral, Some(Family::Sigma)),
@@ -64,14 +65,15 @@ fn method(name: &str) -> (Method, Option<Family>) {
         "dpm++" | "dpm++-sde" => {
             let solver = DpmSolver {
                 order: order(),
-                kind: parts.next().unwrap().parse().unwrap(),
+                kind: choice("", parts.next().unwrap()).unwrap(),
                 stochastic: kind == "dpm++-sde",
             };
             (Method::DpmSolver(solver), Some(Family::Dpm))
         }
-        "unipc" => {
-            (Method::UniPc(UniPc { order: order(), kind: parts.next().unwrap().parse().unwrap() }), Some(Family::UniPc))
-        }
+        "unipc" => (
+            Method::UniPc(UniPc { order: order(), kind: choice("", parts.next().unwrap()).unwrap() }),
+            Some(Family::UniPc),
+        ),
         other => panic!("{other}"),
     }
 }
@@ -116,14 +118,14 @@ fn every_chain_is_diffusers() {
         let [family, steps, kind, predicted, spacing, sigmas, end] = parts[..] else { panic!("{name}") };
         let (schedule, predicted) = (schedule(kind), prediction(predicted));
         let (spacing, offset) = spacing.split_once('+').unwrap_or((spacing, "0"));
-        let times = Times { spacing: spacing.parse().unwrap(), offset: offset.parse().unwrap() };
+        let times = TimestepGrid { spacing: choice("", spacing).unwrap(), offset: offset.parse().unwrap() };
         let steps = steps.parse().unwrap();
         let inverse = family == "ddim-inverse";
         let (method, solver) = if inverse { method("ddim") } else { method(family) };
         let levels = match solver {
             None => grid::discrete(&schedule, steps, times).unwrap(),
             Some(family) => {
-                let (sigmas, end) = (sigmas.parse().unwrap(), end.parse().unwrap());
+                let (sigmas, end) = (choice("", sigmas).unwrap(), choice("", end).unwrap());
                 grid::solver(&schedule, steps, times, (sigmas, f64::INFINITY), end, family).unwrap()
             }
         };
@@ -131,7 +133,7 @@ fn every_chain_is_diffusers() {
         let ask: &Denoiser<'_> = &|xt, level: Level| {
             let output = network(xt.clone(), level.t);
             seen.borrow_mut().push((level.t, xt.clone()));
-            Ok(Denoised { x0: predicted.to_x0(output, xt, &Levels::new(&[level], &device)), variance: None })
+            Ok(Denoised { x0: predicted.to_x0(output, xt, &NoiseLevels::new(&[level], &device)), variance: None })
         };
         let noise = |i: u64| {
             // The walk numbers its draws by time.
@@ -171,7 +173,7 @@ fn every_prediction_is_taken_back_at_every_noise() {
         (normal(Key::new(0), 0..4, [4, 1, 3, 3], &device), normal(Key::new(1), 0..4, [4, 1, 3, 3], &device));
     for schedule in processes() {
         let levels = [3, 300, 700, 990].map(|t| schedule.level(t));
-        let at = Levels::new(&levels, &device);
+        let at = NoiseLevels::new(&levels, &device);
         let xt = at.noised(x0.clone(), noise.clone());
         for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::V, Prediction::Edm] {
             let target = prediction.target(x0.clone(), noise.clone(), &at);
@@ -191,7 +193,7 @@ fn every_prediction_is_taken_back_at_every_noise() {
 fn the_preconditioning_of_edm() {
     let device = Device::flex();
     for sigma in [0.02, 0.7, 30.0f64] {
-        let at = Levels::new(&[Sde::Ve.level(0.0, sigma)], &device);
+        let at = NoiseLevels::new(&[Sde::Ve.level(0.0, sigma)], &device);
         let of = |x: f64| Tensor::<4>::full([1, 1, 1, 1], x, &device);
         let number = |x: Tensor<4>| f64::from(x.into_scalar::<f32>());
         let whole = (sigma * sigma + 0.25).sqrt();
@@ -202,7 +204,7 @@ fn the_preconditioning_of_edm() {
         close(Prediction::Edm.weight_on_x0(1.0 / (sigma * sigma)), (whole / (sigma * 0.5)).powi(2));
     }
     // The time steps of equation 5.
-    let sigmas = "karras".parse::<grid::Sigmas>().unwrap().between(80.0, 0.002, 3);
+    let sigmas = grid::Sigmas::Karras.between(80.0, 0.002, 3);
     let middle = (80f64.powf(1.0 / 7.0) * 0.5 + 0.002f64.powf(1.0 / 7.0) * 0.5).powi(7);
     assert!((sigmas[0] - 80.0).abs() < 1e-9 && (sigmas[1] - middle).abs() < 1e-9 && (sigmas[2] - 0.002).abs() < 1e-9);
 }
@@ -347,7 +349,7 @@ fn likelihood_of_known_densities() {
         let [aligned, tilted] = along();
         for (mixture, probes) in [(gaussian(), 1), (aligned, 1), (tilted, 60)] {
             let x = normal(Key::new(3), 0..4, [4, 2, 1, 1], &device) * 0.5;
-            let predict = |x: Tensor<4>, levels: &[Level]| Ok(mixture.predict(x, levels));
+            let predict = |x: Tensor<4>, levels: &[Level], _: &[usize]| Ok(mixture.predict(x, levels));
             let at_ratio = |ratio: f64| schedule.at_ratio(ratio);
             let tolerance = Tolerance::default();
             let flow =
@@ -373,7 +375,7 @@ fn samples_of_known_densities() {
     // 400 draws, as pictures in which the norms that the corrector goes by mean something.
     let (n, shape) = (16, [16, 2, 5, 5]);
     let plain = |name: &str| match name {
-        "ddpm" => Method::Walk(Walk { eta: None, variance: Variance::Small, recurrence: 0 }),
+        "ddpm" => Method::Ancestral(Ancestral { eta: None, variance: Variance::Small, recurrence: 0 }),
         "ancestral" => Method::PredictorCorrector(PredictorCorrector {
             predictor: Predictor::Ancestral,
             corrector_steps: 0,
@@ -413,7 +415,7 @@ fn samples_of_known_densities() {
                     &schedule,
                     60,
                     Spacing::Linspace,
-                    ("karras".parse().unwrap(), f64::INFINITY),
+                    (grid::Sigmas::Karras, f64::INFINITY),
                     Default::default(),
                     family,
                 )
@@ -436,7 +438,7 @@ fn samples_of_known_densities() {
         }
         // The adaptive flow.
         let mixture = two();
-        let predict = |x: Tensor<4>, levels: &[Level]| Ok(mixture.predict(x, levels));
+        let predict = |x: Tensor<4>, levels: &[Level], _: &[usize]| Ok(mixture.predict(x, levels));
         let at_ratio = |ratio: f64| schedule.at_ratio(ratio);
         let flow = Flow {
             predict: &predict,

@@ -1,13 +1,11 @@
 //! What a system can do. Each ability is a trait here, a row of the table at the end, and a verb of the command line.
 
 use burn::tensor::{Int, Tensor};
+use kiln_core::Result;
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
 use serde::Serialize;
 
-use crate::model::{Info, Loaded};
 use crate::request::{Input, Request};
-use crate::system::System;
 
 /// Draws pictures from noise, perhaps under a condition.
 pub trait Generate<N>: Sync {
@@ -98,7 +96,12 @@ pub trait Translate<N>: Sync {
         None
     }
 
-    /// `[n, c, h, w]` in [−1, 1] → pictures of the other domain, along `request.condition.direction`; picture i is
+    /// How many times as high and wide its pictures are as those it is given (super-resolution).
+    fn scale(&self) -> usize {
+        1
+    }
+
+    /// `[n, c, h, w]` in [−1, 1] → `[n, c', s·h, s·w]`, s its [`Translate::scale`], of the other domain, along `request.condition.direction`; picture i is
     /// sample `request.indices[i]`.
     ///
     /// # Errors
@@ -191,13 +194,71 @@ pub trait Likelihood<N>: Sync {
     }
 }
 
-/// Makes the list of abilities, and the methods of [`Model`], from one row an ability: the trait, its field in
-/// [`Abilities`], its verb, and its methods. A method `draws` (takes a request, which is checked first), uses the
-/// networks (`on`), or is of the system alone (`of`).
+/// The table of abilities, handed to the macro `$then`. A row has the trait, its field in [`Abilities`], its verb, and the
+/// trait's methods: one that `draws` takes a request, which is checked first; `on` uses the networks; `of` is of the
+/// system alone.
 macro_rules! abilities {
-    ($($(#[doc = $doc:literal])* $Name:ident $field:ident $verb:literal {
-        $($kind:ident $method:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*
-    })*) => {
+    ($then:ident) => {
+        $then! {
+                /// `sample`
+                Generate generate "sample" {
+                    draws generate(request: &Request) -> Tensor<4>;
+                    of context_features() -> Option<usize>;
+                }
+                /// `reconstruct`
+                Reconstruct reconstruct "reconstruct" {
+                    on reconstruct(images: Tensor<4>) -> Tensor<4>;
+                }
+                /// `encode`, and the ends of `interpolate` from pictures
+                Encode encode "encode" {
+                    draws encode(images: Tensor<4>, request: &Request) -> Tensor<2>;
+                }
+                /// `interpolate`, `edit`: pictures from latents
+                Decode decode "interpolate" {
+                    on latents(request: &Request) -> Tensor<2>;
+                    on decode(latents: Tensor<2>) -> Tensor<4>;
+                    of between(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2>;
+                }
+                /// `translate`
+                Translate translate "translate" {
+                    of directions() -> Vec<&'static str>;
+                    of multiple_of() -> Option<usize>;
+                    of scale() -> usize;
+                    draws translate(images: Tensor<4>, request: &Request) -> Tensor<4>;
+                }
+                /// `inpaint`
+                Inpaint inpaint "inpaint" {
+                    of default_mask() -> Vec<bool>;
+                    draws inpaint(images: Tensor<4>, request: &Request) -> Tensor<4>;
+                }
+                /// `classify`
+                Classify classify "classify" {
+                    on classify(images: Tensor<4>) -> Tensor<2>;
+                    on classify_noisy(x: Tensor<4>, signal: f64, sigma: f64) -> Option<Tensor<2>>;
+                }
+                /// `evaluate --metrics segments`, and guidance by a map
+                Segment segment "evaluate --metrics segments" {
+                    on segment(images: Tensor<4>) -> Tensor<4>;
+                    of segment_map(images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int>;
+                }
+                /// `evaluate --metrics svm`, and the features that other runs are scored by
+                Represent represent "evaluate --metrics svm" {
+                    on represent(images: Tensor<4>) -> Tensor<2>;
+                }
+                /// `evaluate --metrics nll,bpd`
+                Likelihood likelihood "evaluate --metrics nll" {
+                    on nll(images: Tensor<4>, samples: usize, key: Key) -> Tensor<1>;
+                    on exact_nll(images: Tensor<4>, probes: usize, key: Key) -> Option<Tensor<1>>;
+                    of observed(images: Tensor<4>) -> Tensor<4>;
+                    of nll_name(samples: usize) -> String;
+                }
+        }
+    };
+}
+pub(crate) use abilities;
+
+macro_rules! declare {
+    ($($(#[doc = $doc:literal])* $Name:ident $field:ident $verb:literal { $($methods:tt)* })*) => {
         /// Something a system may be able to do.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         #[serde(rename_all = "lowercase")]
@@ -232,109 +293,7 @@ macro_rules! abilities {
                 all.into_iter().filter_map(|(has, ability)| has.then_some(ability)).collect()
             }
         }
-
-        /// A trained run, whatever its system. Every method of every ability is a method here; one that the system
-        /// lacks is a usage error (the verbs check [`Model::abilities`] first and name the systems that have it).
-        pub trait Model {
-            /// What is known of the run.
-            fn info(&self) -> &Info;
-            /// What it can do.
-            fn abilities(&self) -> Vec<Ability>;
-            $($(
-                #[doc = concat!("See [`", stringify!($Name), "::", stringify!($method), "`].")]
-                ///
-                /// # Errors
-                /// If the system lacks the ability, or refuses what it is asked.
-                fn $method(&self, $($arg: $ty),*) -> Result<$out>;
-            )*)*
-        }
-
-        impl<S: System> Model for Loaded<S> {
-            fn info(&self) -> &Info {
-                &self.info
-            }
-
-            fn abilities(&self) -> Vec<Ability> {
-                self.system.abilities().list()
-            }
-
-            $($(
-                fn $method(&self, $($arg: $ty),*) -> Result<$out> {
-                    let lacks = || Error::usage(format!("{} cannot {}", S::ID, $verb));
-                    let able = self.system.abilities().$field.ok_or_else(lacks)?;
-                    abilities!(@$kind S, able.$method, &self.networks, $($arg),*)
-                }
-            )*)*
-        }
-    };
-    (@draws $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {{
-        abilities!(@check $S, $able, $($arg),*)?;
-        $able.$method($networks, $($arg),*)
-    }};
-    (@on $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {
-        $able.$method($networks, $($arg),*)
-    };
-    (@of $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {
-        Ok($able.$method($($arg),*))
-    };
-    (@check $S:ident, $able:ident, $request:ident) => {
-        $request.check($S::ID, &$able.takes())
-    };
-    (@check $S:ident, $able:ident, $images:ident, $request:ident) => {
-        $request.check($S::ID, &$able.takes())
     };
 }
 
-abilities! {
-    /// `sample`
-    Generate generate "sample" {
-        draws generate(request: &Request) -> Tensor<4>;
-        of context_features() -> Option<usize>;
-    }
-    /// `reconstruct`
-    Reconstruct reconstruct "reconstruct" {
-        on reconstruct(images: Tensor<4>) -> Tensor<4>;
-    }
-    /// `encode`, and the ends of `interpolate` from pictures
-    Encode encode "encode" {
-        draws encode(images: Tensor<4>, request: &Request) -> Tensor<2>;
-    }
-    /// `interpolate`, `edit`: pictures from latents
-    Decode decode "interpolate" {
-        on latents(request: &Request) -> Tensor<2>;
-        on decode(latents: Tensor<2>) -> Tensor<4>;
-        of between(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2>;
-    }
-    /// `translate`
-    Translate translate "translate" {
-        of directions() -> Vec<&'static str>;
-        of multiple_of() -> Option<usize>;
-        draws translate(images: Tensor<4>, request: &Request) -> Tensor<4>;
-    }
-    /// `inpaint`
-    Inpaint inpaint "inpaint" {
-        of default_mask() -> Vec<bool>;
-        draws inpaint(images: Tensor<4>, request: &Request) -> Tensor<4>;
-    }
-    /// `classify`
-    Classify classify "classify" {
-        on classify(images: Tensor<4>) -> Tensor<2>;
-        on classify_noisy(x: Tensor<4>, signal: f64, sigma: f64) -> Option<Tensor<2>>;
-    }
-    /// `evaluate --metrics segments`, and guidance by a map
-    Segment segment "evaluate --metrics segments" {
-        on segment(images: Tensor<4>) -> Tensor<4>;
-        of segment_map(images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int>;
-    }
-    /// `evaluate --metrics svm`, and the features that other runs are scored by
-    Represent represent "evaluate --metrics svm" {
-        on represent(images: Tensor<4>) -> Tensor<2>;
-    }
-    /// `evaluate --metrics nll,bpd`
-    Likelihood likelihood "evaluate --metrics nll" {
-        on nll(images: Tensor<4>, samples: usize, key: Key) -> Tensor<1>;
-        on exact_nll(images: Tensor<4>, probes: usize, key: Key) -> Option<Tensor<1>>;
-        of observed(images: Tensor<4>) -> Tensor<4>;
-        of nll_name(samples: usize) -> String;
-    }
-}
+abilities!(declare);

@@ -25,6 +25,25 @@ pub struct Domain {
     pub indices: Vec<usize>,
 }
 
+impl Domain {
+    /// Puts loaded pictures on the device.
+    pub(crate) fn new(part: Part, device: &Device) -> Self {
+        Self {
+            images: from_values(part.values, part.shape, device),
+            labels: part.labels.as_ref().map(|l| from_indices(l, device)),
+            host_labels: part.labels,
+            mask: part.masks.map(|masks| {
+                let [n, _, h, w] = part.shape;
+                let masks: Vec<u32> = masks.into_iter().map(u32::from).collect();
+                from_indices(&masks, device).reshape([n, h, w])
+            }),
+            captions: part.captions,
+            tokens: part.tokens.map(|rows| Tokens::new(rows, device)),
+            indices: part.indices,
+        }
+    }
+}
+
 /// Texts as tokens.
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -68,21 +87,8 @@ pub struct Batch {
 impl Batch {
     /// Puts a loaded batch on the device. Random draws are keyed by `key` and the sample's index.
     pub fn new(host: HostBatch, budget: u64, key: Key, device: &Device) -> Self {
-        let domain = |part: Part| Domain {
-            images: from_values(part.values, part.shape, device),
-            labels: part.labels.as_ref().map(|l| from_indices(l, device)),
-            host_labels: part.labels,
-            mask: part.masks.map(|masks| {
-                let [n, _, h, w] = part.shape;
-                let masks: Vec<u32> = masks.into_iter().map(u32::from).collect();
-                from_indices(&masks, device).reshape([n, h, w])
-            }),
-            captions: part.captions,
-            tokens: part.tokens.map(|rows| Tokens::new(rows, device)),
-            indices: part.indices,
-        };
         let (key, device) = (key.purpose("training"), device.clone());
-        let domains: Vec<Domain> = host.parts.into_iter().map(domain).collect();
+        let domains: Vec<Domain> = host.parts.into_iter().map(|part| Domain::new(part, &device)).collect();
         let set_sizes = domains.iter().map(|d| d.indices.len()).collect();
         Self { domains, start: host.start, budget, set_sizes, kind: None, key, device }
     }

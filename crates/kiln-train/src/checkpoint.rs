@@ -13,6 +13,15 @@ use sha2::{Digest, Sha256};
 
 use crate::params::{HostTensor, State};
 
+/// Which weights of a checkpoint to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightSet {
+    /// The EMA weights if the run keeps them, else the live ones.
+    Ema,
+    /// The live weights.
+    Live,
+}
+
 /// The scalars of a checkpoint: `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
@@ -48,7 +57,7 @@ pub struct Checkpoint {
     pub counters: Counters,
     /// `network.safetensors`.
     pub network: State,
-    /// `ema.safetensors`; empty if the run keeps no EMA.
+    /// `ema.safetensors`: the EMA weights of what is trained; empty if the run keeps none.
     pub ema: State,
     /// `optimizer.safetensors`.
     pub optimizer: State,
@@ -59,6 +68,15 @@ pub struct Checkpoint {
 const LATEST: &str = "latest";
 
 impl Checkpoint {
+    /// Takes the weights out: the live ones, or with those that have EMA weights in their place.
+    pub fn take_weights(&mut self, set: WeightSet) -> State {
+        let mut weights = std::mem::take(&mut self.network);
+        if set == WeightSet::Ema {
+            weights.append(&mut self.ema);
+        }
+        weights
+    }
+
     /// Writes the checkpoint below `folder` (the run's `checkpoints`).
     ///
     /// # Errors

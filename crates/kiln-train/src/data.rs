@@ -9,7 +9,8 @@ use kiln_core::{Error, Result};
 use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
 use kiln_nn::tensor::from_values;
 
-use crate::recipe::{DataConfig, Recipe};
+use crate::config::DataConfig;
+use crate::recipe::Recipe;
 use crate::run::{Run, TOKENIZER};
 use crate::system::{Pictures, System};
 

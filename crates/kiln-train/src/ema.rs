@@ -13,11 +13,14 @@ pub fn decay(batch: u64, images: u64, half_life: f64, ramp: f64) -> f64 {
     if half_life <= 0.0 { 0.0 } else { 0.5f64.powf(batch as f64 / half_life) }
 }
 
-/// ema ← decay·ema + (1 − decay)·live for parameters; buffers are copied.
-pub fn update<M: Module>(average: M, live: &M, decay: f64) -> M {
+/// ema ← decay·ema + (1 − decay)·live for parameters; buffers are copied, and what is not `trained` is shared.
+pub fn update<M: Module>(average: M, live: &M, decay: f64, trained: impl Fn(&str) -> bool) -> M {
     let mut live = flat(live);
     map_flat(average, |path, old| {
         let Some(new) = live.remove(path) else { return old };
+        if !trained(path) {
+            return new;
+        }
         let buffer = path.ends_with("running_mean") || path.ends_with("running_var");
         // A copy of its own: the live value is changed in place by the next step.
         lerp(old, new, if buffer { 1.0 } else { 1.0 - decay })

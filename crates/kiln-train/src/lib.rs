@@ -7,9 +7,12 @@
 pub mod ability;
 pub mod batch;
 pub mod checkpoint;
+pub mod config;
 pub mod data;
 pub mod device;
 pub mod ema;
+pub mod fit;
+pub mod init_from;
 mod live;
 pub mod log;
 pub mod memory;
@@ -20,6 +23,7 @@ pub mod params;
 pub mod preview;
 pub mod progress;
 pub mod recipe;
+pub mod registry;
 pub mod request;
 pub mod run;
 pub mod schedule;
@@ -28,24 +32,31 @@ pub mod sizes;
 pub mod system;
 mod tensorboard;
 pub mod trainer;
+pub mod trial;
 pub mod watch;
 
 pub use kiln_kernels::Precision;
 
 pub use ability::{
-    Abilities, Ability, Classify, Decode, Encode, Generate, Inpaint, Likelihood, Model, Reconstruct, Represent,
-    Segment, Translate,
+    Abilities, Ability, Classify, Decode, Encode, Generate, Inpaint, Likelihood, Reconstruct, Represent, Segment,
+    Translate,
 };
 pub use batch::{Batch, Domain, Tokens};
-pub use model::{AnySystem, entry};
+pub use checkpoint::WeightSet;
+pub use config::{DataConfig, TrainConfig};
+pub use fit::FitData;
+pub use model::Model;
 pub use optim::OptimizerConfig;
 pub use params::{HostTensor, State};
 pub use progress::Progress;
-pub use recipe::{DataConfig, Recipe, TrainConfig};
+pub use recipe::Recipe;
+pub use registry::{AnySystem, entry};
 pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, Request};
 pub use run::Run;
 pub use schedule::Schedule;
+pub use session::Options;
 pub use sizes::SizeRule;
 pub use system::{InitFrom, Loss, Phase, Pictures, System};
-pub use trainer::{Options, Summary};
+pub use trainer::Summary;
+pub use trial::Trial;
 pub use watch::{Figure, Watch, Watcher};

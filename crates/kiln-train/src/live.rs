@@ -1,7 +1,6 @@
 //! What changes from step to step: networks, their EMA, optimisers, counters. One step, saving and restoring.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -11,13 +10,15 @@ use kiln_data::HostBatch;
 use kiln_nn::Init;
 
 use crate::batch::Batch;
-use crate::checkpoint::{self, Best, Checkpoint, Counters};
+use crate::checkpoint::{self, Best, Checkpoint, Counters, WeightSet};
 use crate::ema;
+use crate::fit::FitData;
+use crate::init_from::Initial;
 use crate::optim::{self, Optimizer};
-use crate::params::{self, Flat};
+use crate::params::{self, Flat, State};
 use crate::recipe::Recipe;
 use crate::run::Run;
-use crate::system::{InitFrom, Phase, System};
+use crate::system::{Phase, System};
 
 /// Named values of a step, for the log.
 pub(crate) type Terms = Vec<(String, f64)>;
@@ -31,27 +32,6 @@ pub(crate) struct Live<S: System> {
     /// By the name of the phase that owns it.
     optimizers: BTreeMap<&'static str, Optimizer>,
     pub(crate) counters: Counters,
-}
-
-/// Fresh networks, or what another run has trained of them where the settings name one.
-fn init_from<S: System>(fresh: S::Networks, config: &S::Config) -> Result<S::Networks> {
-    let Some(InitFrom { run: root, networks }) = S::init_from(config) else { return Ok(fresh) };
-    let folder = Run::open(Path::new(root))?.checkpoints();
-    let saved = Checkpoint::newest(&folder, &mut |line| eprintln!("{line}"))?
-        .ok_or_else(|| Error::new(format!("{root}: no checkpoint yet; `kiln resume` trains it further")))?;
-    let state = if saved.ema.is_empty() { &saved.network } else { &saved.ema };
-    params::adopt(fresh, state, networks, root)
-}
-
-/// Checks that a run can start from the one its settings name, before there is a folder of it.
-///
-/// # Errors
-/// Names the other run and what is wrong with it.
-pub(crate) fn check_init<S: System>(system: &S, recipe: &Recipe<S::Config>, device: &Device) -> Result<()> {
-    if S::init_from(&recipe.model).is_some() {
-        init_from::<S>(system.networks(&mut Init::new(device, recipe.seed)), &recipe.model)?;
-    }
-    Ok(())
 }
 
 impl<S: System> Live<S> {
@@ -71,9 +51,14 @@ impl<S: System> Live<S> {
                 }
             }
         }
+        // Nothing descends where there are no phases.
+        let (device, averages) = match phases.is_empty() {
+            true => (plain, false),
+            false => (training, recipe.train.ema_half_life > 0.0),
+        };
         Ok(Self {
-            networks: system.networks(&mut Init::new(training, recipe.seed)),
-            ema: (recipe.train.ema_half_life > 0.0).then(|| system.networks(&mut Init::new(plain, recipe.seed))),
+            networks: system.networks(&mut Init::new(device, recipe.seed)),
+            ema: averages.then(|| system.networks(&mut Init::new(plain, recipe.seed))),
             phases,
             optimizers,
             counters: Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() },
@@ -81,10 +66,25 @@ impl<S: System> Live<S> {
         })
     }
 
-    /// With the networks of the run that the settings start from.
-    pub(crate) fn initialised(mut self, config: &S::Config) -> Result<Self> {
-        self.networks = init_from::<S>(self.networks, config)?;
-        self.ema = self.ema.map(|ema| init_from::<S>(ema, config)).transpose()?;
+    /// With the trained networks that the recipe starts from.
+    pub(crate) fn initialised(mut self, recipe: &Recipe<S::Config>) -> Result<Self> {
+        let initial = Initial::of::<S>(recipe)?;
+        self.networks = initial.load(self.networks)?;
+        self.ema = self.ema.map(|ema| initial.load(ema)).transpose()?;
+        Ok(self)
+    }
+
+    /// Whether [`System::fit`] trains it, not steps.
+    pub(crate) fn is_closed_form(&self) -> bool {
+        self.phases.is_empty()
+    }
+
+    /// Trained in closed form by the whole data, of so many pictures.
+    pub(crate) fn fitted(mut self, data: &FitData<'_>, pictures: u64) -> Result<Self> {
+        let nothing = || Error::new(format!("{} has neither phases nor a closed form", S::ID));
+        self.networks = self.system.fit(self.networks, data)?.ok_or_else(nothing)?;
+        self.counters.images = pictures;
+        self.counters.steps = 1;
         Ok(self)
     }
 
@@ -122,7 +122,7 @@ impl<S: System> Live<S> {
                 }
                 (Ok(_), _) => {}
                 (Err(e), _) => {
-                    failure = Some(Error::new(format!("step {}: {e}", steps + 1)));
+                    failure = Some(e.at(format_args!("step {}", steps + 1)));
                     break;
                 }
             }
@@ -137,20 +137,18 @@ impl<S: System> Live<S> {
         }
         if let Some(ema) = self.ema.take() {
             let decay = ema::decay(batch, self.counters.images, config.ema_half_life, config.ema_ramp);
-            self.ema = Some(ema::update(ema, &self.networks, decay));
+            let trained = |path: &str| is_trained(&self.phases, path);
+            self.ema = Some(ema::update(ema, &self.networks, decay, trained));
         }
         (self, Ok(terms))
     }
 
     /// At a saved moment.
-    pub(crate) fn restored(mut self, saved: Checkpoint, device: &Device) -> Result<Self> {
+    pub(crate) fn restored(mut self, mut saved: Checkpoint, device: &Device) -> Result<Self> {
         self.networks = params::load(self.networks, &saved.network, "network.safetensors")?;
-        self.ema = match self.ema.take() {
-            // A model that came without EMA weights starts them from its own.
-            Some(ema) if saved.ema.is_empty() => Some(params::load(ema, &saved.network, "network.safetensors")?),
-            Some(ema) => Some(params::load(ema, &saved.ema, "ema.safetensors")?),
-            None => None,
-        };
+        // A model that came without EMA weights starts them from its own.
+        let weights = saved.take_weights(WeightSet::Ema);
+        self.ema = self.ema.map(|ema| params::load(ema, &weights, "ema.safetensors")).transpose()?;
         for (name, optimizer) in &mut self.optimizers {
             let steps = saved.counters.optimizer_steps.get(*name).copied().unwrap_or(0);
             optimizer.load(name, &saved.optimizer, steps, device)?;
@@ -162,7 +160,7 @@ impl<S: System> Live<S> {
 
     /// Writes a checkpoint, and removes those that `keep` newest and the best one leave over.
     pub(crate) fn save(&self, run: &Run, keep: usize) -> Result<()> {
-        let mut optimizer = params::State::new();
+        let mut optimizer = State::new();
         let mut counters = self.counters.clone();
         counters.files.clear();
         for (name, o) in &self.optimizers {
@@ -171,13 +169,20 @@ impl<S: System> Live<S> {
         }
         let checkpoint = Checkpoint {
             network: params::state(&self.networks),
-            ema: self.ema.as_ref().map(params::state).unwrap_or_default(),
+            ema: self.ema.as_ref().map(|ema| self.ema_state(ema)).unwrap_or_default(),
             optimizer,
             system: self.system.state(),
             counters,
         };
         checkpoint.save(&run.checkpoints())?;
         checkpoint::prune(&run.checkpoints(), keep, self.counters.best.as_ref().map(|b| b.images))
+    }
+
+    /// The EMA weights of what is trained; the rest is with the live weights.
+    fn ema_state(&self, ema: &S::Networks) -> State {
+        let mut state = params::state(ema);
+        state.retain(|path, _| is_trained(&self.phases, path));
+        state
     }
 
     /// Whether `value` is the best so far, which it then is recorded as.
@@ -194,6 +199,11 @@ impl<S: System> Live<S> {
     pub(crate) fn ema_networks(&self) -> S::Networks {
         self.ema.clone().unwrap_or_else(|| self.networks.valid())
     }
+}
+
+/// Whether some phase trains the tensor at a path; what none trains is frozen.
+fn is_trained<S: System>(phases: &[Phase<S>], path: &str) -> bool {
+    phases.iter().any(|phase| params::is_below(path, &phase.trains))
 }
 
 /// The summed gradients of a phase over the parts of a batch, and their global norm; `None` if the phase skips this

@@ -1,158 +1,19 @@
-//! Systems and trained runs without their types, for the verbs.
+//! A trained run without the type of its system, for the verbs.
 
-use std::marker::PhantomData;
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor};
+use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_data::{DataKind, Tokenizer};
-use kiln_nn::Init;
-use toml::Table;
+use kiln_data::Tokenizer;
 
-use crate::ability::{Ability, Model};
-use crate::checkpoint::{self, Checkpoint, Counters};
-use crate::live::check_init;
-use crate::recipe::{self, DataConfig, Recipe, TrainConfig};
-use crate::run::{Run, TOKENIZER};
-use crate::sizes::SizeRule;
+use crate::ability::{Ability, abilities};
+use crate::checkpoint::Counters;
+use crate::config::{DataConfig, TrainConfig};
+use crate::recipe::Recipe;
+use crate::request::Request;
+use crate::run::TOKENIZER;
 use crate::system::{Pictures, System};
-use crate::trainer::{self, Options, Summary};
-use crate::{data, params};
-
-/// A row of the registry.
-pub trait AnySystem: Send + Sync {
-    /// Its name on the command line.
-    fn id(&self) -> &'static str;
-    /// Authors, title, year.
-    fn paper(&self) -> &'static str;
-    /// The data it trains on.
-    fn data_kind(&self) -> DataKind;
-    /// The sizes of pictures it takes with its default settings.
-    fn sizes(&self) -> SizeRule;
-    /// What it can do.
-    ///
-    /// # Errors
-    /// If its default settings are not valid, which its tests rule out.
-    fn abilities(&self) -> Result<Vec<Ability>>;
-    /// Its default recipe.
-    ///
-    /// # Errors
-    /// If the defaults cannot be written as TOML, which its tests rule out.
-    fn defaults(&self) -> Result<Table>;
-    /// Checks a recipe and its data without training; returns the resolved recipe.
-    ///
-    /// # Errors
-    /// As training would before its first step.
-    fn check(&self, recipe: Table) -> Result<Table>;
-    /// Trains from the start.
-    ///
-    /// # Errors
-    /// See [`trainer::start`].
-    fn train(&self, recipe: Table, root: &Path, options: &Options) -> Result<Summary>;
-    /// Goes on with a run.
-    ///
-    /// # Errors
-    /// See [`trainer::resume`].
-    fn resume(&self, run: &Run, options: &Options) -> Result<Summary>;
-    /// Loads a run's newest checkpoint for use.
-    ///
-    /// # Errors
-    /// If there is none, or it does not fit the recipe.
-    fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>>;
-}
-
-/// Which weights of a checkpoint to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightSet {
-    /// The EMA weights if the run keeps them, else the live ones.
-    Ema,
-    /// The live weights.
-    Live,
-}
-
-/// The registry row of a system.
-pub fn entry<S: System>() -> Box<dyn AnySystem> {
-    Box::new(Entry::<S>(PhantomData))
-}
-
-struct Entry<S>(PhantomData<fn() -> S>);
-
-impl<S: System> AnySystem for Entry<S> {
-    fn id(&self) -> &'static str {
-        S::ID
-    }
-
-    fn paper(&self) -> &'static str {
-        S::PAPER
-    }
-
-    fn data_kind(&self) -> DataKind {
-        S::DATA
-    }
-
-    fn sizes(&self) -> SizeRule {
-        S::sizes(&S::Config::default())
-    }
-
-    fn abilities(&self) -> Result<Vec<Ability>> {
-        let (data, _) = S::defaults();
-        // Where none is said, a size that every network can halve as often as it likes.
-        let [height, width] = data.size.or([64; 2]);
-        let classes = (0..10).map(|c| c.to_string()).collect();
-        let pictures = Pictures::new([data.channels.max(1), height, width], classes);
-        Ok(S::new(S::Config::default(), &pictures)?.abilities().list())
-    }
-
-    fn defaults(&self) -> Result<Table> {
-        recipe::defaults::<S>()
-    }
-
-    fn check(&self, table: Table) -> Result<Table> {
-        let mut recipe = new_recipe::<S>(table)?;
-        recipe.model = S::settle(recipe.model)?;
-        let (streams, pictures) = data::prepare::<S>(&mut recipe, None)?;
-        let system = S::new(recipe.model.clone(), &pictures)?;
-        data::check_grouping(&system, &streams)?;
-        check_init(&system, &recipe, &Device::default())?;
-        Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
-    }
-
-    fn train(&self, table: Table, root: &Path, options: &Options) -> Result<Summary> {
-        trainer::start::<S>(new_recipe::<S>(table)?, root, options)
-    }
-
-    fn resume(&self, run: &Run, options: &Options) -> Result<Summary> {
-        let place = run.root().join("recipe.toml").display().to_string();
-        trainer::resume::<S>(recipe::of_run::<S>(&run.recipe()?, &place)?, run, options)
-    }
-
-    fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>> {
-        let place = run.root().join("recipe.toml").display().to_string();
-        let recipe = recipe::of_run::<S>(&run.recipe()?, &place)?;
-        let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
-            Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
-        })?;
-        let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
-        let mut system = S::new(recipe.model.clone(), &info.pictures)?;
-        let (state, file) = if weights == WeightSet::Ema && !saved.ema.is_empty() {
-            (&saved.ema, "ema.safetensors")
-        } else {
-            (&saved.network, "network.safetensors")
-        };
-        let fresh = system.networks(&mut Init::new(device, recipe.seed));
-        let folder = checkpoint::path(&run.checkpoints(), saved.counters.images);
-        let networks = params::load(fresh, state, &folder.join(file).display().to_string())?;
-        system.restore(saved.system);
-        Ok(Box::new(Loaded { system, networks, info }))
-    }
-}
-
-/// The recipe of a new run, whose pictures have their own shape, whatever run the recipe is from.
-fn new_recipe<S: System>(table: Table) -> Result<Recipe<S::Config>> {
-    let mut recipe = recipe::typed::<S>(table, "recipe")?;
-    recipe.data.shape = [0; 3];
-    Ok(recipe)
-}
 
 /// What is known of a loaded run.
 pub struct Info {
@@ -211,3 +72,64 @@ pub(crate) struct Loaded<S: System> {
     pub(crate) networks: S::Networks,
     pub(crate) info: Info,
 }
+
+/// The trait [`Model`] and its one implementation, from the table of abilities.
+macro_rules! model {
+    ($($(#[doc = $doc:literal])* $Name:ident $field:ident $verb:literal {
+        $($kind:ident $method:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*
+    })*) => {
+        /// A trained run, whatever its system. Every method of every ability is a method here; one that the system
+        /// lacks is a usage error (the verbs check [`Model::abilities`] first and name the systems that have it).
+        pub trait Model {
+            /// What is known of the run.
+            fn info(&self) -> &Info;
+            /// What it can do.
+            fn abilities(&self) -> Vec<Ability>;
+            $($(
+                #[doc = concat!("See [`", stringify!($Name), "::", stringify!($method), "`](crate::", stringify!($Name), ").")]
+                ///
+                /// # Errors
+                /// If the system lacks the ability, or refuses what it is asked.
+                fn $method(&self, $($arg: $ty),*) -> Result<$out>;
+            )*)*
+        }
+
+        impl<S: System> Model for Loaded<S> {
+            fn info(&self) -> &Info {
+                &self.info
+            }
+
+            fn abilities(&self) -> Vec<Ability> {
+                self.system.abilities().list()
+            }
+
+            $($(
+                fn $method(&self, $($arg: $ty),*) -> Result<$out> {
+                    let lacks = || Error::usage(format!("{} cannot {}", S::ID, $verb));
+                    let able = self.system.abilities().$field.ok_or_else(lacks)?;
+                    call!($kind S, able.$method, &self.networks, $($arg),*)
+                }
+            )*)*
+        }
+    };
+}
+
+/// A method of an ability, called as its row says.
+macro_rules! call {
+    (draws $S:ident, $able:ident.$method:ident, $networks:expr, $request:ident) => {{
+        $request.check($S::ID, &$able.takes())?;
+        $able.$method($networks, $request)
+    }};
+    (draws $S:ident, $able:ident.$method:ident, $networks:expr, $images:ident, $request:ident) => {{
+        $request.check($S::ID, &$able.takes())?;
+        $able.$method($networks, $images, $request)
+    }};
+    (on $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {
+        $able.$method($networks, $($arg),*)
+    };
+    (of $S:ident, $able:ident.$method:ident, $networks:expr, $($arg:ident),*) => {
+        Ok($able.$method($($arg),*))
+    };
+}
+
+abilities!(model);

@@ -1,6 +1,6 @@
 //! Access to a network's parameters by path (`generator.layers.0.weight`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
@@ -77,6 +77,12 @@ pub fn map_flat<M: Module>(module: M, each: impl FnMut(&str, Tensor<1>) -> Tenso
     module.map(&mut Visitor { path: Vec::new(), each })
 }
 
+/// Whether a path is one of these or below one.
+pub fn is_below(path: &str, prefixes: &[&str]) -> bool {
+    let below = |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    prefixes.iter().any(below)
+}
+
 /// Enables gradients for the parameters at or below these paths (`generator`, `generator.mapping`), and disables the others.
 pub fn set_trainable<M: Module>(module: M, prefixes: &[&str]) -> M {
     struct Visitor<'a> {
@@ -91,10 +97,7 @@ pub fn set_trainable<M: Module>(module: M, prefixes: &[&str]) -> M {
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let path = self.path.join(".");
-            let below =
-                |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-            let trains = self.prefixes.iter().any(below);
+            let trains = is_below(&self.path.join("."), self.prefixes);
             if param.val().is_require_grad() == trains { param } else { param.set_require_grad(trains) }
         }
     }
@@ -129,30 +132,26 @@ pub fn state<M: Module>(module: &M) -> State {
 /// Loads a saved state into a network of the same structure.
 ///
 /// # Errors
-/// Names the first tensor that is missing, unexpected or of another size.
+/// Names the tensors that are missing, left over or of another shape.
 pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
-    let mut shapes = BTreeMap::new();
-    visit(&module, |path, _, shape, _| {
-        shapes.insert(path, shape);
-    });
-    for (path, shape) in &shapes {
-        match state.get(path) {
-            None => {
-                return Err(Error::new(format!(
-                    "{place}: tensor `{path}` is missing; was it written by another configuration?"
-                )));
+    let mut left: BTreeSet<&str> = state.keys().map(String::as_str).collect();
+    let mut wrong = Vec::new();
+    visit(&module, |path, _, shape, _| match state.get(&path) {
+        None => wrong.push(format!("`{path}` is missing")),
+        Some(saved) => {
+            left.remove(path.as_str());
+            if saved.shape != shape {
+                wrong.push(format!("`{path}` has shape {:?} where these settings need {shape:?}", saved.shape));
             }
-            Some(saved) if saved.shape != *shape => {
-                return Err(Error::new(format!(
-                    "{place}: tensor `{path}` has shape {:?}, this configuration needs {shape:?}",
-                    saved.shape
-                )));
-            }
-            Some(_) => {}
         }
-    }
-    if let Some(path) = state.keys().find(|path| !shapes.contains_key(*path)) {
-        return Err(Error::new(format!("{place}: tensor `{path}` is not part of this configuration")));
+    });
+    wrong.extend(left.into_iter().map(|path| format!("`{path}` has no place under these settings")));
+    if !wrong.is_empty() {
+        // A line has room for a few.
+        let more = wrong.len().saturating_sub(3);
+        wrong.truncate(3);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        return Err(Error::new(format!("{place}: tensor {}{more}", wrong.join("; "))));
     }
     Ok(map_flat(module, |path, old| match state.get(path) {
         Some(saved) => from_values(saved.values.clone(), [saved.values.len()], &old.device()),
@@ -160,14 +159,18 @@ pub fn load<M: Module>(module: M, state: &State, place: &str) -> Result<M> {
     }))
 }
 
-/// Loads parts of another module's saved state into a module, each from its path there to its path here.
+/// Loads parts of another module's saved state into a module, each from its path there (all of it where that is
+/// empty) to its path here.
 ///
 /// # Errors
 /// Names the first tensor that the state lacks or has in another size.
 pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], place: &str) -> Result<M> {
     let theirs = |path: &str| {
         let below = |here: &str| path.strip_prefix(here)?.strip_prefix('.');
-        networks.iter().find_map(|(there, here)| Some(format!("{there}.{}", below(here)?)))
+        networks.iter().find_map(|(there, here)| {
+            let rest = below(here)?;
+            Some(if there.is_empty() { rest.to_string() } else { format!("{there}.{rest}") })
+        })
     };
     let mut wrong = None;
     let mut left: Vec<&str> = networks.iter().map(|(_, here)| *here).collect();
@@ -183,10 +186,10 @@ pub fn adopt<M: Module>(module: M, state: &State, networks: &[(&str, &str)], pla
         };
     });
     if let Some(here) = left.first() {
-        return Err(Error::new(format!("{place}: there is no network `{here}` here to begin with it")));
+        return Err(Error::new(format!("{place}: there is no network `{here}` here to start from it")));
     }
     if let Some(wrong) = wrong {
-        return Err(Error::usage(format!("{place}: {wrong}; both runs need the same settings of that network")));
+        return Err(Error::usage(format!("{place}: {wrong}; it needs the same settings of that network here")));
     }
     Ok(map_flat(module, |path, old| match theirs(path).and_then(|name| state.get(&name)) {
         Some(saved) => from_values(saved.values.clone(), [saved.values.len()], &old.device()),

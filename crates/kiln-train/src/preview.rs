@@ -35,8 +35,10 @@ pub fn preview<N>(
     }
     if let Some(translate) = abilities.translate {
         let mut rows = Vec::new();
+        let scale = translate.scale();
         for (direction, images) in translate.directions().into_iter().zip(examples) {
-            rows.extend(pictures(images.clone()));
+            // Enlarged where the translation is larger.
+            rows.extend(pictures(images.clone()).into_iter().map(|p| p.resize(p.width * scale, p.height * scale)));
             let mut request = Request::new(0..images.dims()[0] as u64, seed, device);
             request.condition.direction = Some(direction.to_string());
             rows.extend(pictures(translate.translate(networks, images.clone(), &request)?));

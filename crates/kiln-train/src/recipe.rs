@@ -2,11 +2,10 @@
 //! system's defaults; the resolved recipe in the run folder holds every setting.
 
 use kiln_core::{Context, Error, Result};
-use kiln_data::{PictureRule, PictureSize, Resize};
-use kiln_kernels::Precision;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::config::{DataConfig, TrainConfig};
 use crate::system::System;
 
 /// Everything that determines a run.
@@ -22,154 +21,6 @@ pub struct Recipe<C> {
     pub train: TrainConfig,
     /// The `[model]` table: the system's own settings.
     pub model: C,
-}
-
-/// The `[data]` table: which images to train on, and how to prepare them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DataConfig {
-    /// A name from `kiln data list`, a folder or a zip; separate several domains by commas.
-    pub set: String,
-    /// Height and width in pixels: one number for a square (`64`) or two (`[48, 64]`); 0 keeps the stored size.
-    pub size: PictureSize,
-    /// Channels: 1 for grey, 3 for colour; 0 keeps the stored channels.
-    pub channels: usize,
-    /// Resulting channels, height and width; filled in from the data when the run starts.
-    pub shape: [usize; 3],
-    /// How to resize images of another size: `none` (report an error), `stretch`, `crop` or `pad`.
-    pub resize: Resize,
-    /// Background colour of transparent images: red, green, blue, 0 to 255.
-    pub background: [u8; 3],
-    /// Mirror images left to right with probability ½.
-    pub flip: bool,
-    /// Number of labels a system that learns from classes may use, equally many of each class; 0 uses all.
-    pub labels: usize,
-    /// Seed of the choice of those labels.
-    pub label_seed: u64,
-    /// Class names; filled in from the data when the run starts.
-    pub classes: Vec<String>,
-    /// Of a set with masks the grey value of each class of pixels; filled in when the run starts if it is empty.
-    pub mask_values: Vec<u8>,
-    /// A `tokenizer.json` for captions; without one the words of the training captions are the tokens. The run keeps a copy.
-    pub tokenizer: String,
-    /// How many tokens there are; filled in when the run starts. Before that, the most that words may be, 0 for all.
-    pub vocabulary: usize,
-    /// Tokens a caption is cut or padded to; 0 takes the longest caption, and is filled in when the run starts.
-    pub caption_length: usize,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            set: "starter".into(),
-            size: PictureSize::STORED,
-            channels: 0,
-            shape: [0; 3],
-            resize: Resize::None,
-            background: [255; 3],
-            flip: false,
-            labels: 0,
-            label_seed: 0,
-            classes: Vec::new(),
-            mask_values: Vec::new(),
-            tokenizer: String::new(),
-            vocabulary: 0,
-            caption_length: 0,
-        }
-    }
-}
-
-impl DataConfig {
-    /// The rule that turns stored images into tensors.
-    pub fn rule(&self) -> PictureRule {
-        PictureRule {
-            size: self.size,
-            channels: self.channels,
-            resize: self.resize,
-            background: self.background,
-            flip: self.flip,
-        }
-    }
-
-    /// The shape that an older run's recipe does not say, of pictures that are square.
-    fn find_shape(&mut self, place: &str) -> Result<()> {
-        if self.shape != [0; 3] {
-            return Ok(());
-        }
-        match (self.channels, self.size.pixels()) {
-            (1.., Some([height, width])) => self.shape = [self.channels, height, width],
-            _ => {
-                return Err(Error::usage(format!(
-                    "{place}: it does not say which shape its pictures have; add `shape = [channels, height, width]` \
-                     to its [data] table, such as [1, 112, 92]"
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The `[train]` table: the training loop. Durations are counted in images seen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainConfig {
-    /// Images per step.
-    pub batch: usize,
-    /// Precision of products in convolutions: `f32` or `bf16`; sums, weights and all else stay in `f32`.
-    pub precision: Precision,
-    /// Split each batch into this many parts to save memory; gradients are summed.
-    pub accumulate: usize,
-    /// Recompute cheap activations (normalised, activated and concatenated feature maps) in the backward pass
-    /// (Chen 2016): less memory, a little more time, the same bits.
-    pub gradient_checkpointing: bool,
-    /// Length of the run in images seen; schedules are stretched to it.
-    pub images: u64,
-    /// Stop after this many images without shortening any schedule (`--steps`); 0 stops after `images`.
-    pub stop_after: u64,
-    /// Half-life of the exponential moving average (EMA) of the weights, in images; 0 disables it.
-    pub ema_half_life: f64,
-    /// Limit the half-life to this fraction of the images seen so far; 0 disables the limit.
-    pub ema_ramp: f64,
-    /// Images between log records.
-    pub log_every: u64,
-    /// Images between checkpoints.
-    pub checkpoint_every: u64,
-    /// Number of newest checkpoints to keep; the best one is kept in addition.
-    pub keep: usize,
-    /// Loss term or metric whose best value marks the best checkpoint; empty for none.
-    pub best: String,
-    /// Images between evaluations of the EMA networks; 0 disables them.
-    pub evaluate_every: u64,
-    /// Metrics of those evaluations: a list such as fid,is.
-    pub metrics: String,
-    /// Samples per evaluation.
-    pub evaluate_count: usize,
-    /// Images between previews; 0 draws only the last.
-    pub preview_every: u64,
-    /// Images in a preview.
-    pub preview_count: usize,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            batch: 64,
-            precision: Precision::default(),
-            accumulate: 1,
-            gradient_checkpointing: false,
-            images: 200_000,
-            stop_after: 0,
-            ema_half_life: 10_000.0,
-            ema_ramp: 0.05,
-            log_every: 1_000,
-            checkpoint_every: 20_000,
-            keep: 2,
-            best: String::new(),
-            evaluate_every: 0,
-            metrics: "fid,is".into(),
-            evaluate_count: 1_000,
-            preview_every: 20_000,
-            preview_count: 16,
-        }
-    }
 }
 
 /// The defaults of a system as a table.
@@ -190,10 +41,27 @@ pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
     merge_at(base, changes, place, "")
 }
 
+/// Settings that have another name than in older versions: table, old key, new key.
+const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), ("model", "times", "timestep_sampling")];
+
+/// Gives the settings of a run's recipe, which an older version may have written, their present names.
+pub(crate) fn rename_old_keys(recipe: &mut Table) {
+    for (table, old, new) in RENAMED {
+        let Some(Value::Table(inside)) = recipe.get_mut(table) else { continue };
+        if let Some(value) = inside.remove(old) {
+            inside.insert(new.to_string(), value);
+        }
+    }
+}
+
 fn merge_at(base: &mut Table, changes: &Table, place: &str, prefix: &str) -> Result<()> {
     for (key, value) in changes {
         let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         if !base.contains_key(key) {
+            let renamed = RENAMED.iter().find(|(table, old, _)| prefix == *table && key == old);
+            if let Some((table, _, new)) = renamed {
+                return Err(Error::usage(format!("{place}: `{full}` is called `{table}.{new}` now; rename it")));
+            }
             let hint = nearest(key, base.keys().map(String::as_str))
                 .map(|n| {
                     format!(
@@ -310,6 +178,8 @@ fn check(train: &TrainConfig, place: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use kiln_data::PictureSize;
+
     use super::*;
 
     fn base() -> Table {
@@ -321,6 +191,16 @@ mod tests {
         let e = merge(&mut base(), &assignment("train.bacth=3").unwrap(), "r.toml").unwrap_err();
         assert_eq!(e.to_string(), "r.toml: unknown key `train.bacth`; did you mean `train.batch`?");
         assert!(e.is_usage());
+    }
+
+    #[test]
+    fn old_names_are_known_in_runs_and_refused_by_name_elsewhere() {
+        let mut base: Table = "[data]\nlabel_seed = 0".parse().unwrap();
+        let e = merge(&mut base, &assignment("data.label_set=3").unwrap(), "r.toml").unwrap_err();
+        assert_eq!(e.to_string(), "r.toml: `data.label_set` is called `data.label_seed` now; rename it");
+        let mut saved: Table = "[data]\nlabel_set = 3\n[model]\ntimes = 'uniform'".parse().unwrap();
+        rename_old_keys(&mut saved);
+        assert_eq!(saved, "[data]\nlabel_seed = 3\n[model]\ntimestep_sampling = 'uniform'".parse().unwrap());
     }
 
     #[test]

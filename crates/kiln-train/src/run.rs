@@ -8,6 +8,7 @@ use kiln_data::Tokenizer;
 use toml::Table;
 
 use crate::checkpoint::write_atomically;
+use crate::recipe::rename_old_keys;
 
 /// A folder that holds everything about a run.
 #[derive(Clone, Debug)]
@@ -81,12 +82,29 @@ impl Run {
         self.root.join("recipe.toml")
     }
 
+    /// Checks that it is a run of this system.
+    ///
+    /// # Errors
+    /// A usage error that says which system it is of.
+    pub fn check_system(&self, id: &str) -> Result<()> {
+        let recipe = self.recipe()?;
+        match recipe.get("system").and_then(|v| v.as_str()) {
+            Some(own) if own == id => Ok(()),
+            own => {
+                let (root, own) = (self.root.display(), own.unwrap_or("no system"));
+                Err(Error::usage(format!("{root}: a run of {own}, not of {id}")))
+            }
+        }
+    }
+
     /// The resolved recipe.
     ///
     /// # Errors
     /// If the file is not TOML.
     pub fn recipe(&self) -> Result<Table> {
-        read_table(&self.recipe_path())
+        let mut recipe = read_table(&self.recipe_path())?;
+        rename_old_keys(&mut recipe);
+        Ok(recipe)
     }
 
     /// Writes the resolved recipe.

@@ -8,16 +8,29 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Context, Result};
 
+use crate::config::TrainConfig;
 use crate::live::{Live, Terms};
 use crate::log::Log;
 use crate::model::{Info, Loaded};
 use crate::preview;
 use crate::progress::{Progress, minutes};
-use crate::recipe::{Recipe, TrainConfig};
+use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::system::System;
-use crate::trainer::Options;
 use crate::watch::{Figure, Watch, Watcher};
+
+/// How a training process runs, beside what the recipe says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to compute; not an autodiff device.
+    pub device: Device,
+    /// Stop after this many steps in all, whatever `train.images` says; schedules keep their length.
+    pub steps: Option<u64>,
+    /// No progress.
+    pub quiet: bool,
+    /// Measures the run every `train.evaluate_every` images.
+    pub watcher: Option<Watcher>,
+}
 
 /// One process of a run's training.
 pub(crate) struct Session<'a> {
@@ -45,15 +58,15 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A process that goes on from where `live` is.
+    /// A process that goes on from where `live` is to `end` images.
     pub(crate) fn begin<S: System>(
         run: &'a Run,
         config: &'a TrainConfig,
         options: &'a Options,
         live: &Live<S>,
+        end: u64,
     ) -> Result<Self> {
         let (images, steps) = (live.counters.images, live.counters.steps);
-        let end = if config.stop_after > 0 { config.stop_after } else { config.images };
         Ok(Self {
             run,
             config,

@@ -12,9 +12,10 @@ use serde::de::DeserializeOwned;
 
 use crate::ability::Abilities;
 use crate::batch::Batch;
+use crate::config::{DataConfig, TrainConfig};
+use crate::fit::FitData;
 use crate::optim::OptimizerConfig;
 use crate::params::State;
-use crate::recipe::{DataConfig, TrainConfig};
 use crate::sizes::SizeRule;
 
 /// The pictures a system works on, known once the data is.
@@ -75,9 +76,10 @@ pub trait System: Send + Sync + Sized + 'static {
         Ok(config)
     }
 
-    /// The run whose networks it starts from, if its settings name one.
-    fn init_from(_config: &Self::Config) -> Option<InitFrom<'_>> {
-        None
+    /// The runs and files whose networks it starts from, if its settings name any. A network that no phase trains
+    /// stays as it is, and is kept but once in a checkpoint.
+    fn init_from(_config: &Self::Config) -> Vec<InitFrom<'_>> {
+        Vec::new()
     }
 
     /// Defaults of the `[data]` and `[train]` tables.
@@ -97,8 +99,17 @@ pub trait System: Send + Sync + Sized + 'static {
     /// Makes fresh networks.
     fn networks(&self, init: &mut Init) -> Self::Networks;
 
-    /// What happens in a step, in order.
+    /// What happens in a step, in order; nothing for a system that [`System::fit`] trains.
     fn phases(&self) -> Vec<Phase<Self>>;
+
+    /// The networks that the whole data determines in closed form, made of fresh ones (principal components, subspace
+    /// alignment): for a system without phases, which is trained when this returns.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or does not determine them.
+    fn fit(&self, _fresh: Self::Networks, _data: &FitData<'_>) -> Result<Option<Self::Networks>> {
+        Ok(None)
+    }
 
     /// Which pictures come together in a batch; it knows its kind as [`Batch::kind`].
     fn grouping(&self) -> Grouping {
@@ -120,9 +131,11 @@ pub trait System: Send + Sync + Sized + 'static {
 /// Networks that a system does not make afresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitFrom<'a> {
-    /// The folder of the run that has trained them.
-    pub run: &'a str,
-    /// Their paths there and here. All that a network has here must be there, and there may be more.
+    /// The folder of the run that has trained them, of which the EMA weights are taken; or a file of weights with
+    /// PyTorch's names, safetensors or a state dict of `torch.save`.
+    pub source: &'a str,
+    /// Their paths there and here; an empty path there is all of it. All that a network has here must be there, and
+    /// there may be more.
     pub networks: &'static [(&'static str, &'static str)],
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{Loader, Prepared};
@@ -13,26 +12,15 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::data::{check_grouping, examples, keep_tokenizer, prepare};
-use crate::live::{Live, check_init};
+use crate::fit::FitData;
+use crate::init_from::{Initial, settle};
+use crate::live::Live;
 use crate::recipe::Recipe;
 use crate::run::Run;
-use crate::session::Session;
+use crate::session::{Options, Session};
 use crate::system::System;
 use crate::watch::Watcher;
 use crate::{memory, params};
-
-/// How a training process runs, beside what the recipe says.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where to compute; not an autodiff device.
-    pub device: Device,
-    /// Stop after this many steps in all, whatever `train.images` says; schedules keep their length.
-    pub steps: Option<u64>,
-    /// No progress.
-    pub quiet: bool,
-    /// Measures the run every `train.evaluate_every` images.
-    pub watcher: Option<Watcher>,
-}
 
 /// What a training process reached: also the run's `report.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -64,11 +52,11 @@ pub struct Summary {
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
-    recipe.model = S::settle(recipe.model)?;
+    settle::<S>(&mut recipe)?;
     let (streams, pictures) = prepare::<S>(&mut recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_grouping(&system, &streams)?;
-    check_init(&system, &recipe, &options.device)?;
+    Initial::check(&system, &recipe, &options.device)?;
     set_end(&mut recipe, options)?;
     let run = Run::create(root)?;
     let _lock = run.lock()?;
@@ -124,25 +112,38 @@ fn train<S: System>(
     let live = Live::new(system, recipe, &training, plain)?;
     let mut live = match saved {
         Some(saved) => live.restored(saved, plain)?,
-        None => live.initialised(&recipe.model)?,
+        None => live.initialised(recipe)?,
     };
     let set_sizes: Vec<usize> = streams.iter().map(|s| s.len()).collect();
     let examples = examples(&streams, config.preview_count.min(8), plain)?;
-    let grouping = live.system.grouping();
-    let mut loader = Loader::grouped(streams, config.batch, Key::new(recipe.seed), live.counters.images, grouping)?;
-    let mut session = Session::begin(run, config, options, &live)?;
+    let pictures = set_sizes.iter().sum::<usize>() as u64;
+    let end = match (live.is_closed_form(), config.stop_after) {
+        (true, _) => pictures,
+        (false, 0) => config.images,
+        (false, stop_after) => stop_after,
+    };
+    let mut session = Session::begin(run, config, options, &live, end)?;
     let mut multiply_adds: u64 = 0;
-    while session.goes_on(live.counters.images) {
-        let host = loader.next()?;
-        let (before, counted) = (live.counters.images, cost::multiply_adds());
-        let (next, outcome) = live.step(host, &set_sizes, recipe, &training);
-        multiply_adds += cost::multiply_adds() - counted;
-        live = next;
-        match outcome {
-            Ok(terms) => session.after_step(&mut live, before, &terms, recipe, &examples)?,
-            Err(e) => {
-                session.rescue(&mut live)?;
-                return Err(e);
+    if live.is_closed_form() {
+        if session.goes_on(live.counters.images) {
+            live = live.fitted(&FitData::new(&streams, config.batch, plain), pictures)?;
+            session.after_step(&mut live, 0, &Vec::new(), recipe, &examples)?;
+        }
+    } else {
+        let (key, grouping) = (Key::new(recipe.seed), live.system.grouping());
+        let mut loader = Loader::grouped(streams, config.batch, key, live.counters.images, grouping)?;
+        while session.goes_on(live.counters.images) {
+            let host = loader.next()?;
+            let (before, counted) = (live.counters.images, cost::multiply_adds());
+            let (next, outcome) = live.step(host, &set_sizes, recipe, &training);
+            multiply_adds += cost::multiply_adds() - counted;
+            live = next;
+            match outcome {
+                Ok(terms) => session.after_step(&mut live, before, &terms, recipe, &examples)?,
+                Err(e) => {
+                    session.rescue(&mut live)?;
+                    return Err(e);
+                }
             }
         }
     }

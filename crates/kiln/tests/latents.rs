@@ -76,3 +76,31 @@ fn pictures_are_encoded_completed_and_told_from_others() {
         assert!(text.contains(says) && text.lines().count() == 1, "{args}: {text}");
     }
 }
+
+/// `train --from` takes over networks and settings; what is said on the command line or in a recipe goes above them.
+#[test]
+fn a_run_is_fine_tuned() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    done(here, &format!("train vae --data starter --set model.latent=5 --steps 2 --out first {SMALL}"));
+    let plain = "--quiet --batch 16";
+    done(here, &format!("train vae --from first --set model.kl.beta=2 --steps 1 --out second {plain}"));
+    let recipe = fs::read_to_string(here.join("second/recipe.toml")).unwrap();
+    for line in ["init_from = \"first\"", "latent = 5", "hidden = [16]", "beta = 2.0", "size = 28"] {
+        assert!(recipe.lines().any(|l| l == line), "{line}: {recipe}");
+    }
+    fs::write(here.join("next.toml"), "system = 'vae'\n[train]\ninit_from = 'second'\n[model.kl]\nbeta = 3\n").unwrap();
+    let resolved = done(here, "train next.toml --dry-run");
+    assert!(resolved.contains("latent = 5") && resolved.contains("beta = 3.0"), "{resolved}");
+
+    let refused = |args: &str| {
+        let output = kiln(here, args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.lines().count() == 1, "{args}: {said}");
+        said
+    };
+    let said = refused(&format!("train vae --from first --set model.latent=6 --out third {plain}"));
+    assert!(said.contains("where these settings need") && !here.join("third").exists(), "{said}");
+    assert!(refused("train ae --from first --out third").contains("a run of vae, not of ae"));
+    assert!(refused("train vae --from nowhere --out third").contains("nowhere: not a run"));
+}

@@ -27,7 +27,7 @@ use burn::module::Module;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Int, Tensor};
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::loss::{binary_cross_entropy_to, cross_entropy, reverse_gradient};
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, activate};
@@ -230,17 +230,13 @@ impl System for Dann {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if pictures.classes.len() < 2 {
-            return refuse("dann needs a source of at least two classes".into());
-        }
+        refuse_if!(pictures.classes.len() < 2, "dann needs a source of at least two classes");
         let sizes = [&config.channels[..], &config.label_hidden, &[config.domain_hidden]].concat();
-        if sizes.contains(&0) {
-            return refuse("model.channels, model.label_hidden and model.domain_hidden must be at least 1".into());
-        }
-        if config.gamma.is_nan() || config.gamma <= 0.0 || config.lambda.is_nan() || config.lambda < 0.0 {
-            return refuse("model.gamma must be above 0 and model.lambda not below 0".into());
-        }
+        refuse_if!(sizes.contains(&0), "model.channels, model.label_hidden and model.domain_hidden must be at least 1");
+        refuse_if!(
+            config.gamma.is_nan() || config.gamma <= 0.0 || config.lambda.is_nan() || config.lambda < 0.0,
+            "model.gamma must be above 0 and model.lambda not below 0"
+        );
         Self::sizes(&config).check(pictures.shape)?;
         Ok(Self { config, pictures: pictures.clone() })
     }

@@ -30,7 +30,7 @@ use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::{from_indices, from_values};
@@ -253,31 +253,29 @@ impl System for Aae {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: &str| Err(Error::usage(what));
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
-        if config.discriminator.contains(&0) {
-            return refuse("model.discriminator: each width must be at least 1");
-        }
-        if !(config.input_noise >= 0.0 && config.input_noise.is_finite()) {
-            return refuse("model.input_noise must not be negative");
-        }
-        if config.prior != Prior::Gaussian && config.model.networks.latent != 2 {
-            return refuse("model.prior: mixture and swiss-roll lie in the plane; set model.latent = 2");
-        }
-        if config.mode == Mode::Conditional && config.prior == Prior::Gaussian {
-            return refuse(
-                "model.mode = \"conditional\" needs a prior with parts: set model.prior to mixture or swiss-roll",
-            );
-        }
-        if config.mode == Mode::SemiSupervised && config.prior != Prior::Gaussian {
-            return refuse(
-                "model.mode = \"semi-supervised\" has its classes beside the code: set model.prior = \"gaussian\"",
-            );
-        }
-        if config.mode != Mode::Unsupervised && pictures.classes.len() < 2 {
-            return refuse("model.mode: this one needs a set of at least two classes");
-        }
+        refuse_if!(config.discriminator.contains(&0), "model.discriminator: each width must be at least 1");
+        refuse_if!(
+            !(config.input_noise >= 0.0 && config.input_noise.is_finite()),
+            "model.input_noise must not be negative"
+        );
+        refuse_if!(
+            config.prior != Prior::Gaussian && config.model.networks.latent != 2,
+            "model.prior: mixture and swiss-roll lie in the plane; set model.latent = 2"
+        );
+        refuse_if!(
+            config.mode == Mode::Conditional && config.prior == Prior::Gaussian,
+            "model.mode = \"conditional\" needs a prior with parts: set model.prior to mixture or swiss-roll"
+        );
+        refuse_if!(
+            config.mode == Mode::SemiSupervised && config.prior != Prior::Gaussian,
+            "model.mode = \"semi-supervised\" has its classes beside the code: set model.prior = \"gaussian\""
+        );
+        refuse_if!(
+            config.mode != Mode::Unsupervised && pictures.classes.len() < 2,
+            "model.mode: this one needs a set of at least two classes"
+        );
         Ok(Self { config, pictures: pictures.clone() })
     }
 

@@ -27,7 +27,7 @@
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{gaussian_kl_between, gaussian_log_likelihood};
@@ -137,29 +137,28 @@ impl System for Cvae {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: String| Err(Error::usage(what));
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
-        if !(1..=3).contains(&config.observed) {
-            return refuse(format!("model.observed must be 1, 2 or 3 quadrants, and is {}", config.observed));
-        }
-        if !(0.0..=1.0).contains(&config.alpha) {
-            return refuse(format!("model.alpha must be from 0 to 1, and is {}", config.alpha));
-        }
+        refuse_if!(
+            !(1..=3).contains(&config.observed),
+            "model.observed must be 1, 2 or 3 quadrants, and is {}",
+            config.observed
+        );
+        refuse_if!(!(0.0..=1.0).contains(&config.alpha), "model.alpha must be from 0 to 1, and is {}", config.alpha);
         let (shape, quadrants) = (pictures.shape, config.condition == Conditioning::Quadrants);
-        if !quadrants && pictures.classes.is_empty() {
-            return refuse("model.condition = \"class\" wants labels, and the data has none; use a folder with one sub-folder a class, or model.condition = \"quadrants\"".into());
-        }
-        if !quadrants && config.deterministic {
-            return refuse(
-                "model.deterministic needs model.condition = \"quadrants\": one picture a class is no completion"
-                    .into(),
-            );
-        }
+        refuse_if!(
+            !quadrants && pictures.classes.is_empty(),
+            "model.condition = \"class\" wants labels, and the data has none; use a folder with one sub-folder a class, or model.condition = \"quadrants\""
+        );
+        refuse_if!(
+            !quadrants && config.deterministic,
+            "model.deterministic needs model.condition = \"quadrants\": one picture a class is no completion"
+        );
         let [channels, height, width] = shape;
-        if quadrants && (height < 2 || width < 2) {
-            return refuse(format!("model.condition = \"quadrants\": {height}x{width} pictures have none"));
-        }
+        refuse_if!(
+            quadrants && (height < 2 || width < 2),
+            "model.condition = \"quadrants\": {height}x{width} pictures have none"
+        );
         let places = (0..channels * height * width).filter(|place| {
             let (y, x) = (place / width % height, place % width);
             !quadrants || !is_seen(config.observed, shape, y, x)

@@ -5,7 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
-use kiln_core::{Error, Result};
+use kiln_core::{Result, refuse_if};
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, WeightInit, activate};
 use kiln_train::SizeRule;
 use serde::{Deserialize, Serialize};
@@ -109,19 +109,15 @@ impl NetworkConfig {
     /// # Errors
     /// A usage error naming the setting that does not fit.
     pub fn check(&self, shape: [usize; 3]) -> Result<()> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if self.latent == 0 {
-            return refuse("model.latent must be at least 1".into());
-        }
-        if self.hidden.contains(&0) {
-            return refuse("model.hidden: each width must be at least 1".into());
-        }
+        refuse_if!(self.latent == 0, "model.latent must be at least 1");
+        refuse_if!(self.hidden.contains(&0), "model.hidden: each width must be at least 1");
         if self.network == Network::Mlp {
             return Ok(());
         }
-        if self.channels == 0 || self.levels == 0 || self.levels > 8 {
-            return refuse("model.channels must be at least 1 and model.levels from 1 to 8; model.network = \"mlp\" has no convolutions".into());
-        }
+        refuse_if!(
+            self.channels == 0 || self.levels == 0 || self.levels > 8,
+            "model.channels must be at least 1 and model.levels from 1 to 8; model.network = \"mlp\" has no convolutions"
+        );
         self.sizes().check(shape)
     }
 

@@ -6,7 +6,7 @@
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Result, refuse_if};
 use kiln_nn::loss::{bernoulli_log_likelihood, discretised_logistic_log_likelihood, gaussian_log_likelihood, softplus};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{Activation, activate};
@@ -110,16 +110,16 @@ impl PixelConfig {
     /// # Errors
     /// A usage error naming the setting that does not fit.
     pub fn check(&self) -> Result<()> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if self.binarize != Binarize::None && self.decoder != Likelihoods::Bernoulli {
-            return refuse("model.binarize needs model.decoder = \"bernoulli\"".into());
-        }
-        if !(self.sigma > 0.0 && self.sigma.is_finite()) {
-            return refuse(format!("model.sigma must be above 0, not {}", self.sigma));
-        }
-        if !self.min_log_variance.is_finite() {
-            return refuse(format!("model.min_log_variance must be finite, not {}", self.min_log_variance));
-        }
+        refuse_if!(
+            self.binarize != Binarize::None && self.decoder != Likelihoods::Bernoulli,
+            "model.binarize needs model.decoder = \"bernoulli\""
+        );
+        refuse_if!(!(self.sigma > 0.0 && self.sigma.is_finite()), "model.sigma must be above 0, not {}", self.sigma);
+        refuse_if!(
+            !self.min_log_variance.is_finite(),
+            "model.min_log_variance must be finite, not {}",
+            self.min_log_variance
+        );
         Ok(())
     }
 

@@ -152,9 +152,10 @@ impl System for Probe {
         Ok(config)
     }
 
-    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
-        (config.tune != Tune::Raw && !config.encoder.is_empty())
-            .then_some(InitFrom { run: &config.encoder, networks: &[("encoder", "encoder")] })
+    fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
+        let has_encoder = config.tune != Tune::Raw && !config.encoder.is_empty();
+        let encoder = InitFrom { source: &config.encoder, networks: &[("encoder", "encoder")] };
+        has_encoder.then_some(encoder).into_iter().collect()
     }
 
     fn networks(&self, init: &mut Init) -> Networks {

@@ -33,7 +33,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{cross_entropy, gaussian_kl, gaussian_log_likelihood};
@@ -185,20 +185,18 @@ impl System for Ssvae {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if pictures.classes.len() < 2 {
-            return refuse("ssvae needs a set of at least two classes".into());
-        }
+        refuse_if!(pictures.classes.len() < 2, "ssvae needs a set of at least two classes");
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
-        if config.top_latent == 0 || config.top_hidden.contains(&0) || config.classifier.contains(&0) {
-            return refuse(
-                "model.top_latent and each width of model.top_hidden and model.classifier must be at least 1".into(),
-            );
-        }
-        if !(config.alpha >= 0.0 && config.alpha.is_finite()) {
-            return refuse(format!("model.alpha must not be negative, and is {}", config.alpha));
-        }
+        refuse_if!(
+            config.top_latent == 0 || config.top_hidden.contains(&0) || config.classifier.contains(&0),
+            "model.top_latent and each width of model.top_hidden and model.classifier must be at least 1"
+        );
+        refuse_if!(
+            !(config.alpha >= 0.0 && config.alpha.is_finite()),
+            "model.alpha must not be negative, and is {}",
+            config.alpha
+        );
         Ok(Self { config, pictures: pictures.clone() })
     }
 
@@ -215,10 +213,10 @@ impl System for Ssvae {
         Ok(config)
     }
 
-    fn init_from(config: &Config) -> Option<InitFrom<'_>> {
+    fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
         let has_m1 = matches!(config.mode, Mode::M1 | Mode::Stacked) && !config.m1.is_empty();
-        has_m1
-            .then_some(InitFrom { run: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] })
+        let m1 = InitFrom { source: &config.m1, networks: &[("encoder", "m1.encoder"), ("decoder", "m1.decoder")] };
+        has_m1.then_some(m1).into_iter().collect()
     }
 
     fn networks(&self, init: &mut Init) -> Networks {

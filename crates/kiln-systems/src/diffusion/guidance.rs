@@ -2,10 +2,13 @@
 //!
 //! Everything is said in x̂₀, so that every sampler takes it: ε̂ − w σ ∇ log p is x̂₀ + w (σ²/α) ∇ log p.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
+use kiln_nn::Condition;
+use kiln_nn::tensor::from_indices;
 use kiln_train::{Guide, Guided, Looks, Request};
 
+use super::sampler::settings::SamplerSettings;
 use super::schedule::{LEAST_SIGNAL, Level};
 
 /// Guidance by the same network with and without its condition (Ho & Salimans 2021).
@@ -57,6 +60,66 @@ impl ClassifierFree {
         }
         let factor = deviation(with) / deviation(guided.clone());
         guided.clone() * factor * self.rescale + guided * (1.0 - self.rescale)
+    }
+}
+
+/// What a chain is conditioned on and steered by: one mechanism for classes, texts and images.
+#[derive(Clone, Debug)]
+pub struct Guidance {
+    /// What the samples are to show.
+    pub condition: Condition,
+    /// What guidance leads away from (no class, no text); `None` where there is no condition to guide by.
+    pub unconditional: Option<Condition>,
+    /// How far.
+    pub classifier_free: ClassifierFree,
+    /// What the request's guides do beside.
+    pub backward: Backward,
+}
+
+impl Guidance {
+    /// As a request and its settings have it.
+    ///
+    /// # Errors
+    /// A usage error naming the setting that does not fit.
+    pub fn new(
+        condition: Condition,
+        unconditional: Option<Condition>,
+        settings: &SamplerSettings,
+        request: &Request,
+    ) -> Result<Self> {
+        let s = settings;
+        let classifier_free = ClassifierFree::new(s.guidance_scale, s.guidance_rescale, s.guidance_interval)?;
+        if let (Some(scale), None) = (s.guidance_scale, &unconditional) {
+            return Err(Error::usage(format!(
+                "--guidance-scale {scale}: there is nothing to guide by; give a --class or a --context, if the network was \
+                 trained with them"
+            )));
+        }
+        let clean = request.guides.iter().any(|g| g.guide.looks_at() == Looks::Clean);
+        if !clean && (s.backward_steps.is_some() || s.backward_rate.is_some()) {
+            return Err(Error::usage("--backward-steps and --backward-rate need a --guide"));
+        }
+        let backward = Backward { steps: s.backward_steps.unwrap_or(0), rate: s.backward_rate.unwrap_or(1.0) };
+        Ok(Self { condition, unconditional, classifier_free, backward })
+    }
+
+    /// None: the network's own prediction under a condition.
+    pub fn none(condition: Condition) -> Self {
+        let classifier_free = ClassifierFree { scale: 1.0, rescale: 0.0, interval: None };
+        Self { condition, unconditional: None, classifier_free, backward: Backward { steps: 0, rate: 1.0 } }
+    }
+
+    /// Of samples `start..start + len`.
+    pub fn narrow(&self, start: usize, len: usize) -> Self {
+        let unconditional = self.unconditional.as_ref().map(|c| c.narrow(start, len));
+        Self { condition: self.condition.narrow(start, len), unconditional, ..*self }
+    }
+
+    /// Of some samples, in their order.
+    pub fn select(&self, places: &[usize], device: &Device) -> Self {
+        let places: Vec<u32> = places.iter().map(|&i| i as u32).collect();
+        let of = |c: &Condition| c.select(from_indices(&places, device));
+        Self { condition: of(&self.condition), unconditional: self.unconditional.as_ref().map(of), ..*self }
     }
 }
 

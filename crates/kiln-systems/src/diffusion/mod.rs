@@ -1,5 +1,5 @@
-//! Diffusion. Schedule, parameterisation, objective, sampler and guidance are separate and combine freely; a system
-//! brings the network.
+//! Diffusion. Schedule, parameterisation, objective, sampler and guidance are separate and combine freely; [`process`] brings
+//! them together, and a system brings the network and its conditions.
 
 pub mod bound;
 pub mod ddpm;
@@ -8,6 +8,7 @@ pub mod guidance;
 pub mod noisy_classifier;
 pub mod objective;
 pub mod parameterisation;
+pub mod process;
 pub mod sampler;
 pub mod schedule;
 

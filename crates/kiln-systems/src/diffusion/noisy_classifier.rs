@@ -18,7 +18,7 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::cross_entropy;
-use kiln_nn::tensor::{from_indices, from_values};
+use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNetConfig, UNetEncoder};
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Guide, Looks, Loss, Model, OptimizerConfig, Phase, Pictures, Request,
@@ -26,7 +26,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{BetaSchedule, Level, Levels, NoiseSchedule, Sde};
+use super::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, Sde};
 use super::unet_sizes;
 
 /// The `[model]` table.
@@ -123,13 +123,13 @@ impl Classify<Networks> for NoisyClassifier {
 
 impl NoisyClassifier {
     fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
-        let (x0, n, device) = (batch.images(), batch.len(), batch.device());
-        let times = batch.below("t", self.schedule.steps() as u64);
-        let levels: Vec<Level> = times.iter().map(|&t| self.schedule.level(t as usize)).collect();
+        let (x0, device) = (batch.images(), batch.device());
+        let timesteps = batch.below("t", self.schedule.steps() as u64);
+        let levels: Vec<Level> = timesteps.iter().map(|&t| self.schedule.level(t as usize)).collect();
         let noise = batch.normal("noise", x0.dims());
-        let xt = Levels::new(&levels, device).noised(x0, noise);
-        let told = from_values(times.iter().map(|&t| t as f32).collect(), [n], device);
-        let logits = networks.classifier.forward(xt, told, Some(batch.key("dropout")));
+        let levels = NoiseLevels::new(&levels, device);
+        let xt = levels.noised(x0, noise);
+        let logits = networks.classifier.forward(xt, levels.timesteps(), Some(batch.key("dropout")));
         Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
     }
 

@@ -1,4 +1,4 @@
-//! What training minimises, at which levels, and how these weigh.
+//! The choices of training: what is minimised, at which timesteps, and with what weight.
 
 use kiln_core::random::Key;
 use kiln_train::HostTensor;
@@ -33,8 +33,8 @@ pub enum Weighting {
 }
 
 /// A weighting with its constants.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weights {
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossWeighting {
     /// Which.
     pub weighting: Weighting,
     /// γ of `min-snr` (5) or of `p2` (1).
@@ -43,7 +43,7 @@ pub struct Weights {
     pub k: f64,
 }
 
-impl Weights {
+impl LossWeighting {
     /// What the squared error of the network's target weighs at signal-to-noise ratio α²/σ² = `snr`.
     pub fn at(&self, prediction: Prediction, snr: f64) -> f64 {
         let on_x0 = match self.weighting {
@@ -55,11 +55,11 @@ impl Weights {
     }
 }
 
-/// How the levels of a batch are drawn.
+/// How the timesteps of a batch are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Times {
-    /// Every time alike.
+pub enum TimestepSampling {
+    /// Every timestep alike.
     #[default]
     Uniform,
     /// More often where the loss was large ([`SecondMoment`]).
@@ -68,8 +68,8 @@ pub enum Times {
     Lognormal,
 }
 
-impl Times {
-    /// σ/α of [`Times::Lognormal`] for a standard normal draw.
+impl TimestepSampling {
+    /// σ/α of [`TimestepSampling::Lognormal`] for a standard normal draw.
     pub fn lognormal(draw: f64) -> f64 {
         (-1.2 + 1.2 * draw).exp()
     }
@@ -208,7 +208,7 @@ mod tests {
     /// The formulas as diffusers' training scripts have them for min-SNR, and as the paper has P2.
     #[test]
     fn weights_of_each_prediction() {
-        let w = |weighting, gamma| Weights { weighting, gamma, k: 1.0 };
+        let w = |weighting, gamma| LossWeighting { weighting, gamma, k: 1.0 };
         for snr in [0.01, 1.0, 30.0f64] {
             let clipped = snr.min(5.0);
             let min_snr = w(Weighting::MinSnr, 5.0);

@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{Level, Levels};
+use super::schedule::{Level, NoiseLevels};
 
 /// The network's target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +35,13 @@ impl Prediction {
     }
 
     /// What the network is shown of `xt`: c_in·x.
-    pub fn input(self, xt: Tensor<4>, levels: &Levels) -> Tensor<4> {
+    pub fn input(self, xt: Tensor<4>, levels: &NoiseLevels) -> Tensor<4> {
         let c_in = |l: Level| 1.0 / self.deviation(l);
         if levels.all_one(c_in) { xt } else { xt * levels.each(c_in) }
     }
 
     /// The target for pictures `x0` with `noise` at their levels.
-    pub fn target(self, x0: Tensor<4>, noise: Tensor<4>, levels: &Levels) -> Tensor<4> {
+    pub fn target(self, x0: Tensor<4>, noise: Tensor<4>, levels: &NoiseLevels) -> Tensor<4> {
         let d = self.sigma_data();
         match self {
             Self::Epsilon => noise,
@@ -59,7 +59,7 @@ impl Prediction {
     }
 
     /// x̂₀ from the network's output for `xt` at its level.
-    pub fn to_x0(self, output: Tensor<4>, xt: Tensor<4>, levels: &Levels) -> Tensor<4> {
+    pub fn to_x0(self, output: Tensor<4>, xt: Tensor<4>, levels: &NoiseLevels) -> Tensor<4> {
         let d = self.sigma_data();
         match self {
             Self::Epsilon => (xt - output * levels.each(|l| l.sigma)) / levels.each(|l| l.signal),

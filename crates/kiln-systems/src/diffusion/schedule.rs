@@ -147,7 +147,7 @@ impl ScheduleOptions {
 /// How much picture and how much noise there is at a time: x = `signal`·x₀ + `sigma`·ε.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Level {
-    /// What the network is told, in steps of the schedule; it need not be whole.
+    /// The timestep as the network is given it; it need not be whole.
     pub t: f64,
     /// α, which is √ᾱ if variance is preserved.
     pub signal: f64,
@@ -252,12 +252,12 @@ impl NoiseSchedule {
 
 /// The levels of a batch's pictures, or one level for all of them.
 #[derive(Clone, Debug)]
-pub struct Levels {
+pub struct NoiseLevels {
     levels: Vec<Level>,
     device: Device,
 }
 
-impl Levels {
+impl NoiseLevels {
     /// On a device.
     pub fn new(levels: &[Level], device: &Device) -> Self {
         Self { levels: levels.to_vec(), device: device.clone() }
@@ -267,6 +267,11 @@ impl Levels {
     pub fn each(&self, f: impl Fn(Level) -> f64) -> Tensor<4> {
         let values = self.levels.iter().map(|&l| f(l) as f32).collect();
         per_sample(from_values(values, [self.levels.len()], &self.device))
+    }
+
+    /// The timesteps, as the network is given them: `[n]`.
+    pub fn timesteps(&self) -> Tensor<1> {
+        from_values(self.levels.iter().map(|l| l.t as f32).collect(), [self.levels.len()], &self.device)
     }
 
     /// Whether a number is 1 at every level, so that nothing need be multiplied by it.

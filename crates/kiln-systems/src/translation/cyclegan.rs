@@ -27,20 +27,17 @@
 use crate::one_pass::NoSettings;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
-use kiln_nn::activate;
+use kiln_nn::Init;
 use kiln_nn::loss::{l1, squared_to};
-use kiln_nn::resample::reflect_pad;
-use kiln_nn::tensor::{from_values, to_values};
-use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, InstanceNorm2d, WeightInit, add_activate};
-use kiln_train::params::{HostTensor, State};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, SizeRule, System,
+    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, SizeRule, State, System,
     TrainConfig, Translate,
 };
 use serde::{Deserialize, Serialize};
+
+use super::networks::{Generator, ImagePool, PatchDiscriminator};
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,113 +91,6 @@ pub struct Networks {
     pub d_b: PatchDiscriminator,
 }
 
-/// Every weight is drawn from N(0, 0.02²) (appendix 7.1).
-const WEIGHTS: WeightInit = WeightInit::Normal(0.02);
-
-fn conv(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
-    Conv2dConfig { weight: WEIGHTS, ..Conv2dConfig::new(inputs, outputs, kernel) }
-}
-
-fn norm(x: Tensor<4>, activation: Activation) -> Tensor<4> {
-    InstanceNorm2d::default().forward(x, activation)
-}
-
-/// c7s1-k, d2k, d4k, R4k…, u2k, uk, c7s1-channels, tanh: reflection padding, instance
-/// normalisation, ReLU (Johnson 2016; appendix 7.2).
-#[derive(Module, Debug)]
-pub struct Generator {
-    first: Conv2d,
-    down: Vec<Conv2d>,
-    blocks: Vec<ResidualBlock>,
-    up: Vec<ConvTranspose2d>,
-    last: Conv2d,
-}
-
-impl Generator {
-    /// Pictures of `channels` channels, `k` channels inside, doubled twice.
-    pub fn new(channels: usize, k: usize, blocks: usize, init: &mut Init) -> Self {
-        let down = |i: usize, init: &mut Init| Conv2dConfig { stride: 2, padding: 1, ..conv(i, 2 * i, 3) }.init(init);
-        let up = |o: usize, init: &mut Init| {
-            Conv2dConfig { stride: 2, padding: 1, output_padding: 1, ..conv(2 * o, o, 3) }.init_transposed(init)
-        };
-        Self {
-            first: conv(channels, k, 7).init(init),
-            down: vec![down(k, init), down(2 * k, init)],
-            blocks: (0..blocks).map(|_| ResidualBlock::new(4 * k, init)).collect(),
-            up: vec![up(2 * k, init), up(k, init)],
-            last: conv(k, channels, 7).init(init),
-        }
-    }
-
-    /// # Shapes
-    /// `[n, channels, h, w]` → the same; h and w must be divisible by 4 and at least 8.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = norm(self.first.forward(reflect_pad(x, 3)), Activation::Relu);
-        let x = self.down.iter().fold(x, |x, conv| norm(conv.forward(x), Activation::Relu));
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
-        let x = self.up.iter().fold(x, |x, conv| norm(conv.forward(x), Activation::Relu));
-        self.last.forward(reflect_pad(x, 3)).tanh()
-    }
-}
-
-/// Rk: two 3×3 convolutions with a ReLU between them, added to the input.
-#[derive(Module, Debug)]
-pub struct ResidualBlock {
-    conv1: Conv2d,
-    conv2: Conv2d,
-}
-
-impl ResidualBlock {
-    fn new(channels: usize, init: &mut Init) -> Self {
-        let config = conv(channels, channels, 3);
-        Self { conv1: config.init(init), conv2: config.init(init) }
-    }
-
-    /// # Shapes
-    /// `[n, channels, h, w]` → the same
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = norm(self.conv1.forward(reflect_pad(x.clone(), 1)), Activation::Relu);
-        add_activate(norm(self.conv2.forward(reflect_pad(h, 1)), Activation::None), x, Activation::None)
-    }
-}
-
-/// C64-C128-C256-C512 for three layers: 4×4 convolutions, the last Ck and the output with stride 1,
-/// leaky ReLU 0.2, instance normalisation but for the first (appendix 7.2). Each output judges one
-/// patch of the picture.
-#[derive(Module, Debug)]
-pub struct PatchDiscriminator {
-    first: Conv2d,
-    middle: Vec<Conv2d>,
-    last: Conv2d,
-}
-
-impl PatchDiscriminator {
-    /// Pictures of `channels` channels, `k` channels after the first of `layers` halvings.
-    pub fn new(channels: usize, k: usize, layers: usize, init: &mut Init) -> Self {
-        let layer = |i: usize, o: usize, stride: usize, init: &mut Init| {
-            Conv2dConfig { stride, padding: 1, ..conv(i, o, 4) }.init(init)
-        };
-        // Widths grow to eight times the first.
-        let width = |at: usize| k << at.min(3);
-        let middle =
-            |at: usize, init: &mut Init| layer(width(at - 1), width(at), if at < layers { 2 } else { 1 }, init);
-        Self {
-            first: layer(channels, k, 2, init),
-            middle: (1..=layers).map(|at| middle(at, init)).collect(),
-            last: layer(width(layers), 1, 1, init),
-        }
-    }
-
-    /// # Shapes
-    /// `[n, channels, h, w]` → `[n, 1, h / 2^layers − 2, w / 2^layers − 2]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let leaky = Activation::LeakyRelu(0.2);
-        let x = activate(self.first.forward(x), leaky);
-        let x = self.middle.iter().fold(x, |x, conv| norm(conv.forward(x), leaky));
-        self.last.forward(x)
-    }
-}
-
 /// L_GAN for a generator: E (D(G(x)) − 1)².
 pub fn adversarial_loss(fake: Tensor<4>) -> Tensor<1> {
     squared_to(fake, 1.0)
@@ -215,55 +105,6 @@ pub fn discriminator_loss(real: Tensor<4>, fake: Tensor<4>) -> Tensor<1> {
 pub fn consistency_loss(again: [Tensor<4>; 2], real: [Tensor<4>; 2]) -> Tensor<1> {
     let ([again_a, again_b], [a, b]) = (again, real);
     l1(again_a, a) + l1(again_b, b)
-}
-
-/// The last generated pictures of a domain (Shrivastava 2017, §2.3): a discriminator sees a new
-/// picture or, with probability ½ once the pool is full, one from the pool, whose place the new one
-/// takes.
-#[derive(Default)]
-pub struct ImagePool {
-    images: Vec<Vec<f32>>,
-}
-
-impl ImagePool {
-    /// Shows the pool `fakes`, the `samples` of a run, and gives what the discriminator sees. The
-    /// choice for a sample depends on `key` and its index.
-    ///
-    /// # Shapes
-    /// `[n, c, h, w]` → the same
-    pub fn exchange(&mut self, fakes: Tensor<4>, size: usize, key: Key, samples: std::ops::Range<u64>) -> Tensor<4> {
-        if size == 0 {
-            return fakes;
-        }
-        let (shape, device) = (fakes.dims(), fakes.device());
-        let coins = key.purpose("coin").below(samples.clone(), 2);
-        let places = key.purpose("place").below(samples, size as u64);
-        let len: usize = shape[1..].iter().product();
-        let mut shown = to_values(fakes);
-        for (image, (coin, place)) in shown.chunks_mut(len).zip(coins.into_iter().zip(places)) {
-            if self.images.len() < size {
-                self.images.push(image.to_vec());
-            } else if coin == 1 {
-                self.images[place as usize].swap_with_slice(image);
-            }
-        }
-        from_values(shown, shape, &device)
-    }
-
-    /// The pictures as one tensor `[pictures, values]`, if there are any.
-    fn state(&self) -> Option<HostTensor> {
-        let len = self.images.first()?.len();
-        Some(HostTensor { shape: vec![self.images.len(), len], values: self.images.concat() })
-    }
-
-    fn restore(&mut self, saved: Option<HostTensor>) {
-        self.images = match saved {
-            Some(HostTensor { shape, values }) if shape.len() == 2 && shape[1] > 0 => {
-                values.chunks(shape[1]).map(<[f32]>::to_vec).collect()
-            }
-            _ => Vec::new(),
-        };
-    }
 }
 
 /// The system.
@@ -313,25 +154,26 @@ impl System for CycleGan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let refuse = |what: String| Err(Error::usage(what));
-        if config.generator_channels == 0 || config.discriminator_channels == 0 {
-            return refuse("model.generator_channels and model.discriminator_channels must be at least 1".into());
-        }
-        if !(1..=5).contains(&config.discriminator_layers) {
-            return refuse(format!("model.discriminator_layers must be 1 to 5, not {}", config.discriminator_layers));
-        }
+        refuse_if!(
+            config.generator_channels == 0 || config.discriminator_channels == 0,
+            "model.generator_channels and model.discriminator_channels must be at least 1"
+        );
+        refuse_if!(
+            !(1..=5).contains(&config.discriminator_layers),
+            "model.discriminator_layers must be 1 to 5, not {}",
+            config.discriminator_layers
+        );
         for (name, weight) in [
             ("adversarial_weight", config.adversarial_weight),
             ("cycle_weight", config.cycle_weight),
             ("identity_weight", config.identity_weight),
         ] {
-            if !weight.is_finite() || weight < 0.0 {
-                return refuse(format!("model.{name} must be at least 0, not {weight}"));
-            }
+            refuse_if!(!weight.is_finite() || weight < 0.0, "model.{name} must be at least 0, not {weight}");
         }
-        if config.adversarial_weight == 0.0 && config.cycle_weight == 0.0 {
-            return refuse("model.adversarial_weight and model.cycle_weight are both 0: nothing to learn".into());
-        }
+        refuse_if!(
+            config.adversarial_weight == 0.0 && config.cycle_weight == 0.0,
+            "model.adversarial_weight and model.cycle_weight are both 0: nothing to learn"
+        );
         Self::sizes(&config).check(pictures.shape)?;
         let [channels, ..] = pictures.shape;
         Ok(Self { config, channels, pool_a: ImagePool::default(), pool_b: ImagePool::default(), fakes: Vec::new() })
@@ -453,111 +295,15 @@ impl Translate<Networks> for CycleGan {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use burn::tensor::Device;
+    use kiln_core::random::Key;
     use kiln_data::{HostBatch, Part};
+    use kiln_nn::tensor::to_values;
     use kiln_train::optim::Optimizer;
     use kiln_train::params;
-    use safetensors::SafeTensors;
 
     use super::*;
-
-    /// tests/reference/systems.py: PyTorch 2.15.
-    fn with_fixture<T>(read: impl FnOnce(&SafeTensors) -> T) -> T {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures/systems.safetensors");
-        let bytes = std::fs::read(path).unwrap();
-        read(&SafeTensors::deserialize(&bytes).unwrap())
-    }
-
-    fn host(file: &SafeTensors, name: &str) -> HostTensor {
-        let view = file.tensor(name).unwrap();
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        HostTensor { shape: view.shape().to_vec(), values }
-    }
-
-    fn tensor<const D: usize>(file: &SafeTensors, name: &str, device: &Device) -> Tensor<D> {
-        let host = host(file, name);
-        from_values(host.values, host.shape.try_into().unwrap(), device)
-    }
-
-    fn assert_close(what: &str, got: Vec<f32>, want: Vec<f32>, tolerance: f32) {
-        assert_eq!(got.len(), want.len(), "{what}");
-        let scale = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst <= tolerance * scale, "{what}: differs by {worst}, scale {scale}");
-    }
-
-    /// Loads `prefix`'s state by a map from our names to PyTorch's, then compares the output, the
-    /// gradient of the input and the gradients of the parameters that the fixture has.
-    fn compare<M: Module>(
-        prefix: &str,
-        network: impl FnOnce(&mut Init) -> M,
-        forward: impl FnOnce(&M, Tensor<4>) -> Tensor<4>,
-        names: &[(&str, &str)],
-    ) {
-        let device = Device::flex().autodiff();
-        with_fixture(|file| {
-            let pairs = || {
-                names.iter().flat_map(|(ours, theirs)| {
-                    ["weight", "bias"].map(|p| (format!("{ours}.{p}"), format!("model.{theirs}.{p}")))
-                })
-            };
-            let state = pairs().map(|(o, t)| (o, host(file, &format!("{prefix}.{t}")))).collect();
-            let network = params::load(network(&mut Init::new(&device, 0)), &state, prefix).unwrap();
-            let input = tensor::<4>(file, &format!("{prefix}_io.input"), &device).require_grad();
-            let output = forward(&network, input.clone());
-            let want = host(file, &format!("{prefix}_io.output"));
-            assert_eq!(output.dims().to_vec(), want.shape);
-            assert_close("output", to_values(output.clone()), want.values, 1e-5);
-
-            let upstream = tensor::<4>(file, &format!("{prefix}_io.grad_output"), &device);
-            let mut gradients = (output * upstream).sum().backward();
-            let got = to_values(input.grad(&gradients).unwrap());
-            assert_close("input", got, host(file, &format!("{prefix}_io.grad_input")).values, 1e-4);
-            let got = params::take_gradients(&network, &mut gradients);
-            let mut compared = 0;
-            for (ours, theirs) in pairs() {
-                let name = format!("{prefix}_grad.{theirs}");
-                if file.names().contains(&name.as_str()) {
-                    assert_close(&ours, to_values(got[&ours].clone()), host(file, &name).values, 1e-4);
-                    compared += 1;
-                }
-            }
-            assert_eq!(compared, 4);
-        });
-    }
-
-    #[test]
-    fn generator_equals_pytorch() {
-        compare(
-            "cyclegan_g",
-            |init| Generator::new(3, 4, 2, init),
-            Generator::forward,
-            &[
-                ("first", "1"),
-                ("down.0", "4"),
-                ("down.1", "7"),
-                ("blocks.0.conv1", "10.conv_block.1"),
-                ("blocks.0.conv2", "10.conv_block.5"),
-                ("blocks.1.conv1", "11.conv_block.1"),
-                ("blocks.1.conv2", "11.conv_block.5"),
-                ("up.0", "12"),
-                ("up.1", "15"),
-                ("last", "19"),
-            ],
-        );
-    }
-
-    #[test]
-    fn discriminator_equals_pytorch() {
-        compare(
-            "cyclegan_d",
-            |init| PatchDiscriminator::new(3, 4, 3, init),
-            PatchDiscriminator::forward,
-            &[("first", "0"), ("middle.0", "2"), ("middle.1", "5"), ("middle.2", "8"), ("last", "11")],
-        );
-    }
+    use crate::translation::testing::{assert_close, host, tensor, with_fixture};
 
     #[test]
     fn losses_equal_pytorch() {
@@ -583,28 +329,6 @@ mod tests {
                 assert_close(name, to_values(got), host(file, &format!("cyclegan.{name}")).values, 1e-6);
             }
         });
-    }
-
-    #[test]
-    fn pool_keeps_what_it_has_shown_whatever_the_batch() {
-        let device = Device::flex();
-        let run = |batch: u64| {
-            let (mut pool, key, mut seen) = (ImagePool::default(), Key::new(1), Vec::new());
-            for start in (0..40).step_by(batch as usize) {
-                let values = (start..start + batch).map(|i| i as f32).collect();
-                let fakes = from_values(values, [batch as usize, 1, 1, 1], &device);
-                seen.extend(to_values(pool.exchange(fakes, 5, key, start..start + batch)));
-            }
-            (seen, pool.state().unwrap())
-        };
-        let (seen, state) = run(1);
-        assert_eq!(seen[..5], [0.0, 1.0, 2.0, 3.0, 4.0]);
-        let old = seen.iter().enumerate().filter(|(i, v)| **v < *i as f32).count();
-        assert!((8..30).contains(&old), "{old} of 40 from the pool");
-        assert_eq!(run(8), (seen, state.clone()));
-        let mut again = ImagePool::default();
-        again.restore(Some(state.clone()));
-        assert_eq!(again.state(), Some(state));
     }
 
     fn tiny() -> Config {

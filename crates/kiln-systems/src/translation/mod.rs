@@ -1,3 +1,6 @@
 //! Image-to-image translation.
 
 pub mod cyclegan;
+pub mod networks;
+#[cfg(test)]
+mod testing;

@@ -6,7 +6,7 @@ use clap::Args;
 use kiln_core::Result;
 use kiln_systems::diffusion::diffusers::folder::export;
 use kiln_train::Run;
-use kiln_train::model::WeightSet;
+use kiln_train::WeightSet;
 use serde_json::json;
 
 use crate::output::Output;

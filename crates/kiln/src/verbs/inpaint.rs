@@ -7,7 +7,7 @@ use clap::Args;
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, PreparedSample, contact_sheet};
 use kiln_nn::tensor::to_values;
-use kiln_train::model::WeightSet;
+use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Request};
 use serde_json::json;

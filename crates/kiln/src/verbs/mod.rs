@@ -22,7 +22,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
 use kiln_systems::{find, registry};
-use kiln_train::model::WeightSet;
+use kiln_train::WeightSet;
 use kiln_train::{Ability, Model, Request, Run, device};
 
 /// Reads `--weights`.

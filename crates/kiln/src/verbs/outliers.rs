@@ -19,7 +19,7 @@ use kiln_data::Split;
 use kiln_measure::Measure;
 use kiln_measure::outliers::auroc;
 use kiln_nn::tensor::to_values;
-use kiln_train::model::WeightSet;
+use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model};
 use serde_json::json;

@@ -10,7 +10,8 @@ use clap::Args;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSample, Resize, Sample, Split};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::model::{Info, WeightSet};
+use kiln_train::WeightSet;
+use kiln_train::model::Info;
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Progress, Request};
 use safetensors::tensor::{Dtype, TensorView};
@@ -227,7 +228,7 @@ fn map_pictures(
     Ok(())
 }
 
-/// Translates each picture at its own size: its edges repeated up to a size the network takes, and
+/// Translates each picture at its own size: its edges repeated up to a size the network takes, and what came of them
 /// cut off again.
 fn translate_native(
     args: &TranslateArgs,
@@ -237,7 +238,7 @@ fn translate_native(
     common: &Common,
     out: &Output,
 ) -> Result<()> {
-    let samples = read_native(&args.input, model.info())?;
+    let (samples, scale) = (read_native(&args.input, model.info())?, model.scale()?);
     let mut results = Results::of(&args.input, &args.output, &samples, model.info())?;
     let mut progress = (!common.quiet).then(|| Progress::new("pictures", "pictures", 0, samples.len() as u64));
     for (i, sample) in samples.iter().enumerate() {
@@ -250,7 +251,7 @@ fn translate_native(
         let images = from_values(padded.to_unit(), shape, &model.info().device);
         let made = model.translate(images, &along(index..index + 1))?;
         for picture in pictures(made) {
-            results.write(sample, None, &picture.crop(0, 0, width, height))?;
+            results.write(sample, None, &picture.crop(0, 0, scale * width, scale * height))?;
         }
         if let Some(p) = &mut progress {
             p.update(i as u64 + 1, String::new);
@@ -341,4 +342,70 @@ pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+#[path = "../../../kiln-train/tests/common/doubler.rs"]
+mod doubler;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_train::{Options, Run};
+
+    /// A translation that makes pictures larger is written larger, at the run's size and at a picture's own.
+    #[test]
+    fn a_larger_translation_is_written_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        std::fs::create_dir(place("data")).unwrap();
+        let picture = |width: usize, height: usize| {
+            Picture::new(width, height, 1, (0..width * height).map(|i| (i * 9 % 250) as u8).collect()).unwrap()
+        };
+        for i in 0..4 {
+            picture(6, 6).write_png(&place("data").join(format!("{i}.png")), &[]).unwrap();
+        }
+        picture(7, 3).write_png(&place("in.png"), &[]).unwrap();
+        let (system, run) = (kiln_train::entry::<doubler::Doubler>(), place("run"));
+        let mut recipe = system.defaults().unwrap();
+        for text in [format!("data.set={}", place("data").display()), "train.batch=2".into()] {
+            let change = kiln_train::recipe::assignment(&text).unwrap();
+            kiln_train::recipe::merge(&mut recipe, &change, "test").unwrap();
+        }
+        let options = Options { device: Device::flex(), steps: Some(1), quiet: true, watcher: None };
+        system.train(recipe, &run, &options).unwrap();
+        let model = system.open(&Run::open(&run).unwrap(), WeightSet::Ema, &Device::flex()).unwrap();
+
+        let common = Common { json: false, quiet: true, device: "cpu".into(), precision: None, threads: 0 };
+        let out = Output::new(false);
+        let along = |indices| Request::new(indices, 0, &Device::flex());
+        let args = |input: &str, output: &str| TranslateArgs {
+            run: run.clone(),
+            input: place(input),
+            output: place(output),
+            direction: None,
+            seed: 0,
+            native: true,
+        };
+        let native = args("in.png", "native.png");
+        translate_native(&native, &along, model.multiple_of().unwrap().unwrap(), &*model, &common, &out).unwrap();
+        let made = Picture::open(&place("native.png")).unwrap();
+        assert_eq!((made.width, made.height), (14, 6));
+        // Each pixel four times, as the network has it, whose gain is 1 but for a step of training.
+        let original = picture(7, 3);
+        for (i, pixel) in made.pixels.iter().enumerate() {
+            let from = original.pixels[i / 14 / 2 * 7 + i % 14 / 2];
+            assert!(pixel.abs_diff(from) <= 2, "{i}: {pixel} of {from}");
+        }
+
+        let sized = args("data", "sized");
+        map_pictures(&sized.input, &sized.output, model.info(), &Device::flex(), &common, &out, |x, indices| {
+            model.translate(x, &along(indices))
+        })
+        .unwrap();
+        let made = Picture::open(&place("sized").join("3.png")).unwrap();
+        assert_eq!((made.width, made.height), (12, 12));
+        // And so is the preview.
+        assert!(std::fs::read_dir(run.join("previews")).unwrap().count() > 0);
+    }
 }

@@ -21,6 +21,10 @@ pub struct TrainArgs {
     /// Data set: a name from `kiln data list`, a folder or a zip; separate two domains by a comma
     #[arg(long)]
     data: Option<String>,
+    /// Start from the networks of this run of the same system, with its model settings and picture size unless others
+    /// are given (train.init_from)
+    #[arg(long, value_name = "RUN")]
+    from: Option<PathBuf>,
     /// Override a setting of the recipe, such as --set model.unet.base_channels=32; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -77,18 +81,29 @@ pub fn read_recipe(path: &Path) -> Result<(Box<dyn AnySystem>, Table)> {
 /// The system and the full recipe of a command.
 fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Table)> {
     let path = Path::new(&args.system);
-    let (system, mut recipe) = if args.system.ends_with(".toml") {
-        let (system, changes) = read_recipe(path)?;
-        let mut recipe = system.defaults()?;
-        merge(&mut recipe, &changes, &path.display().to_string())?;
-        (system, recipe)
+    let mut changes = Vec::new();
+    let system = if args.system.ends_with(".toml") {
+        let (system, file) = read_recipe(path)?;
+        changes.push((file, path.display().to_string()));
+        system
     } else {
-        let system = find(&args.system)?;
-        let recipe = system.defaults()?;
-        (system, recipe)
+        find(&args.system)?
     };
     for text in &args.set {
-        merge(&mut recipe, &assignment(text)?, &format!("--set {text}"))?;
+        changes.push((assignment(text)?, format!("--set {text}")));
+    }
+    if let Some(from) = &args.from {
+        let train = Table::from_iter([("init_from".to_string(), from.display().to_string().into())]);
+        changes.push((Table::from_iter([("train".to_string(), train.into())]), "--from".into()));
+    }
+    // What another run determines lies below all that is said here.
+    let named = |(change, _): &(Table, String)| Some(change.get("train")?.get("init_from")?.as_str()?.to_string());
+    let mut recipe = match changes.iter().rev().find_map(named).filter(|root| !root.is_empty()) {
+        Some(root) => system.defaults_from(&Run::open(Path::new(&root))?)?,
+        None => system.defaults()?,
+    };
+    for (change, place) in &changes {
+        merge(&mut recipe, change, place)?;
     }
     let mut flag = |key: &str, value: toml::Value| {
         let parts = key.rsplit('.').fold(value, |inner, part| Table::from_iter([(part.to_string(), inner)]).into());

@@ -15,8 +15,8 @@ use kiln_core::{Context, Error, Result};
 use kiln_data::PictureSize;
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
+use kiln_train::WeightSet;
 use kiln_train::checkpoint::{self, Checkpoint, Counters, write_atomically};
-use kiln_train::model::WeightSet;
 use kiln_train::{DataConfig, HostTensor, Pictures, Recipe, Run, State, System, params, recipe};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -313,11 +313,10 @@ pub fn export(run: &Run, weights: WeightSet, folder: &Path) -> Result<Exported> 
         )));
     }
     let newest = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
-    let checkpoint = newest.ok_or_else(|| {
+    let mut checkpoint = newest.ok_or_else(|| {
         Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
     })?;
-    let averaged = weights == WeightSet::Ema && !checkpoint.ema.is_empty();
-    let state = if averaged { checkpoint.ema } else { checkpoint.network };
+    let state = checkpoint.take_weights(weights);
     let model = if id == Diffusers::ID {
         let config: Config = recipe::of_run::<Diffusers>(&saved, &place)?.model;
         let named = |(path, tensor): (String, HostTensor)| {

@@ -42,10 +42,10 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     if ho.rescale_residual {
         return refuse("model.unet.rescale_residual = true has no counterpart in diffusers".into());
     }
-    if config.sde != Sde::Vp {
+    if config.process.sde != Sde::Vp {
         return refuse("model.sde has no counterpart in diffusers but \"vp\"".into());
     }
-    if config.prediction == Prediction::Edm {
+    if config.process.prediction == Prediction::Edm {
         return refuse("model.prediction = \"edm\" has no counterpart in diffusers".into());
     }
     if let Err(why) = ho.check() {
@@ -64,14 +64,14 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
             ho.heads
         ));
     }
-    if config.timestep_spacing == Spacing::Quadratic {
+    if config.process.timestep_spacing == Spacing::Quadratic {
         return refuse(
             "model.timestep_spacing = \"quadratic\" has no counterpart in diffusers; set leading, trailing or linspace \
              in the recipe, which changes nothing but how samples are made"
                 .into(),
         );
     }
-    let learned = config.variance == Variance::Learned;
+    let learned = config.process.variance == Variance::Learned;
     let resampling = if ho.resample_blocks { Resampling::Resnet } else { Resampling::Conv };
     let unet = UNetConfig {
         sample_size: [height, width],
@@ -115,7 +115,7 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
         ..UNetConfig::default()
     };
     // diffusers' DDIM cannot leave a learned variance aside.
-    let class = match config.sampler.as_str() {
+    let class = match config.process.sampler.as_str() {
         "ddpm" => SchedulerClass::DDPMScheduler,
         _ if learned => SchedulerClass::DDPMScheduler,
         "dpm++" => SchedulerClass::DPMSolverMultistepScheduler,
@@ -123,15 +123,15 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     };
     let scheduler = SchedulerConfig {
         class,
-        prediction: config.prediction,
-        variance_type: match config.variance {
+        prediction: config.process.prediction,
+        variance_type: match config.process.variance {
             Variance::Small => VarianceType::FixedSmall,
             Variance::Large => VarianceType::FixedLarge,
             Variance::Learned => VarianceType::LearnedRange,
         },
-        clip_sample: config.clip_sample,
-        timestep_spacing: config.timestep_spacing,
-        ..SchedulerConfig::of_schedule(&config.schedule_options())
+        clip_sample: config.process.clip_sample,
+        timestep_spacing: config.process.timestep_spacing,
+        ..SchedulerConfig::of_schedule(&config.process.schedule_options())
     };
     Ok(Model { unet, scheduler, state: renamed(ho, state)? })
 }

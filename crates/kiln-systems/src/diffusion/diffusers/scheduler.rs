@@ -328,12 +328,6 @@ impl SchedulerConfig {
         times.iter().enumerate().map(step).collect()
     }
 
-    /// x̂₀ as the schedule has it clamped.
-    pub fn clip(&self, x0: Tensor<4>) -> Tensor<4> {
-        let range = self.clip_sample_range;
-        if self.clip_sample { x0.clamp(-range, range) } else { x0 }
-    }
-
     /// `scheduler_config.json`.
     pub fn to_json(&self) -> Value {
         let mut fields = json!({
@@ -382,14 +376,14 @@ impl SchedulerConfig {
 /// One DDIM step as diffusers takes it: x̂₀ is clamped, and ε stays what the network said. Kiln's own
 /// systems take ε from the clamped x̂₀, which is diffusers' `use_clipped_model_output`.
 pub fn ddim_step_keeping_epsilon(
-    config: &SchedulerConfig,
     (from, to): (Level, Level),
     xt: Tensor<4>,
     x0: Tensor<4>,
+    clamped: Tensor<4>,
     eta: f64,
     noise: impl FnOnce() -> Tensor<4>,
 ) -> Tensor<4> {
     // The step is linear in x̂₀ at a given ε, with the factor α of the level stepped to.
-    let clamped = (config.clip(x0.clone()) - x0.clone()) * to.signal;
-    ddim_step((from, to), xt, x0, eta, noise) + clamped
+    let moved = (clamped - x0.clone()) * to.signal;
+    ddim_step((from, to), xt, x0, eta, noise) + moved
 }

@@ -5,14 +5,13 @@
 //! but for the capitalised names of variants, which [`state_dict_name`] leaves out.
 
 use burn::module::{Module, RunningState};
-use burn::tensor::activation::{gelu, mish};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_nn::resample::upsample_nearest;
-use kiln_nn::tensor::dropout;
 use kiln_nn::time::sinusoidal;
 use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
-use kiln_nn::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, activate};
+use kiln_nn::unet::parts::{DropoutSites, Nonlinearity, Resample, Residual, Shown, Step, through};
+use kiln_nn::{Activation, Condition, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig};
 
 use super::config::{
     ActFn, BlockKind, ClassEmbedType, MidBlock, ModelClass, Resampling, TimeEmbedding, TimeScaleShift, UNetConfig,
@@ -25,21 +24,12 @@ pub fn state_dict_name(path: &str) -> String {
 }
 
 impl ActFn {
-    fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+    fn nonlinearity(self) -> Nonlinearity {
         match self {
-            Self::Silu => activate(x, Activation::Silu),
-            Self::Relu => activate(x, Activation::Relu),
-            Self::Gelu => gelu(x),
-            Self::Mish => mish(x),
-        }
-    }
-
-    /// Normalisation and activation, fused where there is a kernel for both.
-    fn after(self, norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-        match self {
-            Self::Silu => norm.forward(x, Activation::Silu),
-            Self::Relu => norm.forward(x, Activation::Relu),
-            Self::Gelu | Self::Mish => self.of(norm.forward(x, Activation::None)),
+            Self::Silu => Nonlinearity::Fused(Activation::Silu),
+            Self::Relu => Nonlinearity::Fused(Activation::Relu),
+            Self::Gelu => Nonlinearity::Fused(Activation::Gelu),
+            Self::Mish => Nonlinearity::Mish,
         }
     }
 }
@@ -51,14 +41,8 @@ struct Common {
     groups: usize,
     eps: f64,
     dropout: f64,
-    act: ActFn,
+    act: Nonlinearity,
     shift: TimeScaleShift,
-}
-
-/// Mean over 2×2 pixels.
-fn halve(x: Tensor<4>) -> Tensor<4> {
-    let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h / 2, 2, w / 2, 2]).mean_dim(5).mean_dim(3).reshape([n, c, h / 2, w / 2])
 }
 
 /// `ResnetBlock2D`: norm, activation, perhaps another size, convolution, the time as a shift or as a
@@ -72,9 +56,9 @@ pub struct ResnetBlock {
     conv2: Conv2d,
     conv_shortcut: Option<Conv2d>,
     #[module(skip)]
-    resize: Option<Way>,
+    resample: Resample,
     #[module(skip)]
-    act: ActFn,
+    act: Nonlinearity,
     #[module(skip)]
     shift: TimeScaleShift,
     #[module(skip)]
@@ -101,7 +85,7 @@ impl ResnetBlock {
             norm2: norm(outputs, init),
             conv2: Conv2dConfig::same3(outputs, outputs).init(init),
             conv_shortcut: (inputs != outputs).then(|| Conv2dConfig::new(inputs, outputs, 1).init(init)),
-            resize: None,
+            resample: Resample::Keep,
             act: common.act,
             shift: common.shift,
             dropout: common.dropout,
@@ -109,8 +93,8 @@ impl ResnetBlock {
         }
     }
 
-    fn resizing(self, way: Way) -> Self {
-        Self { resize: Some(way), ..self }
+    fn resampling(self, resample: Resample) -> Self {
+        Self { resample, ..self }
     }
 
     fn scaled(self, scale: f64) -> Self {
@@ -118,34 +102,21 @@ impl ResnetBlock {
     }
 
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
-        let resize = |x: Tensor<4>| match self.resize {
-            None => x,
-            Some(Way::Down) => halve(x),
-            Some(Way::Up) => upsample_nearest(x, 2),
+        let layers = Residual {
+            norm1: &self.norm1,
+            conv1: &self.conv1,
+            time: &self.time_emb_proj,
+            norm2: &self.norm2,
+            conv2: &self.conv2,
+            skip: self.conv_shortcut.as_ref(),
+            activation: self.act,
+            resample: self.resample,
+            scale_shift: self.shift == TimeScaleShift::ScaleShift,
+            dropout: self.dropout,
+            scale: 1.0 / self.scale,
         };
-        let h = self.conv1.forward(resize(self.act.after(&self.norm1, x.clone())));
-        let t = self.time_emb_proj.forward(self.act.of(time.clone()));
-        let [n, c] = t.dims();
-        let t = t.reshape([n, c, 1, 1]);
-        let h = match self.shift {
-            TimeScaleShift::Default => self.act.after(&self.norm2, h + t),
-            TimeScaleShift::ScaleShift => {
-                let (scale, shift) = (t.clone().narrow(1, 0, c / 2), t.narrow(1, c / 2, c / 2));
-                self.act.of(self.norm2.forward(h, Activation::None) * (scale + 1.0) + shift)
-            }
-        };
-        let h = self.conv2.forward(dropout(h, self.dropout, key));
-        let x = resize(x);
-        let x = match &self.conv_shortcut {
-            Some(conv) => conv.forward(x),
-            None => x,
-        };
-        divided(x + h, self.scale)
+        layers.forward(x, time, key)
     }
-}
-
-fn divided(x: Tensor<4>, by: f64) -> Tensor<4> {
-    if by == 1.0 { x } else { x / by }
 }
 
 /// What attends after a residual block.
@@ -159,10 +130,12 @@ enum Attend {
 }
 
 impl Attend {
-    fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
-        match self {
-            Self::Own(attention) => attention.forward_map(x),
-            Self::Cross(transformer) => transformer.forward(x, context),
+    fn forward(&self, x: Tensor<4>, shown: &Shown) -> Tensor<4> {
+        match (self, &shown.context) {
+            (Self::Own(attention), _) => attention.forward_map(x),
+            (Self::Cross(transformer), Some(context)) => transformer.forward(x, context),
+            // Not met: a network with a transformer is always shown a context.
+            (Self::Cross(_), None) => x,
         }
     }
 }
@@ -197,15 +170,6 @@ enum Resize {
     Resnet(ResnetBlock),
 }
 
-impl Resize {
-    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
-        match self {
-            Self::Conv(conv) => conv.forward(x),
-            Self::Resnet(block) => block.forward(x, time, key),
-        }
-    }
-}
-
 /// The blocks of one level on one way: residual blocks, each perhaps with attention, then perhaps a
 /// step to the next size.
 #[derive(Module, Debug)]
@@ -214,6 +178,41 @@ pub struct Level {
     attentions: Vec<Attend>,
     downsamplers: Option<[Resize; 1]>,
     upsamplers: Option<[Resize; 1]>,
+}
+
+impl Level {
+    /// Its blocks in their order.
+    fn steps(&self) -> impl Iterator<Item = LevelStep<'_>> {
+        let blocks = self.resnets.iter().enumerate().map(|(i, r)| LevelStep::Block(r, self.attentions.get(i)));
+        let resizes = self.downsamplers.iter().chain(&self.upsamplers).flatten();
+        blocks.chain(resizes.map(LevelStep::Resize))
+    }
+}
+
+/// A residual block with the attention after it, or a step to another size.
+enum LevelStep<'a> {
+    Block(&'a ResnetBlock, Option<&'a Attend>),
+    Resize(&'a Resize),
+}
+
+impl Step for LevelStep<'_> {
+    fn takes_skip(&self) -> bool {
+        matches!(self, Self::Block(..))
+    }
+
+    fn forward(&self, x: Tensor<4>, shown: &Shown, key: Option<Key>) -> Tensor<4> {
+        match self {
+            Self::Block(resnet, attention) => {
+                let h = resnet.forward(x, &shown.time, key);
+                match attention {
+                    Some(attention) => attention.forward(h, shown),
+                    None => h,
+                }
+            }
+            Self::Resize(Resize::Conv(conv)) => conv.forward(x),
+            Self::Resize(Resize::Resnet(block)) => block.forward(x, &shown.time, key),
+        }
+    }
 }
 
 /// The smallest size: a residual block, and attention between it and another one.
@@ -225,17 +224,33 @@ pub struct Middle {
     scale: f64,
 }
 
+impl Middle {
+    fn forward(&self, mut h: Tensor<4>, shown: &Shown, sites: &mut DropoutSites) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            if let Some(attention) = i.checked_sub(1).and_then(|i| self.attentions.get(i)) {
+                h = attention.forward(h, shown);
+                // Attention of the map divides like the blocks around it; a transformer does not.
+                if matches!(attention, Attend::Own(_)) && self.scale != 1.0 {
+                    h = h / self.scale;
+                }
+            }
+            h = resnet.forward(h, &shown.time, sites.next_key());
+        }
+        h
+    }
+}
+
 /// `TimestepEmbedding`: linear, activation, linear.
 #[derive(Module, Debug)]
 struct TimestepEmbedding {
     linear_1: Linear,
     linear_2: Linear,
     #[module(skip)]
-    act: ActFn,
+    act: Nonlinearity,
 }
 
 impl TimestepEmbedding {
-    fn new(inputs: usize, outputs: usize, act: ActFn, init: &mut Init) -> Self {
+    fn new(inputs: usize, outputs: usize, act: Nonlinearity, init: &mut Init) -> Self {
         Self {
             linear_1: LinearConfig::new(inputs, outputs).init(init),
             linear_2: LinearConfig::new(outputs, outputs).init(init),
@@ -279,9 +294,11 @@ pub struct UNet2d {
     #[module(skip)]
     center_input_sample: bool,
     #[module(skip)]
-    act_out: ActFn,
+    act: Nonlinearity,
     #[module(skip)]
-    context: usize,
+    act_out: Nonlinearity,
+    #[module(skip)]
+    context_features: usize,
 }
 
 /// How a time becomes the input of its embedding.
@@ -311,13 +328,13 @@ impl UNetConfig {
             (false, _) => (0, first),
         };
         // UNet2DModel has SiLU at these places, whatever `act_fn` says.
-        let act = if conditional { self.act_fn } else { ActFn::Silu };
+        let act = if conditional { self.act_fn } else { ActFn::Silu }.nonlinearity();
         let common = Common {
             time,
             groups: self.norm_num_groups,
             eps: self.norm_eps,
             dropout: self.dropout,
-            act: self.act_fn,
+            act: self.act_fn.nonlinearity(),
             shift: self.resnet_time_scale_shift,
         };
         let conv_in = Conv2dConfig::same3(self.in_channels, first).init(init);
@@ -385,8 +402,9 @@ impl UNetConfig {
                 log: self.takes_log_of_time(),
             },
             center_input_sample: self.center_input_sample,
+            act: common.act,
             act_out: act,
-            context: self.context_features().unwrap_or(1),
+            context_features: self.context_features().unwrap_or(0),
         }
     }
 
@@ -430,6 +448,7 @@ impl UNetConfig {
             blocks: self.transformer_layers_per_block[level],
             linear: self.use_linear_projection,
             only_cross_attention,
+            identity_at_start: false,
         };
         Attend::Cross(SpatialTransformer::new(&config, init))
     }
@@ -462,7 +481,8 @@ impl UNetConfig {
             BlockKind::Plain | BlockKind::CrossAttention => false,
         };
         if by_resnet {
-            return Resize::Resnet(ResnetBlock::new(channels, channels, common, init).resizing(way));
+            let resample = if way == Way::Down { Resample::Halve } else { Resample::Double };
+            return Resize::Resnet(ResnetBlock::new(channels, channels, common, init).resampling(resample));
         }
         let (stride, padding) = if way == Way::Down { (2, self.downsample_padding) } else { (1, 1) };
         let conv = Conv2dConfig { stride, padding, ..Conv2dConfig::new(channels, channels, 3) }.init(init);
@@ -472,75 +492,29 @@ impl UNetConfig {
 
 impl UNet2d {
     /// # Shapes
-    /// x `[n, in, h, w]`, t `[n]` in steps, labels `[n]`, context `[n, tokens, features]` →
-    /// `[n, out, h, w]`
+    /// x `[n, in, h, w]`, t `[n]` in steps → `[n, out, h, w]`
     ///
-    /// Labels and context are ignored by a network that has no use for them; without labels the
-    /// class embedding is left out, and without a context it is 0. `key` is of the dropout's masks
-    /// while training.
-    pub fn forward(
-        &self,
-        x: Tensor<4>,
-        t: Tensor<1>,
-        labels: Option<Tensor<1, Int>>,
-        context: Option<Tensor<3>>,
-        key: Option<Key>,
-    ) -> Tensor<4> {
-        let (n, device) = (x.dims()[0], x.device());
+    /// Without a class the class embedding is left out.
+    pub fn forward(&self, x: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
+        let n = x.dims()[0];
         let time = self.time_embedding.forward(self.project_time(t.clone()));
-        let time = match (&self.class_embedding, labels) {
-            (Some(ClassEmbedding::Table(table)), Some(labels)) => time + table.forward(labels),
-            (Some(ClassEmbedding::Timestep(embedding)), Some(labels)) => {
-                time + embedding.forward(self.project_time(labels.float()))
+        let time = match (&self.class_embedding, condition.class.clone()) {
+            (Some(ClassEmbedding::Table(table)), Some(class)) => time + table.forward(class),
+            (Some(ClassEmbedding::Timestep(embedding)), Some(class)) => {
+                time + embedding.forward(self.project_time(class.float()))
             }
             _ => time,
         };
-        // Keys and values have no bias, so that zeros answer zero however many there are: one will do.
-        let context = context.unwrap_or_else(|| Tensor::zeros([n, 1, self.context], &device));
-        let mut site = 0;
-        let mut key = || {
-            site += 1;
-            key.map(|k| k.purpose("dropout").at(site))
-        };
-
+        let shown = Shown { time: self.act.of(time), context: condition.context_of(self.context_features, &x) };
+        let x = condition.beside(x);
         let x = if self.center_input_sample { x * 2.0 - 1.0 } else { x };
-        let mut h = self.conv_in.forward(x);
-        let mut skips = vec![h.clone()];
-        for level in &self.down_blocks {
-            for (i, resnet) in level.resnets.iter().enumerate() {
-                h = resnet.forward(h, &time, key());
-                h = attended(h, level.attentions.get(i), &context);
-                skips.push(h.clone());
-            }
-            if let Some([down]) = &level.downsamplers {
-                h = down.forward(h, &time, key());
-                skips.push(h.clone());
-            }
-        }
-        if let Some(middle) = &self.mid_block {
-            for (i, resnet) in middle.resnets.iter().enumerate() {
-                if let Some(attention) = i.checked_sub(1).and_then(|i| middle.attentions.get(i)) {
-                    h = attention.forward(h, &context);
-                    // Attention of the map divides like the blocks around it; a transformer does not.
-                    if matches!(attention, Attend::Own(_)) {
-                        h = divided(h, middle.scale);
-                    }
-                }
-                h = resnet.forward(h, &time, key());
-            }
-        }
-        for level in &self.up_blocks {
-            for (i, resnet) in level.resnets.iter().enumerate() {
-                if let Some(skip) = skips.pop() {
-                    h = Tensor::cat(vec![h, skip], 1);
-                }
-                h = resnet.forward(h, &time, key());
-                h = attended(h, level.attentions.get(i), &context);
-            }
-            if let Some([up]) = &level.upsamplers {
-                h = up.forward(h, &time, key());
-            }
-        }
+        let middle = |h, sites: &mut DropoutSites| match &self.mid_block {
+            Some(middle) => middle.forward(h, &shown, sites),
+            None => h,
+        };
+        let down = self.down_blocks.iter().flat_map(Level::steps);
+        let up = self.up_blocks.iter().flat_map(Level::steps);
+        let h = through(self.conv_in.forward(x), down, middle, up, &shown, condition);
         let out = self.conv_out.forward(self.act_out.after(&self.conv_norm_out, h));
         if self.time.log { out / t.reshape([n, 1, 1, 1]) } else { out }
     }
@@ -563,12 +537,5 @@ impl UNet2d {
         }
         let half = both.dims()[1] / 2;
         Tensor::cat(vec![both.clone().narrow(1, half, half), both.narrow(1, 0, half)], 1)
-    }
-}
-
-fn attended(x: Tensor<4>, attention: Option<&Attend>, context: &Tensor<3>) -> Tensor<4> {
-    match attention {
-        Some(attention) => attention.forward(x, context),
-        None => x,
     }
 }

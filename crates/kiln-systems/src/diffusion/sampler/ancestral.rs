@@ -73,7 +73,7 @@ pub fn ddim_step(
 
 /// How a walk steps, and how often it repeats a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Walk {
+pub struct Ancestral {
     /// DDIM's η; `None` is DDPM's step.
     pub eta: Option<f64>,
     /// Of DDPM's step.
@@ -82,18 +82,24 @@ pub struct Walk {
     pub recurrence: usize,
 }
 
-impl Walk {
+impl Ancestral {
     /// Walks `xt` down the `levels`.
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+    pub fn run(
+        &self,
+        mut xt: Tensor<4>,
+        levels: &[Level],
+        denoise: &Denoiser<'_>,
+        noise: &Noise<'_>,
+    ) -> Result<Tensor<4>> {
         for pair in levels.windows(2) {
             let at = (pair[0], pair[1]);
             // The draws of a step are numbered by its time, then by its repetition.
             let draw = |i: usize| noise(at.0.t as u64 + ((i as u64) << 32));
             for again in 0..=self.recurrence {
-                let denoised = ask(xt.clone(), at.0)?;
+                let denoised = denoise(xt.clone(), at.0)?;
                 let next = match self.eta {
                     None => ddpm_step(at, xt, denoised, self.variance, || draw(2 * again)),
                     Some(eta) => ddim_step(at, xt, denoised.x0, eta, || draw(2 * again)),
@@ -111,19 +117,19 @@ impl Walk {
 }
 
 /// DDIM run backwards: encodes a picture as the noise that η = 0 decodes (Song 2021a, §4.3), the network
-/// being asked at the time stepped to, as in diffusers. `levels` descend to the picture, as for [`Walk::run`].
+/// being asked at the time stepped to, as in diffusers. `levels` descend to the picture, as for [`Ancestral::run`].
 ///
 /// # Errors
 /// If the denoiser fails.
-pub fn ddim_invert(picture: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>) -> Result<Tensor<4>> {
+pub fn ddim_invert(picture: Tensor<4>, levels: &[Level], denoise: &Denoiser<'_>) -> Result<Tensor<4>> {
     let mut xt = picture;
     for pair in levels.windows(2).rev() {
         let (to, from) = (pair[0], pair[1]);
         // The picture has no noise to be told apart: it is its own x₀.
         let clean = from.sigma == 0.0;
-        let told = if clean { to } else { Level { t: to.t, ..from } };
-        let x0 = ask(xt.clone(), told)?.x0;
-        let epsilon = to_epsilon(x0.clone(), xt.clone(), told);
+        let at = if clean { to } else { Level { t: to.t, ..from } };
+        let x0 = denoise(xt.clone(), at)?.x0;
+        let epsilon = to_epsilon(x0.clone(), xt.clone(), at);
         xt = if clean { xt } else { x0 } * to.signal + epsilon * to.sigma;
     }
     Ok(xt)

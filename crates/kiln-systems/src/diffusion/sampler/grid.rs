@@ -1,7 +1,5 @@
 //! Which levels a sampler visits. Every list is the one diffusers makes for the sampler's family.
 
-use std::str::FromStr;
-
 use kiln_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -22,41 +20,24 @@ pub enum Spacing {
     Quadratic,
 }
 
-impl FromStr for Spacing {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "leading" => Self::Leading,
-            "trailing" => Self::Trailing,
-            "linspace" => Self::Linspace,
-            "quadratic" => Self::Quadratic,
-            _ => {
-                return Err(Error::usage(format!(
-                    "--timestep-spacing {name}: there are leading, trailing, linspace and quadratic"
-                )));
-            }
-        })
-    }
-}
-
 /// A spacing, and what is added to its leading times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct TimestepGrid {
     /// The spacing.
     pub spacing: Spacing,
     /// `steps_offset` of diffusers: 1 makes the times those that were counted from 1.
     pub offset: usize,
 }
 
-impl From<Spacing> for Times {
+impl From<Spacing> for TimestepGrid {
     fn from(spacing: Spacing) -> Self {
         Self { spacing, offset: 0 }
     }
 }
 
 /// How the noise levels between the first and the last are spaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sigmas {
     /// As the schedule has them at the times of [`Spacing`].
     #[default]
@@ -65,19 +46,6 @@ pub enum Sigmas {
     Karras,
     /// ln σ evenly.
     Exponential,
-}
-
-impl FromStr for Sigmas {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "schedule" => Self::Schedule,
-            "karras" => Self::Karras,
-            "exponential" => Self::Exponential,
-            _ => return Err(Error::usage(format!("--sigmas {name}: there are schedule, karras and exponential"))),
-        })
-    }
 }
 
 impl Sigmas {
@@ -94,7 +62,8 @@ impl Sigmas {
 }
 
 /// Where a walk of noise levels ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinalSigma {
     /// At the picture.
     #[default]
@@ -103,25 +72,13 @@ pub enum FinalSigma {
     SigmaMin,
 }
 
-impl FromStr for FinalSigma {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "zero" => Self::Zero,
-            "sigma_min" => Self::SigmaMin,
-            _ => return Err(Error::usage(format!("--final-sigma {name}: there are zero and sigma_min"))),
-        })
-    }
-}
-
 /// `steps` of the schedule's T times, descending, each once: fewer where the quadratic spacing would
 /// visit a time near 0 again.
 ///
 /// # Errors
 /// If `steps` is 0 or more than T, or the offset leads past the end.
-pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>) -> Result<Vec<usize>> {
-    let (Times { spacing, offset }, total) = (times.into(), schedule.steps());
+pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<TimestepGrid>) -> Result<Vec<usize>> {
+    let (TimestepGrid { spacing, offset }, total) = (times.into(), schedule.steps());
     if steps == 0 || steps > total {
         return Err(Error::usage(format!("--steps {steps}: this model has 1 to {total} denoising steps")));
     }
@@ -147,7 +104,7 @@ pub fn timesteps(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>
 ///
 /// # Errors
 /// As [`timesteps`].
-pub fn discrete(schedule: &NoiseSchedule, steps: usize, times: impl Into<Times>) -> Result<Vec<Level>> {
+pub fn discrete(schedule: &NoiseSchedule, steps: usize, times: impl Into<TimestepGrid>) -> Result<Vec<Level>> {
     let times = timesteps(schedule, steps, times)?;
     Ok(times.into_iter().map(|t| schedule.level(t)).chain([Level::PICTURE]).collect())
 }
@@ -171,7 +128,7 @@ pub enum Family {
 pub fn solver(
     schedule: &NoiseSchedule,
     steps: usize,
-    times: impl Into<Times>,
+    times: impl Into<TimestepGrid>,
     (sigmas, sigma_max): (Sigmas, f64),
     end: FinalSigma,
     family: Family,
@@ -206,7 +163,7 @@ pub fn solver(
         _ => (schedule.ratio(0), schedule.ratio(total - 1)),
     };
     let cosine = schedule.options().shape == BetaSchedule::Cosine;
-    let told = |t: f64| match (family, sigmas) {
+    let timestep = |t: f64| match (family, sigmas) {
         (Family::Sigma, _) => t,
         (Family::UniPc, Sigmas::Karras) => t.round_ties_even(),
         (Family::Dpm, Sigmas::Karras) if !cosine => t.round_ties_even(),
@@ -217,7 +174,7 @@ pub fn solver(
         Sigmas::Schedule => times.into_iter().map(|t| sde.level(t, schedule.ratio_between(t))).collect(),
         _ => {
             let ratios = sigmas.between(greatest.min(sigma_max).max(least), least, steps);
-            ratios.into_iter().map(|r| sde.level(told(schedule.time_of(r)), r)).collect()
+            ratios.into_iter().map(|r| sde.level(timestep(schedule.time_of(r)), r)).collect()
         }
     };
     let last = match end {

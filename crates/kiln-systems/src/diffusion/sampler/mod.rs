@@ -14,6 +14,7 @@ pub mod ancestral;
 pub mod grid;
 pub mod multistep;
 pub mod ode;
+pub mod plan;
 pub mod predictor_corrector;
 pub mod settings;
 pub mod sigma;
@@ -33,27 +34,24 @@ pub struct Denoised {
     pub variance: Option<Tensor<4>>,
 }
 
-/// Asks the network about xₜ at a level.
+/// x̂₀ of xₜ at a level, as the network has it.
 pub type Denoiser<'a> = dyn Fn(Tensor<4>, Level) -> Result<Denoised> + 'a;
 
 /// Standard normal noise for a numbered draw; each number gives other noise.
 pub type Noise<'a> = dyn Fn(u64) -> Tensor<4> + 'a;
-
-/// Bytes that the activations of one forward pass may take while sampling.
-pub const MEMORY: usize = 1 << 30;
 
 /// Whether every number is finite: 0 times it is 0.
 pub fn is_finite(x: &Tensor<4>) -> bool {
     (x.clone() * 0.0).sum().into_scalar::<f32>() == 0.0
 }
 
-/// What a walk ended in as pictures.
+/// What a walk ended in.
 ///
 /// # Errors
-/// If a number is not finite: no picture is made of it.
+/// If a number is not finite: no sample is made of it.
 pub fn finite(out: Tensor<4>) -> Result<Tensor<4>> {
     if is_finite(&out) {
-        return Ok(out.clamp(-1.0, 1.0));
+        return Ok(out);
     }
     Err(Error::new("sampling ended in a value that is not finite; take more --steps, or another --sampler"))
 }

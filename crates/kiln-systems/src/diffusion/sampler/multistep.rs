@@ -1,34 +1,22 @@
 //! DPM-Solver++ (Lu 2022b): exponential integrators over λ = ln α/σ that reuse the predictions of earlier steps
 //! (`DPMSolverMultistepScheduler` of diffusers, `dpmsolver++` and `sde-dpmsolver++`).
 
-use std::str::FromStr;
-
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::Result;
+use serde::Deserialize;
 
 use super::{Denoiser, Noise};
 use crate::diffusion::schedule::Level;
 
 /// How the second order weighs the change between predictions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// As at the middle of the step.
     #[default]
     Midpoint,
     /// As if it were linear over the step.
     Heun,
-}
-
-impl FromStr for Kind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "midpoint" => Self::Midpoint,
-            "heun" => Self::Heun,
-            _ => return Err(Error::usage(format!("--solver-type {name}: dpm++ has midpoint and heun"))),
-        })
-    }
 }
 
 /// DPM-Solver++ with its options.
@@ -50,12 +38,18 @@ impl DpmSolver {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+    pub fn run(
+        &self,
+        mut xt: Tensor<4>,
+        levels: &[Level],
+        denoise: &Denoiser<'_>,
+        noise: &Noise<'_>,
+    ) -> Result<Tensor<4>> {
         let steps = levels.len().saturating_sub(1);
         let mut earlier: Vec<Tensor<4>> = Vec::new();
         for (i, pair) in levels.windows(2).enumerate() {
             let (from, to) = (pair[0], pair[1]);
-            earlier.insert(0, ask(xt.clone(), from)?.x0);
+            earlier.insert(0, denoise(xt.clone(), from)?.x0);
             earlier.truncate(3);
             let few = steps < FEW;
             let order = match steps - i {

@@ -73,12 +73,12 @@ pub fn rk45(
     let direction = (end - start).signum();
     let count = y0.len();
     let mut cost = Cost::default();
-    let mut ask = |which: &[usize], at: &[f64], y: &[Vec<f64>]| {
+    let mut slope_at = |which: &[usize], at: &[f64], y: &[Vec<f64>]| {
         cost.evaluations += 1;
         slope(which, at, y)
     };
     let all: Vec<usize> = (0..count).collect();
-    let first = ask(&all, &vec![start; count], &y0)?;
+    let first = slope_at(&all, &vec![start; count], &y0)?;
 
     // The first step: one that an explicit Euler step of it changes the slope by little.
     let mut guesses = Vec::new();
@@ -91,7 +91,7 @@ pub fn rk45(
         guesses.push((h0, d1, scale));
     }
     let at: Vec<f64> = guesses.iter().map(|(h0, ..)| start + direction * h0).collect();
-    let second = ask(&all, &at, &tried)?;
+    let second = slope_at(&all, &at, &tried)?;
     let mut trajectories: Vec<Trajectory> = Vec::new();
     for (((y, f), f1), (h0, d1, scale)) in y0.into_iter().zip(first).zip(second).zip(guesses) {
         let change: Vec<f64> = f1.iter().zip(&f).map(|(a, b)| a - b).collect();
@@ -137,12 +137,12 @@ pub fn rk45(
                 .enumerate()
                 .map(|(k, &i)| combined(&stages, A[s], k, steps[k], &trajectories[i].y))
                 .collect();
-            stages.push(ask(&going, &at, &ys)?);
+            stages.push(slope_at(&going, &at, &ys)?);
         }
         let at: Vec<f64> = going.iter().zip(&steps).map(|(&i, h)| trajectories[i].at + h).collect();
         let new: Vec<Vec<f64>> =
             going.iter().enumerate().map(|(k, &i)| combined(&stages, &B, k, steps[k], &trajectories[i].y)).collect();
-        stages.push(ask(&going, &at, &new)?);
+        stages.push(slope_at(&going, &at, &new)?);
         for (k, &i) in going.iter().enumerate() {
             let t = &mut trajectories[i];
             let error = combined(&stages, &E, k, steps[k], &vec![0.0; t.y.len()]);
@@ -166,10 +166,10 @@ fn rms(x: &[f64], scale: &[f64]) -> f64 {
     (sum / x.len().max(1) as f64).sqrt()
 }
 
-/// x̂₀ of pictures that are each at a level of their own.
-pub type Predict<'a> = dyn Fn(Tensor<4>, &[Level]) -> Result<Tensor<4>> + 'a;
+/// x̂₀ of pictures that are each at a level of their own, and which of all they are.
+pub type Predict<'a> = dyn Fn(Tensor<4>, &[Level], &[usize]) -> Result<Tensor<4>> + 'a;
 
-/// Where σ/α is told as a level.
+/// The level of a σ/α.
 pub type AtRatio<'a> = dyn Fn(f64) -> Level + 'a;
 
 /// The flow between levels.
@@ -188,11 +188,11 @@ pub struct Flow<'a> {
 
 impl Flow<'_> {
     /// x̂₀ at y, each at its own σ/α = eᵘ.
-    fn x0(&self, at: &[f64], y: &[&[f64]]) -> Result<Vec<Vec<f64>>> {
+    fn x0(&self, which: &[usize], at: &[f64], y: &[&[f64]]) -> Result<Vec<Vec<f64>>> {
         let [c, h, w] = self.shape;
         let levels: Vec<Level> = at.iter().map(|u| (self.at_ratio)(u.exp())).collect();
         let x = y.iter().zip(&levels).flat_map(|(y, l)| y.iter().map(move |v| (v * l.signal) as f32)).collect();
-        let x0 = (self.predict)(from_values(x, [y.len(), c, h, w], &self.device), &levels)?;
+        let x0 = (self.predict)(from_values(x, [y.len(), c, h, w], &self.device), &levels, which)?;
         Ok(to_values(x0).chunks(c * h * w).map(|x| x.iter().map(|&v| f64::from(v)).collect()).collect())
     }
 
@@ -207,15 +207,15 @@ impl Flow<'_> {
     /// If the network fails or the solver cannot go on.
     pub fn sample(&self, xt: Tensor<4>, from: Level, to: Level) -> Result<(Tensor<4>, Cost)> {
         let dims = xt.dims();
-        let mut slope = |_: &[usize], at: &[f64], y: &[Vec<f64>]| {
-            let x0 = self.x0(at, &y.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let mut slope = |which: &[usize], at: &[f64], y: &[Vec<f64>]| {
+            let x0 = self.x0(which, at, &y.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             Ok(y.iter().zip(x0).map(|(y, x0)| y.iter().zip(x0).map(|(y, x0)| y - x0).collect()).collect())
         };
         let span = (from.ratio().ln(), to.ratio().ln());
         let (y, cost) = rk45(&mut slope, span, self.rows(xt, from.signal), self.tolerance)?;
         let x = y.iter().flatten().map(|v| (v * to.signal) as f32).collect();
-        let levels = vec![to; dims[0]];
-        Ok(((self.predict)(from_values(x, dims, &self.device), &levels)?, cost))
+        let (levels, all): (Vec<Level>, Vec<usize>) = (vec![to; dims[0]], (0..dims[0]).collect());
+        Ok(((self.predict)(from_values(x, dims, &self.device), &levels, &all)?, cost))
     }
 
     /// log p(x) of each picture, taken as lying at the level `from`, in nats: the density of where the flow leads it
@@ -236,7 +236,7 @@ impl Flow<'_> {
         let mut slope = |which: &[usize], at: &[f64], states: &[Vec<f64>]| {
             let y: Vec<&[f64]> = states.iter().map(|s| &s[..d]).collect();
             let mut out: Vec<Vec<f64>> = self
-                .x0(at, &y)?
+                .x0(which, at, &y)?
                 .into_iter()
                 .zip(&y)
                 .map(|(x0, y)| y.iter().zip(x0).map(|(y, x0)| y - x0).chain([d as f64]).collect())
@@ -252,7 +252,7 @@ impl Flow<'_> {
                             y.iter().zip(&probe[i]).map(|(y, v)| y + sign * DIFFERENCE * u.exp() * v).collect()
                         })
                         .collect();
-                    self.x0(at, &moved.iter().map(Vec::as_slice).collect::<Vec<_>>())
+                    self.x0(which, at, &moved.iter().map(Vec::as_slice).collect::<Vec<_>>())
                 };
                 let (above, below) = (side(1.0)?, side(-1.0)?);
                 for (k, (&i, u)) in which.iter().zip(at).enumerate() {

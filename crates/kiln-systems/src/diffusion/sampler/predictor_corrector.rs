@@ -3,16 +3,16 @@
 //!
 //! The score is ∇ log p(x) = (α x̂₀ − x)/σ².
 
-use std::str::FromStr;
-
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
+use serde::Deserialize;
 
 use super::{Denoiser, Noise};
 use crate::diffusion::schedule::{LEAST_SIGNAL, Level, Posterior};
 
 /// What takes the step from one level to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Predictor {
     /// The forward step's discretisation, turned around (appendix E).
     #[default]
@@ -21,23 +21,6 @@ pub enum Predictor {
     Ancestral,
     /// None: annealed Langevin dynamics by the corrector alone.
     None,
-}
-
-impl FromStr for Predictor {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "reverse-diffusion" => Self::ReverseDiffusion,
-            "ancestral" => Self::Ancestral,
-            "none" => Self::None,
-            _ => {
-                return Err(Error::usage(format!(
-                    "--predictor {name}: there are reverse-diffusion, ancestral and none"
-                )));
-            }
-        })
-    }
 }
 
 /// The sampler with its options.
@@ -86,12 +69,18 @@ impl PredictorCorrector {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
+    pub fn run(
+        &self,
+        mut xt: Tensor<4>,
+        levels: &[Level],
+        denoise: &Denoiser<'_>,
+        noise: &Noise<'_>,
+    ) -> Result<Tensor<4>> {
         let draws = self.corrector_steps as u64 + 1;
         for (i, pair) in levels.windows(2).enumerate() {
             let at = (pair[0], pair[1]);
             let draw = |k: u64| noise(i as u64 * draws + k);
-            let score_of = |xt: &Tensor<4>| Ok::<_, Error>(score(ask(xt.clone(), at.0)?.x0, xt.clone(), at.0));
+            let score_of = |xt: &Tensor<4>| Ok::<_, Error>(score(denoise(xt.clone(), at.0)?.x0, xt.clone(), at.0));
             for k in 1..draws {
                 let score = score_of(&xt)?;
                 xt = correct(xt, score, draw(k), self.snr, Posterior::between(at.0, at.1).keep);
@@ -102,7 +91,7 @@ impl PredictorCorrector {
                 // The last step's noise is left out: it would only blur the picture.
                 xt = if at.1.sigma == 0.0 || deviation == 0.0 { mean } else { mean + draw(0) * deviation };
             } else if at.1.sigma == 0.0 {
-                xt = ask(xt, at.0)?.x0;
+                xt = denoise(xt, at.0)?.x0;
             }
         }
         Ok(xt)

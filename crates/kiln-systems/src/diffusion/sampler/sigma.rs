@@ -20,9 +20,9 @@ fn step(xt: Tensor<4>, x0: Tensor<4>, from: Level, to: Level, ratio: f64) -> Ten
 ///
 /// # Errors
 /// If the denoiser fails; likewise below.
-pub fn euler(mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>) -> Result<Tensor<4>> {
+pub fn euler(mut xt: Tensor<4>, levels: &[Level], denoise: &Denoiser<'_>) -> Result<Tensor<4>> {
     for pair in levels.windows(2) {
-        let x0 = ask(xt.clone(), pair[0])?.x0;
+        let x0 = denoise(xt.clone(), pair[0])?.x0;
         xt = step(xt, x0, pair[0], pair[1], pair[1].ratio());
     }
     Ok(xt)
@@ -35,7 +35,7 @@ pub fn euler(mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>) -> Result<
 pub fn euler_ancestral(
     mut xt: Tensor<4>,
     levels: &[Level],
-    ask: &Denoiser<'_>,
+    denoise: &Denoiser<'_>,
     noise: &Noise<'_>,
 ) -> Result<Tensor<4>> {
     for (i, pair) in levels.windows(2).enumerate() {
@@ -43,7 +43,7 @@ pub fn euler_ancestral(
         let (s, next) = (from.ratio(), to.ratio());
         let up = (next * next * (s * s - next * next) / (s * s)).sqrt();
         let down = (next * next - up * up).max(0.0).sqrt();
-        let x0 = ask(xt.clone(), from)?.x0;
+        let x0 = denoise(xt.clone(), from)?.x0;
         xt = step(xt, x0, from, to, down);
         if up > 0.0 {
             xt = xt + noise(i as u64) * (up * to.signal);
@@ -56,15 +56,15 @@ pub fn euler_ancestral(
 ///
 /// # Errors
 /// As above.
-pub fn heun(mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>) -> Result<Tensor<4>> {
+pub fn heun(mut xt: Tensor<4>, levels: &[Level], denoise: &Denoiser<'_>) -> Result<Tensor<4>> {
     for pair in levels.windows(2) {
         let (from, to) = (pair[0], pair[1]);
-        let x0 = ask(xt.clone(), from)?.x0;
+        let x0 = denoise(xt.clone(), from)?.x0;
         let guess = step(xt.clone(), x0.clone(), from, to, to.ratio());
         xt = if to.sigma == 0.0 {
             guess
         } else {
-            let there = ask(guess, to)?.x0;
+            let there = denoise(guess, to)?.x0;
             // y + ½(σ′ − σ)((y − x̂₀)/σ + (y′ − x̂₀′)/σ′), with y′ put in.
             let r = to.ratio() / from.ratio();
             xt * (to.sigma / from.sigma) + (x0 * (2.0 * r - 1.0) + there) * (0.5 * (1.0 - r) / r * to.signal)

@@ -1,34 +1,22 @@
 //! UniPC (Zhao 2023): a predictor over λ = ln α/σ and a corrector of one order more that costs no evaluation
 //! (`UniPCMultistepScheduler` of diffusers, predicting x₀).
 
-use std::str::FromStr;
-
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::Result;
+use serde::Deserialize;
 
 use super::Denoiser;
 use crate::diffusion::schedule::Level;
 
 /// B(h) of the paper, with h counted backwards.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// B(h) = h.
     Bh1,
     /// B(h) = eʰ − 1.
     #[default]
     Bh2,
-}
-
-impl FromStr for Kind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(match name {
-            "bh1" => Self::Bh1,
-            "bh2" => Self::Bh2,
-            _ => return Err(Error::usage(format!("--solver-type {name}: unipc has bh1 and bh2"))),
-        })
-    }
 }
 
 /// UniPC with its options.
@@ -45,13 +33,13 @@ impl UniPc {
     ///
     /// # Errors
     /// If the denoiser fails.
-    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], ask: &Denoiser<'_>) -> Result<Tensor<4>> {
+    pub fn run(&self, mut xt: Tensor<4>, levels: &[Level], denoise: &Denoiser<'_>) -> Result<Tensor<4>> {
         let steps = levels.len().saturating_sub(1);
         // Predictions so far, the newest first; and where the last step began, with its order.
         let mut m: Vec<Tensor<4>> = Vec::new();
         let mut last: Option<(Tensor<4>, usize)> = None;
         for i in 0..steps {
-            let new = ask(xt.clone(), levels[i])?.x0;
+            let new = denoise(xt.clone(), levels[i])?.x0;
             if let Some((before, order)) = last {
                 xt = self.step(&levels[..i], levels[i], before, &m, order, Some(new.clone()));
             }

@@ -18,7 +18,7 @@ use kiln_data::{PictureRule, Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::Measure;
 use kiln_nn::tensor::from_values;
-use kiln_train::model::WeightSet;
+use kiln_train::WeightSet;
 use kiln_train::{Ability, Figure, Model, Watch, Watcher};
 
 use crate::Common;

@@ -8,7 +8,7 @@ use kiln_core::{Context, Error, Result};
 use kiln_data::{Picture, Split, contact_sheet};
 use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
-use kiln_train::model::WeightSet;
+use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Request};
 

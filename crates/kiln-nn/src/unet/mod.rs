@@ -1,21 +1,22 @@
 //! The U-Net of denoising diffusion (Ho 2020, appendix B; `models/unet.py` of the reference code).
 //!
-//! The network knows nothing of schedule, guidance or loss: it maps a picture, a time and perhaps
-//! a class to a picture of `out_channels`.
+//! The network knows nothing of schedule, guidance or loss: it maps a noisy image, a time and a [`Condition`] to an image
+//! of `out_channels`.
+
+pub mod parts;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use serde::{Deserialize, Serialize};
 
+use self::parts::{DropoutSites, Nonlinearity, Resample, Residual, Shown, Step, through};
 use crate::attention::FeatureAttention;
-use crate::resample::{avg_pool2d, global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
-use crate::tensor::dropout;
+use crate::condition::Condition;
+use crate::resample::{global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::time::sinusoidal;
-use crate::{
-    Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, WeightInit, activate,
-    add_activate, concat,
-};
+use crate::transformer::{SpatialTransformer, SpatialTransformerConfig};
+use crate::{Activation, Conv2d, Conv2dConfig, Embedding, GroupNorm, Init, Linear, LinearConfig, WeightInit, activate};
 
 /// The shape of a [`UNet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,19 +126,32 @@ impl UNetConfig {
         4 * (2 * scores + 4 * (self.blocks + 2) * features)
     }
 
-    /// Makes the network. `classes` is the number of conditions (0: unconditional); one more entry
-    /// stands for "no class".
+    /// Makes a network without cross-attention; see [`UNetConfig::init_with_context`].
     pub fn init(&self, in_channels: usize, out_channels: usize, classes: usize, init: &mut Init) -> UNet {
+        self.init_with_context(in_channels, out_channels, classes, 0, init)
+    }
+
+    /// Makes the network. `in_channels` counts those of [`Condition::images`] as well. `classes` is the number of classes
+    /// (0: none); one more entry stands for "no class". Where `context_features` is not 0, what attends is a transformer
+    /// that looks at a context of so many features (Rombach 2022, §3.3), in place of self-attention alone.
+    pub fn init_with_context(
+        &self,
+        in_channels: usize,
+        out_channels: usize,
+        classes: usize,
+        context_features: usize,
+        init: &mut Init,
+    ) -> UNet {
         let base = self.base_channels;
         let area = self.patch * self.patch;
-        let Trunk { conv_in, down, middle, mut skips } = self.trunk(in_channels, init);
+        let Trunk { conv_in, down, middle, mut skips } = self.trunk(in_channels, context_features, init);
         let mut channels = *skips.last().unwrap_or(&base);
         let mut up = Vec::new();
         for (level, m) in self.channel_multipliers.iter().enumerate().rev() {
             for _ in 0..=self.blocks {
                 // One skip for the first convolution, each block and each halving: the same count.
                 let skip = skips.pop().unwrap_or(0);
-                up.push(self.stage(channels + skip, m * base, level, init));
+                up.push(self.stage(channels + skip, m * base, level, context_features, init));
                 channels = m * base;
             }
             if level > 0 {
@@ -161,13 +175,14 @@ impl UNetConfig {
                 .init(init),
             base_channels: base,
             patch: self.patch,
+            context_features,
         }
     }
 
     /// Makes half of the network: the way down, the middle, and `outputs` numbers from the mean over all positions
     /// (the classifier of Dhariwal & Nichol 2021, §4.1, with the mean in place of pooling by attention).
     pub fn encoder(&self, in_channels: usize, outputs: usize, init: &mut Init) -> UNetEncoder {
-        let Trunk { conv_in, down, middle, skips } = self.trunk(in_channels, init);
+        let Trunk { conv_in, down, middle, skips } = self.trunk(in_channels, 0, init);
         let (base, channels) = (self.base_channels, *skips.last().unwrap_or(&self.base_channels));
         UNetEncoder {
             time1: LinearConfig::new(base, 4 * base).init(init),
@@ -183,7 +198,7 @@ impl UNetConfig {
     }
 
     /// The first convolution, the way down and the middle, and the channels of each skip.
-    fn trunk(&self, in_channels: usize, init: &mut Init) -> Trunk {
+    fn trunk(&self, in_channels: usize, context: usize, init: &mut Init) -> Trunk {
         let base = self.base_channels;
         let levels = self.channel_multipliers.len();
         let mut skips = vec![base];
@@ -192,7 +207,7 @@ impl UNetConfig {
         let mut down = Vec::new();
         for (level, m) in self.channel_multipliers.iter().enumerate() {
             for _ in 0..self.blocks {
-                down.push(self.stage(channels, m * base, level, init));
+                down.push(self.stage(channels, m * base, level, context, init));
                 channels = m * base;
                 skips.push(channels);
             }
@@ -208,7 +223,8 @@ impl UNetConfig {
         }
         let middle = Middle {
             block1: ResidualBlock::new(channels, channels, self, init),
-            attention: FeatureAttention::new(channels, self.groups, self.heads(channels), init),
+            attention: (context == 0).then(|| FeatureAttention::new(channels, self.groups, self.heads(channels), init)),
+            transformer: (context > 0).then(|| self.transformer(channels, context, init)),
             block2: ResidualBlock::new(channels, channels, self, init),
         };
         Trunk { conv_in, down, middle, skips }
@@ -218,16 +234,34 @@ impl UNetConfig {
         channels.checked_div(self.head_channels).unwrap_or(self.heads)
     }
 
-    fn stage(&self, inputs: usize, outputs: usize, level: usize, init: &mut Init) -> Stage {
+    fn stage(&self, inputs: usize, outputs: usize, level: usize, context: usize, init: &mut Init) -> Stage {
         let block = ResidualBlock::new(inputs, outputs, self, init);
-        if self.attention_levels.contains(&level) {
-            Stage::Attend(AttendingBlock {
-                block,
-                attention: FeatureAttention::new(outputs, self.groups, self.heads(outputs), init),
-            })
-        } else {
-            Stage::Block(block)
+        match (self.attention_levels.contains(&level), context) {
+            (false, _) => Stage::Block(block),
+            (true, 0) => {
+                let attention = FeatureAttention::new(outputs, self.groups, self.heads(outputs), init);
+                Stage::Attend(AttendingBlock { block, attention })
+            }
+            (true, _) => {
+                let transformer = self.transformer(outputs, context, init);
+                Stage::Cross(CrossAttendingBlock { block, transformer })
+            }
         }
+    }
+
+    /// Of depth 1, starting as the identity (Rombach 2022, appendix E.2.1).
+    fn transformer(&self, channels: usize, context: usize, init: &mut Init) -> SpatialTransformer {
+        let config = SpatialTransformerConfig {
+            channels,
+            context,
+            heads: self.heads(channels),
+            groups: self.groups,
+            blocks: 1,
+            linear: false,
+            only_cross_attention: false,
+            identity_at_start: true,
+        };
+        SpatialTransformer::new(&config, init)
     }
 }
 
@@ -256,26 +290,6 @@ pub struct ResidualBlock {
     rescale: bool,
 }
 
-/// What a residual block does to the size of its features, after the first normalisation and beside the block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resample {
-    Keep,
-    /// Means of 2×2.
-    Halve,
-    /// Repetition.
-    Double,
-}
-
-impl Resample {
-    fn apply(self, x: Tensor<4>) -> Tensor<4> {
-        match self {
-            Self::Keep => x,
-            Self::Halve => avg_pool2d(x, 2, 2, 0),
-            Self::Double => upsample_nearest(x, 2),
-        }
-    }
-}
-
 impl ResidualBlock {
     fn new(inputs: usize, outputs: usize, unet: &UNetConfig, init: &mut Init) -> Self {
         Self {
@@ -293,27 +307,21 @@ impl ResidualBlock {
         }
     }
 
-    /// # Shapes
-    /// `[n, in, h, w]` and the activated time embedding `[n, 4·base]` → `[n, out, h, w]`, h and w resampled
     fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>, resample: Resample) -> Tensor<4> {
-        let h = resample.apply(self.norm1.forward(x.clone(), Activation::Silu));
-        let x = resample.apply(x);
-        let h = self.conv1.forward(h);
-        let t = self.time.forward(time.clone());
-        let [n, c] = t.dims();
-        let h = if self.scale_shift {
-            let (scale, shift) = (t.clone().narrow(1, 0, c / 2), t.narrow(1, c / 2, c / 2));
-            self.norm2.forward_adaptive(h, scale, shift, Activation::Silu)
-        } else {
-            self.norm2.forward(h + t.reshape([n, c, 1, 1]), Activation::Silu)
+        let layers = Residual {
+            norm1: &self.norm1,
+            conv1: &self.conv1,
+            time: &self.time,
+            norm2: &self.norm2,
+            conv2: &self.conv2,
+            skip: self.skip.as_ref(),
+            activation: Nonlinearity::Fused(Activation::Silu),
+            resample,
+            scale_shift: self.scale_shift,
+            dropout: self.dropout,
+            scale: if self.rescale { std::f64::consts::FRAC_1_SQRT_2 } else { 1.0 },
         };
-        let h = self.conv2.forward(dropout(h, self.dropout, key));
-        let x = match &self.skip {
-            Some(conv) => conv.forward(x),
-            None => x,
-        };
-        let sum = add_activate(h, x, Activation::None);
-        if self.rescale { sum * std::f64::consts::FRAC_1_SQRT_2 } else { sum }
+        layers.forward(x, time, key)
     }
 }
 
@@ -329,6 +337,13 @@ pub struct AttendingBlock {
     attention: FeatureAttention,
 }
 
+/// A residual block followed by a transformer that looks at the context.
+#[derive(Module, Debug)]
+pub struct CrossAttendingBlock {
+    block: ResidualBlock,
+    transformer: SpatialTransformer,
+}
+
 /// One step of the way down or up.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // a few dozen at most; boxing would hide the layers
@@ -337,6 +352,8 @@ pub enum Stage {
     Block(ResidualBlock),
     /// A residual block with attention.
     Attend(AttendingBlock),
+    /// A residual block with a transformer.
+    Cross(CrossAttendingBlock),
     /// Halves the size by a strided convolution.
     Down(Conv2d),
     /// Doubles the size by repetition and a convolution.
@@ -351,14 +368,23 @@ pub enum Stage {
 #[derive(Module, Debug)]
 pub struct Middle {
     block1: ResidualBlock,
-    attention: FeatureAttention,
+    /// Of a network without a context.
+    attention: Option<FeatureAttention>,
+    /// Of a network with one.
+    transformer: Option<SpatialTransformer>,
     block2: ResidualBlock,
 }
 
 impl Middle {
-    fn forward(&self, h: Tensor<4>, time: &Tensor<2>, key: &mut impl FnMut() -> Option<Key>) -> Tensor<4> {
-        let h = self.block1.forward(h, time, key(), Resample::Keep);
-        self.block2.forward(self.attention.forward(h), time, key(), Resample::Keep)
+    fn forward(&self, h: Tensor<4>, shown: &Shown, sites: &mut DropoutSites) -> Tensor<4> {
+        let mut h = self.block1.forward(h, &shown.time, sites.next_key(), Resample::Keep);
+        if let Some(attention) = &self.attention {
+            h = attention.forward(h);
+        }
+        if let (Some(transformer), Some(context)) = (&self.transformer, &shown.context) {
+            h = transformer.forward(h, context);
+        }
+        self.block2.forward(h, &shown.time, sites.next_key(), Resample::Keep)
     }
 }
 
@@ -385,16 +411,13 @@ impl UNetEncoder {
         let silu = |x: Tensor<2>| activate(x, Activation::Silu);
         let time = sinusoidal(t, self.base_channels, 1.0);
         let time = silu(self.time2.forward(silu(self.time1.forward(time))));
-        let mut site = 0;
-        let mut key = || {
-            site += 1;
-            dropout.map(|k| k.purpose("dropout").at(site))
-        };
+        let shown = Shown { time, context: None };
+        let mut sites = DropoutSites::new(dropout);
         let mut h = self.conv_in.forward(pixel_unshuffle(x, self.patch));
         for stage in &self.down {
-            h = stage.forward(h, &time, key());
+            h = stage.forward(h, &shown, sites.next_key());
         }
-        h = self.middle.forward(h, &time, &mut key);
+        h = self.middle.forward(h, &shown, &mut sites);
         self.out.forward(global_mean(self.norm_out.forward(h, Activation::Silu)))
     }
 }
@@ -415,63 +438,52 @@ pub struct UNet {
     base_channels: usize,
     #[module(skip)]
     patch: usize,
+    #[module(skip)]
+    context_features: usize,
 }
 
 impl UNet {
     /// # Shapes
-    /// x `[n, in, h, w]`, t `[n]` in steps, classes `[n]` → `[n, out, h, w]`
-    ///
-    /// `classes` of an unconditional network are ignored; `dropout` keys the masks while training.
-    pub fn forward(
-        &self,
-        x: Tensor<4>,
-        t: Tensor<1>,
-        classes: Option<Tensor<1, Int>>,
-        dropout: Option<Key>,
-    ) -> Tensor<4> {
-        let time = sinusoidal(t, self.base_channels, 1.0);
+    /// x `[n, in, h, w]`, t `[n]` in steps → `[n, out, h, w]`
+    pub fn forward(&self, x: Tensor<4>, t: Tensor<1>, condition: &Condition) -> Tensor<4> {
         let silu = |x: Tensor<2>| activate(x, Activation::Silu);
+        let time = sinusoidal(t, self.base_channels, 1.0);
         let time = self.time2.forward(silu(self.time1.forward(time)));
-        let time = match (&self.class, classes) {
-            (Some(table), Some(classes)) => time + table.forward(classes),
+        let time = match (&self.class, condition.class.clone()) {
+            (Some(table), Some(class)) => time + table.forward(class),
             _ => time,
         };
-        let time = silu(time);
-
-        let mut site = 0;
-        let mut key = || {
-            site += 1;
-            dropout.map(|k| k.purpose("dropout").at(site))
-        };
-        let mut h = self.conv_in.forward(pixel_unshuffle(x, self.patch));
-        let mut skips = vec![h.clone()];
-        for stage in &self.down {
-            h = stage.forward(h, &time, key());
-            skips.push(h.clone());
-        }
-        h = self.middle.forward(h, &time, &mut key);
-        for stage in &self.up {
-            if !matches!(stage, Stage::Up(_) | Stage::UpBlock(_))
-                && let Some(skip) = skips.pop()
-            {
-                h = concat(h, skip);
-            }
-            h = stage.forward(h, &time, key());
-        }
+        let shown = Shown { time: silu(time), context: condition.context_of(self.context_features, &x) };
+        let x = condition.beside(x);
+        let h = self.conv_in.forward(pixel_unshuffle(x, self.patch));
+        let middle = |h, sites: &mut DropoutSites| self.middle.forward(h, &shown, sites);
+        let h = through(h, &self.down, middle, &self.up, &shown, condition);
         let out = self.conv_out.forward(self.norm_out.forward(h, Activation::Silu));
         pixel_shuffle(out, self.patch)
     }
 }
 
-impl Stage {
-    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, key: Option<Key>) -> Tensor<4> {
+impl Step for &Stage {
+    fn takes_skip(&self) -> bool {
+        !matches!(self, Stage::Up(_) | Stage::UpBlock(_))
+    }
+
+    fn forward(&self, x: Tensor<4>, shown: &Shown, key: Option<Key>) -> Tensor<4> {
+        let time = &shown.time;
         match self {
-            Self::Block(block) => block.forward(x, time, key, Resample::Keep),
-            Self::Attend(both) => both.attention.forward(both.block.forward(x, time, key, Resample::Keep)),
-            Self::Down(conv) => conv.forward(x),
-            Self::Up(conv) => conv.forward(upsample_nearest(x, 2)),
-            Self::DownBlock(block) => block.forward(x, time, key, Resample::Halve),
-            Self::UpBlock(block) => block.forward(x, time, key, Resample::Double),
+            Stage::Block(block) => block.forward(x, time, key, Resample::Keep),
+            Stage::Attend(both) => both.attention.forward(both.block.forward(x, time, key, Resample::Keep)),
+            Stage::Cross(both) => {
+                let h = both.block.forward(x, time, key, Resample::Keep);
+                match &shown.context {
+                    Some(context) => both.transformer.forward(h, context),
+                    None => h,
+                }
+            }
+            Stage::Down(conv) => conv.forward(x),
+            Stage::Up(conv) => conv.forward(upsample_nearest(x, 2)),
+            Stage::DownBlock(block) => block.forward(x, time, key, Resample::Halve),
+            Stage::UpBlock(block) => block.forward(x, time, key, Resample::Double),
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Starting from networks that are trained already: those of other runs, or of published files.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use kiln_core::{Error, Result};
+use kiln_features::WeightsFile;
+use kiln_nn::Init;
+
+use crate::checkpoint::{Checkpoint, WeightSet};
+use crate::params::{self, HostTensor, State};
+use crate::recipe::Recipe;
+use crate::run::Run;
+use crate::system::{InitFrom, System};
+
+/// The trained weights that a new run starts from.
+pub(crate) enum Initial {
+    /// All of another run's, which is named.
+    Whole(String, State),
+    /// Some networks, each from a source of its own; none for most systems.
+    Parts(Vec<(String, &'static [(&'static str, &'static str)], State)>),
+}
+
+impl Initial {
+    /// Of a recipe: the run of `train.init_from`, or else what the system's settings name.
+    ///
+    /// # Errors
+    /// Names the source that cannot be read, or is of another system.
+    pub(crate) fn of<S: System>(recipe: &Recipe<S::Config>) -> Result<Self> {
+        let root = &recipe.train.init_from;
+        if !root.is_empty() {
+            let run = Run::open(Path::new(root))?;
+            run.check_system(S::ID)?;
+            return Ok(Self::Whole(root.clone(), of_run(&run)?));
+        }
+        let part = |from: InitFrom<'_>| Ok((from.source.to_string(), from.networks, weights(from.source)?));
+        Ok(Self::Parts(S::init_from(&recipe.model).into_iter().map(part).collect::<Result<_>>()?))
+    }
+
+    /// Networks with these weights in place of their fresh ones.
+    ///
+    /// # Errors
+    /// Names the tensors that do not fit.
+    pub(crate) fn load<M: Module>(&self, fresh: M) -> Result<M> {
+        match self {
+            Self::Whole(root, state) => params::load(fresh, state, root).map_err(|e| {
+                Error::usage(format!("{e}; a run starts from another with the same networks and classes only"))
+            }),
+            Self::Parts(parts) => parts
+                .iter()
+                .try_fold(fresh, |networks, (source, paths, state)| params::adopt(networks, state, paths, source)),
+        }
+    }
+
+    /// Checks that a run can start from what its recipe names, before there is a folder of it.
+    ///
+    /// # Errors
+    /// As [`Initial::of`] and [`Initial::load`].
+    pub(crate) fn check<S: System>(system: &S, recipe: &Recipe<S::Config>, device: &Device) -> Result<()> {
+        match Self::of::<S>(recipe)? {
+            Self::Parts(parts) if parts.is_empty() => Ok(()),
+            initial => initial.load(system.networks(&mut Init::new(device, recipe.seed))).map(drop),
+        }
+    }
+}
+
+/// Fills in the settings that another run determines. A run that starts from one of its own system has them already.
+///
+/// # Errors
+/// As [`System::settle`].
+pub(crate) fn settle<S: System>(recipe: &mut Recipe<S::Config>) -> Result<()> {
+    if recipe.train.init_from.is_empty() {
+        recipe.model = S::settle(recipe.model.clone())?;
+    }
+    Ok(())
+}
+
+/// The weights of a run's folder or of a file.
+fn weights(source: &str) -> Result<State> {
+    let path = Path::new(source);
+    if !path.is_file() {
+        return of_run(&Run::open(path)?);
+    }
+    let file = WeightsFile::open(path)?;
+    let tensor = |(name, shape): (&str, &[usize])| {
+        Ok((name.to_string(), HostTensor { shape: shape.to_vec(), values: file.values(name, shape)? }))
+    };
+    file.shapes().map(tensor).collect()
+}
+
+/// The weights that a run is used by.
+fn of_run(run: &Run) -> Result<State> {
+    let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
+    let root = run.root().display();
+    let mut saved =
+        saved.ok_or_else(|| Error::new(format!("{root}: no checkpoint yet; `kiln resume` trains it further")))?;
+    Ok(saved.take_weights(WeightSet::Ema))
+}
