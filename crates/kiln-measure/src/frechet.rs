@@ -6,7 +6,7 @@
 //! d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½)
 //!
 //! With Inception-v3 features and 50,000 images this is the FID. With any other network or number of images
-//! it is a different metric, which its [`Measure`](crate::Measure) records.
+//! it is a different metric, which its [`MetricValue`](crate::MetricValue) records.
 //!
 //! Does not see anything beyond mean and covariance, copies of training images, or what the network
 //! ignores. Needs many more images than features (10,000 to 50,000 for 2,048): fewer bias it upwards by about

@@ -2,7 +2,7 @@
 //!
 //! Every metric is a function of plain numbers: [`Features`] of two sets of images from some network, the
 //! images themselves, or their classes. The network and the number of images are part of the result, a
-//! [`Measure`], because values are not comparable without them.
+//! [`MetricValue`], because values are not comparable without them.
 //!
 //! | metric | file |
 //! |---|---|
@@ -53,4 +53,4 @@ pub mod separability;
 pub mod svm;
 
 pub use features::Features;
-pub use measure::{Measure, Spread};
+pub use measure::{MetricValue, Spread};

@@ -29,7 +29,7 @@ impl Spread {
 /// "n":10000,"reference":"fashion","split":"test","resize":"stretch to 28x28","kiln":"0.1.0"}`. A value that is not finite (the PSNR of equal
 /// pictures) is `null` there, and reads back as NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measure {
+pub struct MetricValue {
     /// The metric's name: `fid`, `is`, `psnr` …
     pub measure: String,
     /// The value, in the metric's own unit.
@@ -68,7 +68,7 @@ fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::E
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-impl Measure {
+impl MetricValue {
     /// A value on `n` images; the methods below add the rest.
     pub fn new(measure: &str, value: f64, n: usize) -> Self {
         Self {
@@ -143,7 +143,7 @@ impl Measure {
 }
 
 /// `fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test, stretch to 28x28, kiln 0.1.0)`
-impl fmt::Display for Measure {
+impl fmt::Display for MetricValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} = {}", self.full_name(), short(self.value))?;
         if let Some(std) = self.std {
@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_measure_is_one_line_and_one_object() {
-        let fid = Measure::new("fid", 12.3, 10_000).features("classifier:fashion", "none").against("fashion", "test");
+        let fid =
+            MetricValue::new("fid", 12.3, 10_000).features("classifier:fashion", "none").against("fashion", "test");
         let shown = fid.clone().features("classifier:fashion", "stretch to 28x28").to_string();
         let version = env!("CARGO_PKG_VERSION");
         let expected = "fid[classifier:fashion] = 12.3 (n = 10000 against fashion/test, stretch to 28x28, kiln ";
@@ -194,15 +195,15 @@ mod tests {
                 env!("CARGO_PKG_VERSION")
             )
         );
-        assert_eq!(serde_json::from_str::<Measure>(&json).unwrap(), fid);
+        assert_eq!(serde_json::from_str::<MetricValue>(&json).unwrap(), fid);
     }
 
     #[test]
     fn spread_interval_and_rounding_are_shown() {
         let version = env!("CARGO_PKG_VERSION");
-        let is = Measure::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w", "none");
+        let is = MetricValue::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w", "none");
         assert_eq!(is.to_string(), format!("is[net:w] = 8.1235 ± 0.05 (n = 500, kiln {version})"));
-        let accuracy = Measure::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
+        let accuracy = MetricValue::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
         assert_eq!(accuracy.to_string(), format!("accuracy = 0.64 in 0.50141..0.75861 (n = 50, kiln {version})"));
         assert_eq!(short(123_456_789.0), "123460000");
         assert_eq!(short(-0.000_012_345_67), "-0.000012346");
@@ -211,10 +212,10 @@ mod tests {
 
     #[test]
     fn a_figure_that_is_not_finite_survives_json() {
-        let psnr = Measure::new("psnr", f64::INFINITY, 1);
+        let psnr = MetricValue::new("psnr", f64::INFINITY, 1);
         assert_eq!(psnr.to_string(), format!("psnr = inf (n = 1, kiln {})", env!("CARGO_PKG_VERSION")));
         let json = serde_json::to_string(&psnr).unwrap();
         assert!(json.contains(r#""value":null"#));
-        assert!(serde_json::from_str::<Measure>(&json).unwrap().value.is_nan());
+        assert!(serde_json::from_str::<MetricValue>(&json).unwrap().value.is_nan());
     }
 }

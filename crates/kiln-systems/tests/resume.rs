@@ -15,7 +15,7 @@ use kiln_systems::registry;
 use kiln_train::WeightSet;
 use kiln_train::checkpoint::list;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Ability, AnySystem, Figure, Model, Options, Precision, Request, Run, Watch, Watcher};
+use kiln_train::{Ability, AnySystem, Evaluation, Model, Options, Precision, Request, Run, Watch, Watcher};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -364,10 +364,10 @@ impl Watch for Sampling {
         Ok(())
     }
 
-    fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
+    fn measure(&self, model: &dyn Model) -> Result<Vec<Evaluation>> {
         model.generate(&Request::new(0..3, 0, &model.info().device))?;
         let value = [3.0, 1.0, 2.0][self.0.fetch_add(1, Ordering::Relaxed)];
-        Ok(vec![Figure { name: "fid[net]".into(), value, larger_is_better: false }])
+        Ok(vec![Evaluation { name: "fid[net]".into(), value, larger_is_better: false }])
     }
 }
 

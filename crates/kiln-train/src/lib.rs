@@ -59,4 +59,4 @@ pub use sizes::SizeRule;
 pub use system::{InitFrom, Loss, Phase, Pictures, System};
 pub use trainer::Summary;
 pub use trial::Trial;
-pub use watch::{Figure, Watch, Watcher};
+pub use watch::{Evaluation, Watch, Watcher};

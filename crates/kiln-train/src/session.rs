@@ -17,7 +17,7 @@ use crate::progress::{Progress, minutes};
 use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::system::System;
-use crate::watch::{Figure, Watch, Watcher};
+use crate::watch::{Evaluation, Watch, Watcher};
 
 /// How a training process runs, beside what the recipe says.
 #[derive(Clone, Debug)]
@@ -195,7 +195,7 @@ fn measure<S: System>(
     recipe: &Recipe<S::Config>,
     run: &Run,
     device: &Device,
-) -> Vec<Figure> {
+) -> Vec<Evaluation> {
     let info = Info::of::<S>(recipe, run.root(), &live.counters, device);
     let figures = S::new(recipe.model.clone(), &info.pictures).and_then(|mut system| {
         system.restore(live.system.state());

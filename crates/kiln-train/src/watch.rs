@@ -9,7 +9,7 @@ use crate::Model;
 
 /// The value of a metric at one moment of a run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Figure {
+pub struct Evaluation {
     /// The metric with its feature network: `fid[classifier:fashion]`.
     pub name: String,
     /// Its value.
@@ -18,7 +18,7 @@ pub struct Figure {
     pub larger_is_better: bool,
 }
 
-impl Figure {
+impl Evaluation {
     /// Whether a recipe's `train.best` names this metric, with or without the feature network.
     pub fn is(&self, name: &str) -> bool {
         let bare = self.name.split('[').next().unwrap_or_default();
@@ -39,7 +39,7 @@ pub trait Watch: Send + Sync {
     ///
     /// # Errors
     /// If the system cannot provide them. Training continues.
-    fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>>;
+    fn measure(&self, model: &dyn Model) -> Result<Vec<Evaluation>>;
 }
 
 /// A shared [`Watch`].

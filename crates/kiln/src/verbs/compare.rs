@@ -9,7 +9,7 @@ use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
-use kiln_measure::Measure;
+use kiln_measure::MetricValue;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::WeightSet;
@@ -70,7 +70,7 @@ struct Subject {
     model: Box<dyn Model>,
     recipe: BTreeMap<String, String>,
     report: Value,
-    measures: Vec<Measure>,
+    measures: Vec<MetricValue>,
     commands: Vec<String>,
 }
 
@@ -358,7 +358,7 @@ fn pictures_section(
 }
 
 fn measures_section(subjects: &[Subject], args: &CompareArgs) -> Option<Section> {
-    let mut rows: Vec<(String, String, Vec<Option<&Measure>>)> = Vec::new();
+    let mut rows: Vec<(String, String, Vec<Option<&MetricValue>>)> = Vec::new();
     for (run, subject) in subjects.iter().enumerate() {
         for measure in &subject.measures {
             let note = note(measure);
@@ -383,7 +383,7 @@ fn measures_section(subjects: &[Subject], args: &CompareArgs) -> Option<Section>
 }
 
 /// What a figure was measured with.
-fn note(measure: &Measure) -> String {
+fn note(measure: &MetricValue) -> String {
     let against = match (&measure.reference, &measure.split) {
         (Some(reference), Some(split)) => Some(format!("{reference}/{split}")),
         (reference, _) => reference.clone(),
@@ -392,11 +392,11 @@ fn note(measure: &Measure) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
-fn measure_row(name: &str, note: String, found: &[Option<&Measure>]) -> Row {
+fn measure_row(name: &str, note: String, found: &[Option<&MetricValue>]) -> Row {
     let largest = found.iter().flatten().map(|m| m.value.abs()).filter(|v| v.is_finite()).fold(0.0, f64::max);
     // Four digits of the row's largest figure, the same decimals for all.
     let digits = if largest > 0.0 { (3.0 - largest.log10().floor()).clamp(0.0, 6.0) as usize } else { 3 };
-    let cell = |measure: &Option<&Measure>| {
+    let cell = |measure: &Option<&MetricValue>| {
         let Some(m) = measure else { return Cell::default() };
         let mut spread = m.std.map(|s| format!("± {s:.digits$}")).unwrap_or_default();
         if let Some([low, high]) = m.interval {
@@ -409,7 +409,7 @@ fn measure_row(name: &str, note: String, found: &[Option<&Measure>]) -> Row {
 }
 
 /// Which way a measure is better; what an output is compared with is neither good nor bad.
-fn better(measure: &Measure) -> &'static str {
+fn better(measure: &MetricValue) -> &'static str {
     match measure.larger_is_better() {
         _ if measure.measure.contains("_of_") => "",
         true => " ↑",
@@ -615,7 +615,7 @@ mod tests {
             ("svm_accuracy", " ↑"),
         ];
         for (name, arrow) in wanted {
-            assert_eq!(better(&Measure::new(name, 0.0, 2)), arrow, "{name}");
+            assert_eq!(better(&MetricValue::new(name, 0.0, 2)), arrow, "{name}");
         }
     }
 
@@ -628,7 +628,7 @@ mod tests {
     /// Figures that do not compare are not put into one row.
     #[test]
     fn a_row_has_one_sample_count_and_feature_net() {
-        let a = Measure::new("fid", 12.0, 100).features("classifier:x", "none").against("x", "train");
+        let a = MetricValue::new("fid", 12.0, 100).features("classifier:x", "none").against("x", "train");
         assert_eq!(note(&a), "classifier:x · n = 100 · x/train");
         let row = measure_row("fid", note(&a), &[Some(&a), None]);
         assert_eq!((row.cells[0].value.as_str(), row.cells[1].value.as_str()), ("12.00", ""));

@@ -16,7 +16,7 @@ use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::Split;
-use kiln_measure::Measure;
+use kiln_measure::MetricValue;
 use kiln_measure::outliers::auroc;
 use kiln_nn::tensor::to_values;
 use kiln_train::WeightSet;
@@ -115,7 +115,7 @@ impl Scorer<'_> {
 }
 
 /// AUROC of each score between a run's own held-out pictures and a set.
-pub fn measure(scorer: &mut Scorer<'_>, (set, split): (&str, Split), n: usize) -> Result<Vec<Measure>> {
+pub fn measure(scorer: &mut Scorer<'_>, (set, split): (&str, Split), n: usize) -> Result<Vec<MetricValue>> {
     let own_set = scorer.model.info().data.set.clone();
     let own = scorer.of_set(&own_set, Split::Test, n, true)?;
     let other = scorer.of_set(set, split, n, false)?;
@@ -128,7 +128,7 @@ pub fn measure(scorer: &mut Scorer<'_>, (set, split): (&str, Split), n: usize) -
     names
         .map(|(at, (name, _))| {
             let value = auroc(&column(&own, at), &column(&other, at))?;
-            Ok(Measure::new(&format!("auroc_{name}"), value, other.len()).against(set, &split.to_string()))
+            Ok(MetricValue::new(&format!("auroc_{name}"), value, other.len()).against(set, &split.to_string()))
         })
         .collect()
 }

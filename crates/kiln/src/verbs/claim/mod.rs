@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kiln_core::{Error, Result};
-use kiln_measure::Measure;
+use kiln_measure::MetricValue;
 use kiln_train::WeightSet;
 use kiln_train::checkpoint::write_atomically;
 use kiln_train::recipe::{assignment, merge};
@@ -127,14 +127,14 @@ fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out:
             None => format!("kiln claim {}", claim.name),
         };
         for evaluation in &measures {
-            let mut found: BTreeMap<String, Vec<Measure>> = BTreeMap::new();
+            let mut found: BTreeMap<String, Vec<MetricValue>> = BTreeMap::new();
             for root in &roots {
                 let evaluation = claim.evaluation(evaluation, &root.display().to_string(), &fill)?;
                 for value in measure(&evaluation, common)? {
                     found.entry(value.full_name()).or_default().push(value);
                 }
             }
-            let of = |measures: &Vec<Measure>| {
+            let of = |measures: &Vec<MetricValue>| {
                 let (value, std, interval) = over_seeds(measures);
                 let one = &measures[0];
                 let [set, split] = [&one.reference, &one.split].map(|s| s.as_deref().unwrap_or_default());
@@ -205,7 +205,7 @@ fn folder(runs: &Path, system: &str, variant: &Variant, seed: u64) -> PathBuf {
 }
 
 /// The mean over seeds; the standard deviation over them (sample form), or of a single seed what the metric has.
-fn over_seeds(measures: &[Measure]) -> (f64, Option<f64>, Option<[f64; 2]>) {
+fn over_seeds(measures: &[MetricValue]) -> (f64, Option<f64>, Option<[f64; 2]>) {
     let n = measures.len() as f64;
     let mean = measures.iter().map(|m| m.value).sum::<f64>() / n;
     match measures {

@@ -96,9 +96,9 @@ fn digits_go_as_far_as_what_is_known() {
 
 #[test]
 fn values_over_seeds_are_a_mean_and_its_deviation() {
-    let of = |values: &[f64]| values.iter().map(|&v| Measure::new("fid", v, 10)).collect::<Vec<_>>();
+    let of = |values: &[f64]| values.iter().map(|&v| MetricValue::new("fid", v, 10)).collect::<Vec<_>>();
     assert_eq!(over_seeds(&of(&[1.0, 3.0])), (2.0, Some(2f64.sqrt()), None));
-    let one = Measure::new("fid", 2.0, 10).within([1.0, 3.0]);
+    let one = MetricValue::new("fid", 2.0, 10).within([1.0, 3.0]);
     assert_eq!(over_seeds(&[one]), (2.0, None, Some([1.0, 3.0])));
 }
 

@@ -6,7 +6,7 @@ use kiln_data::Split;
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
-use kiln_measure::{Features, Measure, adaptation};
+use kiln_measure::{Features, MetricValue, adaptation};
 use kiln_nn::tensor::{from_indices, to_values};
 use kiln_train::Ability;
 
@@ -17,7 +17,7 @@ use crate::feature_cache::argmax;
 const SVM_C: f64 = 1e-3;
 
 /// The share of right classes, with Wilson's interval.
-pub fn accuracy(asked: &Asked<'_>) -> Result<Measure> {
+pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("accuracy", Ability::Classify)?;
     // A run on source and target is judged on the target, the last set it names.
     let set = asked.reference.rsplit(',').next().unwrap_or_default().trim();
@@ -35,12 +35,12 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<Measure> {
         return Err(Error::usage(format!("{set} has no labels to measure accuracy with")));
     }
     let confusion = Confusion::new(classes, &truth, &predicted)?;
-    let measure = Measure::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n));
+    let measure = MetricValue::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n));
     Ok(measure.against(set, &asked.split.to_string()))
 }
 
 /// How many pixels have their class, and how the regions overlap.
-pub fn segments(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn segments(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("segments", Ability::Segment)?;
     let classes = model.info().pictures.classes.len() + 1;
     let mut found = Segmentation::new(classes, None)?;
@@ -53,13 +53,13 @@ pub fn segments(asked: &Asked<'_>) -> Result<Vec<Measure>> {
         let host = |values: Vec<f32>| values.into_iter().map(|class| class as usize).collect::<Vec<_>>();
         found.push(&host(to_values(truth.float())), &host(to_values(predicted.float())))
     })?;
-    let of = |name: &str, value: f64| asked.against(Measure::new(name, value, n));
+    let of = |name: &str, value: f64| asked.against(MetricValue::new(name, value, n));
     Ok(vec![of("pixel_accuracy", found.pixel_accuracy()?), of("miou", found.mean_iou()?)])
 }
 
 /// Accuracy on the test part of a linear SVM that learned a few labels on the run's features
 /// (Radford 2016, §5.1), beside one that learned on the pixels.
-pub fn svm(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn svm(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let (model, args, device) = (asked.run("svm", Ability::Represent)?, asked.args, asked.device);
     let reference = asked.reference.as_str();
     let classes = kiln_data::open(reference, Split::Train, &model.info().data.rule())?.classes().len();
@@ -107,14 +107,14 @@ pub fn svm(asked: &Asked<'_>) -> Result<Vec<Measure>> {
         let predicted = svm.predict(Features::new(reference, test_on, width)?)?;
         let confusion = Confusion::new(classes, &test.labels, &predicted)?;
         let (right, n) = (confusion.right(), confusion.n());
-        out.push(Measure::new(name, confusion.accuracy(), n).within(wilson(right, n)).against(reference, "test"));
+        out.push(MetricValue::new(name, confusion.accuracy(), n).within(wilson(right, n)).against(reference, "test"));
     }
     Ok(out)
 }
 
 /// How well a plane tells the two domains of a run apart in its features, on pictures the plane has not
 /// seen (Ben-David 2007): 2 for domains that are apart, 0 for mixed ones.
-pub fn a_distance(asked: &Asked<'_>) -> Result<Measure> {
+pub fn a_distance(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("a_distance", Ability::Represent)?;
     let sets: Vec<&str> = asked.reference.split(',').map(str::trim).collect();
     let [source, target] = sets[..] else {
@@ -134,5 +134,5 @@ pub fn a_distance(asked: &Asked<'_>) -> Result<Measure> {
     let key = Key::new(asked.args.seed).purpose("a_distance");
     let sides = (Features::new(source, &a, width)?, Features::new(target, &b, width)?);
     let found = adaptation::proxy_a_distance(sides.0, sides.1, SVM_C, key)?;
-    Ok(asked.against(Measure::new("a_distance", found.distance, found.n)))
+    Ok(asked.against(MetricValue::new("a_distance", found.distance, found.n)))
 }

@@ -5,7 +5,7 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::Prepared;
 use kiln_measure::mmd::{TwoSamples, median_distance};
-use kiln_measure::{Features, Measure, factors, mig as gap, path_length, separability as planes};
+use kiln_measure::{Features, MetricValue, factors, mig as gap, path_length, separability as planes};
 use kiln_nn::tensor::to_values;
 use kiln_train::{Ability, Model, Progress, Request};
 
@@ -30,7 +30,7 @@ const WIDTHS: [f64; 3] = [0.5, 1.0, 2.0];
 const PERMUTATIONS: usize = 199;
 
 /// Perceptual path length in Z over pairs of samples: from end to end, and at the ends alone.
-pub fn path_length(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn path_length(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("ppl", Ability::Decode)?;
     let net = asked.perceptual()?;
     let places = Key::new(asked.args.seed).purpose("ppl").uniform(0..asked.args.n as u64, 1);
@@ -53,7 +53,8 @@ pub fn path_length(asked: &Asked<'_>) -> Result<Vec<Measure>> {
             Ok(())
         })?;
         out.push(
-            Measure::new(name, path_length::mean(&distances, EPSILON)?, distances.len()).features(net.name(), "none"),
+            MetricValue::new(name, path_length::mean(&distances, EPSILON)?, distances.len())
+                .features(net.name(), "none"),
         );
     }
     Ok(out)
@@ -61,7 +62,7 @@ pub fn path_length(asked: &Asked<'_>) -> Result<Vec<Measure>> {
 
 /// Linear separability of the reference's classes in Z: the feature net says which samples have
 /// each.
-pub fn separability(asked: &Asked<'_>) -> Result<Measure> {
+pub fn separability(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("separability", Ability::Decode)?;
     let rule = model.info().data.rule();
     let net = FeatureNet::of(asked.args.features.as_deref(), &asked.reference, &rule, asked.common, asked.device)?;
@@ -83,12 +84,12 @@ pub fn separability(asked: &Asked<'_>) -> Result<Measure> {
     let odds: Vec<f32> = outputs.logits.chunks(classes).flat_map(log_odds).collect();
     let sides = (Features::new("the latents", &table, width)?, Features::new("the classes", &odds, classes)?);
     let found = planes::measure(sides.0, sides.1, SVM_C)?;
-    Ok(Measure::new("separability", found.score, outputs.n).features(&net.name, &net.resize()))
+    Ok(MetricValue::new("separability", found.score, outputs.n).features(&net.name, &net.resize()))
 }
 
 /// Mutual information gap between what is known of the reference's pictures and the means of their codes: the set's
 /// factors, and the gap of each; or the labels, where it knows no factors.
-pub fn mig(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn mig(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let seen = Encoded::of("mig", asked)?;
     let (names, factors) = match seen.factors() {
         (names, _) if names.is_empty() => (names, vec![seen.labels("mig", asked)?]),
@@ -97,14 +98,14 @@ pub fn mig(asked: &Asked<'_>) -> Result<Vec<Measure>> {
     let found = gap::measure(seen.latents()?, &factors, gap::BINS)?;
     let whole = ("mig".to_string(), found.score);
     let each = names.iter().zip(&found.gaps).map(|(name, gap)| (format!("mig_{name}"), *gap));
-    let measure = |(name, value): (String, f64)| asked.against(Measure::new(&name, value, seen.n));
+    let measure = |(name, value): (String, f64)| asked.against(MetricValue::new(&name, value, seen.n));
     Ok(std::iter::once(whole).chain(each).map(measure).collect())
 }
 
 /// Whether one latent moves with one factor: for each factor with a measure, R² by the latent that tells most of it
 /// (`factor_r2`) and second most (`factor_r2_second`), and the most that this latent tells of another factor
 /// (`factor_leak`).
-pub fn factor_r2(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn factor_r2(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let seen = Encoded::of("factor_r2", asked)?;
     let known: Vec<_> = seen.set.set().factors().iter().enumerate().filter(|(_, f)| f.ordered).collect();
     if known.is_empty() {
@@ -126,7 +127,7 @@ pub fn factor_r2(asked: &Asked<'_>) -> Result<Vec<Measure>> {
         let others = table.iter().filter(|other| !std::ptr::eq(*other, row)).map(|other| other[best]);
         let leak = others.fold(0.0, f64::max);
         for (name, value) in [("factor_r2", row[best]), ("factor_r2_second", second), ("factor_leak", leak)] {
-            out.push(asked.against(Measure::new(&format!("{name}_{}", factor.name), value, seen.n)));
+            out.push(asked.against(MetricValue::new(&format!("{name}_{}", factor.name), value, seen.n)));
         }
     }
     Ok(out)
@@ -183,7 +184,7 @@ impl Encoded {
 
 /// Are the latents of pictures spread as those that samples are made of? The aggregated posterior against the prior: the
 /// unbiased MMD² and the probability of as much if they were one (Gretton 2012).
-pub fn prior(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn prior(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("prior", Ability::Encode)?;
     asked.run("prior", Ability::Decode)?;
     let (mut encoded, mut width) = (Vec::new(), 0);
@@ -199,7 +200,7 @@ pub fn prior(asked: &Asked<'_>) -> Result<Vec<Measure>> {
     let compared = TwoSamples::new(a, b, &WIDTHS.map(|w| w * unit))?;
     let p = compared.p_value(PERMUTATIONS, Key::new(asked.args.seed).purpose("regroupings"));
     let figures = [("prior_mmd2", compared.mmd().unbiased), ("prior_p_value", p)];
-    Ok(figures.map(|(name, value)| asked.against(Measure::new(name, value, n))).to_vec())
+    Ok(figures.map(|(name, value)| asked.against(MetricValue::new(name, value, n))).to_vec())
 }
 
 /// The log odds of each class against all others: above 0 where it is more likely than not.

@@ -2,7 +2,7 @@
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
-use kiln_measure::Measure;
+use kiln_measure::MetricValue;
 use kiln_nn::tensor::to_values;
 use kiln_train::Ability;
 
@@ -10,7 +10,7 @@ use super::{Asked, chunks};
 use crate::verbs::outliers::{self, Scorer, background};
 
 /// Mean and 95 % interval over the pictures, in nats and in bits a dimension: of the bound, or exactly.
-pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<Measure>> {
+pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<MetricValue>> {
     let (model, args) = (asked.run("nll", Ability::Likelihood)?, asked.args);
     let mut all = Vec::new();
     let n = chunks(model, &asked.reference, asked.split, args.n, asked.device, |images, _| {
@@ -31,13 +31,13 @@ pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<Measure>> {
     let dims: usize = model.info().pictures.shape.iter().product();
     let bits = 1.0 / (dims as f64 * std::f64::consts::LN_2);
     let scaled = |name: &str, scale: f64| {
-        asked.against(Measure::new(name, mean * scale, n).within([(mean - half) * scale, (mean + half) * scale]))
+        asked.against(MetricValue::new(name, mean * scale, n).within([(mean - half) * scale, (mean + half) * scale]))
     };
     Ok(vec![scaled(&name, 1.0), scaled(if exact { "bpd_exact" } else { "bpd" }, bits)])
 }
 
 /// AUROC of each score of outliers: the run's own held-out pictures against the reference's.
-pub fn outliers(asked: &Asked<'_>) -> Result<Vec<Measure>> {
+pub fn outliers(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let (model, args) = (asked.run("outliers", Ability::Likelihood)?, asked.args);
     let other = args.background.as_deref().map(|run| background(run, model, asked.common)).transpose()?;
     let (samples, seed) = (args.samples, args.seed);

@@ -16,10 +16,10 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{PictureRule, Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
-use kiln_measure::Measure;
+use kiln_measure::MetricValue;
 use kiln_nn::tensor::from_values;
 use kiln_train::WeightSet;
-use kiln_train::{Ability, Figure, Model, Watch, Watcher};
+use kiln_train::{Ability, Evaluation, Model, Watch, Watcher};
 
 use crate::Common;
 use crate::output::Output;
@@ -219,7 +219,7 @@ pub fn part(spec: &str, asked: Option<Split>) -> (String, Split) {
 ///
 /// # Errors
 /// A usage error for an unknown metric or one the run cannot give.
-pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<Measure>> {
+pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<MetricValue>> {
     if is_run(&args.what) {
         let (model, device) = open(Path::new(&args.what), args.weights, &common.device)?;
         return measure_on(Some(&*model), &device, args, common);
@@ -249,12 +249,12 @@ impl Watch for DuringTraining {
         metrics.split(',').try_for_each(|m| find(m).map(drop))
     }
 
-    fn measure(&self, model: &dyn Model) -> Result<Vec<Figure>> {
+    fn measure(&self, model: &dyn Model) -> Result<Vec<Evaluation>> {
         let (info, train) = (model.info(), &model.info().train);
         let args = EvaluateArgs::new(&info.run, &train.metrics, train.evaluate_count);
         let measures = measure_on(Some(model), &info.device, &args, &self.common)?;
         let figure =
-            |m: Measure| Figure { name: m.full_name(), value: m.value, larger_is_better: m.larger_is_better() };
+            |m: MetricValue| Evaluation { name: m.full_name(), value: m.value, larger_is_better: m.larger_is_better() };
         Ok(measures.into_iter().map(figure).collect())
     }
 }
@@ -279,7 +279,7 @@ fn measure_on(
     device: &Device,
     args: &EvaluateArgs,
     common: &Common,
-) -> Result<Vec<Measure>> {
+) -> Result<Vec<MetricValue>> {
     let metrics = args.metrics.iter().map(|m| find(m)).collect::<Result<Vec<_>>>()?;
     if args.n < 2 {
         return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
@@ -329,7 +329,7 @@ impl<'a> Asked<'a> {
     }
 
     /// A figure with the reference it was measured against.
-    fn against(&self, measure: Measure) -> Measure {
+    fn against(&self, measure: MetricValue) -> MetricValue {
         measure.against(&self.reference, &self.split.to_string())
     }
 

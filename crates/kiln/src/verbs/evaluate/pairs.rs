@@ -6,7 +6,7 @@
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, PictureRule, Prepared, Split, check_pairs};
 use kiln_features::Lpips;
-use kiln_measure::{Measure, pairs};
+use kiln_measure::{MetricValue, pairs};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::{Ability, Model};
 
@@ -89,10 +89,10 @@ impl<'a> Means<'a> {
         Ok(())
     }
 
-    fn figures(self) -> impl Iterator<Item = Measure> {
+    fn figures(self) -> impl Iterator<Item = MetricValue> {
         let of = move |(distance, sum): (&Distance, f64)| {
             let name = format!("{}{}", distance.name(), self.suffix);
-            let measure = self.asked.against(Measure::new(&name, sum / self.n.max(1) as f64, self.n));
+            let measure = self.asked.against(MetricValue::new(&name, sum / self.n.max(1) as f64, self.n));
             match distance {
                 Distance::Lpips(net) => measure.features(net.name(), "none"),
                 _ => measure,
@@ -103,7 +103,7 @@ impl<'a> Means<'a> {
 }
 
 /// The metrics of pairs.
-pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure>> {
+pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> {
     let distances = Distance::of(asked, metrics)?;
     match asked.model {
         None => of_pictures(asked, &distances),
@@ -113,7 +113,7 @@ pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure>> {
 }
 
 /// Translations beside the known counterparts, and the inputs themselves beside them.
-fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<Measure>> {
+fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<MetricValue>> {
     let rule = PictureRule { flip: false, ..model.info().data.rule() };
     let sets = kiln_data::open_all(&asked.reference, asked.split, &rule)?;
     let [a, b] = &sets[..] else {
@@ -140,7 +140,7 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
 }
 
 /// Reconstructions beside what they are of.
-fn of_reconstructions(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<Measure>> {
+fn of_reconstructions(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<MetricValue>> {
     let mut means = Means::new(asked, distances, "");
     super::chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, _| {
         let shape @ [c, h, w] = model.info().pictures.shape;
@@ -152,7 +152,7 @@ fn of_reconstructions(model: &dyn Model, asked: &Asked<'_>, distances: &[Distanc
 }
 
 /// Pictures beside those of the same place: files in the order of their names.
-fn of_pictures(asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<Measure>> {
+fn of_pictures(asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<MetricValue>> {
     let open = |spec: &str, split: Split| kiln_data::open(spec, split, &PictureRule::default());
     let ((what, part), reference) = (&asked.pictures, asked.reference.as_str());
     let (a, b) = (open(what, *part)?, open(reference, asked.split)?);

@@ -7,7 +7,9 @@ use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{Picture, Split, contact_sheet};
 use kiln_measure::classes::{Confusion, Histogram, wilson};
-use kiln_measure::{Features, Measure, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc};
+use kiln_measure::{
+    Features, MetricValue, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc,
+};
 use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Request};
@@ -59,7 +61,7 @@ impl Comparison {
 }
 
 /// The metrics of pictures beside a reference set.
-pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<Measure>> {
+pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> {
     let (args, reference) = (asked.args, asked.reference.as_str());
     if is_stats(&args.what) && is_stats(reference) {
         return figures(&of_stats(&args.what, reference)?, metrics, args.seed, args.bootstrap);
@@ -166,11 +168,11 @@ fn of_stats(made: &str, real: &str) -> Result<Comparison> {
 ///
 /// # Errors
 /// If the network cannot give a metric, or there are too few pictures.
-pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize) -> Result<Vec<Measure>> {
+pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize) -> Result<Vec<MetricValue>> {
     let (made, real) = (&found.made.outputs, &found.real.outputs);
     let (a, b) = (found.made.features()?, found.real.features()?);
     let mut out = Vec::new();
-    let mut push = |m: Measure| {
+    let mut push = |m: MetricValue| {
         out.push(m.features(&found.features, &found.resize).against(&found.real.name, &found.real.split));
     };
     let neighbours = if metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(m)) {
@@ -190,7 +192,7 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                 if n <= d {
                     eprintln!("kiln: fid of {n} pictures with {d} features is biased; use -n {} or more", 2 * d);
                 }
-                let fid = Measure::new("fid", found.made.frechet(&found.real)?, n);
+                let fid = MetricValue::new("fid", found.made.frechet(&found.real)?, n);
                 push(match resamples {
                     0 => fid,
                     n => with_interval(fid, n, Key::new(seed).purpose("bootstrap"), [a, b])?,
@@ -205,8 +207,8 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                 let key = Key::new(seed).purpose("splits");
                 let spread = inception_score::from_logits(logits, splits, Some(key))?;
                 // One part has no spread.
-                let alone = Measure::new("is", spread.mean, made.n);
-                push(if splits == 1 { alone } else { Measure::spread("is", spread, made.n) });
+                let alone = MetricValue::new("is", spread.mean, made.n);
+                push(if splits == 1 { alone } else { MetricValue::spread("is", spread, made.n) });
             }
             ("kid", _) => {
                 let spread = kernel::distance(
@@ -215,29 +217,33 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                     kernel::Subsets::standard(made.n, real.n),
                     Key::new(seed).purpose("subsets"),
                 )?;
-                push(Measure::spread("kid", spread, made.n));
+                push(MetricValue::spread("kid", spread, made.n));
             }
             ("precision", Some(p)) => push(share("precision", p.precision, made.n.min(real.n))),
             ("recall", Some(p)) => push(share("recall", p.recall, made.n.min(real.n))),
-            ("density", Some(p)) => push(Measure::new("density", p.density, made.n)),
-            ("coverage", Some(p)) => push(Measure::new("coverage", p.coverage, made.n)),
+            ("density", Some(p)) => push(MetricValue::new("density", p.density, made.n)),
+            ("coverage", Some(p)) => push(MetricValue::new("coverage", p.coverage, made.n)),
             ("ndb", _) => {
                 // A bin of fewer than ten pictures says nothing.
                 let bins = NDB_BINS.min(made.n.min(real.n) / 10).max(2);
                 let binned = ndb::measure(b, a, bins, Key::new(seed).purpose("ndb"))?;
-                push(Measure::new("ndb_share", binned.share(), made.n));
-                push(Measure::new("ndb_jsd", binned.jsd, made.n));
+                push(MetricValue::new("ndb_share", binned.share(), made.n));
+                push(MetricValue::new("ndb_jsd", binned.jsd, made.n));
             }
             ("diversity", _) => {
                 let key = Key::new(seed).purpose("diversity");
-                push(Measure::spread("diversity", diversity::mean_pairwise(a, DIVERSITY_PAIRS, key)?, made.n));
-                push(Measure::spread("diversity_of_real", diversity::mean_pairwise(b, DIVERSITY_PAIRS, key)?, real.n));
+                push(MetricValue::spread("diversity", diversity::mean_pairwise(a, DIVERSITY_PAIRS, key)?, made.n));
+                push(MetricValue::spread(
+                    "diversity_of_real",
+                    diversity::mean_pairwise(b, DIVERSITY_PAIRS, key)?,
+                    real.n,
+                ));
             }
             ("memorisation", _) => {
                 let (near, among) = (neighbours::nearest(a, b)?, neighbours::nearest_other(b)?);
                 let summary = neighbours::memorisation(&near, &among)?;
-                push(Measure::new("memorisation", summary.nearer, made.n));
-                push(Measure::new("copies", summary.copies, made.n));
+                push(MetricValue::new("memorisation", summary.nearer, made.n));
+                push(MetricValue::new("copies", summary.copies, made.n));
             }
             ("class_accuracy", _) => {
                 knows_classes(found, metric)?;
@@ -248,8 +254,8 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
             ("classes", _) => {
                 knows_classes(found, metric)?;
                 let histogram = Histogram::new(found.classes, &made.classes())?;
-                push(Measure::new("class_coverage", histogram.coverage(), made.n));
-                push(Measure::new("class_unevenness", histogram.unevenness(), made.n));
+                push(MetricValue::new("class_coverage", histogram.coverage(), made.n));
+                push(MetricValue::new("class_unevenness", histogram.unevenness(), made.n));
             }
             _ => {}
         }
@@ -264,8 +270,8 @@ fn untold() -> Error {
 }
 
 /// A share of `n` pictures with its interval.
-fn share(name: &str, part: f64, n: usize) -> Measure {
-    Measure::new(name, part, n).within(wilson((part * n as f64).round() as usize, n))
+fn share(name: &str, part: f64, n: usize) -> MetricValue {
+    MetricValue::new(name, part, n).within(wilson((part * n as f64).round() as usize, n))
 }
 
 /// Refuses a metric of classes in the features of a network that knows others.
@@ -282,7 +288,7 @@ fn knows_classes(found: &Comparison, metric: &str) -> Result<()> {
 /// A Fréchet distance with an interval from resampling both sides. Resamples repeat pictures, which
 /// moves a distance up, so the interval is the basic one, mirrored about the figure; no distance is
 /// below 0.
-fn with_interval(fid: Measure, resamples: usize, key: Key, [a, b]: [Features; 2]) -> Result<Measure> {
+fn with_interval(fid: MetricValue, resamples: usize, key: Key, [a, b]: [Features; 2]) -> Result<MetricValue> {
     let rows = |of: Features, pick: &[usize]| pick.iter().flat_map(|&i| of.row(i).to_vec()).collect::<Vec<f32>>();
     let resampled = bootstrap::resample(&[a.n(), b.n()], resamples, key, |picks| {
         let (x, y) = (rows(a, &picks[0]), rows(b, &picks[1]));
