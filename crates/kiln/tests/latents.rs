@@ -84,14 +84,15 @@ fn a_run_is_fine_tuned() {
     let here = dir.path();
     done(here, &format!("train vae --data starter --set model.latent=5 --steps 2 --out first {SMALL}"));
     let plain = "--quiet --batch 16";
-    done(here, &format!("train vae --from first --set model.kl.beta=2 --steps 1 --out second {plain}"));
+    done(here, &format!("train vae --from first --set model.free_bits=0.5 --steps 1 --out second {plain}"));
     let recipe = fs::read_to_string(here.join("second/recipe.toml")).unwrap();
-    for line in ["init_from = \"first\"", "latent = 5", "hidden = [16]", "beta = 2.0", "size = 28"] {
+    for line in ["init_from = \"first\"", "latent = 5", "hidden = [16]", "free_bits = 0.5", "size = 28"] {
         assert!(recipe.lines().any(|l| l == line), "{line}: {recipe}");
     }
-    fs::write(here.join("next.toml"), "system = 'vae'\n[train]\ninit_from = 'second'\n[model.kl]\nbeta = 3\n").unwrap();
+    fs::write(here.join("next.toml"), "system = 'vae'\n[train]\ninit_from = 'second'\n[model]\nfree_bits = 2\n")
+        .unwrap();
     let resolved = done(here, "train next.toml --dry-run");
-    assert!(resolved.contains("latent = 5") && resolved.contains("beta = 3.0"), "{resolved}");
+    assert!(resolved.contains("latent = 5") && resolved.contains("free_bits = 2.0"), "{resolved}");
 
     let refused = |args: &str| {
         let output = kiln(here, args);

@@ -362,7 +362,7 @@ mod tests {
         let picture = |width: usize, height: usize| {
             Picture::new(width, height, 1, (0..width * height).map(|i| (i * 9 % 250) as u8).collect()).unwrap()
         };
-        for i in 0..4 {
+        for i in 0..12 {
             picture(6, 6).write_png(&place("data").join(format!("{i}.png")), &[]).unwrap();
         }
         picture(7, 3).write_png(&place("in.png"), &[]).unwrap();
