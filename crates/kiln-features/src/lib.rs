@@ -5,6 +5,7 @@
 //! batch normalisation is folded into the convolutions when a file is read.
 
 pub mod alexnet;
+mod element;
 pub mod inception;
 mod layers;
 pub mod lpips;

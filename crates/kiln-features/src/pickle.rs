@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use kiln_core::{Error, Result};
 
-use crate::weights::Element;
+use crate::element::Element;
 
 /// A value on the machine's stack.
 #[derive(Clone, Copy, Debug, PartialEq)]

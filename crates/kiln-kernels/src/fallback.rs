@@ -1,7 +1,8 @@
 //! The operations made of Burn's own: for GPUs and for element types other than `f32`.
 
 use crate::{
-    Activation, AdamStep, ConvOptions, Filter, GridOptions, Mask, SampleMode, SamplePadding, norm::Scope, ops::Optional,
+    Activation, AdamStep, ConvOptions, Filter, GridOptions, Mask, SampleMode, SamplePadding, norm::Scope,
+    optional::Optional,
 };
 use burn::{
     backend::{

@@ -28,6 +28,7 @@ mod linear;
 pub mod memory;
 mod norm;
 mod ops;
+mod optional;
 mod output;
 mod pairs;
 mod precision;

@@ -5,16 +5,9 @@ use crate::{
     Activation, AdamStep, ConvOptions, Filter, GridOptions, Mask, ScanDirection, fallback, norm::Scope,
     recurrent::plain,
 };
-use burn::backend::{Backend, ExtensionType, backend_extension, tensor::FloatTensor};
+use burn::backend::{Backend, backend_extension, tensor::FloatTensor};
 
-/// A tensor that may be absent.
-#[derive(ExtensionType)]
-pub enum Optional<B: Backend> {
-    /// Present.
-    Some(FloatTensor<B>),
-    /// Absent.
-    None,
-}
+pub use crate::optional::Optional;
 
 /// What shares the statistics of a normalisation.
 pub type NormScope = Scope;
