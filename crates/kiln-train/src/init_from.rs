@@ -12,14 +12,14 @@ use crate::checkpoint::{Checkpoint, WeightSet};
 use crate::params::{self, HostTensor, State};
 use crate::recipe::Recipe;
 use crate::run::Run;
-use crate::system::{InitFrom, System};
+use crate::system::{InitFrom, NetworkPaths, System};
 
 /// The trained weights that a new run starts from.
 pub(crate) enum Initial {
     /// All of another run's, which is named.
     Whole(String, State),
     /// Some networks, each from a source of its own; none for most systems.
-    Parts(Vec<(String, &'static [(&'static str, &'static str)], State)>),
+    Parts(Vec<(String, NetworkPaths, State)>),
 }
 
 impl Initial {

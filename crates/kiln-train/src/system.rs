@@ -128,6 +128,9 @@ pub trait System: Send + Sync + Sized + 'static {
     fn restore(&mut self, _state: State) {}
 }
 
+/// Paths of networks: in their source, and here.
+pub type NetworkPaths = &'static [(&'static str, &'static str)];
+
 /// Networks that a system does not make afresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitFrom<'a> {
@@ -136,7 +139,7 @@ pub struct InitFrom<'a> {
     pub source: &'a str,
     /// Their paths there and here; an empty path there is all of it. All that a network has here must be there, and
     /// there may be more.
-    pub networks: &'static [(&'static str, &'static str)],
+    pub networks: NetworkPaths,
 }
 
 /// The loss of a phase on a batch; `None` skips the update (a discriminator that is ahead).

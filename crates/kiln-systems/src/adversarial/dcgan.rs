@@ -112,7 +112,7 @@ impl Sizes {
         let doublings = even.min((height.min(width) / 4).ilog2()) as usize;
         let base = [height >> doublings, width >> doublings];
         if base.into_iter().max() > Some(LARGEST_BASE) {
-            let multiple = 1 << (height.max(width) / LARGEST_BASE).ilog2() + 1;
+            let multiple = 1 << ((height.max(width) / LARGEST_BASE).ilog2() + 1);
             let [h, w] = [height, width].map(|side| side.next_multiple_of(multiple));
             return Err(Error::usage(format!(
                 "data.size: pictures of {width} x {height} can be halved down to {} x {} only, and the first layer makes maps \

@@ -400,7 +400,6 @@ pub fn into_folder(root: &Path, n: usize, common: &Common, out: &Output) -> Resu
 
 fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: &Common, out: &Output) -> Result<()> {
     let info = model.info();
-    if request.condition.class.is_some() && info.pictures.classes.is_empty() && request.guides.is_empty() {}
     let mut all: Vec<Picture> = Vec::new();
     generate(model, n, request, common.quiet, &mut |start, images| {
         // Only after the first pictures exist: a refused request leaves no empty folder.
