@@ -65,7 +65,6 @@ fn pictures_are_encoded_completed_and_told_from_others() {
         ("inpaint quarter pictures x -n 0", "-n 0"),
         ("inpaint quarter pictures x --mask pictures/00000.png", "--mask"),
         ("sample run -n 1 --out x --steps 5", "--steps: not a sampler setting of vae; it has --truncation-psi"),
-        ("sample run -n 1 --out x --weights old", "ema and live"),
         ("encode quarter pictures --out x", "cannot encode"),
         ("sample told -n 1 --out x --class 10", "0 to 9"),
         ("outliers run nowhere", "nowhere"),

@@ -385,6 +385,7 @@ mod tests {
 
     use super::*;
     use crate::adversarial::testing::{Fixtures, batch, close, overfit, state, values};
+    use crate::testing::requested;
 
     fn sizes(side: usize) -> Result<Sizes> {
         Sizes::of([1, side, side])
@@ -592,7 +593,7 @@ mod tests {
         let ask = |change: fn(&mut Request)| {
             let mut request = Request::new(0..2, 0, &Device::flex());
             change(&mut request);
-            s.generate(&n, &request).err().is_some_and(|e| e.is_usage())
+            requested(&s, &n, &request).err().is_some_and(|e| e.is_usage())
         };
         assert!(ask(|r| r.condition.class = Some(1)));
         assert!(ask(|r| r.sampler = "steps = 10".parse().unwrap()));

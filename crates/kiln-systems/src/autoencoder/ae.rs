@@ -191,6 +191,7 @@ mod tests {
     use crate::autoencoder::networks::{Network, NetworkConfig};
     use crate::autoencoder::pixels::{Likelihoods, PixelConfig};
     use crate::autoencoder::testing::{Fixtures, close, device, overfit, pictures, system};
+    use crate::testing::requested;
 
     fn config(network: Network, decoder: Likelihoods) -> Config {
         let networks = NetworkConfig { latent: 3, hidden: vec![16], network, channels: 4, ..NetworkConfig::default() };
@@ -275,6 +276,6 @@ mod tests {
         assert!(ae.encode(&networks, wrong(), &Request::new(0..1, 0, &device())).err().unwrap().is_usage());
         assert!(ae.decode(&networks, Tensor::zeros([1, 4], &device())).err().unwrap().is_usage());
         let told = request.of_class(Some(1));
-        assert!(ae.generate(&networks, &told).err().unwrap().is_usage());
+        assert!(requested(&ae, &networks, &told).err().unwrap().is_usage());
     }
 }

@@ -237,6 +237,7 @@ mod tests {
     use super::*;
     use crate::autoencoder::pixels::{Binarize, Likelihoods};
     use crate::autoencoder::testing::{close, device, pictures};
+    use crate::testing::requested;
 
     fn model(config: LatentConfig, shape: [usize; 3]) -> LatentModel {
         LatentModel::new("vae", config, shape).unwrap()
@@ -365,7 +366,7 @@ mod tests {
         let refused = |f: fn(&mut Request)| {
             let mut request = Request::new(0..2, 0, &Device::flex());
             f(&mut request);
-            vae.generate(&networks, &request).err().unwrap().is_usage()
+            requested(&vae, &networks, &request).err().unwrap().is_usage()
         };
         assert!(refused(|r| r.condition.class = Some(1)));
         assert!(refused(|r| r.sampler = "steps = 5".parse().unwrap()));
