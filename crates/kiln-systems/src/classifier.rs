@@ -75,7 +75,7 @@ pub struct Classifier {
 
 impl System for Classifier {
     const ID: &'static str = "classifier";
-    const PAPER: &'static str = "a small convolutional classifier; the judge of labelled systems";
+    const PAPER: &'static str = "a small convolutional classifier; the feature network of labelled sets";
     const DATA: DataKind = DataKind::Labelled;
     type Config = Config;
     type Networks = Networks;

@@ -210,7 +210,7 @@ pub fn sampler_settings<T: DeserializeOwned>(table: &Table, system: &str) -> Res
             (true, Some(unknown)) => {
                 let known: Vec<String> = quoted.map(flag).collect();
                 let known = match known.as_slice() {
-                    [] => "it draws in one pass of its network and has no sampler settings".to_string(),
+                    [] => "it has none".to_string(),
                     known => format!("it has {}", known.join(", ")),
                 };
                 Error::usage(format!("{}: not a sampler setting of {system}; {known}", flag(unknown)))
@@ -372,7 +372,7 @@ mod tests {
             "--truncation-psi: not a sampler setting of ddpm; it has --steps, --guidance-scale"
         );
         let said = request("steps = 5").sampler::<Nothing>("gan").unwrap_err().to_string();
-        assert!(said.starts_with("--steps: not a sampler setting of gan; it draws in one pass"), "{said}");
+        assert!(said.starts_with("--steps: not a sampler setting of gan; it has none"), "{said}");
     }
 
     #[test]
