@@ -78,7 +78,10 @@ impl PictureRule {
     }
 
     /// A map of classes, which goes the way of its picture: the nearest pixel stands for each, and 0 for what is beyond.
-    pub(crate) fn adapt_mask(&self, mask: &Picture, [_, height, width]: [usize; 3], name: &str) -> Result<Picture> {
+    ///
+    /// # Errors
+    /// If the sizes differ and the rule does not resize.
+    pub fn adapt_mask(&self, mask: &Picture, [_, height, width]: [usize; 3], name: &str) -> Result<Picture> {
         self.fit(mask.clone(), [height, width], name, Picture::resize_nearest, &[0])
     }
 

@@ -32,20 +32,30 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> 
         .map(|(number, set)| stream(kind, number, set, &mut recipe.data, run).map(Arc::new))
         .collect::<Result<_>>()?;
     let shape @ [channels, height, width] = common_shape(&recipe.data, &streams)?;
-    // The labelled few repeat in a batch of as many others.
-    for stream in streams.iter().skip(usize::from(kind == DataKind::PartlyLabelled)) {
-        if recipe.train.batch > stream.len() {
-            return Err(Error::usage(format!(
-                "train.batch = {} is larger than the {} pictures of {}; lower the batch",
-                recipe.train.batch,
-                stream.len(),
-                stream.set().name()
-            )));
-        }
-    }
     (recipe.data.channels, recipe.data.size, recipe.data.shape) = (channels, [height, width].into(), shape);
     let pictures = Pictures::of(&recipe.data);
     Ok((streams, pictures))
+}
+
+/// Whether every set has as many pictures as a step takes. A system that is fitted in closed form takes no steps.
+///
+/// # Errors
+/// A usage error naming the set.
+pub fn check_batch<S: System>(system: &S, recipe: &Recipe<S::Config>, streams: &[Arc<Prepared>]) -> Result<()> {
+    if system.phases().is_empty() {
+        return Ok(());
+    }
+    // The labelled few repeat in a batch of as many others.
+    let repeating = usize::from(S::data_kind(&recipe.model) == DataKind::PartlyLabelled);
+    match streams.iter().skip(repeating).find(|stream| recipe.train.batch > stream.len()) {
+        Some(stream) => Err(Error::usage(format!(
+            "train.batch = {} is larger than the {} pictures of {}; lower the batch",
+            recipe.train.batch,
+            stream.len(),
+            stream.set().name()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The labelled few that `data.labels` asks for, with all others beside them where the system learns from both.

@@ -8,9 +8,9 @@ use kiln_core::{Error, Result};
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
 
-use crate::checkpoint::{Checkpoint, WeightSet};
+use crate::checkpoint::WeightSet;
 use crate::params::{self, HostTensor, State};
-use crate::recipe::Recipe;
+use crate::recipe::{self, Recipe};
 use crate::run::Run;
 use crate::system::{InitFrom, NetworkPaths, System};
 
@@ -32,6 +32,14 @@ impl Initial {
         if !root.is_empty() {
             let run = Run::open(Path::new(root))?;
             run.check_system(S::ID)?;
+            let place = run.root().join("recipe.toml").display().to_string();
+            let theirs = recipe::of_run::<S>(&run.recipe()?, &place)?;
+            if S::init_from(&recipe.model) != S::init_from(&theirs.model) {
+                return Err(Error::usage(format!(
+                    "train.init_from = \"{root}\" takes all networks of that run; leave out the [model] setting that names \
+                     another source"
+                )));
+            }
             return Ok(Self::Whole(root.clone(), of_run(&run)?));
         }
         let part = |from: InitFrom<'_>| Ok((from.source.to_string(), from.networks, weights(from.source)?));
@@ -91,9 +99,5 @@ fn weights(source: &str) -> Result<State> {
 
 /// The weights that a run is used by.
 fn of_run(run: &Run) -> Result<State> {
-    let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
-    let root = run.root().display();
-    let mut saved =
-        saved.ok_or_else(|| Error::new(format!("{root}: no checkpoint yet; `kiln resume` trains it further")))?;
-    Ok(saved.take_weights(WeightSet::Ema))
+    Ok(run.newest_checkpoint()?.take_weights(WeightSet::Ema))
 }

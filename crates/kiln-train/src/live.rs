@@ -206,6 +206,14 @@ fn is_trained<S: System>(phases: &[Phase<S>], path: &str) -> bool {
     phases.iter().any(|phase| params::is_below(path, &phase.trains))
 }
 
+/// Adds a value to the term of its name.
+fn add(terms: &mut Terms, name: &str, value: f64) {
+    match terms.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => *old += value,
+        None => terms.push((name.to_string(), value)),
+    }
+}
+
 /// The summed gradients of a phase over the parts of a batch, and their global norm; `None` if the phase skips this
 /// batch.
 fn gradients<S: System>(
@@ -216,11 +224,11 @@ fn gradients<S: System>(
     terms: &mut Terms,
 ) -> Result<Option<(Flat, f64)>> {
     let weight = 1.0 / parts.len() as f64;
-    let mut sum = Flat::new();
-    let mut skipped = true;
+    let (mut sum, mut own) = (Flat::new(), Terms::new());
+    let mut taken = 0;
     for batch in parts {
         let Some(loss) = (phase.loss)(system, networks, batch)? else { continue };
-        skipped = false;
+        taken += 1;
         for (name, value) in loss.terms {
             let value = f64::from(value.into_scalar::<f32>());
             if !value.is_finite() {
@@ -229,10 +237,7 @@ fn gradients<S: System>(
                     phase.name
                 )));
             }
-            match terms.iter_mut().find(|(n, _)| n == name) {
-                Some((_, old)) => *old += value * weight,
-                None => terms.push((name.to_string(), value * weight)),
-            }
+            add(&mut own, name, value * weight);
         }
         let mut gradients = (loss.total * weight).backward();
         for (path, gradient) in params::take_gradients(networks, &mut gradients) {
@@ -243,9 +248,16 @@ fn gradients<S: System>(
             sum.insert(path, gradient);
         }
     }
-    if skipped {
+    if taken == 0 {
         return Ok(None);
     }
+    // The mean over the parts that were taken.
+    let rest = parts.len() as f64 / f64::from(taken);
+    if rest != 1.0 {
+        sum.values_mut().for_each(|gradient| *gradient = gradient.clone() * rest);
+        own.iter_mut().for_each(|(_, value)| *value *= rest);
+    }
+    own.into_iter().for_each(|(name, value)| add(terms, &name, value));
     let norm = optim::global_norm(&sum);
     if norm.is_finite() {
         Ok(Some((sum, norm)))

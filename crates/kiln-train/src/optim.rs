@@ -94,8 +94,10 @@ impl OptimizerConfig {
 }
 
 /// The optimiser state of one parameter.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Moments {
+    /// Updates so far, which are fewer than the optimiser's steps where only some phases reach the parameter.
+    steps: u64,
     first: Option<Tensor<1>>,
     second: Option<Tensor<1>>,
 }
@@ -134,18 +136,19 @@ impl Optimizer {
         self.update("", value, gradient, factor, scale)
     }
 
-    /// One parameter's update; `self.steps` already counts this step.
+    /// One parameter's update.
     fn update(&mut self, path: &str, value: Tensor<1>, gradient: Tensor<1>, factor: f64, scale: f64) -> Tensor<1> {
         let c = &self.config;
         let rate = c.learning_rate * factor;
-        let moments = self.moments.remove(path).unwrap_or(Moments { first: None, second: None });
+        let moments = self.moments.remove(path).unwrap_or_default();
+        let steps = moments.steps + 1;
         let descend = |value: &Tensor<1>| {
             let gradient = if scale == 1.0 { gradient.clone() } else { gradient.clone() * scale };
             if c.weight_decay == 0.0 { gradient } else { gradient + value.clone() * c.weight_decay }
         };
         let (value, moments) = match c.method {
             Method::Adam | Method::AdamW => {
-                let correct = |beta: f64| 1.0 - beta.powi(i32::try_from(self.steps).unwrap_or(i32::MAX));
+                let correct = |beta: f64| 1.0 - beta.powi(i32::try_from(steps).unwrap_or(i32::MAX));
                 let step = AdamStep {
                     scale,
                     decay: if c.method == Method::Adam { c.weight_decay } else { 0.0 },
@@ -158,11 +161,11 @@ impl Optimizer {
                 };
                 let [m, v] = [moments.first, moments.second].map(|t| t.unwrap_or_else(|| value.zeros_like()));
                 let (value, m, v) = adam(value, gradient, m, v, step);
-                (value, Moments { first: Some(m), second: Some(v) })
+                (value, Moments { steps, first: Some(m), second: Some(v) })
             }
             Method::Sgd if c.momentum == 0.0 => {
                 let gradient = descend(&value);
-                (value - gradient * rate, moments)
+                (value - gradient * rate, Moments { steps, ..moments })
             }
             Method::Sgd => {
                 let gradient = descend(&value);
@@ -171,13 +174,13 @@ impl Optimizer {
                     None => gradient.clone(),
                 };
                 let step = if c.nesterov { gradient + buffer.clone() * c.momentum } else { buffer.clone() };
-                (value - step * rate, Moments { first: Some(buffer), second: None })
+                (value - step * rate, Moments { steps, first: Some(buffer), second: None })
             }
             Method::RmsProp => {
                 let gradient = descend(&value);
                 let v = average(moments.second, gradient.clone().square(), c.beta2);
                 let value = value - gradient * rate / (v.clone().sqrt() + c.eps);
-                (value, Moments { first: None, second: Some(v) })
+                (value, Moments { steps, first: None, second: Some(v) })
             }
         };
         self.moments.insert(path.to_string(), moments);
@@ -192,6 +195,10 @@ impl Optimizer {
     /// The moments under `prefix`, for a checkpoint.
     pub fn state(&self, prefix: &str, into: &mut State) {
         for (path, moments) in &self.moments {
+            if moments.steps != self.steps {
+                let values = vec![moments.steps as f32];
+                into.insert(format!("{prefix}.{path}.step"), HostTensor { shape: vec![1], values });
+            }
             for (name, tensor) in [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)] {
                 if let Some(tensor) = tensor {
                     let values = to_values(tensor.clone());
@@ -213,11 +220,12 @@ impl Optimizer {
             let Some((path, kind)) = rest.rsplit_once('.') else {
                 return Err(Error::new(format!("optimizer state: `{name}` is not a name Kiln writes")));
             };
-            let tensor = from_values(saved.values.clone(), [saved.values.len()], device);
-            let moments = self.moments.entry(path.to_string()).or_insert(Moments { first: None, second: None });
+            let moments = self.moments.entry(path.to_string()).or_insert(Moments { steps, ..Moments::default() });
+            let tensor = || from_values(saved.values.clone(), [saved.values.len()], device);
             match kind {
-                "exp_avg" => moments.first = Some(tensor),
-                "exp_avg_sq" => moments.second = Some(tensor),
+                "exp_avg" => moments.first = Some(tensor()),
+                "exp_avg_sq" => moments.second = Some(tensor()),
+                "step" => moments.steps = saved.values.first().map_or(steps, |&count| count as u64),
                 _ => return Err(Error::new(format!("optimizer state: `{name}` is not a name Kiln writes"))),
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Gradients, Tensor};
 use kiln_core::{Error, Result};
 use kiln_nn::tensor::{from_values, to_values};
 
@@ -222,9 +222,4 @@ pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Flat 
     let mut visitor = Visitor { path: Vec::new(), gradients, out: Flat::new() };
     module.visit(&mut visitor);
     visitor.out
-}
-
-/// The device a network's first parameter lives on, without autodiff.
-pub fn device<M: Module>(module: &M) -> Device {
-    module.devices().into_iter().next().unwrap_or_default().without_autodiff()
 }

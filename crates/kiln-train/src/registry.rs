@@ -10,11 +10,11 @@ use kiln_nn::Init;
 use toml::Table;
 
 use crate::ability::Ability;
-use crate::checkpoint::{self, Checkpoint, WeightSet};
+use crate::checkpoint::{self, WeightSet};
 use crate::init_from::{Initial, settle};
 use crate::model::{Info, Loaded, Model};
 use crate::recipe::{self, Recipe};
-use crate::run::Run;
+use crate::run::{Run, TOKENIZER};
 use crate::session::Options;
 use crate::sizes::SizeRule;
 use crate::system::{Pictures, System};
@@ -120,6 +120,11 @@ impl<S: System> AnySystem for Entry<S> {
         let mut recipe = recipe::typed::<S>(recipe::defaults::<S>()?, &place)?;
         let [channels, height, width] = theirs.data.shape;
         (recipe.data.size, recipe.data.channels) = ([height, width].into(), channels);
+        // What captions and masks mean is the networks'.
+        if theirs.data.vocabulary > 0 {
+            recipe.data.tokenizer = run.root().join(TOKENIZER).display().to_string();
+        }
+        (recipe.data.caption_length, recipe.data.mask_values) = (theirs.data.caption_length, theirs.data.mask_values);
         recipe.train.init_from = run.root().display().to_string();
         recipe.model = theirs.model;
         Table::try_from(recipe).context(|| place)
@@ -130,6 +135,7 @@ impl<S: System> AnySystem for Entry<S> {
         settle::<S>(&mut recipe)?;
         let (streams, pictures) = data::prepare::<S>(&mut recipe, None)?;
         let system = S::new(recipe.model.clone(), &pictures)?;
+        data::check_batch(&system, &recipe, &streams)?;
         data::check_grouping(&system, &streams)?;
         Initial::check(&system, &recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
@@ -151,9 +157,7 @@ impl<S: System> AnySystem for Entry<S> {
     fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>> {
         let place = run.root().join("recipe.toml").display().to_string();
         let recipe = recipe::of_run::<S>(&run.recipe()?, &place)?;
-        let mut saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
-            Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
-        })?;
+        let mut saved = run.newest_checkpoint()?;
         let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
         let mut system = S::new(recipe.model.clone(), &info.pictures)?;
         let fresh = system.networks(&mut Init::new(device, recipe.seed));

@@ -153,20 +153,6 @@ impl Request {
         sampler_settings(&self.sampler, system)
     }
 
-    /// The sampler settings that were given, as flags with their values, for a picture's text.
-    pub fn sampler_flags(&self) -> Vec<String> {
-        let number = |value: &Value| match value {
-            Value::String(text) => text.clone(),
-            Value::Float(number) => number.to_string(),
-            other => other.to_string(),
-        };
-        let text = |value: &Value| match value {
-            Value::Array(values) => values.iter().map(number).collect::<Vec<_>>().join(","),
-            one => number(one),
-        };
-        self.sampler.iter().map(|(key, value)| format!("{} {}", flag(key), text(value))).collect()
-    }
-
     /// Refuses conditions that a system has no use for, so that no flag is without effect.
     ///
     /// # Errors
@@ -190,6 +176,20 @@ impl Request {
             None => check_class(c.class, &[]),
         }
     }
+}
+
+/// Sampler settings as flags with their values, such as `--eta 0.5`.
+pub fn sampler_flags(sampler: &Table) -> Vec<String> {
+    let number = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Float(number) => number.to_string(),
+        other => other.to_string(),
+    };
+    let text = |value: &Value| match value {
+        Value::Array(values) => values.iter().map(number).collect::<Vec<_>>().join(","),
+        one => number(one),
+    };
+    sampler.iter().map(|(key, value)| format!("{} {}", flag(key), text(value))).collect()
 }
 
 /// `--guidance-scale` of `guidance_scale`.
@@ -397,7 +397,8 @@ mod tests {
 
     #[test]
     fn settings_are_written_as_flags() {
-        let flags = request("guidance_scale = 3.0\nguidance_interval = [0.2, 5.0]\nsampler = 'ddim'").sampler_flags();
+        let sampler = "guidance_scale = 3.0\nguidance_interval = [0.2, 5.0]\nsampler = 'ddim'";
+        let flags = sampler_flags(&sampler.parse().unwrap());
         assert_eq!(flags, ["--guidance-interval 0.2,5", "--guidance-scale 3", "--sampler ddim"]);
     }
 }

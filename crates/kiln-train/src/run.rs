@@ -7,7 +7,7 @@ use kiln_core::{Context, Error, Lock, Result};
 use kiln_data::Tokenizer;
 use toml::Table;
 
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::recipe::rename_old_keys;
 
 /// A folder that holds everything about a run.
@@ -71,6 +71,16 @@ impl Run {
     /// The folder of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
+    }
+
+    /// The newest whole checkpoint.
+    ///
+    /// # Errors
+    /// If there is none yet.
+    pub fn newest_checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::newest(&self.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
+            Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", self.root.display()))
+        })
     }
 
     /// The folder of previews.

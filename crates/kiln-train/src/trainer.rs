@@ -11,7 +11,7 @@ use kiln_nn::cost;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Counters};
-use crate::data::{check_grouping, examples, keep_tokenizer, prepare};
+use crate::data::{check_batch, check_grouping, examples, keep_tokenizer, prepare};
 use crate::fit::FitData;
 use crate::init_from::{Initial, settle};
 use crate::live::Live;
@@ -55,6 +55,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
     settle::<S>(&mut recipe)?;
     let (streams, pictures) = prepare::<S>(&mut recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    check_batch(&system, &recipe, &streams)?;
     check_grouping(&system, &streams)?;
     Initial::check(&system, &recipe, &options.device)?;
     set_end(&mut recipe, options)?;
@@ -73,6 +74,7 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
     let _lock = run.lock()?;
     let (streams, pictures) = prepare::<S>(&mut recipe, Some(run))?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    check_batch(&system, &recipe, &streams)?;
     if options.steps.is_some() {
         set_end(&mut recipe, options)?;
         run.write_recipe(&recipe)?;
@@ -118,6 +120,8 @@ fn train<S: System>(
     let examples = examples(&streams, config.preview_count.min(8), plain)?;
     let pictures = set_sizes.iter().sum::<usize>() as u64;
     let end = match (live.is_closed_form(), config.stop_after) {
+        // Complete after its one pass, however many pictures there are by now.
+        (true, _) if live.counters.steps > 0 => live.counters.images,
         (true, _) => pictures,
         (false, 0) => config.images,
         (false, stop_after) => stop_after,

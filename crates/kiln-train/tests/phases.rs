@@ -93,6 +93,7 @@ impl System for Counting {
 }
 
 impl Counting {
+    /// Skips every second part of four images.
     fn odd_batches(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         Ok((batch.start / 4 % 2 == 1).then(|| networks.skipping.loss()))
     }
@@ -128,4 +129,48 @@ fn phases_run_when_they_are_due_and_are_resumed_so() {
     assert_eq!(steps["always"], 10, "the regulariser's steps are its optimiser's");
     assert!(!steps.contains_key("third"));
     assert_eq!([steps["stage"], steps["skipping"]], [3, 3]);
+}
+
+/// A part of a batch that a phase skips weighs nothing: the mean is over the others.
+#[test]
+fn the_mean_of_a_split_batch_is_over_the_parts_that_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    write_pictures(&data, 12);
+    let system = entry::<Counting>();
+    let root = dir.path().join("run");
+    let settings = ["train.batch=8", "train.accumulate=2", "train.log_every=8"];
+    system.train(recipe(system.defaults().unwrap(), &data, &settings), &root, &options(3)).unwrap();
+    assert_eq!(newest(&root).network["skipping.left"].values, [-3.0]);
+}
+
+/// A parameter that only one of two phases with one optimiser reaches has its own count of updates, as in PyTorch: its
+/// first step is as large as any first step of Adam.
+#[test]
+fn a_shared_optimiser_counts_the_updates_of_each_parameter() {
+    use kiln_train::optim::Optimizer;
+    use kiln_train::params::Flat;
+
+    let device = burn::tensor::Device::flex();
+    let cell = || {
+        let mut init = Init::new(&device, 0);
+        Cell::new(&mut init)
+    };
+    let gradient = |path: &str| Flat::from([(path.to_string(), Tensor::<1>::ones([1], &device))]);
+    let mut optimizer = Optimizer::new(OptimizerConfig::adam(0.5));
+    let mut module = cell();
+    for _ in 0..100 {
+        module = optimizer.step(module, gradient("left"), 1.0, 1.0);
+    }
+    module = optimizer.step(module, gradient("right"), 1.0, 1.0);
+    let right = module.right.val().into_scalar::<f32>();
+    assert!((right + 0.5).abs() < 1e-4, "{right}");
+
+    // And a resumed one goes on so.
+    let mut state = kiln_train::State::new();
+    optimizer.state("phase", &mut state);
+    let mut resumed = Optimizer::new(OptimizerConfig::adam(0.5));
+    resumed.load("phase", &state, optimizer.steps(), &device).unwrap();
+    let next = |mut o: Optimizer| o.step(cell(), gradient("right"), 1.0, 1.0).right.val().into_scalar::<f32>();
+    assert_eq!(next(optimizer), next(resumed));
 }

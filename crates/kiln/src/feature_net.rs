@@ -232,7 +232,7 @@ impl FeatureNet {
                     false => None,
                 };
                 let row = match (features, &logits) {
-                    (Ability::Encode, _) => encode(&**model, images)?,
+                    (Ability::Encode, _) => encode(&**model, images, 0)?,
                     (Ability::Classify, Some(logits)) => logits.clone(),
                     _ => model.represent(images)?,
                 };

@@ -22,6 +22,9 @@ fn done(folder: &Path, args: &str) -> String {
 
 const SMALL: &str = "--set model.network=mlp --set model.hidden=[16] --set train.preview_count=1 --batch 16 --quiet";
 
+/// A small PixelCNN.
+const PIXELS: &str = "--quiet --batch 8 --set model.layers=1 --set model.features=4 --set model.head=8";
+
 #[test]
 fn pictures_are_encoded_completed_and_told_from_others() {
     let dir = tempfile::tempdir().unwrap();
@@ -46,6 +49,23 @@ fn pictures_are_encoded_completed_and_told_from_others() {
     let sheet = kiln_data::Picture::open(&here.join("sheet.png")).unwrap();
     assert!(sheet.height > 3 * 28 && sheet.height < 4 * 28 && sheet.width > 6 * 28, "{}x{}", sheet.width, sheet.height);
 
+    // A mask goes the way of its picture, and no result takes another's name.
+    let wide = kiln_data::Picture::new(60, 20, 1, vec![200; 1200]).unwrap();
+    for name in ["a.png", "b.png"] {
+        fs::create_dir_all(here.join("wide")).unwrap();
+        wide.write_png(&here.join("wide").join(name), &[]).unwrap();
+    }
+    fs::rename(here.join("wide/b.png"), here.join("wide/a.PNG")).unwrap();
+    let right = (0..1200).map(|at| if at % 60 >= 30 { 255 } else { 0 }).collect();
+    kiln_data::Picture::new(60, 20, 1, right).unwrap().write_png(&here.join("mask.png"), &[]).unwrap();
+    done(here, &format!("train pixelcnn --data starter --steps 1 --out pixels {PIXELS}"));
+    done(here, "inpaint pixels wide filled --mask mask.png -n 2 --quiet");
+    assert_eq!(fs::read_dir(here.join("filled")).unwrap().count(), 4);
+    let filled = kiln_data::Picture::open(&here.join("filled/a-0.png")).unwrap();
+    // Padded above and below: 60x20 lies in rows 9 to 18 of 28, and the mask's left half keeps what it covers.
+    let kept = |y: usize, x: usize| filled.pixels[y * 28 + x];
+    assert!((10..17).all(|y| (0..13).all(|x| kept(y, x) == kept(10, 0))), "the left half is kept");
+
     // A likelihood of 60 steps tells digits-like noise from clothes neither way; the scores are there, with their names.
     let lines = done(here, "outliers run pictures -n 50 --background run --quiet --json");
     assert_eq!(lines.lines().count(), 3);
@@ -60,6 +80,7 @@ fn pictures_are_encoded_completed_and_told_from_others() {
     }
 
     for (args, says) in [
+        ("evaluate run --metrics nll --truncation-psi 0.5 -n 20", "--truncation-psi 0.5: nothing asked for"),
         ("inpaint told pictures x", "model.condition"),
         ("inpaint run pictures x", "these can: cvae"),
         ("inpaint quarter pictures x -n 0", "-n 0"),

@@ -230,14 +230,7 @@ impl Cgan {
     /// The classes of a request, one-hot: the one asked for, else a uniform draw for each sample.
     fn classes(&self, request: &Request) -> Tensor<2> {
         let classes = self.pictures.classes.len();
-        let labels: Vec<u32> = match request.condition.class {
-            Some(class) => vec![class; request.len()],
-            None => {
-                let draws = request.key.purpose("class").below(request.indices.clone(), classes as u64);
-                draws.into_iter().map(|c| c as u32).collect()
-            }
-        };
-        one_hot(&labels, classes, &request.device)
+        one_hot(&request.classes(classes), classes, &request.device)
     }
 }
 

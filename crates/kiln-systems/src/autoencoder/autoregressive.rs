@@ -187,11 +187,6 @@ impl Autoregression {
         Ok(Self { levels, shape: pictures.shape, classes, id })
     }
 
-    /// Of pictures of this shape, told no classes, with settings that are known to fit.
-    pub fn unconditional(id: &'static str, levels: LevelConfig, shape: [usize; 3]) -> Self {
-        Self { levels, shape, classes: Vec::new(), id }
-    }
-
     /// −log p(x) in nats, the mean over the batch; the log also has it in bits a dimension.
     ///
     /// # Errors
@@ -274,8 +269,9 @@ impl Autoregression {
         self.draw(networks, request, None)
     }
 
-    /// The same pictures by a whole pass for each colour of each pixel: what [`Walk`] is measured against.
-    pub fn generate_naively<N: Autoregressive>(&self, networks: &N, request: &Request) -> Tensor<4> {
+    /// The same pictures by a whole pass for each colour of each pixel: what [`Walk`] is compared with.
+    #[cfg(test)]
+    fn generate_naively<N: Autoregressive>(&self, networks: &N, request: &Request) -> Tensor<4> {
         let (n, [c, h, w], device) = (request.len(), self.shape, &request.device);
         let uniform = self.uniform(request);
         let classes = self.classes_of(request);

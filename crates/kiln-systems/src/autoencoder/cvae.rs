@@ -376,7 +376,7 @@ impl Encode<Networks> for Cvae {
 
 impl Inpaint<Networks> for Cvae {
     fn takes(&self) -> Vec<Input> {
-        vec![Input::Noise]
+        if self.config.deterministic { Vec::new() } else { vec![Input::Noise] }
     }
 
     fn default_mask(&self) -> Vec<bool> {
@@ -396,7 +396,10 @@ impl Inpaint<Networks> for Cvae {
         let x = self.config.model.pixels.observe(images.clone(), None);
         let features = self.features(networks, x, 0);
         let z = match self.config.deterministic {
-            true => Tensor::zeros([request.len(), self.config.model.networks.latent], &request.device),
+            true => {
+                request.sampler::<NoSettings>(Self::ID)?;
+                Tensor::zeros([request.len(), self.config.model.networks.latent], &request.device)
+            }
             false => self.draw(networks, features.clone(), request)?,
         };
         let made = self.picture(networks, z, features);

@@ -47,6 +47,7 @@ use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{Level, NoiseLevels};
 use super::unet_sizes;
+use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -253,6 +254,7 @@ impl Encode<Networks> for Ddpm {
     fn encode(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<2>> {
         let [n, c, h, w] = images.dims();
         check_pictures(&images, self.shape)?;
+        request.sampler::<NoSettings>(Self::ID)?;
         let guidance = Guidance::none(self.unconditional(n, &images.device()));
         let plan = self.process.implicit_plan()?;
         let latents = self.process.chain(&networks.predict(), &guidance, request).invert(images, &plan)?;

@@ -64,8 +64,10 @@ fn means(model: &dyn Model) -> Result<Vec<Option<Tensor<2>>>> {
     let set = prepared(model, &info.data.set, Split::Train)?;
     let classes = info.pictures.classes.len();
     let (mut sums, mut counts) = (vec![Vec::<f64>::new(); classes], vec![0usize; classes]);
+    let mut done = 0;
     chunks_of(&set, SEEN, &info.device, |images, labels, _| {
-        let codes = encode(model, images)?;
+        let codes = encode(model, images, done)?;
+        done += labels.len();
         let width = codes.dims()[1];
         for (code, &label) in to_values(codes).chunks(width).zip(labels) {
             let class = label as usize;

@@ -328,9 +328,14 @@ fn pictures_section(
         let mut above = |spec: &str, what: &str, f: &dyn Fn(Tensor<4>) -> Result<Tensor<4>>| {
             let held_out = HeldOut::of(spec, model, ACROSS, args.seed)?;
             held_out.chunks(device, |images, _| {
-                let mut rows = pictures(images.clone());
-                let across = rows.len();
-                rows.extend(pictures(f(images)?));
+                let made = pictures(f(images.clone())?);
+                let (across, of) = (made.len(), made.first().map(|p| [p.width, p.height]));
+                let mut rows = pictures(images);
+                // Enlarged where the translation is larger.
+                if let Some([width, height]) = of {
+                    rows.iter_mut().for_each(|p| *p = p.resize(width, height));
+                }
+                rows.extend(made);
                 let caption = format!("{spec}/{} above, {what} below", held_out.split);
                 outputs.push(Figure { run, caption, picture: contact_sheet(&rows, across, 0)? });
                 Ok(())
@@ -338,7 +343,7 @@ fn pictures_section(
         };
         if subject.can(Ability::Translate) {
             for (direction, spec) in model.directions()?.into_iter().zip(&sets) {
-                above(spec, &format!("translation {direction}"), &|x| translate(model, x, direction))?;
+                above(spec, &format!("translation {direction}"), &|x| translate(model, x, 0, direction))?;
             }
         }
         if subject.can(Ability::Reconstruct) {

@@ -43,15 +43,17 @@ pub fn open(root: &Path, weights: WeightSet, device_name: &str) -> Result<(Box<d
     Ok((find(id)?.open(&run, weights, &device)?, device))
 }
 
-/// Latents of pictures as they come, in the system's own way of encoding.
-pub fn encode(model: &dyn Model, images: Tensor<4>) -> Result<Tensor<2>> {
-    let request = Request::new(0..images.dims()[0] as u64, 0, &model.info().device);
+/// Latents of pictures, the first of which is the `first`-th, in the system's own way of encoding.
+pub fn encode(model: &dyn Model, images: Tensor<4>, first: usize) -> Result<Tensor<2>> {
+    let (first, n) = (first as u64, images.dims()[0] as u64);
+    let request = Request::new(first..first + n, 0, &model.info().device);
     model.encode(images, &request)
 }
 
-/// A translation along a direction, in the system's own way.
-pub fn translate(model: &dyn Model, images: Tensor<4>, direction: &str) -> Result<Tensor<4>> {
-    let mut request = Request::new(0..images.dims()[0] as u64, 0, &model.info().device);
+/// Translations of pictures, the first of which is the `first`-th, along a direction, in the system's own way.
+pub fn translate(model: &dyn Model, images: Tensor<4>, first: usize, direction: &str) -> Result<Tensor<4>> {
+    let (first, n) = (first as u64, images.dims()[0] as u64);
+    let mut request = Request::new(first..first + n, 0, &model.info().device);
     request.condition.direction = Some(direction.to_string());
     model.translate(images, &request)
 }

@@ -78,12 +78,16 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
     kiln_data::open(&path.display().to_string(), Split::All, rule)
 }
 
-/// A user's pictures as the run's network wants them.
-pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+/// How a user's pictures become what a run's network takes.
+fn rule(info: &Info) -> PictureRule {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
-    let rule =
-        PictureRule { size: [height, width].into(), channels, resize, background: info.data.background, flip: false };
+    PictureRule { size: [height, width].into(), channels, resize, background: info.data.background, flip: false }
+}
+
+/// A user's pictures as the run's network wants them.
+pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+    let rule = rule(info);
     let prepared = Prepared::new(open_whole(path, &rule)?, rule)?;
     (0..prepared.len()).map(|i| prepared.get(i)).collect()
 }
@@ -96,19 +100,13 @@ pub fn one_picture(path: &Path, info: &Info) -> Result<Tensor<4>> {
     Ok(from_values(picture.values, [1, c, h, w], &info.device))
 }
 
-/// A user's mask at the size of a run's pictures, `[1, 1, h, w]`: 1 where it is bright, else 0.
+/// A user's mask as [`read`] fits a picture of its size, `[1, 1, h, w]`: 1 where it is bright, else 0.
 pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
-    let [_, h, w] = info.pictures.shape;
-    let rule = PictureRule {
-        size: PictureSize::from([h, w]),
-        channels: 1,
-        resize: Resize::Stretch,
-        background: [0; 3],
-        flip: false,
-    };
-    let set = open_whole(path, &rule)?;
-    let mask = Prepared::new(set, rule)?.get(0)?;
-    let values = mask.values.into_iter().map(|v| if v > 0.0 { 1.0 } else { 0.0 }).collect();
+    let shape @ [_, h, w] = info.pictures.shape;
+    let (rule, name) = (rule(info), path.display().to_string());
+    let sample = open_whole(path, &rule)?.get(0)?;
+    let mask = rule.adapt_mask(&sample.picture.with_channels(1, [0; 3]), shape, &name)?;
+    let values = mask.pixels.iter().map(|&level| if level > 127 { 1.0 } else { 0.0 }).collect();
     Ok(from_values(values, [1, 1, h, w], &info.device))
 }
 
@@ -171,20 +169,25 @@ impl<'a> Results<'a> {
 
     /// Writes a result for a sample, the `draw`-th where it has several.
     pub fn write(&mut self, sample: &PreparedSample, draw: Option<usize>, picture: &Picture) -> Result<()> {
+        let numbered = |path: PathBuf| match draw {
+            None => path,
+            Some(draw) => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                path.with_file_name(format!("{stem}-{draw}.png"))
+            }
+        };
         let mut path = self.output.to_path_buf();
-        if !self.single {
+        if self.single {
+            path = numbered(path);
+        } else {
             let inside = Path::new(&sample.name).strip_prefix(self.input).unwrap_or(Path::new(&sample.name));
             // A zip may name what lies outside of it.
             path.extend(inside.components().filter(|part| matches!(part, Component::Normal(_))));
             let whole = path.clone();
-            path.set_extension("png");
+            path = numbered(path.with_extension("png"));
             if self.written.contains(&path) {
-                path = whole.with_added_extension("png");
+                path = numbered(whole.with_added_extension("png"));
             }
-        }
-        if let Some(draw) = draw {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            path.set_file_name(format!("{stem}-{draw}.png"));
         }
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;

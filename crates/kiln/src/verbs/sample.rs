@@ -17,7 +17,7 @@ use kiln_systems::segmenter::SegmenterGuide;
 use kiln_train::WeightSet;
 use kiln_train::model::Info;
 use kiln_train::preview::pictures;
-use kiln_train::request::check_class;
+use kiln_train::request::{check_class, sampler_flags};
 use kiln_train::{Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Request, checkpoint};
 use serde::Serialize;
 use serde_json::json;
@@ -406,7 +406,7 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
         std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
-            let flags = request.sampler_flags().into_iter();
+            let flags = sampler_flags(&request.sampler).into_iter();
             let class = request.condition.class.map(|class| format!("--class {class}"));
             let guides = request.guides.iter().map(|g| g.name.clone());
             let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
@@ -442,14 +442,14 @@ fn read_context(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<
             let values = file.values(name, &[rows, tokens, features])?;
             Ok(Some(from_values(values, [rows, tokens, features], device)))
         }
-        Some((_, shape)) => Err(Error::new(format!(
+        Some((_, shape)) => Err(Error::usage(format!(
             "{place}: `{name}` has shape {shape:?}; expected [1 or at least {n}, tokens, features]"
         ))),
     };
     let context = Context { with: part("encoder_hidden_states")?, without: part("negative_encoder_hidden_states")? };
     match context.with {
         Some(_) => Ok(context),
-        None => Err(Error::new(format!("{place}: no tensor named `encoder_hidden_states`"))),
+        None => Err(Error::usage(format!("{place}: no tensor named `encoder_hidden_states`"))),
     }
 }
 
@@ -457,12 +457,14 @@ fn read_noise(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<Te
     let bytes = std::fs::read(path).context(|| path.display())?;
     let place = path.display().to_string();
     let mut state = checkpoint::from_bytes(&bytes, &place)?;
-    let noise = state.remove("noise").ok_or_else(|| Error::new(format!("{place}: no tensor named `noise`")))?;
+    let noise = state.remove("noise").ok_or_else(|| Error::usage(format!("{place}: no tensor named `noise`")))?;
     match noise.shape[..] {
         [count, c, h, w] if count >= n => {
             let values = noise.values[..n * c * h * w].to_vec();
             Ok(from_values(values, [n, c, h, w], device))
         }
-        _ => Err(Error::new(format!("{place}: `noise` has shape {:?}; expected [at least {n}, c, h, w]", noise.shape))),
+        _ => {
+            Err(Error::usage(format!("{place}: `noise` has shape {:?}; expected [at least {n}, c, h, w]", noise.shape)))
+        }
     }
 }

@@ -98,7 +98,7 @@ fn encoded(model: &dyn Model, set: &Prepared, index: u64) -> Result<Tensor<2>> {
     let at =
         at.ok_or_else(|| Error::usage(format!("--start {index}: {} has {} pictures", set.set().name(), set.len())))?;
     let [c, h, w] = set.shape();
-    encode(model, from_values(set.get(at)?.values, [1, c, h, w], &model.info().device))
+    encode(model, from_values(set.get(at)?.values, [1, c, h, w], &model.info().device), at)
 }
 
 /// The variance of each latent's code over pictures of the run's own data.
@@ -107,7 +107,7 @@ fn activity(model: &dyn Model) -> Result<Vec<f64>> {
     let set = prepared(model, &info.data.set, Split::Train)?;
     let (mut table, mut width) = (Vec::new(), 0);
     let n = chunks_of(&set, SEEN, &info.device, |images, _, _| {
-        let codes = encode(model, images)?;
+        let codes = encode(model, images, table.len() / width.max(1))?;
         width = codes.dims()[1];
         table.extend(to_values(codes));
         Ok(())

@@ -312,11 +312,7 @@ pub fn export(run: &Run, weights: WeightSet, folder: &Path) -> Result<Exported> 
             run.root().display()
         )));
     }
-    let newest = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
-    let mut checkpoint = newest.ok_or_else(|| {
-        Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", run.root().display()))
-    })?;
-    let state = checkpoint.take_weights(weights);
+    let state = run.newest_checkpoint()?.take_weights(weights);
     let model = if id == Diffusers::ID {
         let config: Config = recipe::of_run::<Diffusers>(&saved, &place)?.model;
         let named = |(path, tensor): (String, HostTensor)| {

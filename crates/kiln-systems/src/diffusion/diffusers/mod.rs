@@ -21,6 +21,8 @@ mod of_ddpm;
 pub mod scheduler;
 pub mod unet;
 
+use std::rc::Rc;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result, refuse_if};
@@ -29,8 +31,8 @@ use kiln_nn::tensor::from_indices;
 use kiln_nn::{Condition, Init};
 use kiln_train::request::check_class;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule,
-    System, TrainConfig,
+    Abilities, Batch, ChainWatch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request,
+    SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -267,11 +269,18 @@ impl Diffusers {
             Sampler::Ancestral(levels, steps) => {
                 // diffusers' DDIM needs x̂₀ as it was before it was clamped.
                 let unclamped = Process { clip: None, ..self.process.clone() };
+                let request = &Request { watch: self.clamped_watch(request), ..request.clone() };
                 let steps: &Steps<'_> = &|xt, denoise, noise| self.walk(xt, levels, steps, denoise, noise);
                 unclamped.chain(&predict, guidance, request).walk(xt, Some(levels.len()), steps)?
             }
         };
         Ok(images.clamp(-1.0, 1.0))
+    }
+
+    /// A request's watch, shown x̂₀ as it is clamped.
+    fn clamped_watch(&self, request: &Request) -> Option<ChainWatch> {
+        let (ChainWatch(watch), process) = (request.watch.clone()?, self.process.clone());
+        Some(ChainWatch(Rc::new(move |i, of, x0: &Tensor<4>| watch(i, of, &process.clamped(x0.clone())))))
     }
 
     /// Steps as diffusers takes them, over a denoiser that does not clamp.

@@ -15,7 +15,7 @@ use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig}
 use kiln_systems::find;
 use kiln_train::optim::{Method, Optimizer};
 use kiln_train::recipe::{assignment, merge, nearest};
-use kiln_train::{Ability, OptimizerConfig, Request, device, ema, memory, params};
+use kiln_train::{Ability, OptimizerConfig, Precision, Request, device, ema, memory, params};
 use serde_json::{Map, Value};
 
 use crate::output::Output;
@@ -140,7 +140,7 @@ pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
             channels: args.channels.unwrap_or(bench.channels),
             ..*bench
         };
-        let times = bench.time(args.runs, &device)?;
+        let times = bench.time(args.runs, common.precision.unwrap_or_default(), &device)?;
         let mut object = Map::new();
         object.insert("bench".into(), bench.name.into());
         object.insert("precision".into(), common.precision.unwrap_or_default().to_string().into());
@@ -206,7 +206,7 @@ fn layer<L: Module>(layer: L, x: Tensor<4>, runs: usize, forward: fn(&L, Tensor<
 }
 
 impl Bench {
-    fn time(&self, runs: usize, device: &Device) -> Result<Times> {
+    fn time(&self, runs: usize, precision: Precision, device: &Device) -> Result<Times> {
         let autodiff = device.clone().autodiff();
         let mut init = Init::new(&autodiff, 0);
         let Self { batch: n, size, channels: c, .. } = *self;
@@ -235,7 +235,9 @@ impl Bench {
                 })?;
                 Ok(vec![("step", step)])
             }
-            Work::System { samples, colours, settings } => self.system(*samples, *colours, settings, runs, device),
+            Work::System { samples, colours, settings } => {
+                self.system(*samples, *colours, settings, runs, precision, device)
+            }
         }
     }
 
@@ -267,12 +269,21 @@ impl Bench {
     }
 
     /// A step of a system's recipe without EMA, and samples.
-    fn system(&self, samples: usize, colours: usize, settings: &[&str], runs: usize, device: &Device) -> Result<Times> {
+    fn system(
+        &self,
+        samples: usize,
+        colours: usize,
+        settings: &[&str],
+        runs: usize,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Times> {
         let system = find(self.name)?;
         let mut recipe = system.defaults()?;
         let own = [
             format!("train.batch={}", self.batch),
             "train.ema_half_life=0".to_string(),
+            format!("train.precision={precision}"),
             format!("data.channels={colours}"),
             format!("data.size={}", self.size),
             format!("data.shape=[{colours}, {}, {}]", self.size, self.size),

@@ -150,7 +150,7 @@ impl Encoded {
         let set = prepared(model, &asked.reference, asked.split)?;
         let (mut table, mut width, mut labels, mut places) = (Vec::new(), 0, Vec::new(), Vec::new());
         let n = chunks_of(&set, asked.args.n, asked.device, |images, of_images, at| {
-            let latents = encode(model, images)?;
+            let latents = encode(model, images, table.len() / width.max(1))?;
             width = latents.dims()[1];
             table.extend(to_values(latents));
             labels.extend(of_images.iter().map(|&l| l as usize));
@@ -189,7 +189,7 @@ pub fn prior(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     asked.run("prior", Ability::Decode)?;
     let (mut encoded, mut width) = (Vec::new(), 0);
     let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, _| {
-        let latents = encode(model, images)?;
+        let latents = encode(model, images, encoded.len() / width.max(1))?;
         width = latents.dims()[1];
         encoded.extend(to_values(latents));
         Ok(())
@@ -216,7 +216,8 @@ fn log_odds(logits: &[f32]) -> Vec<f32> {
 
 /// The latents `[n, d]` of samples.
 fn latents(model: &dyn Model, range: std::ops::Range<u64>, asked: &Asked<'_>) -> Result<Tensor<2>> {
-    model.latents(&Request::new(range, asked.args.seed, asked.device))
+    let sampler = asked.args.sampler.table()?;
+    model.latents(&Request { sampler, ..Request::new(range, asked.args.seed, asked.device) })
 }
 
 /// All samples asked for, some at a time, with progress.

@@ -19,6 +19,7 @@ use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::MetricValue;
 use kiln_nn::tensor::from_values;
 use kiln_train::WeightSet;
+use kiln_train::request::sampler_flags;
 use kiln_train::{Ability, Evaluation, Model, Watch, Watcher};
 
 use crate::Common;
@@ -290,6 +291,11 @@ fn measure_on(
         (None, None) => return Err(Error::usage("--against is needed for pictures: the set to compare them with")),
     };
     let asked = Asked { args, model, pictures: part(&args.what, args.split), reference, split, device, common };
+    let draws = |m: &&Metric| m.on == On::Sets || ["ppl", "separability", "prior"].contains(&m.name);
+    let without_effect = sampler_flags(&args.sampler.table()?);
+    if let (Some(flag), false) = (without_effect.first(), model.is_some() && metrics.iter().any(draws)) {
+        return Err(Error::usage(format!("{flag}: nothing asked for here draws samples; leave it out")));
+    }
     let wanted = |on: On| metrics.iter().filter(|m| m.on == on).map(|m| m.name).collect::<Vec<_>>();
     let mut out = Vec::new();
     if !wanted(On::Sets).is_empty() {

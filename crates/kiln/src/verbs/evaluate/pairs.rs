@@ -123,6 +123,12 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
     check_pairs(a, b)?;
     let sides = [Prepared::new(a.clone(), rule.clone())?, Prepared::new(b.clone(), rule)?];
     let shape @ [c, h, w] = sides[0].shape();
+    let scale = model.scale()?;
+    if scale != 1 {
+        return Err(Error::usage(format!(
+            "--metrics pairs: this run's translations are {scale} times as large as its pictures, and the known ones are not"
+        )));
+    }
     let n = sides[0].len().min(asked.args.n);
     let mut out = Vec::new();
     for (direction, (from, to)) in model.directions()?.into_iter().zip([(0, 1), (1, 0)]) {
@@ -131,7 +137,7 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
         for i in 0..n {
             let (input, target) = (sides[from].get(i)?.values, sides[to].get(i)?.values);
             let images = from_values(input.clone(), [1, c, h, w], asked.device);
-            made.add(&to_values(translate(model, images, direction)?), &target, shape)?;
+            made.add(&to_values(translate(model, images, i, direction)?), &target, shape)?;
             inputs.add(&input, &target, shape)?;
         }
         out.extend(made.figures().zip(inputs.figures()).flat_map(|(made, input)| [made, input]));
