@@ -78,6 +78,22 @@ pub fn read_recipe(path: &Path) -> Result<(Box<dyn AnySystem>, Table)> {
     Ok((find(id)?, changes))
 }
 
+/// What lies below all `changes`, the last the strongest: the system's defaults, with what the run of `train.init_from`
+/// determines where they name one.
+///
+/// # Errors
+/// If that run cannot be read, or is of another system.
+pub fn starting_point<'a>(
+    system: &dyn AnySystem,
+    changes: impl DoubleEndedIterator<Item = &'a Table>,
+) -> Result<Table> {
+    let named = |change: &'a Table| change.get("train")?.get("init_from")?.as_str();
+    match changes.rev().find_map(named).filter(|root| !root.is_empty()) {
+        Some(root) => system.defaults_from(&Run::open(Path::new(root))?),
+        None => system.defaults(),
+    }
+}
+
 /// The system and the full recipe of a command.
 fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Table)> {
     let path = Path::new(&args.system);
@@ -96,12 +112,7 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Tab
         let train = Table::from_iter([("init_from".to_string(), from.display().to_string().into())]);
         changes.push((Table::from_iter([("train".to_string(), train.into())]), "--from".into()));
     }
-    // What another run determines lies below all that is said here.
-    let named = |(change, _): &(Table, String)| Some(change.get("train")?.get("init_from")?.as_str()?.to_string());
-    let mut recipe = match changes.iter().rev().find_map(named).filter(|root| !root.is_empty()) {
-        Some(root) => system.defaults_from(&Run::open(Path::new(&root))?)?,
-        None => system.defaults()?,
-    };
+    let mut recipe = starting_point(&*system, changes.iter().map(|(change, _)| change))?;
     for (change, place) in &changes {
         merge(&mut recipe, change, place)?;
     }

@@ -17,6 +17,12 @@ use std::fmt;
 use kiln_core::{Error, Result};
 use serde::Serialize;
 
+/// How deep parentheses and signs may be nested.
+const MOST_NESTED: usize = 64;
+
+/// How many values, numbers, parentheses and signs an expectation may have: a chain of them is evaluated one inside the other.
+const MOST_TERMS: usize = 256;
+
 /// A value that an expectation speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figure {
@@ -97,7 +103,7 @@ impl Expectation {
     /// # Errors
     /// A usage error that says where the text stops making sense.
     pub fn parse(text: &str, labels: &[&str], claims: &[&str]) -> Result<Self> {
-        let mut parser = Parser { rest: text.trim(), labels, claims };
+        let mut parser = Parser { rest: text.trim(), labels, claims, nested: 0, terms: 0 };
         parser.expectation().map_err(|why| Error::usage(format!("expect `{text}`: {why}")))
     }
 
@@ -158,6 +164,10 @@ struct Parser<'a> {
     rest: &'a str,
     labels: &'a [&'a str],
     claims: &'a [&'a str],
+    /// Parentheses and signs that are open here.
+    nested: usize,
+    /// Values, numbers, parentheses and signs so far.
+    terms: usize,
 }
 
 /// A part of the text, or why it cannot be read.
@@ -203,6 +213,20 @@ impl<'a> Parser<'a> {
     }
 
     fn factor(&mut self) -> Read<Sum> {
+        if self.nested > MOST_NESTED {
+            return Err(format!("more than {MOST_NESTED} parentheses and signs inside each other"));
+        }
+        self.nested += 1;
+        let factor = self.factor_inside();
+        self.nested -= 1;
+        factor
+    }
+
+    fn factor_inside(&mut self) -> Read<Sum> {
+        self.terms += 1;
+        if self.terms > MOST_TERMS {
+            return Err(format!("more than {MOST_TERMS} terms; split it into several expectations"));
+        }
         if let Some(label) = self.label() {
             return Ok(Sum::Figure(Figure { claim: None, metric: None, label: Some(label.into()) }));
         }
@@ -329,6 +353,20 @@ mod tests {
         }
         for open in ["supervised < M1", "M2 < M1 < is", "M1 < M2 and fid[z] < M1"] {
             assert_eq!(verdict(open), Verdict::NotMeasured, "{open}");
+        }
+    }
+
+    #[test]
+    fn depth_and_length_have_an_end() {
+        let nested = |n: usize| format!("{}M1{} < M2", "(".repeat(n), ")".repeat(n));
+        let signs = |n: usize| format!("{}M1 < M2", "-".repeat(n));
+        let chain = |n: usize| format!("M1{} < M2", " + M1".repeat(n));
+        for text in [nested(64), signs(64), chain(250)] {
+            read(&text).unwrap();
+        }
+        for text in [nested(65), signs(65), nested(1_000_000), signs(1_000_000), chain(256), chain(100_000)] {
+            let said = read(&text).unwrap_err();
+            assert!(said.is_usage() && said.to_string().contains("more than"), "{}", text.len());
         }
     }
 

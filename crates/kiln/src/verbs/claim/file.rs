@@ -83,6 +83,13 @@ pub struct Variant {
     pub paper: String,
 }
 
+impl Variant {
+    /// Its name as a part of a folder's.
+    pub fn slug(&self) -> String {
+        self.name.to_lowercase().replace(", ", "-").replace(' ', "-")
+    }
+}
+
 /// One evaluation of every run.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +124,19 @@ impl Claim {
         if claim.variants.is_empty() || claim.measures.is_empty() || claim.seeds.is_empty() {
             return refuse("give at least one [[variant]], one [[measure]] and one of `seeds`".into());
         }
+        for Variant { name, .. } in claim.variants.iter().chain(&claim.beside) {
+            if name.contains(['/', '\\']) || name.contains("..") || name.contains(char::is_control) {
+                return refuse(format!("{name:?}: the name of a folder has no /, \\, .. or control characters"));
+            }
+        }
+        for (at, variant) in claim.variants.iter().enumerate() {
+            if let Some(other) =
+                claim.variants[..at].iter().find(|v| v.name != variant.name && v.slug() == variant.slug())
+            {
+                let (a, b) = (&other.name, &variant.name);
+                return refuse(format!("`{a}` and `{b}` would have one folder, `{}`; rename one", variant.slug()));
+            }
+        }
         let names = claim.variants.iter().map(|v| &v.name).chain(claim.measures.iter().map(|m| &m.label));
         let mut seen = Vec::new();
         for name in names {
@@ -127,7 +147,41 @@ impl Claim {
             }
             seen.push(name);
         }
+        claim.check_beside()?;
         Ok(claim)
+    }
+
+    /// Refuses runs beside that have one name or one folder, and braces that name none of them.
+    fn check_beside(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::usage(format!("{}: {what}", self.path.display())));
+        let mut systems: Vec<&str> = Vec::new();
+        for variant in &self.beside {
+            let system = self.recipe(variant)?.0.id();
+            if systems.contains(&system) {
+                return refuse(format!("two [[beside]] of {system}, and `{{{system}}}` is one run; take one away"));
+            }
+            systems.push(system);
+            for other in self.variants.iter().filter(|v| v.slug() == variant.slug()) {
+                if self.recipe(other)?.0.id() == system {
+                    let (a, b) = (&variant.name, &other.name);
+                    return refuse(format!("`{a}` and `{b}` of {system} would have one folder; rename one"));
+                }
+            }
+        }
+        let beside: Vec<String> = systems.iter().map(|system| format!("{{{system}}}")).collect();
+        let seed = "{seed}".to_string();
+        let with_seed: Vec<String> = std::iter::once(seed.clone()).chain(beside.iter().cloned()).collect();
+        let of = |variants: &[Variant]| variants.iter().flat_map(|v| v.set.clone()).collect::<Vec<_>>();
+        let args = self.measures.iter().map(|m| m.args.clone()).chain([self.evaluate.clone()]).collect();
+        for (texts, known) in [(of(&self.variants), &with_seed), (of(&self.beside), &vec![seed]), (args, &beside)] {
+            for text in texts {
+                if let Some(unknown) = unfilled(&text, known) {
+                    let known = if known.is_empty() { "no [[beside]]".into() } else { known.join(", ") };
+                    return refuse(format!("`{text}`: nothing fills `{unknown}`; there is {known}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The system of a variant, what its recipe has on top of that system's defaults, and the recipe's path.
@@ -181,6 +235,13 @@ impl Claim {
         let read = |text: &String| Expectation::parse(text, &labels, claims);
         self.expect.iter().map(read).collect()
     }
+}
+
+/// The first `{…}` of a text that is not known.
+fn unfilled<'a>(text: &'a str, known: &[String]) -> Option<&'a str> {
+    let mut places = text.match_indices('{').map(|(at, _)| &text[at..]);
+    let unknown = places.find(|rest| !known.iter().any(|name| rest.starts_with(name.as_str())))?;
+    Some(unknown.split_inclusive('}').next().unwrap_or(unknown))
 }
 
 /// `ddpm` and `ddpm-ddim` of `recipes/ddpm/claim-ddim.toml`.

@@ -24,8 +24,9 @@ use crate::output::Output;
 use crate::verbs::claim::file::{Claim, Evaluation, Variant};
 use crate::verbs::claim::page::{in_short, page, shown};
 use crate::verbs::claim::values::{Book, Value};
-use crate::verbs::evaluate::{measure, sensitivity};
+use crate::verbs::evaluate::{self, measure, sensitivity};
 use crate::verbs::open;
+use crate::verbs::train::starting_point;
 use crate::{Common, hardware};
 
 #[derive(Args)]
@@ -74,19 +75,30 @@ pub fn run(args: &ClaimArgs, common: &Common, out: &Output) -> Result<()> {
             let at = book.add(file::find(name)?)?;
             reproduce(&mut book, at, args, common, out)
         }
-        None => list(&book, out),
+        None => {
+            list(&book, out);
+            Ok(())
+        }
     }
 }
 
 /// Every claim, and what came of it.
-fn list(book: &Book, out: &Output) -> Result<()> {
+fn list(book: &Book, out: &Output) {
     for at in 0..book.claims.len() {
         let claim = &book.claims[at].claim;
-        let verdicts: Vec<_> = book.verdicts(at)?.into_iter().map(|(verdict, _)| verdict).collect();
-        let object = json!({"claim": claim.name, "says": claim.says, "verdicts": verdicts});
-        out.say(|| format!("{}: {} ({})", claim.name, claim.says, in_short(&verdicts)), &object);
+        let (short, object) = match book.verdicts(at) {
+            Ok(judged) => {
+                let verdicts: Vec<_> = judged.into_iter().map(|(verdict, _)| verdict).collect();
+                (in_short(&verdicts), json!({"claim": claim.name, "says": claim.says, "verdicts": verdicts}))
+            }
+            // A mistake in one claim says nothing of the others.
+            Err(e) => {
+                let error = e.to_string();
+                (format!("error: {error}"), json!({"claim": claim.name, "says": claim.says, "error": error}))
+            }
+        };
+        out.say(|| format!("{}: {} ({short})", claim.name, claim.says), &object);
     }
-    Ok(())
 }
 
 /// Trains and measures a claim, keeps its values, and says what became of its expectations.
@@ -97,7 +109,7 @@ fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out:
     book.verdicts(at)?;
     let unfilled = |word: &str| word.to_string();
     for measure in &measures {
-        claim.evaluation(measure, "RUN", &unfilled)?;
+        claim.evaluation(measure, "RUN", &unfilled)?.metrics().iter().try_for_each(|m| evaluate::find(m).map(drop))?;
     }
     for variant in variants.iter().copied().chain(&claim.beside) {
         let (system, changes) = settings(&claim, variant, 0, None, &unfilled)?;
@@ -173,7 +185,7 @@ fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out:
 }
 
 fn write_page(book: &Book, path: &Path) -> Result<()> {
-    write_atomically(path, page(book)?.as_bytes())
+    write_atomically(path, page(book).as_bytes())
 }
 
 fn chosen_measures<'a>(claim: &'a Claim, args: &ClaimArgs) -> Result<Vec<&'a Evaluation>> {
@@ -200,21 +212,23 @@ fn chosen_variants<'a>(claim: &'a Claim, args: &ClaimArgs) -> Result<Vec<&'a Var
 
 /// Where a run lives.
 fn folder(runs: &Path, system: &str, variant: &Variant, seed: u64) -> PathBuf {
-    let slug = variant.name.to_lowercase().replace(", ", "-").replace(' ', "-");
-    runs.join(format!("{system}-{slug}-{seed}"))
+    runs.join(format!("{system}-{}-{seed}", variant.slug()))
 }
 
-/// The mean over seeds; the standard deviation over them (sample form), or of a single seed what the metric has.
+/// The mean over seeds; the standard deviation over them (sample form), or of a single seed what the metric has. JSON has no
+/// numbers that are not finite, so a deviation or an interval of them is left out.
 fn over_seeds(measures: &[MetricValue]) -> (f64, Option<f64>, Option<[f64; 2]>) {
     let n = measures.len() as f64;
     let mean = measures.iter().map(|m| m.value).sum::<f64>() / n;
-    match measures {
-        [one] => (mean, one.std, one.interval),
+    let (std, interval) = match measures {
+        [one] => (one.std, one.interval),
         _ => {
             let square = measures.iter().map(|m| (m.value - mean).powi(2)).sum::<f64>();
-            (mean, Some((square / (n - 1.0)).sqrt()), None)
+            (Some((square / (n - 1.0)).sqrt()), None)
         }
-    }
+    };
+    let finite = |ends: &[f64; 2]| ends.iter().all(|end| end.is_finite());
+    (mean, std.filter(|std| std.is_finite()), interval.filter(finite))
 }
 
 /// What a variant's run is made of: settings on top of its system's defaults.
@@ -224,6 +238,11 @@ impl Changes {
     fn on(&self, mut recipe: Table) -> Result<Table> {
         self.0.iter().try_for_each(|(place, table)| merge(&mut recipe, table, place))?;
         Ok(recipe)
+    }
+
+    /// The recipe of a new run.
+    fn on_their_start(&self, system: &dyn AnySystem) -> Result<Table> {
+        self.on(starting_point(system, self.0.iter().map(|(_, table)| table))?)
     }
 }
 
@@ -264,7 +283,7 @@ fn train(system: &dyn AnySystem, changes: &Changes, root: &Path, common: &Common
         }
         system.resume(&run, &options)?
     } else {
-        system.train(changes.on(system.defaults()?)?, root, &options)?
+        system.train(changes.on_their_start(system)?, root, &options)?
     };
     if summary.complete {
         return Ok(());
@@ -285,6 +304,20 @@ const UNLEARNT: [&str; 9] = [
     "train.preview_count",
 ];
 
+/// Whether a run's setting is what was wanted, as it is after the run has begun: 64 of a size of [64, 64], and the number of
+/// words there were of the most that there might be, 0 for all.
+fn became(key: &str, has: &Setting, wants: &Setting) -> bool {
+    let side = |value: &Setting| match value.as_array().map(Vec::as_slice) {
+        Some([height, width]) if height == width => height.clone(),
+        _ => value.clone(),
+    };
+    match (key, has.as_integer(), wants.as_integer()) {
+        ("data.size", ..) => side(has) == side(wants),
+        ("data.vocabulary", Some(has), Some(most)) => most == 0 || has <= most,
+        _ => false,
+    }
+}
+
 /// The first of the wanted settings that a recipe does not have, such as `data.set = "mnist" and not "fashion"`.
 fn difference(recipe: &Table, wanted: &Table, prefix: &str) -> Option<String> {
     let number = |value: &Setting| value.as_float().or(value.as_integer().map(|i| i as f64));
@@ -293,6 +326,7 @@ fn difference(recipe: &Table, wanted: &Table, prefix: &str) -> Option<String> {
         match (recipe.get(key), wants) {
             _ if UNLEARNT.contains(&full.as_str()) => None,
             (Some(Setting::Table(has)), Setting::Table(wants)) => difference(has, wants, &format!("{full}.")),
+            (Some(has), wants) if became(&full, has, wants) => None,
             (Some(has), wants) if has == wants || number(has).is_some() && number(has) == number(wants) => None,
             (Some(has), wants) => Some(format!("{full} = {has} and not {wants}")),
             (None, wants) => Some(format!("{full} unknown and not {wants}")),

@@ -21,18 +21,18 @@ busy with other runs.
 ";
 
 /// The page.
-///
-/// # Errors
-/// If an expectation speaks of a value that its claim does not have.
-pub fn page(book: &Book) -> Result<String> {
+pub fn page(book: &Book) -> String {
     let mut out = format!("{HEAD}\n| claim | what is claimed | verdict |\n|---|---|---|\n");
     let mut sections = String::new();
     let mut system = "";
     for (at, measured) in book.claims.iter().enumerate() {
         let claim = &measured.claim;
-        let judged = book.verdicts(at)?;
-        let verdicts: Vec<Verdict> = judged.iter().map(|(verdict, _)| *verdict).collect();
-        row(&mut out, [format!("[{0}](#{0})", claim.name), claim.says.clone(), in_short(&verdicts)]);
+        let judged = book.verdicts(at);
+        let short = match &judged {
+            Ok(judged) => in_short(&judged.iter().map(|(verdict, _)| *verdict).collect::<Vec<_>>()),
+            Err(e) => format!("error: {e}"),
+        };
+        row(&mut out, [format!("[{0}](#{0})", claim.name), claim.says.clone(), short]);
         // A system's own claim stands under its heading.
         if claim.system != system {
             system = &claim.system;
@@ -43,7 +43,7 @@ pub fn page(book: &Book) -> Result<String> {
         }
         sections += &section(measured, &judged);
     }
-    Ok(out + &sections)
+    out + &sections
 }
 
 /// `holds`, `does not hold`, `1 of 3 hold`.
@@ -59,7 +59,11 @@ pub fn in_short(verdicts: &[Verdict]) -> String {
 }
 
 /// One claim: its table, what was expected, and how it was measured.
-fn section(measured: &Measured, judged: &[(Verdict, Vec<&Value>)]) -> String {
+fn section(measured: &Measured, judged: &Result<Vec<(Verdict, Vec<&Value>)>>) -> String {
+    let (judged, error) = match judged {
+        Ok(judged) => (judged.as_slice(), None),
+        Err(e) => (&[][..], Some(e)),
+    };
     let claim = &measured.claim;
     let mut out = format!("\n{}\n\n", claim.says);
     let table = Table::of(measured);
@@ -80,9 +84,13 @@ fn section(measured: &Measured, judged: &[(Verdict, Vec<&Value>)]) -> String {
         row(&mut out, cells.chain(papers.then(|| paper.to_string())).chain(last));
     }
     out.push('\n');
-    for ((text, (verdict, _)), nth) in claim.expect.iter().zip(judged).zip(1..) {
-        let number = if judged.len() > 1 { format!("{nth}.") } else { "-".into() };
+    for (nth, text) in claim.expect.iter().enumerate() {
+        let number = if claim.expect.len() > 1 { format!("{}.", nth + 1) } else { "-".into() };
+        let verdict = judged.get(nth).map_or_else(|| "not judged".into(), |(verdict, _)| verdict.to_string());
         let _ = writeln!(out, "{number} `{text}`: **{verdict}**");
+    }
+    if let Some(error) = error {
+        let _ = write!(out, "\nError: {error}\n");
     }
     if !claim.note.is_empty() {
         let _ = write!(out, "\n{}\n", claim.note);
@@ -94,7 +102,9 @@ fn section(measured: &Measured, judged: &[(Verdict, Vec<&Value>)]) -> String {
 }
 
 fn row(out: &mut String, cells: impl IntoIterator<Item = String>) {
-    let cells: Vec<String> = cells.into_iter().map(|cell| cell.replace('|', "\\|")).collect();
+    // A line of its own would end the table.
+    let cell = |cell: String| cell.replace('|', "\\|").replace("\r\n", " ").replace(['\n', '\r'], " ");
+    let cells: Vec<String> = cells.into_iter().map(cell).collect();
     let _ = writeln!(out, "| {} |", cells.join(" | "));
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::verbs::claim::expect::{Figure, Verdict};
 use crate::verbs::claim::file::{self, Claim};
+use crate::verbs::evaluate::is_called;
 
 /// A value of a variant, over its seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub struct Value {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std: Option<f64>,
     /// 95 % confidence interval of a single seed, where the metric has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "finite_ends", skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
     /// Pictures measured.
     pub n: usize,
@@ -49,6 +50,12 @@ pub struct Value {
 
 fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// An interval, unless an end was not finite.
+fn finite_ends<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<[f64; 2]>, D::Error> {
+    let ends = Option::<[Option<f64>; 2]>::deserialize(from)?;
+    Ok(ends.and_then(|[low, high]| Some([low?, high?])))
 }
 
 /// The values of one claim.
@@ -157,9 +164,13 @@ impl Book {
         let place = |e: Error| Error::usage(format!("{}: {e}", claim.path.display()));
         let judged = claim.expectations(&self.names()).map_err(place)?.into_iter().map(|expectation| {
             let verdict = expectation.verdict(&|figure| Ok(self.value(at, figure)?.map(|v| v.value)))?;
-            let own = expectation.figures().into_iter().filter(|figure| figure.claim.is_none());
-            let values = own.map(|figure| self.value(at, figure)).collect::<Result<Vec<_>>>()?;
-            Ok((verdict, values.into_iter().flatten().collect()))
+            let mut own = Vec::new();
+            // All are looked up, for mistakes behind the first that was not measured.
+            for figure in expectation.figures() {
+                let value = self.value(at, figure)?;
+                own.extend(value.filter(|_| figure.claim.is_none()));
+            }
+            Ok((verdict, own))
         });
         judged.collect::<Result<_>>().map_err(place)
     }
@@ -169,7 +180,10 @@ impl Book {
         self.claims.iter().map(|m| m.claim.name.as_str()).collect()
     }
 
-    /// The value of a figure, as far as it was measured.
+    /// The value of a figure, as far as it was measured. A metric goes by its name, or by its base if none has that name.
+    ///
+    /// # Errors
+    /// If the claim cannot have it, measured or not, or has several.
     fn value(&self, at: usize, figure: &Figure) -> Result<Option<&Value>> {
         let at = match &figure.claim {
             None => at,
@@ -191,8 +205,11 @@ impl Book {
             None => claim.metric().map_err(|e| Error::usage(format!("expect `{figure}`: {e}")))?,
         };
         let of = |v: &&Value, (variant, measure): (&str, &str)| v.variant == variant && v.measure == measure;
-        let found: Vec<&Value> =
-            values.iter().filter(|v| v.metric == metric && pairs.iter().any(|&pair| of(v, pair))).collect();
+        let mut found: Vec<&Value> = values.iter().filter(|v| pairs.iter().any(|&pair| of(v, pair))).collect();
+        let exact = found.iter().any(|v| v.metric == metric);
+        found.retain(|v| if exact { v.metric == metric } else { is_called(&v.metric, &metric) });
+        let measures = claim.measures.iter().filter(|m| pairs.iter().any(|(_, measure)| *measure == m.label));
+        let printed = measures.map(|m| claim.evaluation(m, "RUN", &str::to_string)).collect::<Result<Vec<_>>>()?;
         let all_measured = !pairs.is_empty() && pairs.iter().all(|&pair| values.iter().any(|v| of(&v, pair)));
         let refuse = |what: &str, these: Vec<String>| {
             Err(Error::usage(format!("expect `{figure}`: {what} `{}`", these.join("`, `"))))
@@ -201,6 +218,11 @@ impl Book {
             [one] => Ok(Some(one)),
             [] if pairs.is_empty() => {
                 refuse("no such label; there are", claim.labels().into_iter().map(String::from).collect())
+            }
+            [] if !printed.iter().any(|measure| measure.gives(&metric)) => {
+                let names = printed.iter().flat_map(|measure| measure.figures());
+                let whole = |name: String| if name.ends_with('_') { name + "…" } else { name };
+                refuse("no such metric; there are", names.map(whole).collect())
             }
             [] if all_measured => refuse("no such value; there are", values.iter().map(called).collect()),
             [] => Ok(None),

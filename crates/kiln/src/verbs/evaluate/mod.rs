@@ -101,6 +101,41 @@ pub fn find(name: &str) -> Result<&'static Metric> {
     })
 }
 
+/// The figures that a metric prints; one that ends in `_` goes on with a name that the run or its data say.
+fn figures(metric: &str, samples: usize) -> Vec<String> {
+    let known: &[&str] = match metric {
+        "classes" => &["class_coverage", "class_unevenness"],
+        "ndb" => &["ndb_share", "ndb_jsd"],
+        "diversity" => &["diversity", "diversity_of_real"],
+        "memorisation" => &["memorisation", "copies"],
+        "nll" | "bpd" => {
+            let of = |name: &str| [name.to_string(), format!("{name}_bound"), format!("{name}_{samples}")];
+            return ["nll", "conditional_nll"].into_iter().flat_map(of).chain(["bpd".to_string()]).collect();
+        }
+        "nll_exact" => &["nll_exact", "bpd_exact"],
+        "outliers" => &["auroc_"],
+        "segments" => &["pixel_accuracy", "miou"],
+        "svm" => &["svm_accuracy", "svm_accuracy_of_pixels"],
+        "pairs" => &["pair_l1_", "pair_psnr_", "pair_ssim_", "pair_gradient_"],
+        "ms_ssim" => &["pair_ms_ssim_"],
+        "lpips" => &["pair_lpips_"],
+        "ppl" => &["ppl", "ppl_end"],
+        "mig" => &["mig_"],
+        "factor_r2" => &["factor_r2_", "factor_leak_"],
+        "prior" => &["prior_mmd2", "prior_p_value"],
+        other => &[other],
+    };
+    known.iter().copied().map(String::from).collect()
+}
+
+/// Whether `name` speaks of a figure that is printed as `figure`: its name, or the base of it, as `nll` is of `nll_200` and of
+/// `conditional_nll_bound`. Another metric's own figure has no base: `nll_exact` is no `nll`.
+pub fn is_called(figure: &str, name: &str) -> bool {
+    let begins = |figure: &str| figure.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    let based = begins(figure) || figure.strip_prefix("conditional_").is_some_and(begins);
+    figure == name || based && find(figure).is_err()
+}
+
 #[derive(Args)]
 pub struct EvaluateArgs {
     /// Run folder, or images: a folder, a zip, a name from `kiln data list` (fashion, fashion/test), or a file of
@@ -201,6 +236,19 @@ impl EvaluateArgs {
     /// What is to be measured.
     pub fn metrics(&self) -> &[String] {
         &self.metrics
+    }
+
+    /// The figures that may be printed; one that ends in `_` goes on with a name that the run or its data say.
+    pub fn figures(&self) -> Vec<String> {
+        self.metrics.iter().flat_map(|metric| figures(metric, self.samples)).collect()
+    }
+
+    /// Whether `name` may speak of one of them.
+    pub fn gives(&self, name: &str) -> bool {
+        self.figures().iter().any(|figure| match figure.strip_suffix('_') {
+            Some(base) => is_called(base, name) || name.starts_with(figure),
+            None => is_called(figure, name),
+        })
     }
 }
 
