@@ -7,7 +7,7 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::normalizers::utils::Lowercase;
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::{AddedToken, PostProcessor, Tokenizer as Inner, TruncationDirection};
 
 /// What fills a row up, token 0 of a vocabulary of words.
 const PADDING: &str = "[PAD]";
@@ -122,8 +122,17 @@ impl Tokenizer {
     /// If the text has none that the tokenizer knows, and it has none for the unknown; if the tokenizer's post-processor
     /// adds one that is not in its vocabulary.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.cut(text, usize::MAX)
+    }
+
+    /// The tokens of a text of which so many may be the text's own. The special ones around them stay, as by the
+    /// tokenizer's own truncation, whose length would have to be set before the tokenizer is shared.
+    fn cut(&self, text: &str, own: usize) -> Result<Vec<u32>> {
         let fail = |e: tokenizers::Error| Error::new(format!("tokens of `{text}`: {e}"));
-        let encoding = self.inner.encode(text, true).map_err(fail)?;
+        let mut encoding = self.inner.encode(text, false).map_err(fail)?;
+        encoding.truncate(own, 0, TruncationDirection::Right);
+        encoding.take_overflowing();
+        let encoding = self.inner.post_process(encoding, None, true).map_err(fail)?;
         if let Some(id) = encoding.get_ids().iter().find(|&&id| id as usize >= self.vocabulary) {
             return Err(Error::usage(format!(
                 "tokens of `{text}`: the tokenizer's post-processor adds token {id}, and its vocabulary ends at {}; add \
@@ -134,15 +143,21 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Texts as rows of `length` tokens; what is longer is cut.
+    /// Texts as rows of `length` tokens; what is longer is cut, but for the special tokens around it.
     ///
     /// # Errors
-    /// As [`Tokenizer::tokens`].
+    /// As [`Tokenizer::tokens`], and if the special tokens alone are more than `length`.
     pub fn rows<'a>(&self, texts: impl IntoIterator<Item = &'a str>, length: usize) -> Result<TokenRows> {
         let mut rows = TokenRows { length, ..TokenRows::default() };
+        let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         for text in texts {
-            let mut tokens = self.tokens(text)?;
-            tokens.truncate(length);
+            let mut tokens = self.cut(text, length.saturating_sub(special))?;
+            refuse_if!(
+                tokens.len() > length,
+                "data.caption_length = {length} has no room for the tokenizer's {special} special tokens of a caption; \
+                 give at least {}",
+                special + 1
+            );
             rows.lengths.push(tokens.len());
             tokens.resize(length, self.padding);
             rows.ids.extend(tokens);
@@ -230,5 +245,17 @@ mod tests {
         std::fs::write(&path, json.to_string()).unwrap();
         let large = Tokenizer::open(&path).err().unwrap();
         assert!(large.is_usage() && large.to_string().contains("token 4000000000"), "{large}");
+    }
+
+    #[test]
+    fn special_tokens_stay_where_a_caption_is_cut() {
+        let bert = bert(8, 0).unwrap();
+        assert_eq!(bert.tokens("a red bird").unwrap(), [7, 2, 4, 3, 8]);
+        let rows = bert.rows(["a red bird", "a", ""], 4).unwrap();
+        assert_eq!(rows.ids, [7, 2, 4, 8, 7, 2, 8, 0, 7, 8, 0, 0]);
+        assert_eq!(rows.lengths, [4, 3, 2]);
+        assert_eq!(bert.rows(["a red bird"], 2).unwrap().ids, [7, 8]);
+        let error = bert.rows(["a red bird"], 1).err().unwrap();
+        assert!(error.is_usage() && error.to_string().contains("2 special tokens"), "{error}");
     }
 }
