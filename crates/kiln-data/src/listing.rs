@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, refuse_if};
 use zip::ZipArchive;
 
 use crate::png_text::read_png_text;
@@ -287,7 +287,13 @@ impl FileSet {
     /// The mask of a picture, as grey values.
     fn mask(&self, mask: &Entry, picture: &Picture) -> Result<Picture> {
         let name = self.store.place(&mask.path);
-        let found = Picture::decode(&self.store.read(&mask.path)?, &name)?;
+        let bytes = self.store.read(&mask.path)?;
+        let found = Picture::decode(&bytes, &name)?;
+        let largest = Picture::largest_value(&bytes, &name)?;
+        refuse_if!(
+            largest != 255,
+            "{name}: a mask needs 8 bits a value, and the values of this one go up to {largest}; save it with 8 bits a pixel"
+        );
         if (found.width, found.height) != (picture.width, picture.height) {
             return Err(Error::new(format!(
                 "{name}: {} x {}, and its picture is {} x {}; a mask has its picture's size",
