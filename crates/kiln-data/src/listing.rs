@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, refuse_if};
 use zip::ZipArchive;
 
 use crate::png_text::read_png_text;
@@ -165,12 +165,35 @@ fn take_masks(
     }
     let (masks, images): (Vec<Entry>, Vec<Entry>) =
         std::mem::take(entries).into_iter().partition(|e| lies_in(e, MASKS));
-    let masks: BTreeMap<String, Entry> = masks.into_iter().map(|e| (mask_key(&e.path, below_split), e)).collect();
-    if let Some(image) = images.iter().find(|e| !masks.contains_key(&mask_key(&e.path, below_split))) {
+    let images = by_mask_key(place, images, below_split)?;
+    let masks = by_mask_key(place, masks, below_split)?;
+    if let Some((_, image)) = images.iter().find(|(key, _)| !masks.contains_key(*key)) {
         return Err(Error::usage(format!("{place}: {} has no mask of its name below {MASKS}", image.path)));
     }
-    *entries = images;
+    entries.extend(images.into_values());
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(masks)
+}
+
+/// Files by their [`mask_key`]; an error names two that have the same.
+fn by_mask_key(
+    place: &str,
+    entries: Vec<Entry>,
+    below_split: &impl Fn(&str) -> String,
+) -> Result<BTreeMap<String, Entry>> {
+    let mut by_key = BTreeMap::<String, Entry>::new();
+    for entry in entries {
+        let key = mask_key(&entry.path, below_split);
+        if let Some(other) = by_key.get(&key) {
+            return Err(Error::usage(format!(
+                "{place}: {} and {} differ in their endings alone, so a picture and its mask cannot be told by their \
+                 name; rename or remove one",
+                other.path, entry.path
+            )));
+        }
+        by_key.insert(key, entry);
+    }
+    Ok(by_key)
 }
 
 /// What the paths of a picture and of its mask have in common: all but `images` or `masks`, and the ending.
@@ -287,7 +310,13 @@ impl FileSet {
     /// The mask of a picture, as grey values.
     fn mask(&self, mask: &Entry, picture: &Picture) -> Result<Picture> {
         let name = self.store.place(&mask.path);
-        let found = Picture::decode(&self.store.read(&mask.path)?, &name)?;
+        let bytes = self.store.read(&mask.path)?;
+        let found = Picture::decode(&bytes, &name)?;
+        let largest = Picture::largest_value(&bytes, &name)?;
+        refuse_if!(
+            largest != 255,
+            "{name}: a mask needs 8 bits a value, and the values of this one go up to {largest}; save it with 8 bits a pixel"
+        );
         if (found.width, found.height) != (picture.width, picture.height) {
             return Err(Error::new(format!(
                 "{name}: {} x {}, and its picture is {} x {}; a mask has its picture's size",

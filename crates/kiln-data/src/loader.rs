@@ -334,7 +334,7 @@ fn assemble(stream: &Prepared, places: &[usize], mut flipped: impl FnMut(usize) 
     part.masks = (!masks.is_empty()).then_some(masks);
     if let Some((tokenizer, length)) = stream.tokens() {
         let texts = part.captions.iter().map(|c| c.as_deref().unwrap_or_default());
-        part.tokens = Some(tokenizer.rows(texts, length)?);
+        part.tokens = Some(tokenizer.rows(texts, length).context(|| stream.set().name())?);
     }
     Ok(part)
 }

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use image::codecs::pnm::PnmDecoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use kiln_core::{Context, Error, Result};
 
@@ -58,6 +59,25 @@ impl Picture {
             return Ok(picture.with_channels(3, [255; 3]));
         }
         Ok(picture)
+    }
+
+    /// The largest value that a sample can have in a file: 255 where [`Picture::decode`] takes the values as they are, and
+    /// another where it scales them to 8 bits. The colours of a palette are always of 8 bits.
+    pub(crate) fn largest_value(bytes: &[u8], name: &str) -> Result<u32> {
+        let fail = |e: &dyn std::fmt::Display| Error::new(format!("{name}: not a readable picture ({e})"));
+        Ok(match image::guess_format(bytes).map_err(|e| fail(&e))? {
+            // Bits a sample and the colour type follow the size in a PNG's first chunk; type 3 is a palette.
+            ImageFormat::Png => match bytes.get(24..26) {
+                Some(&[_, 3]) => 255,
+                Some(&[bits @ 1..=16, _]) => (1 << bits) - 1,
+                _ => return Err(fail(&"it ends in its header")),
+            },
+            ImageFormat::Pnm => {
+                PnmDecoder::new(Cursor::new(bytes)).map_err(|e| fail(&e))?.into_inner().1.maximal_sample()
+            }
+            // The decoders of JPEG, WebP and GIF know 8 bits alone.
+            _ => 255,
+        })
     }
 
     fn from_image(image: DynamicImage) -> Result<Self> {
@@ -161,4 +181,23 @@ impl Picture {
 /// BT.601 luma with 16-bit weights, rounded: what Pillow's `convert("L")` computes.
 pub(crate) fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_value_is_that_of_the_file() {
+        let png = |bits: u8, colours: u8| {
+            let start = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x01\0\0\0\x01".iter().copied();
+            Picture::largest_value(&start.chain([bits, colours, 0, 0, 0]).collect::<Vec<u8>>(), "a.png")
+        };
+        assert_eq!([1, 2, 4, 8, 16].map(|bits| png(bits, 0).unwrap()), [1, 3, 15, 255, 65535]);
+        assert_eq!(png(4, 3).unwrap(), 255);
+        assert!(Picture::largest_value(b"\x89PNG\r\n\x1a\n", "a.png").is_err());
+        let pgm = |text: &str| Picture::largest_value(text.as_bytes(), "a.pgm").unwrap();
+        assert_eq!((pgm("P2 2 1 15 3 4 "), pgm("P2 2 1 255 3 4 ")), (15, 255));
+    }
 }

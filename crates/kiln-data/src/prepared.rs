@@ -6,7 +6,7 @@ use kiln_core::{Error, Result};
 use rayon::prelude::*;
 
 use crate::rule::RULES;
-use crate::{DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
+use crate::{DataKind, DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
 
 /// Prepared sets below this many bytes stay in memory, since decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
@@ -55,7 +55,9 @@ impl Prepared {
             None => survey(set.as_ref())?,
         };
         let shape = common_shape(&stored, &rule, set.name())?;
-        let bytes = shape.iter().product::<usize>().saturating_mul(set.len());
+        let [channels, height, width] = shape;
+        let masks = usize::from(set.kinds().contains(&DataKind::Masked));
+        let bytes = ((channels + masks) * height * width).saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
         Ok(Self { set, rule, shape, kept, with_first: false, mask_values: Vec::new(), tokens: None })

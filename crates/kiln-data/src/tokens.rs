@@ -2,17 +2,19 @@
 
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, refuse_if};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::normalizers::utils::Lowercase;
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::{AddedToken, PostProcessor, Tokenizer as Inner, TruncationDirection};
 
 /// What fills a row up, token 0 of a vocabulary of words.
 const PADDING: &str = "[PAD]";
 /// What stands for a word that is not in the vocabulary.
 const UNKNOWN: &str = "[UNK]";
+/// A vocabulary above this is a mistake in its file; a table of it would fill the memory.
+const MOST: usize = 1 << 24;
 
 /// Turns text into tokens: a `tokenizer.json` as the library `tokenizers` writes it, or the words of captions.
 pub struct Tokenizer {
@@ -44,7 +46,7 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// Names the file if it is not there or not a tokenizer.
+    /// Names the file if it is not there or not a tokenizer, or if its numbers of tokens cannot be.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
         let mut inner = Inner::from_bytes(bytes).map_err(|e| {
@@ -55,7 +57,19 @@ impl Tokenizer {
         let padding = inner.get_padding().map(|p| p.pad_id).or(known).unwrap_or(0);
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::new(format!("{}: {e}", path.display())))?;
-        Ok(Self::new(inner, padding))
+        let read = Self::new(inner, padding);
+        let (place, vocabulary) = (path.display(), read.vocabulary);
+        refuse_if!(
+            vocabulary > MOST,
+            "{place}: its vocabulary has a token {}; all must be below {MOST}",
+            vocabulary - 1
+        );
+        refuse_if!(
+            padding as usize >= vocabulary,
+            "{place}: its padding is token {padding}, and its vocabulary ends at {}; add the token or change pad_id",
+            vocabulary - 1
+        );
+        Ok(read)
     }
 
     /// The words and signs of captions in lower case, the most frequent first and at most `most` tokens with the two that
@@ -105,21 +119,45 @@ impl Tokenizer {
     /// The tokens of a text.
     ///
     /// # Errors
-    /// If the text has none that the tokenizer knows, and it has none for the unknown.
+    /// If the text has none that the tokenizer knows, and it has none for the unknown; if the tokenizer's post-processor
+    /// adds one that is not in its vocabulary.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode(text, true).map_err(|e| Error::new(format!("tokens of `{text}`: {e}")))?;
+        self.cut(text, usize::MAX)
+    }
+
+    /// The tokens of a text of which so many may be the text's own. The special ones around them stay, as by the
+    /// tokenizer's own truncation, whose length would have to be set before the tokenizer is shared.
+    fn cut(&self, text: &str, own: usize) -> Result<Vec<u32>> {
+        let fail = |e: tokenizers::Error| Error::new(format!("tokens of `{text}`: {e}"));
+        let mut encoding = self.inner.encode(text, false).map_err(fail)?;
+        encoding.truncate(own, 0, TruncationDirection::Right);
+        encoding.take_overflowing();
+        let encoding = self.inner.post_process(encoding, None, true).map_err(fail)?;
+        if let Some(id) = encoding.get_ids().iter().find(|&&id| id as usize >= self.vocabulary) {
+            return Err(Error::usage(format!(
+                "tokens of `{text}`: the tokenizer's post-processor adds token {id}, and its vocabulary ends at {}; add \
+                 the token to the tokenizer.json",
+                self.vocabulary - 1
+            )));
+        }
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Texts as rows of `length` tokens; what is longer is cut.
+    /// Texts as rows of `length` tokens; what is longer is cut, but for the special tokens around it.
     ///
     /// # Errors
-    /// As [`Tokenizer::tokens`].
+    /// As [`Tokenizer::tokens`], and if the special tokens alone are more than `length`.
     pub fn rows<'a>(&self, texts: impl IntoIterator<Item = &'a str>, length: usize) -> Result<TokenRows> {
         let mut rows = TokenRows { length, ..TokenRows::default() };
+        let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         for text in texts {
-            let mut tokens = self.tokens(text)?;
-            tokens.truncate(length);
+            let mut tokens = self.cut(text, length.saturating_sub(special))?;
+            refuse_if!(
+                tokens.len() > length,
+                "data.caption_length = {length} has no room for the tokenizer's {special} special tokens of a caption; \
+                 give at least {}",
+                special + 1
+            );
             rows.lengths.push(tokens.len());
             tokens.resize(length, self.padding);
             rows.ids.extend(tokens);
@@ -165,5 +203,59 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         let error = Tokenizer::open(&path).err().unwrap().to_string();
         assert!(error.contains("tokenizer.json: not a tokenizer.json") && error.lines().count() == 1, "{error}");
+    }
+
+    /// The words of the captions with BERT's two special tokens, `[SEP]` of this number, and with a padding.
+    fn bert(sep: u32, pad: u32) -> Result<Tokenizer> {
+        let words = Tokenizer::of_words(&captions(), 0).unwrap().to_json().unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&words).unwrap();
+        let special = |id: &str, number: u32| serde_json::json!({"id": id, "ids": [number], "tokens": [id]});
+        let piece = |id: &str| serde_json::json!({"SpecialToken": {"id": id, "type_id": 0}});
+        let text = |id: &str| serde_json::json!({"Sequence": {"id": id, "type_id": 0}});
+        json["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [piece("[CLS]"), text("A"), piece("[SEP]")],
+            "pair": [text("A"), text("B")],
+            "special_tokens": {"[CLS]": special("[CLS]", 7), "[SEP]": special("[SEP]", sep)},
+        });
+        json["padding"] = serde_json::json!({
+            "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": pad, "pad_type_id": 0, "pad_token": "[PAD]",
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        Tokenizer::open(&path)
+    }
+
+    #[test]
+    fn tokens_that_are_not_in_the_vocabulary_are_refused() {
+        let error = |result: Result<Vec<u32>>| result.err().unwrap();
+        let unknown = error(bert(99999, 0).unwrap().tokens("a bird"));
+        assert!(unknown.is_usage() && unknown.to_string().contains("`a bird`"), "{unknown}");
+        assert!(unknown.to_string().contains("adds token 99999, and its vocabulary ends at 8"), "{unknown}");
+        assert!(bert(9, 0).unwrap().rows(["a bird"], 4).is_err());
+        let padding = bert(8, 9).err().unwrap();
+        assert!(padding.is_usage() && padding.to_string().contains("its padding is token 9"), "{padding}");
+        let words = Tokenizer::of_words(&captions(), 0).unwrap().to_json().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let mut json: serde_json::Value = serde_json::from_str(&words).unwrap();
+        json["model"]["vocab"]["roof"] = 4_000_000_000_u32.into();
+        std::fs::write(&path, json.to_string()).unwrap();
+        let large = Tokenizer::open(&path).err().unwrap();
+        assert!(large.is_usage() && large.to_string().contains("token 4000000000"), "{large}");
+    }
+
+    #[test]
+    fn special_tokens_stay_where_a_caption_is_cut() {
+        let bert = bert(8, 0).unwrap();
+        assert_eq!(bert.tokens("a red bird").unwrap(), [7, 2, 4, 3, 8]);
+        let rows = bert.rows(["a red bird", "a", ""], 4).unwrap();
+        assert_eq!(rows.ids, [7, 2, 4, 8, 7, 2, 8, 0, 7, 8, 0, 0]);
+        assert_eq!(rows.lengths, [4, 3, 2]);
+        assert_eq!(bert.rows(["a red bird"], 2).unwrap().ids, [7, 8]);
+        let error = bert.rows(["a red bird"], 1).err().unwrap();
+        assert!(error.is_usage() && error.to_string().contains("2 special tokens"), "{error}");
     }
 }

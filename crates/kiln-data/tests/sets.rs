@@ -270,6 +270,19 @@ fn images_and_masks() {
     colours.pixels[0] = 9;
     write(root, "masks/3.png", &colours);
     assert!(message(set().get(3)).contains("masks/3.png: a mask must be grey"));
+    image::ImageBuffer::<image::Luma<u16>, _>::from_pixel(8, 4, image::Luma([7]))
+        .save(root.join("masks/3.png"))
+        .unwrap();
+    let error = set().get(3).err().unwrap();
+    assert!(error.is_usage() && error.to_string().contains("masks/3.png: a mask needs 8 bits a value"), "{error}");
+    std::fs::write(root.join("masks/3.pgm"), "P2 1 1 255 7 ").unwrap();
+    let error = message(open_here(root, Split::All));
+    assert!(error.contains("masks/3.pgm and masks/3.png differ in their endings alone"), "{error}");
+    std::fs::remove_file(root.join("masks/3.pgm")).unwrap();
+    write(root, "images/3.jpg", &picture(8, 4, 7));
+    let error = message(open_here(root, Split::All));
+    assert!(error.contains("images/3.jpg and images/3.png differ in their endings alone"), "{error}");
+    std::fs::remove_file(root.join("images/3.jpg")).unwrap();
     std::fs::remove_file(root.join("masks/3.png")).unwrap();
     assert!(message(open_here(root, Split::All)).contains("images/3.png has no mask of its name"));
 }

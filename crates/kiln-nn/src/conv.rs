@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use kiln_kernels::{ConvOptions, conv_transpose2d, conv2d};
 
-use crate::dual::Signal;
+use crate::dual::{Pass, Signal};
 use crate::parametrization::{Parametrization, Parametrized};
 use crate::{Init, WeightInit, cost};
 
@@ -119,10 +119,19 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// Weight and bias as the layer uses them in a pass of this kind, for another convolution than its own:
+    /// [`crate::modulated::modulated_conv2d`] with StyleGAN's equalised weights.
+    ///
+    /// # Shapes
+    /// `[out, in / groups, kh, kw]` and `[out]`
+    pub fn effective<P: Pass>(&self) -> (Tensor<4>, Option<Tensor<1>>) {
+        self.parametrization.apply::<P, 4>(&self.weight, self.bias.as_ref())
+    }
+
     /// # Shapes
     /// `[n, in, h, w]` → `[n, out, (h + 2·padding − dilation·(k − 1) − 1) / stride + 1, …]`
     pub fn forward<X: Signal<4>>(&self, x: X) -> X {
-        let (weight, bias) = self.parametrization.apply::<X::Pass, 4>(&self.weight, self.bias.as_ref());
+        let (weight, bias) = self.effective::<X::Pass>();
         let y = x.affine(bias, |x, bias| conv2d(x, weight.clone(), bias, self.options));
         let ([n, outputs, height, width], [_, inputs, kh, kw]) = (y.dims(), self.weight.dims());
         cost::count(&[n, outputs, height, width, inputs, kh, kw]);

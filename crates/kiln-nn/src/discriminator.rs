@@ -31,7 +31,7 @@ pub fn minibatch_std<X: Signal<4>>(x: X, group: usize) -> X {
 /// # Shapes
 /// `[n, features]`, `[n]` → `[n, 1]`
 pub fn project<X: Signal<2>>(features: X, table: &Embedding, classes: Tensor<1, Int>) -> X {
-    let vectors = table.forward(classes);
+    let vectors = table.select::<X::Pass>(classes);
     features.linear(|x| (x * vectors.clone()).sum_dim(1))
 }
 

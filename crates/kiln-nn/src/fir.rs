@@ -55,7 +55,7 @@ pub fn upsample2d<X: Signal<4>>(x: X, filter: &[f32], up: usize, gain: f64) -> X
     upfirdn2d(x, filter, up, 1, around(before, after), gain * (up * up) as f64)
 }
 
-/// A picture a `down`-th as large.
+/// A picture of 1/`down` of the size.
 pub fn downsample2d<X: Signal<4>>(x: X, filter: &[f32], down: usize, gain: f64) -> X {
     let (before, after) = before_and_after(filter, Rate::Down(down));
     upfirdn2d(x, filter, 1, down, around(before, after), gain)
@@ -68,7 +68,7 @@ pub enum Rate {
     Same,
     /// So many times as large.
     Up(usize),
-    /// A so-manieth as large.
+    /// 1/n of the size.
     Down(usize),
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_kernels::linear;
 
-use crate::dual::Signal;
+use crate::dual::{Pass, Plain, Signal};
 use crate::parametrization::{Parametrization, Parametrized};
 use crate::{Init, WeightInit, cost};
 
@@ -75,17 +75,115 @@ impl Linear {
 pub struct Embedding {
     /// `[entries, features]`.
     pub weight: Param<Tensor<2>>,
+    /// What the table goes through.
+    pub parametrization: Parametrized,
 }
 
 impl Embedding {
     /// `entries` vectors of `features` numbers, drawn from N(0, 1) as PyTorch does.
     pub fn new(entries: usize, features: usize, init: &mut Init) -> Self {
-        Self { weight: init.normal([entries, features], 0.0, 1.0) }
+        Self::from_parameters(init.normal([entries, features], 0.0, 1.0))
+    }
+
+    /// `entries` vectors drawn so, of a table that goes through `parametrization`: spectrally normalised in the projection
+    /// discriminator of SNGAN and BigGAN, the matrix `[entries, features]` as PyTorch has it. The entries count as the
+    /// inputs, as for a linear layer over one-hot vectors.
+    pub fn parametrized(
+        entries: usize,
+        features: usize,
+        how: WeightInit,
+        parametrization: Parametrization,
+        init: &mut Init,
+    ) -> Self {
+        let weight = init.weight([entries, features], entries, parametrization.drawn(how));
+        let parametrization = parametrization.init(&weight, 0, entries, init);
+        Self { weight, parametrization }
+    }
+
+    /// A table that is the parameter, read from a file or drawn.
+    pub fn from_parameters(weight: Param<Tensor<2>>) -> Self {
+        Self { weight, parametrization: Parametrized::direct() }
     }
 
     /// # Shapes
     /// `[n]` → `[n, features]`. Indices must be below `entries`.
     pub fn forward(&self, indices: Tensor<1, Int>) -> Tensor<2> {
-        self.weight.val().select(0, indices)
+        self.select::<Plain>(indices)
+    }
+
+    /// [`Embedding::forward`] in a pass of this kind: in one with tangents the singular vectors of a spectrally normalised
+    /// table stay.
+    ///
+    /// # Shapes
+    /// `[n]` → `[n, features]`
+    pub fn select<P: Pass>(&self, indices: Tensor<1, Int>) -> Tensor<2> {
+        let (table, _) = self.parametrization.apply::<P, 2>(&self.weight, None);
+        table.select(0, indices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::ModuleVisitor;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::dual::Tangent;
+    use crate::tensor::from_indices;
+
+    fn table(parametrization: Parametrization, device: &Device) -> Embedding {
+        Embedding::parametrized(5, 3, WeightInit::Normal(2.0), parametrization, &mut Init::new(device, 1))
+    }
+
+    fn off(a: Tensor<2>, b: Tensor<2>) -> f32 {
+        (a - b).abs().max().into_scalar::<f32>()
+    }
+
+    #[test]
+    fn a_spectrally_normalised_table_has_the_norm_1() {
+        let device = Device::flex().autodiff();
+        let table = table(Parametrization::Spectral, &device);
+        let all = || from_indices(&[0, 1, 2, 3, 4], &device);
+        let vectors = || table.parametrization.u.as_ref().map(|u| u.value_sync().into_data());
+        let before = vectors();
+        let tangent = table.select::<Tangent>(all());
+        assert_eq!(vectors(), before);
+        let plain = table.forward(all());
+        assert_ne!(vectors(), before);
+        assert!(off(tangent, plain.clone()) < 1e-3);
+        // The largest singular value, by power iteration.
+        let product = plain.clone().transpose().matmul(plain);
+        let mut v = Tensor::<2>::ones([3, 1], &device);
+        for _ in 0..100 {
+            v = product.clone().matmul(v);
+            v = v.clone() / v.square().sum().sqrt().reshape([1, 1]);
+        }
+        let norm = product.matmul(v).square().sum().sqrt().into_scalar::<f32>().sqrt();
+        assert!((norm - 1.0).abs() < 1e-3, "{norm}");
+    }
+
+    /// Collects the names of parameters.
+    struct Names(Vec<String>, Vec<String>);
+
+    impl ModuleVisitor for Names {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+            self.1.push(self.0.join("."));
+        }
+    }
+
+    #[test]
+    fn a_table_as_it_is_has_one_parameter() {
+        let table = table(Parametrization::Direct, &Device::flex());
+        let mut names = Names(vec![], vec![]);
+        table.visit(&mut names);
+        assert_eq!(names.1, ["weight"]);
+        let all = from_indices(&[0, 1, 2, 3, 4], &Device::flex());
+        assert_eq!(off(table.forward(all), table.weight.val()), 0.0);
     }
 }

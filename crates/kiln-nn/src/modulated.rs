@@ -69,3 +69,30 @@ pub fn modulated_conv2d<X: Signal<4>>(x: X, weight: Tensor<4>, styles: Of<X, 4, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::dual::Plain;
+    use crate::{Conv2dConfig, Init, Parametrization};
+
+    /// A style of ones leaves a layer's equalised weight as the layer itself uses it.
+    #[test]
+    fn an_equalised_weight_is_modulated() {
+        let device = Device::flex();
+        let parametrization = Parametrization::Equalized { gain: 1.0, lr_multiplier: 0.5 };
+        let config = Conv2dConfig { parametrization, bias: false, ..Conv2dConfig::same3(4, 5) };
+        let mut init = Init::new(&device, 1);
+        let conv = config.init(&mut init);
+        let x = init.normal([2, 4, 6, 6], 0.0, 1.0).val();
+        for side in [Modulate::Maps, Modulate::Weights] {
+            let how = Modulation { demodulate: false, side, rate: Rate::Same, filter: &[], padding: 1 };
+            let (weight, _) = conv.effective::<Plain>();
+            let y = modulated_conv2d(x.clone(), weight, Tensor::ones([2, 4], &device), how);
+            let off = (y - conv.forward(x.clone())).abs().max().into_scalar::<f32>();
+            assert!(off < 1e-5, "{side:?}: off by {off}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Context, Error, Result};
 use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
 use kiln_nn::tensor::from_values;
 
@@ -145,8 +145,10 @@ fn tokenizer(data: &mut DataConfig, stream: &Prepared, run: Option<&Run>) -> Res
     data.vocabulary = vocabulary;
     if data.caption_length == 0 {
         let lengths: Result<Vec<usize>> = captions.iter().map(|text| Ok(tokenizer.tokens(text)?.len())).collect();
-        data.caption_length = lengths?.into_iter().max().unwrap_or(0).max(1);
+        data.caption_length = lengths.context(|| stream.set().name())?.into_iter().max().unwrap_or(0).max(1);
     }
+    // What is wrong with the special tokens of every caption is said before a run begins.
+    tokenizer.rows(captions.first().map(String::as_str), data.caption_length).context(|| stream.set().name())?;
     Ok(tokenizer)
 }
 

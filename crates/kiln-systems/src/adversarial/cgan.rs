@@ -167,7 +167,7 @@ impl System for Cgan {
         let discriminator = if projects {
             let features = c.discriminator_channels << (self.sizes.doublings - 1);
             ConditionalDiscriminator {
-                embedding: Embedding { weight: init.normal([classes, features], 0.0, 0.02) },
+                embedding: Embedding::from_parameters(init.normal([classes, features], 0.0, 0.02)),
                 net: Discriminator::new(channels, c.discriminator_channels, self.sizes, init),
                 projects,
             }

@@ -207,7 +207,8 @@ impl GatedLayer {
             horizontal: conv(Window::Left, init),
             across: Conv2dConfig { bias: false, ..Conv2dConfig::new(2 * p, 2 * p, 1) }.init(init),
             out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(p, p) }.init(init),
-            class: (classes > 0).then(|| Embedding { weight: init.weight([classes, 4 * p], 1, WeightInit::Zero) }),
+            class: (classes > 0)
+                .then(|| Embedding::from_parameters(init.weight([classes, 4 * p], 1, WeightInit::Zero))),
             residual: mask == MaskType::B,
         }
     }
@@ -556,7 +557,7 @@ mod tests {
         layer.out.weight = param(f.tensor("gated.out.weight"));
         layer.out.bias = bias("gated.out.bias");
         let table = Param::from_tensor(f.tensor::<2>("gated.klass.weight").autodiff());
-        layer.class = Some(Embedding { weight: table });
+        layer.class = Some(Embedding::from_parameters(table));
 
         let [v, h] = ["gated.v", "gated.h"].map(|name| f.tensor::<4>(name).autodiff().require_grad());
         let classes = kiln_nn::tensor::from_indices(&[3, 1], &device().autodiff());
