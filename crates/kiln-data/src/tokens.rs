@@ -7,7 +7,7 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::normalizers::utils::Lowercase;
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
-use tokenizers::{AddedToken, PostProcessor, Tokenizer as Inner, TruncationDirection};
+use tokenizers::{AddedToken, PaddingParams, PostProcessor, Tokenizer as Inner, TruncationDirection};
 
 /// What fills a row up, token 0 of a vocabulary of words.
 const PADDING: &str = "[PAD]";
@@ -103,12 +103,14 @@ impl Tokenizer {
         Self { inner, padding, vocabulary: largest as usize + 1 }
     }
 
-    /// As a `tokenizer.json`.
+    /// As a `tokenizer.json`, which also says what the padding is.
     ///
     /// # Errors
     /// If it cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
-        self.inner.to_string(true).map_err(|e| Error::new(format!("writing a tokenizer: {e}")))
+        let mut inner = self.inner.clone();
+        inner.with_padding(Some(PaddingParams { pad_id: self.padding, ..PaddingParams::default() }));
+        inner.to_string(true).map_err(|e| Error::new(format!("writing a tokenizer: {e}")))
     }
 
     /// How many tokens there are: all are below this.
@@ -200,6 +202,9 @@ mod tests {
         assert_eq!((read.tokens(text).unwrap(), read.vocabulary()), (words.tokens(text).unwrap(), words.vocabulary()));
         assert_eq!(read.to_json().unwrap(), words.to_json().unwrap());
         assert_eq!(read.rows(["roof"], 2).unwrap(), words.rows(["roof"], 2).unwrap());
+        let other = Tokenizer::new(words.inner.clone(), 3);
+        std::fs::write(&path, other.to_json().unwrap()).unwrap();
+        assert_eq!(Tokenizer::open(&path).unwrap().padding, 3, "a run's file keeps the padding");
         std::fs::write(&path, "{}").unwrap();
         let error = Tokenizer::open(&path).err().unwrap().to_string();
         assert!(error.contains("tokenizer.json: not a tokenizer.json") && error.lines().count() == 1, "{error}");
