@@ -143,7 +143,7 @@ fn metrics_go_by_their_base_and_are_known_before_they_are_measured() {
         for measured in [&[][..], &known] {
             let (verdict, page) = judge(expect, measured);
             let said = verdict.unwrap_err();
-            assert!(said.contains("no such metric"), "{said}");
+            assert!(said.contains("no such value"), "{said}");
             // The page is written all the same, and its tables are whole.
             assert!(page.contains(&format!("| [vae](#vae) | It works. | error: {said} |\n")), "{page}");
         }

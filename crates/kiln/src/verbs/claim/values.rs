@@ -161,7 +161,8 @@ impl Book {
     /// A usage error for a figure that the claim does not have.
     pub fn verdicts(&self, at: usize) -> Result<Vec<(Verdict, Vec<&Value>)>> {
         let claim = &self.claims[at].claim;
-        let place = |e: Error| Error::usage(format!("{}: {e}", claim.path.display()));
+        let path = claim.path.display().to_string();
+        let place = |e: Error| if e.to_string().starts_with(&path) { e } else { Error::usage(format!("{path}: {e}")) };
         let judged = claim.expectations(&self.names()).map_err(place)?.into_iter().map(|expectation| {
             let verdict = expectation.verdict(&|figure| Ok(self.value(at, figure)?.map(|v| v.value)))?;
             let mut own = Vec::new();
@@ -219,12 +220,12 @@ impl Book {
             [] if pairs.is_empty() => {
                 refuse("no such label; there are", claim.labels().into_iter().map(String::from).collect())
             }
+            [] if all_measured => refuse("no such value; there are", values.iter().map(called).collect()),
             [] if !printed.iter().any(|measure| measure.gives(&metric)) => {
                 let names = printed.iter().flat_map(|measure| measure.figures());
                 let whole = |name: String| if name.ends_with('_') { name + "…" } else { name };
-                refuse("no such metric; there are", names.map(whole).collect())
+                refuse("no such value; there are", names.map(whole).collect())
             }
-            [] if all_measured => refuse("no such value; there are", values.iter().map(called).collect()),
             [] => Ok(None),
             _ => refuse("one of several:", found.into_iter().map(called).collect()),
         }
