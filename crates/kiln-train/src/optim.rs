@@ -195,7 +195,8 @@ impl Optimizer {
     /// The moments under `prefix`, for a checkpoint.
     pub fn state(&self, prefix: &str, into: &mut State) {
         for (path, moments) in &self.moments {
-            if moments.steps != self.steps {
+            // Plain gradient descent counts nothing.
+            if moments.steps != self.steps && (moments.first.is_some() || moments.second.is_some()) {
                 let values = vec![moments.steps as f32];
                 into.insert(format!("{prefix}.{path}.step"), HostTensor { shape: vec![1], values });
             }

@@ -77,7 +77,7 @@ fn conditions_are_given_by_label_and_by_file() {
     let two = sample(&["2", "--out", "two", "--guidance-scale", "2"]);
     said(at, &two.iter().map(String::as_str).collect::<Vec<_>>());
     let three = sample(&["3", "--out", "x"]);
-    let line = refused(at, &three.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+    let line = refused(at, &three.iter().map(String::as_str).collect::<Vec<_>>(), 2);
     assert!(line.contains("`encoder_hidden_states` has shape [2, 5, 6]; expected [1 or at least 3"), "{line}");
     let line = refused(at, &["sample", "labels", "-n", "2", "--context", &context, "--out", "x"], 2);
     assert!(line.contains("--context"), "{line}");
