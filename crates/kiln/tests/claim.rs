@@ -115,7 +115,7 @@ fn a_claim_is_trained_measured_judged_and_written() {
     // Mistakes in the file.
     for (from, to, part) in [
         ("nll_3[four]", "nll_3[five]", "no such label; there are `two`, `four`, `test`"),
-        ("nll_3[four]", "nll_4[four]", "no such metric; there are"),
+        ("nll_3[four]", "nll_4[four]", "no such value; there are"),
         ("nll_3[four]", "nll_3", "one of several: `nll_3[two, test]`, `nll_3[four, test]`"),
         ("expect = ['", "expect = ['<", "expected a value"),
         ("says", "said", "line 1: unknown field `said`"),
