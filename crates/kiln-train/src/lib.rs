@@ -56,7 +56,7 @@ pub use run::Run;
 pub use schedule::Schedule;
 pub use session::Options;
 pub use sizes::SizeRule;
-pub use system::{InitFrom, Loss, Phase, Pictures, System};
+pub use system::{InitFrom, Loss, Phase, PhaseLoss, Pictures, System};
 pub use trainer::Summary;
 pub use trial::Trial;
 pub use watch::{Evaluation, Watch, Watcher};

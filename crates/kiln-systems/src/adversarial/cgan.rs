@@ -182,17 +182,7 @@ impl System for Cgan {
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
-        let c = &self.config.dcgan;
-        vec![
-            Phase::new(
-                "discriminator",
-                &["discriminator"],
-                c.discriminator_optimizer.clone(),
-                Self::discriminator_loss,
-            ),
-            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss)
-                .every(c.discriminator_steps),
-        ]
+        dcgan::phases(&self.config.dcgan, Self::discriminator_loss, Self::generator_loss)
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {

@@ -32,8 +32,8 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, activate};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Represent, Request,
-    SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, PhaseLoss, Pictures,
+    Represent, Request, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -236,6 +236,14 @@ impl Discriminator {
     }
 }
 
+/// The two phases of a step, D's `discriminator_steps` times as often as G's.
+pub fn phases<S: System>(c: &Config, discriminator: PhaseLoss<S>, generator: PhaseLoss<S>) -> Vec<Phase<S>> {
+    vec![
+        Phase::new("discriminator", &["discriminator"], c.discriminator_optimizer.clone(), discriminator),
+        Phase::new("generator", &["generator"], c.generator_optimizer.clone(), generator).every(c.discriminator_steps),
+    ]
+}
+
 /// Each map as `side`×`side` maxima of windows that cover it: window i is ⌊i·h/side⌋ to ⌈(i + 1)·h/side⌉.
 fn adaptive_max_pool(x: Tensor<4>, side: usize) -> Tensor<4> {
     let pool = |x: Tensor<4>, dim: usize| {
@@ -295,17 +303,7 @@ impl System for Dcgan {
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
-        let c = &self.config;
-        vec![
-            Phase::new(
-                "discriminator",
-                &["discriminator"],
-                c.discriminator_optimizer.clone(),
-                Self::discriminator_loss,
-            ),
-            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss)
-                .every(c.discriminator_steps),
-        ]
+        phases(&self.config, Self::discriminator_loss, Self::generator_loss)
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
