@@ -14,9 +14,8 @@ use kiln_nn::tensor::{from_indices, to_values};
 use kiln_nn::{Condition, Init};
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, Imported, export, import};
 use kiln_systems::diffusion::diffusers::{Config, Diffusers, Networks};
-use kiln_train::WeightSet;
 use kiln_train::checkpoint::Checkpoint;
-use kiln_train::{Context, Model, Options, Pictures, Recipe, Request, Run, System, params, recipe};
+use kiln_train::{Context, Model, Options, Pictures, Recipe, Request, Run, System, WeightSet, params, recipe};
 use serde_json::{Value, json};
 
 const ALL: [&str; 7] = ["published", "options", "fourier", "text", "shards", "plain-middle", "no-middle"];

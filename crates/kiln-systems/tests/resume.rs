@@ -12,10 +12,9 @@ use kiln_core::Result;
 use kiln_core::random::Key;
 use kiln_data::DataKind;
 use kiln_systems::registry;
-use kiln_train::WeightSet;
 use kiln_train::checkpoint::list;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Ability, AnySystem, Evaluation, Model, Options, Precision, Request, Run, Watch, Watcher};
+use kiln_train::{Ability, AnySystem, Evaluation, Model, Options, Precision, Request, Run, Watch, Watcher, WeightSet};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.

@@ -39,8 +39,7 @@ pub fn preview<N>(
         for (direction, images) in translate.directions().into_iter().zip(examples) {
             // Enlarged where the translation is larger.
             rows.extend(pictures(images.clone()).into_iter().map(|p| p.resize(p.width * scale, p.height * scale)));
-            let mut request = Request::new(0..images.dims()[0] as u64, seed, device);
-            request.condition.direction = Some(direction.to_string());
+            let request = Request::new(0..images.dims()[0] as u64, seed, device).along(direction);
             rows.extend(pictures(translate.translate(networks, images.clone(), &request)?));
         }
         let columns = examples.first().map_or(1, |e| e.dims()[0]);

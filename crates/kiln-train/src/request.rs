@@ -107,6 +107,12 @@ impl Request {
         self
     }
 
+    /// The same samples, along a direction of a translation.
+    pub fn along(mut self, direction: &str) -> Self {
+        self.condition.direction = Some(direction.to_string());
+        self
+    }
+
     /// How many samples.
     pub fn len(&self) -> usize {
         (self.indices.end - self.indices.start) as usize

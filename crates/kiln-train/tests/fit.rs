@@ -12,9 +12,10 @@ use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::WeightSet;
 use kiln_train::checkpoint::{self, Checkpoint};
-use kiln_train::{Abilities, DataConfig, FitData, Phase, Pictures, Reconstruct, Run, System, TrainConfig, entry};
+use kiln_train::{
+    Abilities, DataConfig, FitData, Phase, Pictures, Reconstruct, Run, System, TrainConfig, WeightSet, entry,
+};
 use serde::{Deserialize, Serialize};
 
 struct Pca(Config, Pictures);

@@ -12,12 +12,11 @@ use common::{options, recipe, train, write_pictures};
 use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_nn::{Init, Linear, LinearConfig};
-use kiln_train::WeightSet;
 use kiln_train::checkpoint::{self, Checkpoint};
 use kiln_train::params::{self, HostTensor, State};
 use kiln_train::{
     Abilities, DataConfig, InitFrom, Loss, OptimizerConfig, Phase, Pictures, Reconstruct, Run, System, TrainConfig,
-    entry,
+    WeightSet, entry,
 };
 use serde::{Deserialize, Serialize};
 

@@ -10,11 +10,10 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
 use kiln_data::{DataKind, Picture};
 use kiln_nn::{Conv2d, Conv2dConfig, Embedding, Init};
-use kiln_train::WeightSet;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{
     Abilities, AnySystem, Batch, DataConfig, Loss, OptimizerConfig, Options, Phase, Pictures, Run, System, TrainConfig,
-    entry,
+    WeightSet, entry,
 };
 use serde::{Deserialize, Serialize};
 use toml::Table;

@@ -14,10 +14,9 @@ use kiln_measure::Features;
 use kiln_measure::frechet::Gaussian;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_systems::find;
-use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Ability, Model, Options, Precision, Progress, Run, checkpoint};
+use kiln_train::{Ability, Model, Options, Precision, Progress, Run, WeightSet, checkpoint};
 use serde_json::Value;
 
 use crate::Common;

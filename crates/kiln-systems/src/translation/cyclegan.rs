@@ -24,7 +24,6 @@
 //! `kiln train cyclegan --data starter:noto,starter:twemoji`, then
 //! `kiln translate RUN picture.png out.png`.
 
-use crate::one_pass::NoSettings;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result, refuse_if};
@@ -38,6 +37,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::networks::{Generator, ImagePool, PatchDiscriminator};
+use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -409,11 +409,7 @@ mod tests {
         let system = CycleGan::new(tiny(), &pictures).unwrap();
         let networks = system.networks(&mut Init::new(&device, 0));
         let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
-        let along = |direction: &str| {
-            let mut request = Request::new(0..1, 0, &device);
-            request.condition.direction = Some(direction.into());
-            request
-        };
+        let along = |direction: &str| Request::new(0..1, 0, &device).along(direction);
         let out = system.translate(&networks, zeros([1, 3, 12, 20]), &along("b2a")).unwrap();
         assert_eq!(out.dims(), [1, 3, 12, 20]);
         for (shape, direction) in [([1, 3, 10, 8], "a2b"), ([1, 1, 8, 8], "a2b"), ([1, 3, 8, 8], "c2d")] {

@@ -12,11 +12,10 @@ use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
 use kiln_measure::MetricValue;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::WeightSet;
 use kiln_train::checkpoint::write_atomically;
 use kiln_train::preview::pictures;
 use kiln_train::progress::minutes;
-use kiln_train::{Ability, Model, Request, Run};
+use kiln_train::{Ability, Model, Request, Run, WeightSet};
 use serde_json::{Value, json};
 use toml::Table;
 

@@ -7,9 +7,8 @@ use clap::Args;
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, PreparedSample, contact_sheet};
 use kiln_nn::tensor::to_values;
-use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Request};
+use kiln_train::{Ability, Request, WeightSet};
 use serde_json::json;
 use toml::Table;
 

@@ -6,9 +6,8 @@ use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Error, Result};
 use kiln_data::contact_sheet;
-use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Model, Request};
+use kiln_train::{Ability, Model, Request, WeightSet};
 use serde_json::json;
 
 use crate::Common;

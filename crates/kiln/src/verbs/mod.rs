@@ -22,8 +22,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Error, Result};
 use kiln_systems::{find, registry};
-use kiln_train::WeightSet;
-use kiln_train::{Ability, Model, Request, Run, device};
+use kiln_train::{Ability, Model, Request, Run, WeightSet, device};
 
 /// Reads `--weights`.
 pub fn weight_set(text: &str) -> std::result::Result<WeightSet, String> {
@@ -53,9 +52,8 @@ pub fn encode(model: &dyn Model, images: Tensor<4>, first: usize) -> Result<Tens
 /// Translations of pictures, the first of which is the `first`-th, along a direction, in the system's own way.
 pub fn translate(model: &dyn Model, images: Tensor<4>, first: usize, direction: &str) -> Result<Tensor<4>> {
     let (first, n) = (first as u64, images.dims()[0] as u64);
-    let mut request = Request::new(first..first + n, 0, &model.info().device);
-    request.condition.direction = Some(direction.to_string());
-    model.translate(images, &request)
+    let request = Request::new(first..first + n, 0, &model.info().device);
+    model.translate(images, &request.along(direction))
 }
 
 /// Refuses a verb that a run's system cannot do, naming the systems that can.

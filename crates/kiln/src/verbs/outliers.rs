@@ -19,9 +19,8 @@ use kiln_data::Split;
 use kiln_measure::MetricValue;
 use kiln_measure::outliers::auroc;
 use kiln_nn::tensor::to_values;
-use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Model};
+use kiln_train::{Ability, Model, WeightSet};
 use serde_json::json;
 
 use crate::Common;

@@ -10,10 +10,9 @@ use clap::Args;
 use kiln_core::{Context, Error, Result};
 use kiln_data::{DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSample, Resize, Sample, Split};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::WeightSet;
 use kiln_train::model::Info;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Model, Progress, Request};
+use kiln_train::{Ability, Model, Progress, Request, WeightSet};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
@@ -275,11 +274,7 @@ pub fn translate(args: &TranslateArgs, common: &Common, out: &Output) -> Result<
     if !directions.contains(&direction) {
         return Err(Error::usage(format!("--direction {direction}: this run has {}", directions.join(", "))));
     }
-    let along = |indices| {
-        let mut request = Request::new(indices, args.seed, &device);
-        request.condition.direction = Some(direction.to_string());
-        request
-    };
+    let along = |indices| Request::new(indices, args.seed, &device).along(direction);
     if args.native {
         let multiple = model.multiple_of()?.ok_or_else(|| {
             Error::usage(format!("--native: {} takes pictures of the size it was trained at only", model.info().system))

@@ -65,6 +65,13 @@ enum Work {
     System { samples: usize, colours: usize, settings: &'static [&'static str] },
 }
 
+/// The pixel-by-pixel systems, on bits.
+const BY_PIXELS: Work = Work::System {
+    samples: 16,
+    colours: 1,
+    settings: &["model.features={channels}", "model.output=bernoulli", "model.binarize=static"],
+};
+
 const BENCHES: [Bench; 8] = [
     Bench { name: "conv", batch: 32, size: 32, channels: 64, work: Work::Conv },
     Bench { name: "conv-transpose", batch: 64, size: 14, channels: 128, work: Work::ConvTranspose },
@@ -97,28 +104,8 @@ const BENCHES: [Bench; 8] = [
             ],
         },
     },
-    Bench {
-        name: "pixelcnn",
-        batch: 16,
-        size: 28,
-        channels: 24,
-        work: Work::System {
-            samples: 16,
-            colours: 1,
-            settings: &["model.features={channels}", "model.output=bernoulli", "model.binarize=static"],
-        },
-    },
-    Bench {
-        name: "pixelrnn",
-        batch: 16,
-        size: 28,
-        channels: 24,
-        work: Work::System {
-            samples: 16,
-            colours: 1,
-            settings: &["model.features={channels}", "model.output=bernoulli", "model.binarize=static"],
-        },
-    },
+    Bench { name: "pixelcnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
+    Bench { name: "pixelrnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
 ];
 
 /// Medians in milliseconds, by what was timed: `forward`, `step`, `sample`.

@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kiln_core::{Error, Result};
 use kiln_measure::MetricValue;
-use kiln_train::WeightSet;
 use kiln_train::checkpoint::write_atomically;
 use kiln_train::recipe::{assignment, merge};
-use kiln_train::{AnySystem, Options, Run, device};
+use kiln_train::{AnySystem, Options, Run, WeightSet, device};
 use serde_json::json;
 use toml::{Table, Value as Setting};
 

@@ -18,9 +18,8 @@ use kiln_data::{PictureRule, Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::MetricValue;
 use kiln_nn::tensor::from_values;
-use kiln_train::WeightSet;
 use kiln_train::request::sampler_flags;
-use kiln_train::{Ability, Evaluation, Model, Watch, Watcher};
+use kiln_train::{Ability, Evaluation, Model, Watch, Watcher, WeightSet};
 
 use crate::Common;
 use crate::output::Output;

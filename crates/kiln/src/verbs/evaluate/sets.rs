@@ -10,9 +10,8 @@ use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::{
     Features, MetricValue, bootstrap, diversity, frechet, inception_score, kernel, ndb, neighbours, prdc,
 };
-use kiln_train::WeightSet;
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Model, Request};
+use kiln_train::{Ability, Model, Request, WeightSet};
 
 use super::{Asked, is_run};
 use crate::feature_cache::Outputs;
