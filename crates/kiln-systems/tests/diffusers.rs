@@ -33,7 +33,7 @@ fn imported(name: &str, root: &Path) -> Imported {
 }
 
 fn recipe_of(root: &Path) -> Recipe<Config> {
-    recipe::of_run::<Diffusers>(&Run::open(root).unwrap().recipe().unwrap(), "recipe").unwrap()
+    Run::open(root).unwrap().recipe_of::<Diffusers>().unwrap()
 }
 
 fn networks(root: &Path) -> Networks {

@@ -10,7 +10,7 @@ use kiln_nn::Init;
 
 use crate::checkpoint::WeightSet;
 use crate::params::{self, HostTensor, State};
-use crate::recipe::{self, Recipe};
+use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::system::{InitFrom, NetworkPaths, System};
 
@@ -32,8 +32,7 @@ impl Initial {
         if !root.is_empty() {
             let run = Run::open(Path::new(root))?;
             run.check_system(S::ID)?;
-            let place = run.root().join("recipe.toml").display().to_string();
-            let theirs = recipe::of_run::<S>(&run.recipe()?, &place)?;
+            let theirs = run.recipe_of::<S>()?;
             if S::init_from(&recipe.model) != S::init_from(&theirs.model) {
                 return Err(Error::usage(format!(
                     "train.init_from = \"{root}\" takes all networks of that run; leave out the [model] setting that names \

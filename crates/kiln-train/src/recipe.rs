@@ -144,18 +144,6 @@ pub fn typed<S: System>(table: Table, place: &str) -> Result<Recipe<S::Config>> 
     Ok(recipe)
 }
 
-/// The recipe that a run was started with. Settings that its version of Kiln did not have get their defaults.
-///
-/// # Errors
-/// As [`merge`] and [`typed`].
-pub fn of_run<S: System>(saved: &Table, place: &str) -> Result<Recipe<S::Config>> {
-    let mut table = defaults::<S>()?;
-    merge(&mut table, saved, place)?;
-    let mut recipe = typed::<S>(table, place)?;
-    recipe.data.find_shape(place)?;
-    Ok(recipe)
-}
-
 fn check(train: &TrainConfig, place: &str) -> Result<()> {
     let refuse = |what: &str| Err(Error::usage(format!("{place}: {what}")));
     if train.batch == 0 {

@@ -11,8 +11,8 @@ use toml::Table;
 
 use crate::ability::Ability;
 use crate::checkpoint::{self, WeightSet};
-use crate::init_from::{Initial, settle};
 use crate::model::{Info, Loaded, Model};
+use crate::params;
 use crate::recipe::{self, Recipe};
 use crate::run::{Run, TOKENIZER};
 use crate::session::Options;
@@ -20,7 +20,6 @@ use crate::sizes::SizeRule;
 use crate::system::{Pictures, System};
 use crate::trainer::{self, Summary};
 use crate::trial::{self, Trial};
-use crate::{data, params};
 
 /// A row of the registry.
 pub trait AnySystem: Send + Sync {
@@ -115,8 +114,8 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn defaults_from(&self, run: &Run) -> Result<Table> {
         run.check_system(S::ID)?;
-        let place = run.root().join("recipe.toml").display().to_string();
-        let theirs = recipe::of_run::<S>(&run.recipe()?, &place)?;
+        let theirs = run.recipe_of::<S>()?;
+        let place = run.recipe_path().display().to_string();
         let mut recipe = recipe::typed::<S>(recipe::defaults::<S>()?, &place)?;
         let [channels, height, width] = theirs.data.shape;
         (recipe.data.size, recipe.data.channels) = ([height, width].into(), channels);
@@ -132,12 +131,7 @@ impl<S: System> AnySystem for Entry<S> {
 
     fn check(&self, table: Table) -> Result<Table> {
         let mut recipe = new_recipe::<S>(table)?;
-        settle::<S>(&mut recipe)?;
-        let (streams, pictures) = data::prepare::<S>(&mut recipe, None)?;
-        let system = S::new(recipe.model.clone(), &pictures)?;
-        data::check_batch(&system, &recipe, &streams)?;
-        data::check_grouping(&system, &streams)?;
-        Initial::check(&system, &recipe, &Device::default())?;
+        trainer::ready::<S>(&mut recipe, &Device::default())?;
         Table::try_from(recipe).map_err(|e| Error::new(format!("recipe: {e}")))
     }
 
@@ -146,8 +140,7 @@ impl<S: System> AnySystem for Entry<S> {
     }
 
     fn resume(&self, run: &Run, options: &Options) -> Result<Summary> {
-        let place = run.root().join("recipe.toml").display().to_string();
-        trainer::resume::<S>(recipe::of_run::<S>(&run.recipe()?, &place)?, run, options)
+        trainer::resume::<S>(run.recipe_of::<S>()?, run, options)
     }
 
     fn trial(&self, recipe: Table, device: &Device) -> Result<Box<dyn Trial>> {
@@ -155,8 +148,7 @@ impl<S: System> AnySystem for Entry<S> {
     }
 
     fn open(&self, run: &Run, weights: WeightSet, device: &Device) -> Result<Box<dyn Model>> {
-        let place = run.root().join("recipe.toml").display().to_string();
-        let recipe = recipe::of_run::<S>(&run.recipe()?, &place)?;
+        let recipe = run.recipe_of::<S>()?;
         let mut saved = run.newest_checkpoint()?;
         let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
         let mut system = S::new(recipe.model.clone(), &info.pictures)?;

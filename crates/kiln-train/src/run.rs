@@ -8,7 +8,8 @@ use kiln_data::Tokenizer;
 use toml::Table;
 
 use crate::checkpoint::{Checkpoint, write_atomically};
-use crate::recipe::rename_old_keys;
+use crate::recipe::{self, Recipe};
+use crate::system::System;
 
 /// A folder that holds everything about a run.
 #[derive(Clone, Debug)]
@@ -88,7 +89,8 @@ impl Run {
         self.root.join("previews")
     }
 
-    fn recipe_path(&self) -> PathBuf {
+    /// The file of the recipe.
+    pub fn recipe_path(&self) -> PathBuf {
         self.root.join("recipe.toml")
     }
 
@@ -113,7 +115,21 @@ impl Run {
     /// If the file is not TOML.
     pub fn recipe(&self) -> Result<Table> {
         let mut recipe = read_table(&self.recipe_path())?;
-        rename_old_keys(&mut recipe);
+        recipe::rename_old_keys(&mut recipe);
+        Ok(recipe)
+    }
+
+    /// The recipe that the run was started with, as its system's. Settings that its version of Kiln did not have get
+    /// their defaults.
+    ///
+    /// # Errors
+    /// As [`recipe`](Self::recipe), [`merge`](recipe::merge) and [`typed`](recipe::typed).
+    pub fn recipe_of<S: System>(&self) -> Result<Recipe<S::Config>> {
+        let place = self.recipe_path().display().to_string();
+        let mut table = recipe::defaults::<S>()?;
+        recipe::merge(&mut table, &self.recipe()?, &place)?;
+        let mut recipe = recipe::typed::<S>(table, &place)?;
+        recipe.data.find_shape(&place)?;
         Ok(recipe)
     }
 

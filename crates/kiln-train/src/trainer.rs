@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::tensor::Device;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{Loader, Prepared};
@@ -52,18 +53,27 @@ pub struct Summary {
 /// # Errors
 /// Everything that can go wrong, in one line; the last good checkpoint stays.
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
-    settle::<S>(&mut recipe)?;
-    let (streams, pictures) = prepare::<S>(&mut recipe, None)?;
-    let system = S::new(recipe.model.clone(), &pictures)?;
-    check_batch(&system, &recipe, &streams)?;
-    check_grouping(&system, &streams)?;
-    Initial::check(&system, &recipe, &options.device)?;
+    let (system, streams) = ready::<S>(&mut recipe, &options.device)?;
     set_end(&mut recipe, options)?;
     let run = Run::create(root)?;
     let _lock = run.lock()?;
     run.write_recipe(&recipe)?;
     keep_tokenizer(&streams, &run)?;
     train(system, &recipe, streams, &run, None, options)
+}
+
+/// The system and the data of a new run, checked and found to fit. The recipe is resolved.
+///
+/// # Errors
+/// If the recipe's settings or data do not suit the system, or what it starts from does not fit.
+pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) -> Result<(S, Vec<Arc<Prepared>>)> {
+    settle::<S>(recipe)?;
+    let (streams, pictures) = prepare::<S>(recipe, None)?;
+    let system = S::new(recipe.model.clone(), &pictures)?;
+    check_batch(&system, recipe, &streams)?;
+    check_grouping(&system, &streams)?;
+    Initial::check(&system, recipe, device)?;
+    Ok((system, streams))
 }
 
 /// Goes on with a run from its newest whole checkpoint.

@@ -302,9 +302,7 @@ pub(super) struct Model {
 /// # Errors
 /// If the run's system or one of its settings has no counterpart there, which is named.
 pub fn export(run: &Run, weights: WeightSet, folder: &Path) -> Result<Exported> {
-    let place = run.root().join("recipe.toml").display().to_string();
-    let saved = run.recipe()?;
-    let id = saved.get("system").and_then(|v| v.as_str()).unwrap_or_default().to_string();
+    let id = run.recipe()?.get("system").and_then(|v| v.as_str()).unwrap_or_default().to_string();
     if ![Diffusers::ID, super::super::ddpm::Ddpm::ID].contains(&id.as_str()) {
         return Err(Error::usage(format!(
             "{}: {id} has no counterpart in diffusers; ddpm and diffusers do",
@@ -313,13 +311,14 @@ pub fn export(run: &Run, weights: WeightSet, folder: &Path) -> Result<Exported> 
     }
     let state = run.newest_checkpoint()?.take_weights(weights);
     let model = if id == Diffusers::ID {
-        let config: Config = recipe::of_run::<Diffusers>(&saved, &place)?.model;
+        let config: Config = run.recipe_of::<Diffusers>()?.model;
         let named = |(path, tensor): (String, HostTensor)| {
             (state_dict_name(path.strip_prefix("unet.").unwrap_or(&path)), tensor)
         };
         Model { unet: config.unet, scheduler: config.scheduler, state: state.into_iter().map(named).collect() }
     } else {
-        super::of_ddpm::model(&recipe::of_run::<super::super::ddpm::Ddpm>(&saved, &place)?, state, &place)?
+        let place = run.recipe_path().display().to_string();
+        super::of_ddpm::model(&run.recipe_of::<super::super::ddpm::Ddpm>()?, state, &place)?
     };
     // Recipe and checkpoint must fit together, as for any use of the run.
     crate::find(&id)?.open(run, weights, &Device::flex())?;

@@ -376,7 +376,7 @@ mod tests {
     use kiln_features::WeightsFile;
     use kiln_nn::tensor::{from_values, to_values};
     use kiln_train::checkpoint::Checkpoint;
-    use kiln_train::{Run, params, recipe};
+    use kiln_train::{Run, params};
 
     use super::*;
 
@@ -389,7 +389,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         folder::import(&folder, dir.path(), &folder::ImportOptions::default()).unwrap();
         let run = Run::open(dir.path()).unwrap();
-        let recipe = recipe::of_run::<Diffusers>(&run.recipe().unwrap(), "recipe").unwrap();
+        let recipe = run.recipe_of::<Diffusers>().unwrap();
         let pictures = Pictures::new([1, 8, 16], recipe.data.classes);
         let system = Diffusers::new(recipe.model, &pictures).unwrap();
         let saved = Checkpoint::newest(&run.checkpoints(), &mut |_| ()).unwrap().unwrap();
