@@ -9,6 +9,7 @@
 mod archive;
 mod cache;
 mod catalogue;
+mod contents;
 mod digits;
 mod dsprites;
 mod fetch;
@@ -40,6 +41,7 @@ mod trained;
 
 pub use cache::cache_dir;
 pub use catalogue::{Entry, catalogue};
+pub use contents::Contents;
 pub use fetch::fetch;
 pub use few::few_labels;
 pub use icons::ICON_SIZE;

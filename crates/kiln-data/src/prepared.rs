@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 use kiln_core::{Error, Result};
 use rayon::prelude::*;
 
+use crate::contents;
 use crate::rule::RULES;
-use crate::{DataKind, DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
+use crate::{Contents, DataKind, DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
 
 /// Prepared sets below this many bytes stay in memory, since decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
@@ -16,6 +17,7 @@ pub struct Prepared {
     set: Arc<dyn DataSet>,
     rule: PictureRule,
     shape: [usize; 3],
+    contents: Contents,
     /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
     kept: Vec<OnceLock<Sample>>,
     with_first: bool,
@@ -50,17 +52,18 @@ impl Prepared {
         if set.is_empty() {
             return Err(Error::new(format!("{}: the set is empty", set.name())));
         }
-        let stored = match set.uniform() {
-            Some(shape) => vec![(shape, String::new())],
+        let (stored, digests) = match set.uniform() {
+            Some(shape) => (vec![(shape, String::new())], Vec::new()),
             None => survey(set.as_ref())?,
         };
+        let contents = Contents::new(set.as_ref(), digests);
         let shape = common_shape(&stored, &rule, set.name())?;
         let [channels, height, width] = shape;
         let masks = usize::from(set.kinds().contains(&DataKind::Masked));
         let bytes = ((channels + masks) * height * width).saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, kept, with_first: false, mask_values: Vec::new(), tokens: None })
+        Ok(Self { set, rule, shape, contents, kept, with_first: false, mask_values: Vec::new(), tokens: None })
     }
 
     /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
@@ -127,6 +130,11 @@ impl Prepared {
         self.shape
     }
 
+    /// What the set holds, to know it again.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
     /// How many samples there are.
     pub fn len(&self) -> usize {
         self.set.len()
@@ -171,18 +179,24 @@ impl Prepared {
     }
 }
 
-/// The stored shape and the name of every sample, each decoded once.
-fn survey(set: &dyn DataSet) -> Result<Vec<([usize; 3], String)>> {
+/// A stored shape, and the sample's name in messages.
+type Stored = ([usize; 3], String);
+
+/// The stored shape, and the name and digest in the set, of every sample, each decoded once.
+fn survey(set: &dyn DataSet) -> Result<(Vec<Stored>, Vec<(String, String)>)> {
     let look = |index| {
-        let Sample { picture, name, .. } = set.get(index)?;
-        Ok(([picture.channels, picture.height, picture.width], name))
+        let sample = set.get(index)?;
+        let digest = contents::digest(&sample, set.classes());
+        let Sample { picture, name, .. } = sample;
+        let stored = ([picture.channels, picture.height, picture.width], name);
+        Ok((stored, (contents::name(set, index), digest)))
     };
     // The first bad file in the set's order, whichever thread finds one first.
     let all: Vec<Result<_>> = (0..set.len()).into_par_iter().map(look).collect();
-    all.into_iter().collect()
+    Ok(all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip())
 }
 
-fn common_shape(stored: &[([usize; 3], String)], rule: &PictureRule, set: &str) -> Result<[usize; 3]> {
+fn common_shape(stored: &[Stored], rule: &PictureRule, set: &str) -> Result<[usize; 3]> {
     let Some(&([first_channels, first_height, first_width], _)) = stored.first() else {
         return Err(Error::new(format!("{set}: the set is empty")));
     };
