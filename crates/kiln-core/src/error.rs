@@ -6,13 +6,23 @@ use std::fmt;
 /// A failure, worded for the user.
 ///
 /// The message is one line: what went wrong, where (the file, the key, the step), and what to do.
-/// [`Error::usage`] marks mistakes in the command or recipe (exit status 2); everything else is a
-/// failure of the work itself (exit status 1).
+/// [`Error::usage`] marks mistakes in the command or recipe (exit status 2), [`Error::interrupted`] work that Ctrl-C
+/// ended (130); everything else is a failure of the work itself (1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     message: String,
-    usage: bool,
+    kind: Kind,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Work,
+    Usage,
+    Interrupted,
+}
+
+/// The exit status of a command that Ctrl-C ended, as of one that the signal kills.
+pub const INTERRUPTED: u8 = 130;
 
 /// `Result` with Kiln's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,12 +30,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure of the work: exit status 1.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { message: one_line(&message.to_string()), usage: false }
+        Self { message: one_line(&message.to_string()), kind: Kind::Work }
     }
 
     /// A usage error (flag, recipe key, missing ability): exit status 2.
     pub fn usage(message: impl fmt::Display) -> Self {
-        Self { message: one_line(&message.to_string()), usage: true }
+        Self { message: one_line(&message.to_string()), kind: Kind::Usage }
+    }
+
+    /// Work that Ctrl-C ended: exit status 130.
+    pub fn interrupted(message: impl fmt::Display) -> Self {
+        Self { message: one_line(&message.to_string()), kind: Kind::Interrupted }
     }
 
     /// The same error with a place in front of it: a usage error stays one.
@@ -35,7 +50,16 @@ impl Error {
 
     /// Whether this is a usage error.
     pub fn is_usage(&self) -> bool {
-        self.usage
+        self.kind == Kind::Usage
+    }
+
+    /// The exit status of a command that ends with this error.
+    pub fn exit_status(&self) -> u8 {
+        match self.kind {
+            Kind::Work => 1,
+            Kind::Usage => 2,
+            Kind::Interrupted => INTERRUPTED,
+        }
     }
 }
 

@@ -5,5 +5,5 @@ mod error;
 mod lock;
 pub mod random;
 
-pub use error::{Context, Error, Result};
+pub use error::{Context, Error, INTERRUPTED, Result};
 pub use lock::Lock;

@@ -46,7 +46,7 @@ pub use fetch::fetch;
 pub use few::few_labels;
 pub use icons::ICON_SIZE;
 pub use loader::{Clamp, Grouping, HostBatch, Loader, Part};
-pub use open::{is_named, open, open_all};
+pub use open::{absolute, is_named, open, open_all};
 pub use pairs::check_pairs;
 pub use picture::Picture;
 pub use png_text::read_png_text;

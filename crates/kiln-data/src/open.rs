@@ -49,6 +49,15 @@ pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc
     open_all_specs(&specs, split, rule)
 }
 
+/// The sets of `A,B` with whole paths in place of relative ones, so that they are found from any folder.
+pub fn absolute(specs: &str) -> Result<String> {
+    let whole = |spec: &str| match is_named(spec) || !Path::new(spec).exists() {
+        true => Ok(spec.to_string()),
+        false => std::path::absolute(spec).map(|path| path.display().to_string()).context(|| spec),
+    };
+    Ok(specs.split(',').map(str::trim).map(whole).collect::<Result<Vec<_>>>()?.join(","))
+}
+
 fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
     rule.check()?;
     let found: Vec<Found> = specs.iter().map(|s| find(s, split, rule)).collect::<Result<_>>()?;

@@ -160,7 +160,7 @@ fn trained(root: &Path, settings: &[&str]) {
     for text in common.iter().chain(settings) {
         recipe::merge(&mut table, &recipe::assignment(text).unwrap(), "test").unwrap();
     }
-    let options = Options { device: Device::flex(), steps: Some(3), quiet: true, watcher: None };
+    let options = Options { steps: Some(3), quiet: true, ..Options::on(Device::flex()) };
     system.train(table, root, &options).unwrap();
 }
 
@@ -546,7 +546,7 @@ fn an_imported_run_can_be_trained_further() {
     import(&folder("published"), dir.path(), &ImportOptions { changes, ..ImportOptions::default() }).unwrap();
     let run = Run::open(dir.path()).unwrap();
     let before = params::state(&networks(dir.path()));
-    let options = Options { device: Device::flex(), steps: Some(1), quiet: true, watcher: None };
+    let options = Options { steps: Some(1), quiet: true, ..Options::on(Device::flex()) };
     kiln_systems::find("diffusers").unwrap().resume(&run, &options).unwrap();
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |_| ()).unwrap().unwrap();
     assert_eq!(saved.counters.images, 4);

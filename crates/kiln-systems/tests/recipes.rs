@@ -58,7 +58,7 @@ fn two_steps(path: &Path, set: &[String], root: &Path) {
     for text in stand_in(&recipe) {
         merge(&mut recipe, &assignment(&text).unwrap(), &place).unwrap();
     }
-    let options = Options { device: Device::flex(), steps: Some(2), quiet: true, watcher: None };
+    let options = Options { steps: Some(2), quiet: true, ..Options::on(Device::flex()) };
     let summary = system.train(recipe, root, &options).unwrap_or_else(|e| panic!("{place}: {e}"));
     assert_eq!(summary.steps, 2, "{place}");
     assert!(summary.parameters > 0 && summary.losses.values().all(|loss| loss.is_finite()), "{place}: {summary:?}");

@@ -124,7 +124,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
 }
 
 fn options(steps: u64) -> Options {
-    Options { device: Device::flex(), steps: Some(steps), quiet: true, watcher: None }
+    Options { steps: Some(steps), quiet: true, ..Options::on(Device::flex()) }
 }
 
 fn files(root: &Path) -> Vec<(String, Vec<u8>)> {

@@ -11,6 +11,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::means::Means;
+use crate::origin::Origin;
 use crate::params::{HostTensor, State};
 
 /// Which weights of a checkpoint to use.
@@ -35,6 +37,12 @@ pub struct Counters {
     pub optimizer_steps: BTreeMap<String, u64>,
     /// The best checkpoint so far, if the recipe asks for one.
     pub best: Option<Best>,
+    /// Sums of the loss terms since the last log record, and since the last checkpoint.
+    #[serde(default)]
+    pub means: [Means; 2],
+    /// What the run is made of; older versions of Kiln did not say.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// Version of Kiln that wrote this.
     pub kiln: String,
     /// SHA-256 of each file beside this one.
@@ -65,7 +73,11 @@ pub struct Checkpoint {
     pub system: State,
 }
 
+/// Names the newest checkpoint, for people and scripts; Kiln itself looks at the folders.
 const LATEST: &str = "latest";
+const STATE: &str = "state.json";
+/// What stands before the hash at the end of `state.json`.
+const SEAL: &str = ",\n  \"sha256\": \"";
 
 impl Checkpoint {
     /// Takes the weights out: the live ones, or with those that have EMA weights in their place.
@@ -101,12 +113,12 @@ impl Checkpoint {
                 if state.is_empty() {
                     continue;
                 }
+                check_finite(state)?;
                 let bytes = to_bytes(state)?;
                 write_synced(&partial.join(file), &bytes).context(place)?;
                 counters.files.insert(file.to_string(), hash(&bytes));
             }
-            let json = serde_json::to_vec_pretty(&counters).context(place)?;
-            write_synced(&partial.join("state.json"), &json).context(place)?;
+            write_synced(&partial.join(STATE), sealed(&counters)?.as_bytes()).context(place)?;
             let whole = folder.join(&name);
             if whole.exists() {
                 fs::remove_dir_all(&whole).context(place)?;
@@ -119,8 +131,9 @@ impl Checkpoint {
                 // Best effort: the error already says what failed.
                 let _ = fs::remove_dir_all(&partial);
             })
-            .map_err(|e| {
-                Error::new(format!("{e}; the last good checkpoint is kept, free some space and `kiln resume`"))
+            .map_err(|e| match list(folder).last() {
+                Some(last) => Error::new(format!("{e}; the checkpoint of {last} images is kept")),
+                None => e,
             })
     }
 
@@ -129,9 +142,9 @@ impl Checkpoint {
     /// # Errors
     /// Names the file that is missing or damaged.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("state.json");
+        let path = folder.join(STATE);
         let text = fs::read_to_string(&path).context(|| path.display())?;
-        let counters: Counters = serde_json::from_str(&text).context(|| path.display())?;
+        let counters = unsealed(&text).context(|| path.display())?;
         let read = |file: &str| -> Result<State> {
             let Some(expected) = counters.files.get(file) else { return Ok(State::new()) };
             let path = folder.join(file);
@@ -139,7 +152,9 @@ impl Checkpoint {
             if hash(&bytes) != *expected {
                 return Err(Error::new(format!("{}: damaged (its hash differs from state.json)", path.display())));
             }
-            from_bytes(&bytes, &path.display().to_string())
+            let state = from_bytes(&bytes, &path.display().to_string())?;
+            check_finite(&state).context(|| path.display())?;
+            Ok(state)
         };
         Ok(Self {
             network: read("network.safetensors")?,
@@ -156,17 +171,8 @@ impl Checkpoint {
     /// # Errors
     /// If there are checkpoints but every one is damaged.
     pub fn newest(folder: &Path, say: &mut dyn FnMut(String)) -> Result<Option<Self>> {
-        let mut names = list(folder);
-        // `latest` is written last: prefer what it names, then whatever is newest.
-        if let Ok(named) = fs::read_to_string(folder.join(LATEST))
-            && let Ok(images) = named.trim().parse::<u64>()
-            && let Some(at) = names.iter().position(|n| *n == images)
-        {
-            let newest = names.remove(at);
-            names.push(newest);
-        }
         let mut last = None;
-        for images in names.into_iter().rev() {
+        for images in list(folder).into_iter().rev() {
             let path = folder.join(name(images));
             match Self::load(&path) {
                 Ok(checkpoint) => {
@@ -191,18 +197,25 @@ impl Checkpoint {
     }
 }
 
-/// Removes all checkpoints except the newest `keep` and the one at `best`.
+/// Removes all checkpoints except the one of `newest` images, the `keep` − 1 before it and the one at `best`. Those after the
+/// newest are damaged, or were left by a training that went another way.
 ///
 /// # Errors
 /// If a folder cannot be removed.
-pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
-    let names = list(folder);
+pub fn prune(folder: &Path, newest: u64, keep: usize, best: Option<u64>) -> Result<()> {
+    let (names, later): (Vec<u64>, Vec<u64>) = list(folder).into_iter().partition(|images| *images <= newest);
     let old = names.len().saturating_sub(keep);
-    for images in names.into_iter().take(old).filter(|n| Some(*n) != best) {
-        let path = folder.join(name(images));
-        fs::remove_dir_all(&path).context(|| format!("removing {}", path.display()))?;
-    }
-    Ok(())
+    let old = names.into_iter().take(old).filter(|images| Some(*images) != best);
+    old.chain(later).try_for_each(|images| remove(folder, images))
+}
+
+/// Removes a checkpoint.
+///
+/// # Errors
+/// If its folder cannot be removed.
+pub fn remove(folder: &Path, images: u64) -> Result<()> {
+    let path = path(folder, images);
+    fs::remove_dir_all(&path).context(|| format!("removing {}", path.display()))
 }
 
 /// Images seen of each checkpoint below `folder`, ascending.
@@ -216,6 +229,35 @@ pub fn list(folder: &Path) -> Vec<u64> {
 /// The folder of the checkpoint at `images`.
 pub fn path(folder: &Path, images: u64) -> PathBuf {
     folder.join(name(images))
+}
+
+/// The text of `state.json`, whose last entry is the hash of all before it.
+fn sealed(counters: &Counters) -> Result<String> {
+    let text = serde_json::to_string_pretty(counters).context(|| STATE)?;
+    let text = text.trim_end_matches('}').trim_end();
+    Ok(format!("{text}{SEAL}{}\"\n}}\n", hash(text.as_bytes())))
+}
+
+/// The counters of such a text, or of an older one without a hash.
+fn unsealed(text: &str) -> Result<Counters> {
+    let damaged = || Error::new("damaged (its hash differs from its content)");
+    let is_whole = match text.rsplit_once(SEAL) {
+        Some((content, end)) => format!("{}\"\n}}\n", hash(content.as_bytes())) == end,
+        None => false,
+    };
+    let counters: Counters = serde_json::from_str(text).map_err(|_| damaged())?;
+    // A version that did not write the hash did not write the origin either.
+    if is_whole || (counters.origin.is_none() && !text.contains(SEAL)) { Ok(counters) } else { Err(damaged()) }
+}
+
+/// Whether every value is a number.
+fn check_finite(state: &State) -> Result<()> {
+    let bad = state.iter().find(|(_, tensor)| tensor.values.iter().any(|value| !value.is_finite()));
+    bad.map_or(Ok(()), |(name, _)| {
+        Err(Error::new(format!(
+            "tensor `{name}` holds values that are no numbers (NaN or infinite): training has diverged"
+        )))
+    })
 }
 
 fn name(images: u64) -> String {
@@ -275,6 +317,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = PathBuf::from(temporary);
     write_synced(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path))
+        .inspect_err(|_| {
+            // Best effort: the error already says what failed.
+            let _ = fs::remove_file(&temporary);
+        })
         .context(|| format!("writing {}", path.display()))
 }
 
@@ -325,13 +371,61 @@ mod tests {
     }
 
     #[test]
-    fn pruning_keeps_the_newest_and_the_best() {
+    fn pruning_keeps_the_newest_and_the_best_and_nothing_later() {
         let dir = tempfile::tempdir().unwrap();
         for images in [10, 20, 30, 40] {
             checkpoint(images).save(dir.path()).unwrap();
         }
-        prune(dir.path(), 2, Some(10)).unwrap();
-        assert_eq!(list(dir.path()), [10, 30, 40]);
+        prune(dir.path(), 30, 2, Some(10)).unwrap();
+        assert_eq!(list(dir.path()), [10, 20, 30]);
+    }
+
+    #[test]
+    fn every_byte_of_a_checkpoint_is_covered() {
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint(10).save(dir.path()).unwrap();
+        let mut second = checkpoint(20);
+        second.counters.origin = Some(Origin::default());
+        second.save(dir.path()).unwrap();
+        for file in fs::read_dir(path(dir.path(), 20)).unwrap() {
+            let file = file.unwrap().path();
+            let bytes = fs::read(&file).unwrap();
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at % 8);
+                fs::write(&file, &damaged).unwrap();
+                assert_eq!(newest(dir.path()).0, Some(10), "byte {at} of {}", file.display());
+            }
+            fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+            assert_eq!(newest(dir.path()).0, Some(10), "a byte less of {}", file.display());
+            fs::write(&file, &bytes).unwrap();
+            assert_eq!(newest(dir.path()).0, Some(20));
+        }
+    }
+
+    #[test]
+    fn the_state_of_an_older_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint(10).save(dir.path()).unwrap();
+        let file = path(dir.path(), 10).join(STATE);
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        ["sha256", "origin", "means"].iter().for_each(|key| drop(json.as_object_mut().unwrap().remove(*key)));
+        fs::write(&file, serde_json::to_vec_pretty(&json).unwrap()).unwrap();
+        assert_eq!(newest(dir.path()), (Some(10), vec![]));
+    }
+
+    #[test]
+    fn values_that_are_no_numbers_are_neither_saved_nor_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint(10).save(dir.path()).unwrap();
+        let mut bad = checkpoint(20);
+        bad.optimizer.get_mut("a.weight.exp_avg").unwrap().values[1] = f32::NAN;
+        let e = bad.save(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("`a.weight.exp_avg`") && e.ends_with("the checkpoint of 10 images is kept"), "{e}");
+        assert_eq!(newest(dir.path()), (Some(10), vec![]));
+        assert!(
+            fs::read_dir(dir.path()).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().contains("partial"))
+        );
     }
 
     #[test]

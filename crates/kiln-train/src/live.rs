@@ -10,7 +10,7 @@ use kiln_data::HostBatch;
 use kiln_nn::Init;
 
 use crate::batch::Batch;
-use crate::checkpoint::{self, Best, Checkpoint, Counters, WeightSet};
+use crate::checkpoint::{Best, Checkpoint, Counters, WeightSet};
 use crate::ema;
 use crate::fit::FitData;
 use crate::init_from::Initial;
@@ -158,8 +158,8 @@ impl<S: System> Live<S> {
         Ok(self)
     }
 
-    /// Writes a checkpoint, and removes those that `keep` newest and the best one leave over.
-    pub(crate) fn save(&self, run: &Run, keep: usize) -> Result<()> {
+    /// Writes a checkpoint.
+    pub(crate) fn save(&self, run: &Run) -> Result<()> {
         let mut optimizer = State::new();
         let mut counters = self.counters.clone();
         counters.files.clear();
@@ -174,8 +174,7 @@ impl<S: System> Live<S> {
             system: self.system.state(),
             counters,
         };
-        checkpoint.save(&run.checkpoints())?;
-        checkpoint::prune(&run.checkpoints(), keep, self.counters.best.as_ref().map(|b| b.images))
+        checkpoint.save(&run.checkpoints())
     }
 
     /// The EMA weights of what is trained; the rest is with the live weights.
@@ -233,7 +232,7 @@ fn gradients<S: System>(
             let value = f64::from(value.into_scalar::<f32>());
             if !value.is_finite() {
                 return Err(Error::new(format!(
-                    "loss term `{name}` of phase `{}` is {value}; lower the learning rate, or clip with clip_norm; the last finite state is kept",
+                    "loss term `{name}` of phase `{}` is {value}; lower the learning rate, or clip with clip_norm",
                     phase.name
                 )));
             }
@@ -262,9 +261,6 @@ fn gradients<S: System>(
     if norm.is_finite() {
         Ok(Some((sum, norm)))
     } else {
-        Err(Error::new(format!(
-            "the gradient of phase `{}` is not finite; lower the learning rate; the last finite state is kept",
-            phase.name
-        )))
+        Err(Error::new(format!("the gradient of phase `{}` is not finite; lower the learning rate", phase.name)))
     }
 }

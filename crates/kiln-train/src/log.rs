@@ -1,7 +1,7 @@
 //! The log of a run: JSON lines, and the same numbers and the previews as TensorBoard events.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use kiln_core::{Context, Result};
@@ -27,20 +27,18 @@ impl Log {
     pub fn open(root: &Path, images: u64) -> Result<Self> {
         let path = root.join("log.jsonl");
         if path.exists() {
-            let file = File::open(&path).context(|| path.display())?;
-            let kept: String = BufReader::new(file)
-                .lines()
-                .map_while(std::io::Result::ok)
-                .filter(|line| {
-                    let record: Option<Value> = serde_json::from_str(line).ok();
-                    record.and_then(|r| r["images"].as_u64()).is_some_and(|i| i <= images)
-                })
-                .map(|line| line + "\n")
-                .collect();
-            write_atomically(&path, kept.as_bytes())?;
+            let bytes = std::fs::read(&path).context(|| path.display())?;
+            let is_kept = |line: &&[u8]| {
+                let record: Option<Value> = serde_json::from_slice(line).ok();
+                record.and_then(|r| r["images"].as_u64()).is_some_and(|i| i <= images)
+            };
+            // A damaged line is dropped, and no other with it.
+            let kept: Vec<u8> =
+                bytes.split(|&b| b == b'\n').filter(is_kept).flat_map(|line| [line, b"\n"].concat()).collect();
+            write_atomically(&path, &kept)?;
         }
         let lines = OpenOptions::new().create(true).append(true).open(&path).context(|| path.display())?;
-        let events = EventFile::create(&root.join("tensorboard"))?;
+        let events = EventFile::create(&root.join("tensorboard"), images)?;
         Ok(Self { path, lines, events })
     }
 
@@ -79,6 +77,11 @@ mod tests {
             log.record(images, images, 0.5, &[("loss".into(), 1.0)]).unwrap();
         }
         drop(log);
+        // A damaged line takes no other with it.
+        let path = dir.path().join("log.jsonl");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.splice(0..0, *b"{\"images\": 5, \xff}\n");
+        std::fs::write(&path, &bytes).unwrap();
         let mut log = Log::open(dir.path(), 20).unwrap();
         log.record(30, 3, 1.0, &[("loss".into(), 2.0)]).unwrap();
         let text = std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap();

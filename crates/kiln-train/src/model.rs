@@ -1,6 +1,6 @@
 //! A trained run without the type of its system, for the verbs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
@@ -21,6 +21,8 @@ pub struct Info {
     pub system: &'static str,
     /// The run folder.
     pub run: String,
+    /// Its path; a name need not be text.
+    pub root: PathBuf,
     /// Images seen by the checkpoint.
     pub images: u64,
     /// Seconds it trained.
@@ -43,7 +45,7 @@ impl Info {
     /// # Errors
     /// If the run is of no captions, or its file is damaged.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let path = Path::new(&self.run).join(TOKENIZER);
+        let path = self.root.join(TOKENIZER);
         if self.pictures.vocabulary == 0 {
             return Err(Error::usage(format!("{}: {} has not learned from captions", self.run, self.system)));
         }
@@ -55,6 +57,7 @@ impl Info {
         Self {
             system: S::ID,
             run: root.display().to_string(),
+            root: root.to_path_buf(),
             images: at.images,
             seconds: at.seconds,
             seed: recipe.seed,
@@ -72,6 +75,42 @@ pub(crate) struct Loaded<S: System> {
     pub(crate) networks: S::Networks,
     pub(crate) info: Info,
 }
+
+impl<S: System> Loaded<S> {
+    fn diverged(&self) -> Error {
+        Error::new(format!(
+            "{}: {} answers with values that are no numbers (NaN or infinite): a setting is out of range, or its training has diverged",
+            self.info.run, self.info.system
+        ))
+    }
+}
+
+/// What the methods of abilities answer with: none of it leaves a run unless all of its values are numbers.
+trait Answer {
+    /// Whether all of its values are numbers, and none is infinite.
+    fn all_finite(&self) -> bool {
+        true
+    }
+}
+
+impl<const D: usize> Answer for Tensor<D> {
+    fn all_finite(&self) -> bool {
+        // 0, unless one is infinite or no number.
+        (self.clone() - self.clone()).sum().into_scalar::<f32>() == 0.0
+    }
+}
+
+impl<T: Answer> Answer for Option<T> {
+    fn all_finite(&self) -> bool {
+        self.as_ref().is_none_or(Answer::all_finite)
+    }
+}
+
+impl Answer for Tensor<3, Int> {}
+impl Answer for Vec<&'static str> {}
+impl Answer for Vec<bool> {}
+impl Answer for String {}
+impl Answer for usize {}
 
 /// The trait [`Model`] and its one implementation, from the table of abilities.
 macro_rules! model {
@@ -107,7 +146,9 @@ macro_rules! model {
                 fn $method(&self, $($arg: $ty),*) -> Result<$out> {
                     let lacks = || Error::usage(format!("{} cannot {}", S::ID, $verb));
                     let able = self.system.abilities().$field.ok_or_else(lacks)?;
-                    call!($kind S, able.$method, &self.networks, $($arg),*)
+                    let found: Result<$out> = call!($kind S, able.$method, &self.networks, $($arg),*);
+                    let found = found?;
+                    if found.all_finite() { Ok(found) } else { Err(self.diverged()) }
                 }
             )*)*
         }

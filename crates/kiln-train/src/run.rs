@@ -64,6 +64,20 @@ impl Run {
         })
     }
 
+    /// Checks that the folder is still there.
+    ///
+    /// # Errors
+    /// If it was moved or deleted.
+    pub fn check_there(&self) -> Result<()> {
+        match self.recipe_path().exists() {
+            true => Ok(()),
+            false => Err(Error::new(format!(
+                "{}: the folder of the run is gone: it was moved or deleted while it trained",
+                self.root.display()
+            ))),
+        }
+    }
+
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root

@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use kiln_core::{Context, Result};
+use kiln_core::{Context, Error, INTERRUPTED, Result};
 
+use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::live::{Live, Terms};
 use crate::log::Log;
@@ -28,8 +29,19 @@ pub struct Options {
     pub steps: Option<u64>,
     /// No progress.
     pub quiet: bool,
+    /// Go on although the recipe or the data have changed since the run was saved.
+    pub accept_changes: bool,
+    /// Where the data of a run that goes on lies now, if they were moved.
+    pub data: Option<String>,
     /// Measures the run every `train.evaluate_every` images.
     pub watcher: Option<Watcher>,
+}
+
+impl Options {
+    /// On a device, as the recipe says.
+    pub fn on(device: Device) -> Self {
+        Self { device, steps: None, quiet: false, accept_changes: false, data: None, watcher: None }
+    }
 }
 
 /// One process of a run's training.
@@ -50,11 +62,11 @@ pub(crate) struct Session<'a> {
     end: u64,
     log: Log,
     progress: Option<Progress>,
-    /// Since the last log record, and since the last checkpoint.
-    means: [Means; 2],
     /// The last log record.
     pub(crate) last: BTreeMap<String, f64>,
     saved_at: u64,
+    /// The checkpoint, by its images, that no finite step has followed yet.
+    unproven: Option<u64>,
 }
 
 impl<'a> Session<'a> {
@@ -80,9 +92,9 @@ impl<'a> Session<'a> {
             end,
             log: Log::open(run.root(), images)?,
             progress: (!options.quiet).then(|| Progress::new(S::ID, "images", images, end)),
-            means: Default::default(),
             last: BTreeMap::new(),
             saved_at: images,
+            unproven: None,
         })
     }
 
@@ -101,13 +113,38 @@ impl<'a> Session<'a> {
         self.seconds_before + (self.begun.elapsed() - self.measuring).as_secs_f64()
     }
 
-    /// After a step that failed: keeps what it left, which is still finite.
-    pub(crate) fn rescue<S: System>(&mut self, live: &mut Live<S>) -> Result<()> {
-        if live.counters.images > self.saved_at {
-            live.counters.seconds = self.seconds();
-            self.save(live)?;
+    /// After a step that failed: the run goes back to the last checkpoint that a finite step has followed, and the error says so.
+    pub(crate) fn fail<S: System>(&self, live: &Live<S>, error: Error) -> Error {
+        let folder = self.run.checkpoints();
+        let before = |at: u64| checkpoint::list(&folder).into_iter().rfind(|images| *images < at);
+        if let Some(at) = self.unproven.filter(|at| before(*at).is_some())
+            && let Err(e) = checkpoint::remove(&folder, at)
+        {
+            return Error::new(format!("{error}; {e}"));
         }
-        Ok(())
+        let resume = format!("`kiln resume {} --accept-changes`", self.run.root().display());
+        let kept = match checkpoint::list(&folder).last() {
+            None => "there is no checkpoint yet".to_string(),
+            // Another rate would not help: the step has failed before its update.
+            Some(&at) if at == live.counters.images && before(at).is_some() => format!(
+                "no step goes on from the checkpoint of {at} images: remove {} to go back to the one before it",
+                checkpoint::path(&folder, at).display()
+            ),
+            Some(at) => format!("the run stays at {at} images; change its recipe.toml and go on with {resume}"),
+        };
+        Error::new(format!("{error}; {kept}"))
+    }
+
+    /// After a finite step: the checkpoint before it is good, and older ones may go.
+    fn prove<S: System>(&mut self, live: &Live<S>) -> Result<()> {
+        match self.unproven.take() {
+            Some(newest) => self.prune(live, newest, self.config.keep),
+            None => Ok(()),
+        }
+    }
+
+    fn prune<S: System>(&self, live: &Live<S>, newest: u64, keep: usize) -> Result<()> {
+        checkpoint::prune(&self.run.checkpoints(), newest, keep, live.counters.best.as_ref().map(|best| best.images))
     }
 
     /// After a step that began at `before` images: all that is due.
@@ -120,13 +157,17 @@ impl<'a> Session<'a> {
         examples: &[Tensor<4>],
     ) -> Result<()> {
         let config = self.config;
-        self.means.iter_mut().for_each(|means| means.add(terms));
+        self.prove(live)?;
+        live.counters.means.iter_mut().for_each(|means| means.add(terms));
         live.counters.seconds = self.seconds();
         let images = live.counters.images;
         let done = self.is_complete(images);
         let crossed = |every: u64| every > 0 && before / every != images / every;
         if crossed(config.log_every) || done {
-            let values = self.means[0].take();
+            self.run.check_there()?;
+            // An end between two records takes nothing from the next one.
+            let means = &mut live.counters.means[0];
+            let values = if crossed(config.log_every) { means.take() } else { means.clone().take() };
             self.log.record(images, live.counters.steps, live.counters.seconds, &values)?;
             self.last = values.into_iter().collect();
         }
@@ -135,15 +176,19 @@ impl<'a> Session<'a> {
             p.update(images, || last.iter().map(|(k, v)| format!("{k} {v:.4}")).collect::<Vec<_>>().join(" "));
         }
         let is_best = crossed(config.evaluate_every) && self.evaluate(live, recipe)?;
-        if crossed(config.checkpoint_every) || done || is_best {
-            if let Some((_, value)) = self.means[1].take().into_iter().find(|(name, _)| *name == config.best) {
-                live.record_best(value, false);
-            }
-            self.save(live)?;
-        }
+        let saves = crossed(config.checkpoint_every) || done || is_best;
+        // Drawn before the checkpoint is written: a run that is killed between the two draws it again.
         if crossed(config.preview_every) || done {
             let device = &self.options.device;
             config.precision.scope(|| preview(live, self.run, recipe, examples, &mut self.log, device))?;
+        }
+        if saves {
+            let means = &mut live.counters.means[1];
+            let values = if crossed(config.checkpoint_every) { means.take() } else { means.clone().take() };
+            if let Some((_, value)) = values.into_iter().find(|(name, _)| *name == config.best) {
+                live.record_best(value, false);
+            }
+            self.save(live)?;
         }
         Ok(())
     }
@@ -164,24 +209,27 @@ impl<'a> Session<'a> {
     }
 
     fn save<S: System>(&mut self, live: &Live<S>) -> Result<()> {
-        live.save(self.run, self.config.keep)?;
-        self.saved_at = live.counters.images;
+        self.run.check_there()?;
+        live.save(self.run)?;
+        (self.saved_at, self.unproven) = (live.counters.images, Some(live.counters.images));
         Ok(())
     }
 
-    /// Saves what an interrupted process reached, and says how to go on.
+    /// Saves what an interrupted process reached.
     pub(crate) fn finish<S: System>(&mut self, live: &Live<S>) -> Result<()> {
         let images = live.counters.images;
         let complete = self.is_complete(images);
         if !complete && images > self.saved_at {
             self.save(live)?;
         }
+        // No step has followed the last checkpoint: the one before it stays, too.
+        if let Some(newest) = self.unproven.take() {
+            self.prune(live, newest, self.config.keep.max(2))?;
+        }
         if let Some(p) = &self.progress {
             p.finish();
             if complete {
                 eprintln!("{}: {images} images in {}", S::ID, minutes(live.counters.seconds));
-            } else {
-                eprintln!("stopped at {images} images; go on with: kiln resume {}", self.run.root().display());
             }
         }
         Ok(())
@@ -229,27 +277,6 @@ fn preview<S: System>(
     log.preview(images, &sheet)
 }
 
-/// Running means of the loss terms between two records.
-#[derive(Default)]
-struct Means {
-    sums: Vec<(String, f64, f64)>,
-}
-
-impl Means {
-    fn add(&mut self, terms: &Terms) {
-        for (name, value) in terms {
-            match self.sums.iter_mut().find(|(n, ..)| n == name) {
-                Some((_, sum, count)) => (*sum, *count) = (*sum + value, *count + 1.0),
-                None => self.sums.push((name.clone(), *value, 1.0)),
-            }
-        }
-    }
-
-    fn take(&mut self) -> Terms {
-        self.sums.drain(..).map(|(name, sum, count)| (name, sum / count)).collect()
-    }
-}
-
 /// A flag that Ctrl-C sets; the second Ctrl-C ends the process at once.
 fn interrupt() -> Result<Arc<AtomicBool>> {
     // The handler can be set but once: whoever comes second waits for the first's outcome.
@@ -259,7 +286,7 @@ fn interrupt() -> Result<Arc<AtomicBool>> {
         let seen = flag.clone();
         let handler = move || {
             if seen.swap(true, Ordering::Relaxed) {
-                std::process::exit(1);
+                std::process::exit(INTERRUPTED.into());
             }
             eprintln!("stopping after this step; once more to stop at once");
         };

@@ -19,7 +19,7 @@ struct Event {
     wall_time: f64,
     #[prost(int64, tag = "2")]
     step: i64,
-    #[prost(oneof = "What", tags = "3, 5")]
+    #[prost(oneof = "What", tags = "3, 5, 7")]
     what: Option<What>,
 }
 
@@ -29,7 +29,18 @@ enum What {
     FileVersion(String),
     #[prost(message, tag = "5")]
     Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    /// 1 is START.
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+const START: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
@@ -70,16 +81,25 @@ struct Image {
 pub(crate) struct EventFile(File);
 
 impl EventFile {
-    /// Opens a new event file in `folder`, which is made if need be.
+    /// Opens a new event file in `folder`, which is made if need be, for what comes after `images`. TensorBoard then drops
+    /// later events of older files, which a process that was killed has left.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) fn create(folder: &Path) -> Result<Self> {
+    pub(crate) fn create(folder: &Path, images: u64) -> Result<Self> {
         fs::create_dir_all(folder).context(|| folder.display())?;
-        let path = folder.join(format!("events.out.tfevents.{}.kiln", now() as u64));
-        let file = File::options().create(true).append(true).open(&path).context(|| path.display())?;
+        // TensorBoard reads the files in the order of their names.
+        let (mut second, path) = (now() as u64, |second| folder.join(format!("events.out.tfevents.{second:010}.kiln")));
+        while path(second).exists() {
+            second += 1;
+        }
+        let path = path(second);
+        let file = File::options().create_new(true).append(true).open(&path).context(|| path.display())?;
         let mut events = Self(file);
         events.write(0, What::FileVersion("brain.Event:2".into()))?;
+        if images > 0 {
+            events.write(images + 1, What::SessionLog(SessionLog { status: START }))?;
+        }
         Ok(events)
     }
 
@@ -159,7 +179,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tensorboard");
         let picture = Picture::new(3, 2, 3, (0..18).collect()).unwrap();
-        let mut events = EventFile::create(&path).unwrap();
+        let mut events = EventFile::create(&path, 0).unwrap();
         events.scalars(64, &[("loss".into(), 0.5), ("accuracy".into(), 0.0)]).unwrap();
         events.image(128, "preview", &picture).unwrap();
 
@@ -176,6 +196,20 @@ mod tests {
         };
         assert_eq!((tag.as_str(), image.height, image.width, image.colorspace), ("preview", 2, 3, 3));
         assert_eq!(Picture::decode(&image.png, "preview").unwrap(), picture);
+    }
+
+    #[test]
+    fn a_resumed_run_begins_a_new_file_that_drops_later_events() {
+        let folder = tempfile::tempdir().unwrap();
+        for images in [0, 64] {
+            EventFile::create(folder.path(), images).unwrap();
+        }
+        let mut files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        assert_eq!(files.len(), 2);
+        fs::remove_file(&files[0]).unwrap();
+        let [_, start] = read(folder.path()).try_into().unwrap();
+        assert_eq!((start.step, start.what), (65, Some(What::SessionLog(SessionLog { status: START }))));
     }
 
     /// The bytes that TensorFlow's own writer begins a file with, but for the time.

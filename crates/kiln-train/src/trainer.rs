@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Context, Error, Result, refuse_if};
 use kiln_data::{Loader, Prepared};
 use kiln_nn::cost;
 use serde::Serialize;
+use toml::Table;
 
 use crate::checkpoint::{Checkpoint, Counters};
 use crate::data::{check_batch, check_grouping, examples, keep_tokenizer, prepare};
 use crate::fit::FitData;
 use crate::init_from::{Initial, settle};
 use crate::live::Live;
+use crate::origin::{self, Origin};
 use crate::recipe::Recipe;
 use crate::run::Run;
 use crate::session::{Options, Session};
@@ -48,6 +50,23 @@ pub struct Summary {
     pub losses: BTreeMap<String, f64>,
 }
 
+impl Summary {
+    /// Whether the run in this folder reached its end.
+    ///
+    /// # Errors
+    /// If Ctrl-C stopped it before, with the command that goes on.
+    pub fn reached_end(&self, root: &Path) -> Result<()> {
+        match self.complete {
+            true => Ok(()),
+            false => Err(Error::interrupted(format!(
+                "stopped at {} images; go on with: kiln resume {}",
+                self.images,
+                root.display()
+            ))),
+        }
+    }
+}
+
 /// Starts a run in a new folder.
 ///
 /// # Errors
@@ -55,11 +74,11 @@ pub struct Summary {
 pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Options) -> Result<Summary> {
     let (system, streams) = ready::<S>(&mut recipe, &options.device)?;
     set_end(&mut recipe, options)?;
+    let origin = Origin::of(&recipe, &streams)?;
     let run = Run::create(root)?;
     let _lock = run.lock()?;
-    run.write_recipe(&recipe)?;
     keep_tokenizer(&streams, &run)?;
-    train(system, &recipe, streams, &run, None, options)
+    train(Start { system, recipe: &recipe, streams, run: &run, saved: None, origin }, options)
 }
 
 /// The system and the data of a new run, checked and found to fit. The recipe is resolved.
@@ -68,6 +87,7 @@ pub fn start<S: System>(mut recipe: Recipe<S::Config>, root: &Path, options: &Op
 /// If the recipe's settings or data do not suit the system, or what it starts from does not fit.
 pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) -> Result<(S, Vec<Arc<Prepared>>)> {
     settle::<S>(recipe)?;
+    resolve_paths::<S>(recipe)?;
     let (streams, pictures) = prepare::<S>(recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_batch(&system, recipe, &streams)?;
@@ -76,41 +96,83 @@ pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) 
     Ok((system, streams))
 }
 
-/// Goes on with a run from its newest whole checkpoint.
+/// Goes on with a run from its newest whole checkpoint. The run's files stay as they are until everything fits.
 ///
 /// # Errors
-/// As [`start`].
+/// As [`start`]; a usage error if the recipe or the data have changed, unless the options accept that.
 pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Options) -> Result<Summary> {
     let _lock = run.lock()?;
-    let (streams, pictures) = prepare::<S>(&mut recipe, Some(run))?;
+    if let Some(data) = &options.data {
+        recipe.data.set = kiln_data::absolute(data)?;
+    }
+    let is_there = |set: &str| kiln_data::is_named(set) || Path::new(set).exists();
+    let moved = !recipe.data.set.split(',').all(is_there);
+    let (streams, pictures) = prepare::<S>(&mut recipe, Some(run)).map_err(|e| match moved {
+        true => Error::usage(format!("{e}; if the data were moved: kiln resume {} --data NEW", run.root().display())),
+        false => e,
+    })?;
     let system = S::new(recipe.model.clone(), &pictures)?;
     check_batch(&system, &recipe, &streams)?;
-    if options.steps.is_some() {
-        set_end(&mut recipe, options)?;
-        run.write_recipe(&recipe)?;
-    }
+    set_end(&mut recipe, options)?;
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
-    train(system, &recipe, streams, run, saved, options)
+    let origin = Origin::of(&recipe, &streams)?;
+    let before = saved.as_ref().and_then(|saved| saved.counters.origin.as_ref());
+    if let Some(before) = before.filter(|_| !options.accept_changes) {
+        origin.check(before, &streams, &recipe.data.set, run)?;
+    }
+    train(Start { system, recipe: &recipe, streams, run, saved, origin }, options)
 }
 
-fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {
-    if options.steps == Some(0) {
-        return Err(Error::usage("--steps 0: nothing to do; give at least 1"));
-    }
-    if let Some(steps) = options.steps {
-        recipe.train.stop_after = steps * recipe.train.batch as u64;
+/// Makes the paths of a recipe whole, so that the run finds the same files wherever Kiln is started.
+fn resolve_paths<S: System>(recipe: &mut Recipe<S::Config>) -> Result<()> {
+    let absolute = |path: &str| -> Result<String> {
+        if path.is_empty() {
+            return Ok(String::new());
+        }
+        Ok(std::path::absolute(path).context(|| path)?.display().to_string())
+    };
+    recipe.data.set = kiln_data::absolute(&recipe.data.set)?;
+    recipe.data.tokenizer = absolute(&recipe.data.tokenizer)?;
+    recipe.train.init_from = absolute(&recipe.train.init_from)?;
+    let sources: Vec<String> = S::init_from(&recipe.model).iter().map(|from| from.source.to_string()).collect();
+    if !sources.is_empty() {
+        let mut model = Table::try_from(&recipe.model).context(|| "recipe")?;
+        for (_, value) in &mut model {
+            if let Some(path) = value.as_str().filter(|path| sources.iter().any(|source| source == path)) {
+                *value = absolute(path)?.into();
+            }
+        }
+        recipe.model = model.try_into().context(|| "recipe")?;
     }
     Ok(())
 }
 
-fn train<S: System>(
+fn set_end<C>(recipe: &mut Recipe<C>, options: &Options) -> Result<()> {
+    let Some(steps) = options.steps else { return Ok(()) };
+    refuse_if!(steps == 0, "--steps 0: nothing to do; give at least 1");
+    let images = steps.checked_mul(recipe.train.batch as u64).filter(|images| i64::try_from(*images).is_ok());
+    let Some(images) = images else {
+        return Err(Error::usage(format!(
+            "--steps {steps}: too many; {} are possible",
+            i64::MAX as u64 / recipe.train.batch as u64
+        )));
+    };
+    recipe.train.stop_after = images;
+    Ok(())
+}
+
+/// All that a training process starts from.
+struct Start<'a, S: System> {
     system: S,
-    recipe: &Recipe<S::Config>,
+    recipe: &'a Recipe<S::Config>,
     streams: Vec<Arc<Prepared>>,
-    run: &Run,
+    run: &'a Run,
     saved: Option<Checkpoint>,
-    options: &Options,
-) -> Result<Summary> {
+    origin: Origin,
+}
+
+fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
+    let Start { system, recipe, streams, run, saved, origin } = start;
     let (plain, config) = (&options.device, &recipe.train);
     if let (Some(Watcher(watch)), true) = (&options.watcher, config.evaluate_every > 0) {
         watch.check(&config.metrics)?;
@@ -126,6 +188,12 @@ fn train<S: System>(
         Some(saved) => live.restored(saved, plain)?,
         None => live.initialised(recipe)?,
     };
+    // Everything fits: only now are the run's files touched.
+    run.write_recipe(recipe)?;
+    if live.counters.origin.as_ref() != Some(&origin) {
+        origin::keep_list(&streams, run)?;
+    }
+    live.counters.origin = Some(origin);
     let set_sizes: Vec<usize> = streams.iter().map(|s| s.len()).collect();
     let examples = examples(&streams, config.preview_count.min(8), plain)?;
     let pictures = set_sizes.iter().sum::<usize>() as u64;
@@ -154,10 +222,7 @@ fn train<S: System>(
             live = next;
             match outcome {
                 Ok(terms) => session.after_step(&mut live, before, &terms, recipe, &examples)?,
-                Err(e) => {
-                    session.rescue(&mut live)?;
-                    return Err(e);
-                }
+                Err(e) => return Err(session.fail(&live, e)),
             }
         }
     }

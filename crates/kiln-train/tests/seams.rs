@@ -145,7 +145,7 @@ fn recipe(kind: &str, set: &str) -> Table {
 }
 
 fn options(steps: u64) -> Options {
-    Options { device: Device::flex(), steps: Some(steps), quiet: true, watcher: None }
+    Options { steps: Some(steps), quiet: true, ..Options::on(Device::flex()) }
 }
 
 fn weights(root: &Path, images: u64) -> Vec<u8> {

@@ -125,7 +125,7 @@ impl FeatureNet {
         let folder: String = set.name().chars().map(safe).collect();
         let root = cache_dir()?.join("classifiers").join(format!("{folder}-{}", set.fingerprint()));
         let system = find("classifier")?;
-        let options = Options { device: device.clone(), steps: None, quiet: common.quiet, watcher: None };
+        let options = Options { quiet: common.quiet, ..Options::on(device.clone()) };
         if !finished(&root) {
             eprintln!("training the feature net once: a classifier of {} (kept in {})", set.name(), root.display());
             if root.join("recipe.toml").exists() {

@@ -37,7 +37,7 @@ pub fn recipe(mut base: Table, data: &Path, settings: &[&str]) -> Table {
 
 /// Trains so many steps in all.
 pub fn options(steps: u64) -> Options {
-    Options { device: Device::flex(), steps: Some(steps), quiet: true, watcher: None }
+    Options { steps: Some(steps), quiet: true, ..Options::on(Device::flex()) }
 }
 
 /// Trains a system from its defaults.

@@ -370,7 +370,7 @@ mod tests {
             let change = kiln_train::recipe::assignment(&text).unwrap();
             kiln_train::recipe::merge(&mut recipe, &change, "test").unwrap();
         }
-        let options = Options { device: Device::flex(), steps: Some(1), quiet: true, watcher: None };
+        let options = Options { steps: Some(1), quiet: true, ..Options::on(Device::flex()) };
         system.train(recipe, &run, &options).unwrap();
         let model = system.open(&Run::open(&run).unwrap(), WeightSet::Ema, &Device::flex()).unwrap();
 

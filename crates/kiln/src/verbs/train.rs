@@ -64,6 +64,12 @@ pub struct ResumeArgs {
     /// Stop after this many steps in total
     #[arg(long)]
     steps: Option<u64>,
+    /// Where the data lies now, if it was moved
+    #[arg(long)]
+    data: Option<String>,
+    /// Go on although the recipe or the data have changed since the run was saved
+    #[arg(long)]
+    accept_changes: bool,
 }
 
 /// The system of a recipe file, and its settings on top of that system's defaults.
@@ -158,9 +164,7 @@ pub fn train(args: &TrainArgs, common: &Common, out: &Output) -> Result<()> {
     let root = args.out.clone().unwrap_or_else(|| Path::new("runs").join(system.id()));
     let summary = system.train(recipe, &root, &options(common, args.steps)?)?;
     report(&root, &summary, out);
-    if !summary.complete {
-        return Ok(());
-    }
+    summary.reached_end(&root)?;
     if let Some(n) = args.then_sample {
         sample::into_folder(&root, n, common, out)?;
     }
@@ -174,14 +178,16 @@ pub fn resume(args: &ResumeArgs, common: &Common, out: &Output) -> Result<()> {
     let run = Run::open(&args.run)?;
     let recipe = run.recipe()?;
     let id = recipe.get("system").and_then(|v| v.as_str()).unwrap_or_default();
-    let summary = find(id)?.resume(&run, &options(common, args.steps)?)?;
+    let options =
+        Options { data: args.data.clone(), accept_changes: args.accept_changes, ..options(common, args.steps)? };
+    let summary = find(id)?.resume(&run, &options)?;
     report(&args.run, &summary, out);
-    Ok(())
+    summary.reached_end(&args.run)
 }
 
 fn options(common: &Common, steps: Option<u64>) -> Result<Options> {
     let watcher = Some(evaluate::DuringTraining::watcher(common));
-    Ok(Options { device: device::by_name(&common.device)?, steps, quiet: common.quiet, watcher })
+    Ok(Options { steps, quiet: common.quiet, watcher, ..Options::on(device::by_name(&common.device)?) })
 }
 
 fn report(root: &Path, summary: &Summary, out: &Output) {

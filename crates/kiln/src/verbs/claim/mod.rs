@@ -268,7 +268,7 @@ fn settings(
 
 /// Trains, resumes, or finds a run complete, if it has the claim's settings.
 fn train(system: &dyn AnySystem, changes: &Changes, root: &Path, common: &Common) -> Result<()> {
-    let options = Options { device: device::by_name(&common.device)?, steps: None, quiet: common.quiet, watcher: None };
+    let options = Options { quiet: common.quiet, ..Options::on(device::by_name(&common.device)?) };
     let summary = if root.join("recipe.toml").exists() {
         let run = Run::open(root)?;
         // What its version of Kiln had no setting for is at its default.
@@ -284,10 +284,7 @@ fn train(system: &dyn AnySystem, changes: &Changes, root: &Path, common: &Common
     } else {
         system.train(changes.on_their_start(system)?, root, &options)?
     };
-    if summary.complete {
-        return Ok(());
-    }
-    Err(Error::new(format!("{}: stopped before its end; the same command goes on with it", root.display())))
+    summary.reached_end(root)
 }
 
 /// Settings that say when to look at a run and what to keep of it: they do not change what it learns.
