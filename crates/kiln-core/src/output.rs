@@ -25,7 +25,9 @@ pub fn check(path: &Path) -> Result<()> {
     match () {
         () if kind.is_file() => Ok(()),
         () if kind.is_dir() => refuse("is a folder; give the name of a file"),
-        () if kind.is_symlink() => refuse("is a link, which is not written through; give the file itself, or remove it"),
+        () if kind.is_symlink() => {
+            refuse("is a link, which is not written through; give the file itself, or remove it")
+        }
         () => refuse("is not a regular file, so it is not replaced; give another name"),
     }
 }
@@ -75,6 +77,19 @@ fn half_written(path: &Path) -> PathBuf {
 pub fn append(path: &Path) -> Result<File> {
     check(path)?;
     OpenOptions::new().append(true).create(true).open(path).context(|| format!("writing {}", path.display()))
+}
+
+/// Refuses a place that no folder can be made at, nor files in it; best before long work.
+///
+/// # Errors
+/// If something else than a folder lies there.
+pub fn check_folder(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_dir() => {
+            Err(Error::usage(format!("{}: is not a folder; give another name", path.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes a folder, and those above it.
@@ -167,6 +182,9 @@ mod tests {
         }
         #[cfg(unix)]
         assert_eq!(fs::read(at("file")).unwrap(), b"kept");
+        assert!(check_folder(&at("folder")).is_ok() && check_folder(&at("new")).is_ok());
+        #[cfg(unix)]
+        assert!(check_folder(&at("file")).is_err() && check_folder(&at("link")).is_err());
         assert!(!at("nowhere").exists() && !scratch.names().iter().any(|name| name.ends_with("partial")));
     }
 }

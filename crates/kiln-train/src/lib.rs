@@ -22,6 +22,7 @@ pub mod optim;
 pub mod params;
 pub mod preview;
 pub mod progress;
+pub mod ranges;
 pub mod recipe;
 pub mod registry;
 pub mod request;

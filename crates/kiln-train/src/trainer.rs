@@ -70,6 +70,7 @@ pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) 
     settle::<S>(recipe)?;
     let (streams, pictures) = prepare::<S>(recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    memory::check(&system, memory::TRAINING)?;
     check_batch(&system, recipe, &streams)?;
     check_grouping(&system, &streams)?;
     Initial::check(&system, recipe, device)?;
@@ -84,6 +85,7 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
     let _lock = run.lock()?;
     let (streams, pictures) = prepare::<S>(&mut recipe, Some(run))?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    memory::check(&system, memory::TRAINING)?;
     check_batch(&system, &recipe, &streams)?;
     if options.steps.is_some() {
         set_end(&mut recipe, options)?;
