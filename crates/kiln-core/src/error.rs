@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::fmt;
 
+use crate::printable;
+
 /// A failure, worded for the user.
 ///
 /// The message is one line: what went wrong, where (the file, the key, the step), and what to do.
@@ -71,9 +73,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Joins the lines of messages of other libraries; Kiln's own are single lines.
+/// Joins the lines of messages of other libraries; Kiln's own are single lines. Names in it cannot steer a terminal.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
+    printable(&text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")).into_owned()
 }
 
 /// Returns a usage error, worded as by `format!`, if a condition holds: `refuse_if!(n == 0, "-n {n}: at least 1")`.
@@ -109,6 +111,7 @@ mod tests {
     fn a_message_is_always_one_line() {
         assert_eq!(Error::new("a\n  b\n").to_string(), "a; b");
         assert!(Error::usage("x").is_usage());
+        assert_eq!(Error::new("\x1b[2Ja.png").at("b\tc").to_string(), "b\tc: \\u{1b}[2Ja.png");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! File locks between processes.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 
-use crate::{Context, Result};
+use crate::{Context, Result, output};
 
 /// A file that stays locked while this value lives.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ impl Lock {
     /// # Errors
     /// If the file cannot be made or locked.
     pub fn attempt(path: &Path) -> Result<Option<Self>> {
-        let file = File::create(path).context(|| path.display())?;
+        let file = open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -28,10 +28,16 @@ impl Lock {
     /// # Errors
     /// If the file cannot be made or locked.
     pub fn wait(path: &Path) -> Result<Self> {
-        let file = File::create(path).context(|| path.display())?;
+        let file = open(path)?;
         file.lock().context(|| path.display())?;
         Ok(Self(file))
     }
+}
+
+/// What lies there keeps its bytes, and a link is refused: it may point to anything.
+fn open(path: &Path) -> Result<File> {
+    output::check(path)?;
+    OpenOptions::new().write(true).create(true).truncate(false).open(path).context(|| path.display())
 }
 
 impl Drop for Lock {
@@ -57,5 +63,20 @@ mod tests {
         drop(again);
         std::fs::remove_file(&path).unwrap();
         assert!(Lock::attempt(&path.join("no/such/folder")).is_err());
+    }
+
+    #[test]
+    fn no_file_is_emptied() {
+        let path = |end: &str| std::env::temp_dir().join(format!("kiln-lock-{}-{end}", std::process::id()));
+        std::fs::write(path("full"), "kept").unwrap();
+        drop(Lock::wait(&path("full")).unwrap());
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(path("full"), path("link")).unwrap();
+            assert!(Lock::attempt(&path("link")).is_err() && Lock::wait(&path("link")).is_err());
+            std::fs::remove_file(path("link")).unwrap();
+        }
+        assert_eq!(std::fs::read(path("full")).unwrap(), b"kept");
+        std::fs::remove_file(path("full")).unwrap();
     }
 }

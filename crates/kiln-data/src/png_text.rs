@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Result, output};
 
 use crate::Picture;
 
@@ -38,16 +38,9 @@ impl Picture {
         writer.finish()
     }
 
-    /// Writes [`Picture::encode_png`] to a temporary name beside `path` and renames it, so that a
-    /// partial file is never visible.
+    /// Writes [`Picture::encode_png`] as [`output::write`] does.
     pub fn write_png(&self, path: &Path, text: &[(&str, &str)]) -> Result<()> {
-        let bytes = self.encode_png(text)?;
-        let Some(name) = path.file_name() else {
-            return Err(Error::new(format!("{}: not the name of a file", path.display())));
-        };
-        let part = path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
-        let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-        written.inspect_err(|_| drop(std::fs::remove_file(&part))).context(|| format!("writing {}", path.display()))
+        output::write(path, &self.encode_png(text)?)
     }
 }
 

@@ -29,12 +29,25 @@ pub struct Init {
     device: Device,
     key: Key,
     made: u64,
+    /// The numbers of the parameters so far, where they are counted and not made.
+    counted: Option<u128>,
 }
 
 impl Init {
     /// Parameters on `device` from `seed`. On an autodiff device they require gradients.
     pub fn new(device: &Device, seed: u64) -> Self {
-        Self { device: device.clone(), key: Key::new(seed).purpose("parameters"), made: 0 }
+        Self { device: device.clone(), key: Key::new(seed).purpose("parameters"), made: 0, counted: None }
+    }
+
+    /// Counts the numbers of parameters without making them: each parameter is a single zero. Networks of any size can be
+    /// counted, and are good for nothing else.
+    pub fn counting() -> Self {
+        Self { counted: Some(0), ..Self::new(&Device::flex(), 0) }
+    }
+
+    /// The numbers that were counted, if they were.
+    pub fn counted(&self) -> Option<u128> {
+        self.counted
     }
 
     /// The device parameters are made on.
@@ -44,21 +57,19 @@ impl Init {
 
     /// A weight whose elements each see `fan_in` inputs.
     pub fn weight<const D: usize>(&mut self, shape: [usize; D], fan_in: usize, how: WeightInit) -> Param<Tensor<D>> {
-        let (index, len) = (self.next(), shape.iter().product());
         let scaled = |values: Vec<f32>, by: f64| values.into_iter().map(|v| v * by as f32).collect();
-        let values = match how {
+        self.param(shape, |key, index, len| match how {
             WeightInit::FanIn => {
-                let unit = self.key.uniform([index], len);
+                let unit = key.uniform([index], len);
                 scaled(unit.into_iter().map(|u| 2.0 * u - 1.0).collect(), 1.0 / (fan_in as f64).sqrt())
             }
-            WeightInit::Normal(std) => scaled(self.key.normal([index], len), std),
-            WeightInit::He => scaled(self.key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
+            WeightInit::Normal(std) => scaled(key.normal([index], len), std),
+            WeightInit::He => scaled(key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
             WeightInit::Orthogonal { gain } => {
-                scaled(orthogonal(&self.key.normal([index], len), shape.first().map_or(1, |rows| *rows)), gain)
+                scaled(orthogonal(&key.normal([index], len), shape.first().map_or(1, |rows| *rows)), gain)
             }
             WeightInit::Zero => vec![0.0; len],
-        };
-        self.param(values, shape)
+        })
     }
 
     /// The bias of a layer whose weight is drawn so. PyTorch draws biases like weights; every explicit initialisation in
@@ -69,23 +80,28 @@ impl Init {
 
     /// A parameter filled with one value.
     pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
-        self.next();
-        self.param(vec![value; shape.iter().product()], shape)
+        self.param(shape, |_, _, len| vec![value; len])
     }
 
     /// Normal with the given mean and standard deviation.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D], mean: f64, std: f64) -> Param<Tensor<D>> {
-        let index = self.next();
-        let unit = self.key.normal([index], shape.iter().product());
-        self.param(unit.into_iter().map(|v| v * std as f32 + mean as f32).collect(), shape)
+        self.param(shape, |key, index, len| {
+            key.normal([index], len).into_iter().map(|v| v * std as f32 + mean as f32).collect()
+        })
     }
 
-    fn next(&mut self) -> u64 {
+    /// The next parameter, of what `values` makes of the key, its index and its length.
+    fn param<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        values: impl FnOnce(Key, u64, usize) -> Vec<f32>,
+    ) -> Param<Tensor<D>> {
         self.made += 1;
-        self.made
-    }
-
-    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        if let Some(counted) = &mut self.counted {
+            *counted += shape.iter().map(|&side| side as u128).product::<u128>();
+            return Param::initialized(ParamId::new(), Tensor::zeros([1; D], &self.device));
+        }
+        let values = values(self.key, self.made, shape.iter().product());
         let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
         let tensor = if self.device.is_autodiff() { tensor.require_grad() } else { tensor };
         Param::initialized(ParamId::new(), tensor)
@@ -139,6 +155,15 @@ mod tests {
             let off = (product - Tensor::eye(size, &Device::flex()) * 4.0).abs().max().into_scalar::<f32>();
             assert!(off < 1e-5, "{shape:?}: off by {off}");
         }
+    }
+
+    #[test]
+    fn any_size_can_be_counted() {
+        let mut init = Init::counting();
+        let huge = init.weight([1 << 40, 1 << 40], 1, WeightInit::FanIn);
+        let _ = (init.bias(5, 1, WeightInit::FanIn), init.constant([2], 1.0), init.normal([3], 0.0, 1.0));
+        assert_eq!((init.counted(), huge.val().dims()), (Some((1 << 80) + 10), [1, 1]));
+        assert_eq!(Init::new(&Device::flex(), 0).counted(), None);
     }
 
     #[test]

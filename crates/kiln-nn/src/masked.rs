@@ -101,7 +101,7 @@ impl MaskedConv2dConfig {
         let (Self { inputs, outputs, .. }, [height, width]) = (*self, self.size());
         let fits = self.kernel % 2 == 1 && height * width > 0;
         assert!(fits, "a masked convolution of {self:?} sees nothing or has no middle");
-        let mask = self.mask();
+        let mask = if init.counted().is_some() { None } else { self.mask() };
         let fan_in = match &mask {
             None => inputs * height * width,
             Some(mask) => (mask.iter().sum::<f32>() as usize / outputs).max(1),

@@ -24,6 +24,7 @@ pub mod origin;
 pub mod params;
 pub mod preview;
 pub mod progress;
+pub mod ranges;
 pub mod recipe;
 pub mod registry;
 pub mod request;

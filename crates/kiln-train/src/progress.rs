@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use kiln_core::{printable, tell};
 
 /// Shows the position in a long task, its rate, and the remaining time.
 pub struct Progress {
@@ -26,7 +27,7 @@ impl Progress {
         let bar = if terminal { ProgressBar::new(total) } else { ProgressBar::hidden() };
         let template = format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit} · {{per_sec}} · {{eta}} left · {{msg}}");
         bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(what.to_string());
+        bar.set_prefix(printable(what).into_owned());
         bar.set_position(start);
         bar.reset_eta();
         let now = Instant::now();
@@ -44,7 +45,7 @@ impl Progress {
                 let done = (position - plain.start).max(1) as f64;
                 let rate = done / plain.begun.elapsed().as_secs_f64();
                 let left = plain.total.saturating_sub(position) as f64 / rate;
-                eprintln!(
+                tell!(
                     "{} {position}/{} · {rate:.1}/s · {} left · {}",
                     plain.what,
                     plain.total,
@@ -58,7 +59,7 @@ impl Progress {
 
     /// Prints a line without disturbing the bar.
     pub fn say(&self, line: &str) {
-        if self.plain.is_some() { eprintln!("{line}") } else { self.bar.println(line) }
+        if self.plain.is_some() { tell!("{line}") } else { self.bar.println(printable(line)) }
     }
 
     /// Removes the bar.

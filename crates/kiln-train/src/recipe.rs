@@ -1,11 +1,12 @@
 //! Recipes: which system to train, on which data, and how. A recipe file holds only what differs from the
 //! system's defaults; the resolved recipe in the run folder holds every setting.
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, refuse_if};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::config::{DataConfig, TrainConfig};
+use crate::ranges;
 use crate::system::System;
 
 /// Everything that determines a run.
@@ -134,34 +135,16 @@ pub fn assignment(text: &str) -> Result<Table> {
 /// The typed recipe of a merged table.
 ///
 /// # Errors
-/// Names the key whose value does not fit.
+/// Names the key whose value does not fit, or is out of its [range](ranges).
 pub fn typed<S: System>(table: Table, place: &str) -> Result<Recipe<S::Config>> {
+    ranges::check(&table, place)?;
     let recipe: Recipe<S::Config> = table.try_into().map_err(|e: toml::de::Error| {
         let message = e.message().to_string();
         Error::usage(format!("{place}: {message}"))
     })?;
-    check(&recipe.train, place)?;
+    let TrainConfig { batch, accumulate, .. } = recipe.train;
+    refuse_if!(!batch.is_multiple_of(accumulate), "{place}: train.accumulate must divide train.batch");
     Ok(recipe)
-}
-
-fn check(train: &TrainConfig, place: &str) -> Result<()> {
-    let refuse = |what: &str| Err(Error::usage(format!("{place}: {what}")));
-    if train.batch == 0 {
-        return refuse("train.batch must be at least 1");
-    }
-    if train.images == 0 {
-        return refuse("train.images (or --steps) must be at least 1");
-    }
-    if train.accumulate == 0 || !train.batch.is_multiple_of(train.accumulate) {
-        return refuse("train.accumulate must divide train.batch");
-    }
-    if train.log_every == 0 || train.checkpoint_every == 0 || train.keep == 0 {
-        return refuse("train.log_every, train.checkpoint_every and train.keep must be at least 1");
-    }
-    if train.ema_half_life < 0.0 || train.ema_ramp < 0.0 {
-        return refuse("train.ema_half_life and train.ema_ramp must not be negative");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use toml::Table;
 
 use crate::ability::Ability;
 use crate::checkpoint::{self, WeightSet};
+use crate::memory;
 use crate::model::{Info, Loaded, Model};
 use crate::params;
 use crate::recipe::{self, Recipe};
@@ -152,6 +153,7 @@ impl<S: System> AnySystem for Entry<S> {
         let mut saved = run.newest_checkpoint()?;
         let info = Info::of::<S>(&recipe, run.root(), &saved.counters, device);
         let mut system = S::new(recipe.model.clone(), &info.pictures)?;
+        memory::check(&system, memory::OPENING)?;
         let fresh = system.networks(&mut Init::new(device, recipe.seed));
         let folder = checkpoint::path(&run.checkpoints(), saved.counters.images);
         let networks = params::load(fresh, &saved.take_weights(weights), &folder.display().to_string())?;

@@ -90,6 +90,7 @@ pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) 
     resolve_paths::<S>(recipe)?;
     let (streams, pictures) = prepare::<S>(recipe, None)?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    memory::check(&system, memory::TRAINING)?;
     check_batch(&system, recipe, &streams)?;
     check_grouping(&system, &streams)?;
     Initial::check(&system, recipe, device)?;
@@ -112,6 +113,7 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
         false => e,
     })?;
     let system = S::new(recipe.model.clone(), &pictures)?;
+    memory::check(&system, memory::TRAINING)?;
     check_batch(&system, &recipe, &streams)?;
     set_end(&mut recipe, options)?;
     let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;

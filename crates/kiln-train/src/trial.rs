@@ -8,6 +8,7 @@ use kiln_core::{Error, Result};
 use kiln_data::{DataKind, HostBatch, Part};
 
 use crate::live::Live;
+use crate::memory;
 use crate::model::{Info, Loaded, Model};
 use crate::params;
 use crate::recipe::Recipe;
@@ -42,6 +43,7 @@ pub(crate) fn trial<S: System>(recipe: Recipe<S::Config>, device: &Device) -> Re
         other => return Err(Error::usage(format!("{}: there is no made-up {other:?} data to time it on", S::ID))),
     };
     let system = S::new(recipe.model.clone(), &Pictures::of(&recipe.data))?;
+    memory::check(&system, memory::TRAINING)?;
     let live = Live::new(system, &recipe, &device.clone().autodiff(), device)?;
     Ok(Box::new(OnNoise::<S> { live: Some(live), recipe, domains, device: device.clone() }))
 }

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Result};
+use kiln_core::{Result, output};
 use kiln_data::cache_dir;
-use kiln_train::checkpoint::{from_bytes, to_bytes, write_atomically};
+use kiln_train::checkpoint::{from_bytes, to_bytes};
 use kiln_train::{HostTensor, State};
 use sha2::{Digest, Sha256};
 
@@ -65,10 +65,8 @@ impl Outputs {
         };
         let tables = [("features", &self.features), ("logits", &self.logits)];
         let state: State = tables.into_iter().map(|(name, v)| (name.to_string(), table(v))).collect();
-        if let Some(folder) = place.parent() {
-            std::fs::create_dir_all(folder).context(|| folder.display())?;
-        }
-        write_atomically(place, &to_bytes(&state)?)
+        output::folder_of(place)?;
+        output::write(place, &to_bytes(&state)?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, tell};
 use kiln_data::{DataSet, Picture, PictureRule, Resize, Split, cache_dir};
 use kiln_features::FeatureNet as PublishedNet;
 use kiln_measure::Features;
@@ -127,7 +127,7 @@ impl FeatureNet {
         let system = find("classifier")?;
         let options = Options { quiet: common.quiet, ..Options::on(device.clone()) };
         if !finished(&root) {
-            eprintln!("training the feature net once: a classifier of {} (kept in {})", set.name(), root.display());
+            tell!("training the feature net once: a classifier of {} (kept in {})", set.name(), root.display());
             if root.join("recipe.toml").exists() {
                 system.resume(&Run::open(&root)?, &options)?;
             } else {

@@ -4,15 +4,17 @@ mod feature_cache;
 mod feature_net;
 mod hardware;
 mod output;
+mod ranges;
 mod report;
 mod stats;
+mod usage;
 mod verbs;
 
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
-use kiln_core::{Error, Result};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use kiln_core::{Error, Result, tell};
 use kiln_train::Precision;
 
 use crate::output::Output;
@@ -97,19 +99,28 @@ enum Verb {
 
 fn main() -> ExitCode {
     kiln_kernels::memory::keep_freed();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = ranges::ranged(Cli::command()).try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
+    let done = match parsed {
+        Ok(cli) => run(&cli),
         Err(e) => {
-            let help = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            let _ = e.print();
-            return ExitCode::from(if help { 0 } else { 2 });
+            let missing = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            let help = [ErrorKind::DisplayHelp, ErrorKind::DisplayVersion];
+            if help.contains(&e.kind()) || e.kind() == missing {
+                let _ = e.print();
+            }
+            if help.contains(&e.kind()) { Ok(()) } else { Err(usage::error(&e)) }
         }
     };
-    match run(&cli) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
+<<<<<<< HEAD
             eprintln!("kiln: {e}");
             ExitCode::from(e.exit_status())
+=======
+            tell!("kiln: {e}");
+            ExitCode::from(if e.is_usage() { 2 } else { 1 })
+>>>>>>> h-verbs
         }
     }
 }
@@ -119,9 +130,7 @@ fn run(cli: &Cli) -> Result<()> {
     let precision = common.precision.unwrap_or_default();
     // Training speaks of its recipe's.
     if !precision.is_native() && !matches!(cli.verb, Verb::Train(_)) {
-        eprintln!(
-            "--precision {precision}: this processor has no instructions for it, so f32 is used, which is as fast"
-        );
+        tell!("--precision {precision}: this processor has no instructions for it, so f32 is used, which is as fast");
     }
     if common.threads > 0 {
         rayon::ThreadPoolBuilder::new()

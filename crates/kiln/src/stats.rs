@@ -7,10 +7,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, output};
 use kiln_measure::Features;
 use kiln_measure::frechet::{self, Gaussian};
-use kiln_train::checkpoint::write_atomically;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -184,7 +183,7 @@ impl Stats {
         .map(|(key, word)| (key.to_string(), word))
         .collect();
         let bytes = safetensors::serialize(views, Some(head)).context(|| path.display())?;
-        write_atomically(path, &bytes)
+        output::write(path, &bytes)
     }
 }
 

@@ -1,10 +1,8 @@
 //! The comparison as Markdown, with its images in a folder beside it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Result};
-use kiln_train::checkpoint::write_atomically;
+use kiln_core::{Error, Result, output};
 
 use super::{Cell, Content, Matrix, Report, Row};
 
@@ -46,7 +44,7 @@ pub fn write(report: &Report, path: &Path) -> Result<()> {
             };
         }
     }
-    write_atomically(path, out.as_bytes())
+    output::write(path, out.as_bytes())
 }
 
 /// The pictures beside a page, numbered.
@@ -66,10 +64,10 @@ impl Files {
 
     /// Writes one and links to it.
     fn add(&mut self, bytes: &[u8], ending: &str, text: &str) -> Result<String> {
-        fs::create_dir_all(&self.folder).context(|| format!("creating {}", self.folder.display()))?;
+        output::folder(&self.folder)?;
         self.count += 1;
         let file = format!("{:02}.{ending}", self.count);
-        write_atomically(&self.folder.join(&file), bytes)?;
+        output::write(&self.folder.join(&file), bytes)?;
         let folder: String =
             self.name.chars().flat_map(|c| "\\<>".contains(c).then_some('\\').into_iter().chain([c])).collect();
         Ok(format!("![{}](<{folder}/{file}>)", escape(text)))

@@ -15,7 +15,7 @@ use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model};
 use serde_json::json;
 
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::verbs::evaluate::{chunks_of, prepared};
 use crate::verbs::traverse::starts;
 use crate::verbs::{encode, need};
@@ -97,9 +97,6 @@ pub fn attribute(
     out: &Output,
 ) -> Result<()> {
     need(model, Ability::Encode)?;
-    if columns < 2 || !args.strength.is_finite() {
-        return Err(Error::usage("--attribute needs at least --columns 2 and a finite --strength"));
-    }
     let names = &model.info().pictures.classes;
     let (with, without) = sides(text, names)?;
     let means = means(model)?;
@@ -119,7 +116,8 @@ pub fn attribute(
         rows.extend(pictures(model.decode(Tensor::cat(points, 0))?));
     }
     contact_sheet(&rows, columns, 1)?.write_png(sheet, &[("system", model.info().system), ("attribute", text)])?;
-    let object = json!({"sheet": sheet, "attribute": text, "length": length, "rows": starts.len(), "columns": columns});
+    let object =
+        json!({"sheet": shown(sheet), "attribute": text, "length": length, "rows": starts.len(), "columns": columns});
     out.say(|| format!("{} rows along a vector of length {length:.2} in {}", starts.len(), sheet.display()), &object);
     Ok(())
 }

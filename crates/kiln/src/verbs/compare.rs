@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, output, tell};
 use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
 use kiln_measure::MetricValue;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::checkpoint::write_atomically;
 use kiln_train::preview::pictures;
 use kiln_train::progress::minutes;
 use kiln_train::{Ability, Model, Request, Run, WeightSet};
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 use toml::Table;
 
 use crate::feature_cache::argmax;
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
 use crate::verbs::evaluate::{self, EvaluateArgs, measure};
@@ -79,8 +78,8 @@ pub fn run(args: &CompareArgs, common: &Common, out: &Output) -> Result<()> {
     let mut subjects = subjects(args, common)?;
     for file in [Some(&args.out), args.markdown.as_ref()].into_iter().flatten() {
         // Now rather than after an hour of measuring.
-        let folder = file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
+        output::check(file)?;
+        output::folder_of(file)?;
     }
     for subject in &mut subjects {
         subject.measure(args, common)?;
@@ -105,12 +104,12 @@ pub fn run(args: &CompareArgs, common: &Common, out: &Output) -> Result<()> {
         .flatten()
         .collect(),
     };
-    write_atomically(&args.out, html::page(&report)?.as_bytes())?;
+    output::write(&args.out, html::page(&report)?.as_bytes())?;
     if let Some(path) = &args.markdown {
         markdown::write(&report, path)?;
     }
     let runs: Vec<Value> = subjects.iter().map(Subject::object).collect();
-    let object = json!({"page": args.out, "markdown": args.markdown, "runs": runs});
+    let object = json!({"page": shown(&args.out), "markdown": args.markdown.as_deref().map(shown), "runs": runs});
     out.say(|| format!("{} runs on {}", subjects.len(), args.out.display()), &object);
     Ok(())
 }
@@ -123,15 +122,6 @@ fn check(args: &CompareArgs) -> Result<()> {
         ));
     }
     args.metrics.iter().filter(|m| *m != "none").try_for_each(|m| evaluate::find(m).map(drop))?;
-    if args.n < 2 {
-        return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
-    }
-    if args.samples == 0 {
-        return Err(Error::usage("--samples 0: give at least 1"));
-    }
-    if args.out.file_name().is_none() || args.out.is_dir() {
-        return Err(Error::usage(format!("--out {}: not the name of a file", args.out.display())));
-    }
     Ok(())
 }
 
@@ -188,7 +178,7 @@ impl Subject {
 
     fn object(&self) -> Value {
         let info = self.model.info();
-        json!({"run": self.root, "system": info.system, "data": info.data.set, "images": info.images,
+        json!({"run": shown(&self.root), "system": info.system, "data": info.data.set, "images": info.images,
             "seconds": info.seconds, "measures": self.measures})
     }
 
@@ -248,7 +238,7 @@ impl Subject {
             let shown = command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
             self.commands.push(format!("kiln evaluate {shown}"));
             if !common.quiet {
-                eprintln!("measuring {}: {}", self.name, part.join(", "));
+                tell!("measuring {}: {}", self.name, part.join(", "));
             }
             self.measures.extend(measure(&EvaluateArgs::parse(command)?, common)?);
         }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use kiln_core::{Error, Result};
+use kiln_core::{Result, output, tell};
 use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_sheet, open};
 use serde_json::json;
 
 use crate::Common;
 use crate::feature_net::FeatureNet;
-use crate::output::Output;
+use crate::output::{Output, shown};
+use crate::verbs::check_png;
 use crate::verbs::evaluate::part;
 
 #[derive(Args)]
@@ -88,8 +89,8 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             Ok(())
         }
         What::Fetch { name, from } => {
-            let folder = kiln_data::fetch(name, from.as_deref(), &mut |line| eprintln!("{line}"))?;
-            let object = json!({"name": name, "folder": folder});
+            let folder = kiln_data::fetch(name, from.as_deref(), &mut |line| tell!("{line}"))?;
+            let object = json!({"name": name, "folder": shown(&folder)});
             out.say(|| format!("{name}: in {}", folder.display()), &object);
             Ok(())
         }
@@ -98,17 +99,15 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             if *size != PictureSize::STORED {
                 rule.resize = Resize::Pad;
             }
+            check_png(path)?;
             let set = open(name, *split, &rule)?;
-            if *n == 0 {
-                return Err(Error::usage("-n 0: nothing to show"));
-            }
             let prepared = kiln_data::Prepared::new(set.clone(), rule)?;
-            let shown = (*n).min(prepared.len());
-            let every = prepared.len() / shown.max(1);
-            let pictures = (0..shown).map(|i| Ok(prepared.get(i * every)?.picture)).collect::<Result<Vec<_>>>()?;
-            let columns = (shown as f64).sqrt().ceil() as usize;
+            let count = (*n).min(prepared.len());
+            let every = prepared.len() / count.max(1);
+            let pictures = (0..count).map(|i| Ok(prepared.get(i * every)?.picture)).collect::<Result<Vec<_>>>()?;
+            let columns = (count as f64).sqrt().ceil() as usize;
             contact_sheet(&pictures, columns, 1)?.write_png(path, &[("data", name)])?;
-            let object = json!({"name": name, "pictures": set.len(), "classes": set.classes(), "sheet": path});
+            let object = json!({"name": name, "pictures": set.len(), "classes": set.classes(), "sheet": shown(path)});
             out.say(
                 || {
                     format!(
@@ -123,16 +122,14 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             Ok(())
         }
         What::Stats { name, out: path, features, keep, split } => {
-            if *keep < 2 {
-                return Err(Error::usage(format!("--keep {keep}: at least 2")));
-            }
+            output::check(path)?;
             let device = kiln_train::device::by_name(&common.device)?;
             let (name, split) = part(name, *split);
             let net = FeatureNet::of(features.as_deref(), &name, &PictureRule::default(), common, &device)?;
             let stats = net.stats(&name, split, *keep)?;
             stats.write(path)?;
             let (n, net) = (stats.gaussian.n(), &stats.about.features);
-            let object = json!({"name": name, "split": split, "features": net, "n": n, "file": path});
+            let object = json!({"name": name, "split": split, "features": net, "n": n, "file": shown(path)});
             out.say(|| format!("{name}/{split}: {n} pictures as {net} sees them, in {}", path.display()), &object);
             Ok(())
         }

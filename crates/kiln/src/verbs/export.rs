@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kiln_core::Result;
+use kiln_core::{Result, output};
 use kiln_systems::diffusion::diffusers::folder::export;
 use kiln_train::Run;
 use kiln_train::WeightSet;
 use serde_json::json;
 
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::verbs::weight_set;
 
 #[derive(Args)]
@@ -25,11 +25,12 @@ pub struct ExportArgs {
 }
 
 pub fn run(args: &ExportArgs, out: &Output) -> Result<()> {
+    output::check_folder(&args.out)?;
     let exported = export(&Run::open(&args.run)?, args.weights, &args.out)?;
     let line = || {
         let opener = exported.pipeline.map_or_else(|| format!("{:?}", exported.model), str::to_string);
         format!("{}: {} parameters; {opener}.from_pretrained opens it", args.out.display(), exported.parameters)
     };
-    out.say(line, &json!({"folder": args.out, "exported": exported}));
+    out.say(line, &json!({"folder": shown(&args.out), "exported": exported}));
     Ok(())
 }

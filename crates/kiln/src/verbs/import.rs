@@ -9,7 +9,7 @@ use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
 use kiln_train::recipe::assignment;
 use serde_json::json;
 
-use crate::output::Output;
+use crate::output::{Output, shown};
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -48,6 +48,6 @@ pub fn run(args: &ImportArgs, out: &Output) -> Result<()> {
         }
         line
     };
-    out.say(line, &json!({"run": args.out, "imported": imported}));
+    out.say(line, &json!({"run": shown(&args.out), "imported": imported}));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::{Error, Result};
+use kiln_core::Result;
 use kiln_data::{Picture, PreparedSample, contact_sheet};
 use kiln_nn::tensor::to_values;
 use kiln_train::preview::pictures;
@@ -13,9 +13,9 @@ use serde_json::json;
 use toml::Table;
 
 use crate::Common;
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::verbs::pictures::{Results, in_chunks, one_mask, read};
-use crate::verbs::{need, open};
+use crate::verbs::{check_png, need, open};
 
 #[derive(Args)]
 pub struct InpaintArgs {
@@ -46,11 +46,9 @@ pub struct InpaintArgs {
 }
 
 pub fn run(args: &InpaintArgs, common: &Common, out: &Output) -> Result<()> {
+    args.sheet.as_deref().map_or(Ok(()), check_png)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Inpaint)?;
-    if args.n == 0 {
-        return Err(Error::usage("-n 0: at least one result for each picture"));
-    }
     let info = model.info();
     let samples = read(&args.input, info)?;
     let mask: Option<Tensor<4>> = args.mask.as_ref().map(|path| one_mask(path, info)).transpose()?;
@@ -88,7 +86,7 @@ pub fn run(args: &InpaintArgs, common: &Common, out: &Output) -> Result<()> {
     if let Some(sheet) = &args.sheet {
         let text = [("system", info.system), ("run", info.run.as_str())];
         contact_sheet(&rows, args.n + 2, 1)?.write_png(sheet, &text)?;
-        out.say(|| format!("all of them in {}", sheet.display()), &json!({"sheet": sheet}));
+        out.say(|| format!("all of them in {}", sheet.display()), &json!({"sheet": shown(sheet)}));
     }
     Ok(())
 }

@@ -11,10 +11,10 @@ use kiln_train::{Ability, Model, Request, WeightSet};
 use serde_json::json;
 
 use crate::Common;
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::verbs::attributes::{AttributeArgs, attribute};
 use crate::verbs::traverse::{TraverseArgs, traverse};
-use crate::verbs::{need, open};
+use crate::verbs::{check_png, need, open};
 
 #[derive(Args)]
 pub struct InterpolateArgs {
@@ -75,10 +75,11 @@ fn latent(model: &dyn Model, index: u64, seed: u64, device: &burn::tensor::Devic
 }
 
 pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Result<()> {
+    check_png(&args.out)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
-    if args.through.len() < 2 || args.steps < 2 {
-        return Err(Error::usage("interpolate needs at least two indices in --through and --steps 2"));
+    if args.through.len() < 2 {
+        return Err(Error::usage("--through: give at least two indices, such as 0,1"));
     }
     let mut rows = Vec::new();
     for pair in args.through.windows(2) {
@@ -89,7 +90,7 @@ pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Res
         rows.extend(pictures(model.decode(Tensor::cat(points, 0))?));
     }
     contact_sheet(&rows, args.steps, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
-    let object = json!({"sheet": args.out, "walks": args.through.len() - 1, "steps": args.steps});
+    let object = json!({"sheet": shown(&args.out), "walks": args.through.len() - 1, "steps": args.steps});
     out.say(|| format!("{} walks in {}", args.through.len() - 1, args.out.display()), &object);
     Ok(())
 }
@@ -103,9 +104,6 @@ fn latents(model: &dyn Model, indices: &[u64], seed: u64, device: &burn::tensor:
 /// Radford 2016, §6.3.2 and figure 8: an axis between the means of two poses, walked along from
 /// samples that had no part in it.
 fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tensor::Device, out: &Output) -> Result<()> {
-    if columns < 2 {
-        return Err(Error::usage(format!("--turn {columns}: at least 2 pictures a row")));
-    }
     let mean = |indices: &[u64]| Ok::<_, Error>(latents(model, indices, args.seed, device)?.mean_dim(0));
     let half = (mean(&args.plus)? - mean(&args.minus)?) * 0.5;
     let mut rows = Vec::new();
@@ -116,7 +114,7 @@ fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tenso
         rows.extend(pictures(model.decode(Tensor::cat(points, 0))?));
     }
     contact_sheet(&rows, columns, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
-    let object = json!({"sheet": args.out, "rows": args.start.len(), "columns": columns});
+    let object = json!({"sheet": shown(&args.out), "rows": args.start.len(), "columns": columns});
     out.say(|| format!("{} samples turned in {}", args.start.len(), args.out.display()), &object);
     Ok(())
 }
@@ -124,6 +122,7 @@ fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tenso
 /// Radford 2016, §6.3.2: mean(start) − mean(minus) + mean(plus), shown with eight neighbours made
 /// by uniform noise of ±0.25.
 pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
+    check_png(&args.out)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
     let start_at = (args.start.as_slice(), args.from.as_deref(), args.seed);
@@ -159,7 +158,7 @@ pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
     let neighbours = result.clone() + jitter;
     rows.extend(pictures(model.decode(Tensor::cat(vec![neighbours, result], 0))?));
     contact_sheet(&rows, columns, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
-    let object = json!({"sheet": args.out});
+    let object = json!({"sheet": shown(&args.out)});
     out.say(|| format!("start, minus, plus (means at the right) and the result in {}", args.out.display()), &object);
     Ok(())
 }

@@ -20,7 +20,7 @@ pub mod traverse;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, output};
 use kiln_systems::{find, registry};
 use kiln_train::{Ability, Model, Request, Run, WeightSet, device};
 
@@ -31,6 +31,14 @@ pub fn weight_set(text: &str) -> std::result::Result<WeightSet, String> {
         "live" => Ok(WeightSet::Live),
         _ => Err("there are ema and live".into()),
     }
+}
+
+/// Refuses a file for a picture that cannot be written, or whose name promises another format.
+pub fn check_png(path: &Path) -> Result<()> {
+    if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
+        return Err(Error::usage(format!("{}: Kiln writes PNG; give a name that ends in .png", path.display())));
+    }
+    output::check(path)
 }
 
 /// Opens a run for use, on the device asked for.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, output};
 use kiln_data::{DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSample, Resize, Sample, Split};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Info;
@@ -18,8 +18,8 @@ use serde_json::json;
 
 use crate::Common;
 use crate::feature_cache::argmax;
-use crate::output::Output;
-use crate::verbs::{need, open};
+use crate::output::{Output, shown};
+use crate::verbs::{check_png, need, open};
 
 #[derive(Args)]
 pub struct TranslateArgs {
@@ -157,13 +157,19 @@ pub struct Results<'a> {
 }
 
 impl<'a> Results<'a> {
-    /// Errors: an output that is the input, which would be lost.
+    /// Errors: an output that is the input, which would be lost; one that cannot be written.
     pub fn of(input: &'a Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Result<Self> {
         let same = |(a, b): (PathBuf, PathBuf)| a == b;
         if input.canonicalize().ok().zip(output.canonicalize().ok()).is_some_and(same) {
             return Err(Error::usage(format!("{}: is what is read; write to another place", output.display())));
         }
-        Ok(Self { input, output, single: input.is_file() && samples.len() == 1, info, written: BTreeSet::new() })
+        let single = input.is_file() && samples.len() == 1;
+        if single {
+            check_png(output)?
+        } else {
+            output::check_folder(output)?
+        }
+        Ok(Self { input, output, single, info, written: BTreeSet::new() })
     }
 
     /// Writes a result for a sample, the `draw`-th where it has several.
@@ -188,9 +194,7 @@ impl<'a> Results<'a> {
                 path = numbered(whole.with_added_extension("png"));
             }
         }
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;
-        }
+        output::folder_of(&path)?;
         let text = [("system", self.info.system), ("run", self.info.run.as_str()), ("input", sample.name.as_str())];
         picture.write_png(&path, &text)?;
         self.written.insert(path);
@@ -200,7 +204,7 @@ impl<'a> Results<'a> {
     /// Says how many there are, and where.
     pub fn say(&self, out: &Output) {
         let n = self.written.len();
-        let object = json!({"n": n, "output": self.output});
+        let object = json!({"n": n, "output": shown(self.output)});
         out.say(|| format!("{n} pictures in {}", self.output.display()), &object);
     }
 }
@@ -293,6 +297,7 @@ pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Res
 }
 
 pub fn encode(args: &EncodeArgs, common: &Common, out: &Output) -> Result<()> {
+    output::check(&args.out)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Encode)?;
     let info = model.info();
@@ -308,7 +313,7 @@ pub fn encode(args: &EncodeArgs, common: &Common, out: &Output) -> Result<()> {
     let shape = [samples.len(), values.len() / samples.len().max(1)];
     let names = samples.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join("\n");
     write_latents(&args.out, &values, shape, &names)?;
-    let object = json!({"output": args.out, "n": shape[0], "latent": shape[1]});
+    let object = json!({"output": shown(&args.out), "n": shape[0], "latent": shape[1]});
     out.say(|| format!("{} latents of {} numbers in {}", shape[0], shape[1], args.out.display()), &object);
     Ok(())
 }
@@ -320,7 +325,7 @@ fn write_latents(path: &Path, values: &[f32], shape: [usize; 2], names: &str) ->
     let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes).context(place)?;
     let metadata = HashMap::from([("names".to_string(), names.to_string())]);
     let file = safetensors::serialize([("latents", view)], Some(metadata)).context(place)?;
-    std::fs::write(path, file).context(place)
+    output::write(path, &file)
 }
 
 pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::{Context as _, Error, Result};
+use kiln_core::{Context as _, Error, Result, output};
 use kiln_data::{Picture, contact_sheet};
 use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
@@ -23,7 +23,7 @@ use serde_json::json;
 use toml::Table;
 
 use crate::Common;
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::verbs::pictures::one_picture;
 use crate::verbs::{need, open, weight_set};
 
@@ -122,7 +122,7 @@ pub struct SamplerArgs {
     pub guidance_rescale: Option<f64>,
     /// Guide only between these noise levels σ/α, such as 0.2,5
     #[arg(long, value_parser = interval, help_heading = GUIDANCE)]
-    pub guidance_interval: Option<[f64; 2]>,
+    pub guidance_interval: Option<Interval>,
     /// Guide by the classifier of this run: a noisy-classifier on the noisy image, any other on the predicted one
     #[arg(long, help_heading = GUIDANCE)]
     #[serde(skip)]
@@ -162,8 +162,11 @@ pub struct SamplerArgs {
     pub truncation_psi: Option<f64>,
 }
 
-/// `0.2,5`.
-fn interval(text: &str) -> std::result::Result<[f64; 2], String> {
+/// The ends of `0.2,5`.
+pub type Interval = [f64; 2];
+
+/// Reads `0.2,5`.
+pub fn interval(text: &str) -> std::result::Result<Interval, String> {
     let ends = text.split_once(',').map(|(low, high)| [low, high].map(|end| end.trim().parse::<f64>()));
     match ends {
         Some([Ok(low), Ok(high)]) => Ok([low, high]),
@@ -239,10 +242,7 @@ impl SamplerArgs {
             let by = self.segmenter.as_ref().map(|run| format!("--segmenter {} ", run.display())).unwrap_or_default();
             guides.push(Guided { guide, scale, name: format!("{by}--guide {spec} --guide-scale {scale}") });
         }
-        match guides.iter().find(|g| !g.scale.is_finite()) {
-            Some(g) => Err(Error::usage(format!("--classifier-scale (--guide-scale) {}: must be finite", g.scale))),
-            None => Ok(guides),
-        }
+        Ok(guides)
     }
 }
 
@@ -284,11 +284,9 @@ pub fn generate(
 }
 
 pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
+    output::check_folder(&args.out)?;
     let (model, device) = open(&args.run, args.weights, &common.device)?;
     need(&*model, Ability::Generate)?;
-    if args.n == 0 {
-        return Err(Error::usage("-n 0: nothing to do; give at least 1"));
-    }
     if args.trajectory && args.sampler.sampler.as_deref() == Some("ode") {
         return Err(Error::usage(
             "--trajectory: --sampler ode takes each picture its own way; draw the chain of another",
@@ -328,7 +326,7 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     }
     let strip = args.out.join("trajectory.png");
     trajectory(&seen.borrow())?.write_png(&strip, &[("system", model.info().system)])?;
-    out.say(|| format!("the chain of the first ones in {}", strip.display()), &json!({"trajectory": strip}));
+    out.say(|| format!("the chain of the first ones in {}", strip.display()), &json!({"trajectory": shown(&strip)}));
     Ok(())
 }
 
@@ -358,13 +356,11 @@ impl Preview {
         self.drawn.set(Some(Instant::now()));
     }
 
-    /// Whoever looks never finds half a picture.
     fn draw(&self, x0: &Tensor<4>) -> Result<()> {
-        let (half, whole) = (self.folder.join(".preview.png"), self.folder.join("preview.png"));
-        std::fs::create_dir_all(&self.folder).context(|| format!("creating {}", self.folder.display()))?;
+        output::folder(&self.folder)?;
         let all = pictures(x0.clone());
-        contact_sheet(&all, (all.len() as f64).sqrt().ceil() as usize, 1)?.write_png(&half, &[])?;
-        std::fs::rename(&half, &whole).context(|| format!("writing {}", whole.display()))
+        contact_sheet(&all, (all.len() as f64).sqrt().ceil() as usize, 1)?
+            .write_png(&self.folder.join("preview.png"), &[])
     }
 
     fn end(&self) -> Result<()> {
@@ -402,7 +398,7 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
     let mut all: Vec<Picture> = Vec::new();
     generate(model, n, request, common.quiet, &mut |start, images| {
         // Only after the first pictures exist: a refused request leaves no empty folder.
-        std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
+        output::folder(folder)?;
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
             let flags = sampler_flags(&request.sampler).into_iter();
@@ -427,7 +423,7 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
     let columns = (all.len() as f64).sqrt().ceil() as usize;
     let grid = folder.join("grid.png");
     contact_sheet(&all, columns, 1)?.write_png(&grid, &[("system", info.system)])?;
-    let object = json!({"n": n, "folder": folder, "grid": grid});
+    let object = json!({"n": n, "folder": shown(folder), "grid": shown(&grid)});
     out.say(|| format!("{n} pictures in {}, all on {}", folder.display(), grid.display()), &object);
     Ok(())
 }

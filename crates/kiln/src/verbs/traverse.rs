@@ -15,7 +15,7 @@ use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Request};
 use serde_json::json;
 
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::verbs::evaluate::{chunks_of, part, prepared};
 use crate::verbs::{encode, need};
 
@@ -46,9 +46,6 @@ pub fn traverse(
     out: &Output,
 ) -> Result<()> {
     let device = &model.info().device;
-    if columns < 2 || !(args.range > 0.0 && args.range.is_finite()) {
-        return Err(Error::usage("--traverse needs at least --columns 2 and a --range above 0"));
-    }
     let latents = starts(start_at, model)?;
     let width = latents[0].dims()[1];
     let activity = if model.abilities().contains(&Ability::Encode) { Some(activity(model)?) } else { None };
@@ -74,7 +71,7 @@ pub fn traverse(
     }
     contact_sheet(&rows, columns, 1)?.write_png(sheet, &[("system", model.info().system)])?;
     let activity = activity.map(|a| order.iter().map(|&latent| a[latent]).collect::<Vec<_>>());
-    let object = json!({"sheet": sheet, "latents": order, "activity": activity, "range": args.range});
+    let object = json!({"sheet": shown(sheet), "latents": order, "activity": activity, "range": args.range});
     out.say(|| format!("latents {order:?}, a row each, in {}", sheet.display()), &object);
     Ok(())
 }

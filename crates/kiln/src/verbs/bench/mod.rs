@@ -108,13 +108,13 @@ const BENCHES: [Bench; 8] = [
     Bench { name: "pixelrnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
 ];
 
+/// Numbers in the tensor that a benchmark goes over, at most: 1 GiB.
+const LARGEST: usize = 1 << 28;
+
 /// Medians in milliseconds, by what was timed: `forward`, `step`, `sample`.
 type Times = Vec<(&'static str, f64)>;
 
 pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
-    if args.runs == 0 || [args.batch, args.size, args.channels].contains(&Some(0)) {
-        return Err(Error::usage("bench: --runs, --batch, --size and --channels must be at least 1"));
-    }
     let device = device::by_name(&common.device)?;
     let chosen: Vec<&Bench> = match args.names.as_slice() {
         [] => BENCHES.iter().collect(),
@@ -127,6 +127,14 @@ pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
             channels: args.channels.unwrap_or(bench.channels),
             ..*bench
         };
+        let numbers =
+            [bench.batch, bench.channels, bench.size, bench.size].iter().try_fold(1, |n: usize, &by| n.checked_mul(by));
+        if numbers.is_none_or(|n| n > LARGEST) {
+            let Bench { name, batch, size, channels, .. } = bench;
+            return Err(Error::usage(format!(
+                "bench {name}: {batch} images of {channels} channels and {size} x {size} pixels are too large; at most {LARGEST} numbers in all"
+            )));
+        }
         let times = bench.time(args.runs, common.precision.unwrap_or_default(), &device)?;
         let mut object = Map::new();
         object.insert("bench".into(), bench.name.into());

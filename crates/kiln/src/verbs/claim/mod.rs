@@ -11,9 +11,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, output};
 use kiln_measure::MetricValue;
-use kiln_train::checkpoint::write_atomically;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{AnySystem, Options, Run, WeightSet, device};
 use serde_json::json;
@@ -184,7 +183,7 @@ fn reproduce(book: &mut Book, at: usize, args: &ClaimArgs, common: &Common, out:
 }
 
 fn write_page(book: &Book, path: &Path) -> Result<()> {
-    write_atomically(path, page(book).as_bytes())
+    output::write(path, page(book).as_bytes())
 }
 
 fn chosen_measures<'a>(claim: &'a Claim, args: &ClaimArgs) -> Result<Vec<&'a Evaluation>> {

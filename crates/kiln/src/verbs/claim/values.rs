@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Result};
-use kiln_train::checkpoint::write_atomically;
+use kiln_core::{Context, Error, Result, output};
 use serde::{Deserialize, Serialize};
 
 use crate::verbs::claim::expect::{Figure, Verdict};
@@ -151,8 +150,8 @@ impl Book {
         let lines = lines.context(|| claim.name.clone())?.join(",\n");
         let path = serde_json::to_string(&claim.path).context(|| claim.name.clone())?;
         let text = format!("{{\"claim\": {path}, \"values\": [\n{lines}\n]}}\n");
-        fs::create_dir_all(&self.folder).context(|| self.folder.display())?;
-        write_atomically(&self.path(&self.claims[at].claim), text.as_bytes())
+        output::folder(&self.folder)?;
+        output::write(&self.path(&self.claims[at].claim), text.as_bytes())
     }
 
     /// Each expectation of a claim with its verdict and the values it speaks of.

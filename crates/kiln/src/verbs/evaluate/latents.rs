@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, tell};
 use kiln_data::Prepared;
 use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::{Features, MetricValue, factors, mig as gap, path_length, separability as planes};
@@ -79,7 +79,7 @@ pub fn separability(asked: &Asked<'_>) -> Result<MetricValue> {
     })?;
     if outputs.n < 100 * width {
         // Half of them are kept, and a plane tells apart as many points as it has dimensions.
-        eprintln!("kiln: few samples are always separable; of {width} latents, use -n {} or more", 100 * width);
+        tell!("kiln: few samples are always separable; of {width} latents, use -n {} or more", 100 * width);
     }
     let odds: Vec<f32> = outputs.logits.chunks(classes).flat_map(log_odds).collect();
     let sides = (Features::new("the latents", &table, width)?, Features::new("the classes", &odds, classes)?);

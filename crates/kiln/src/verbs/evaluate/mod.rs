@@ -13,7 +13,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use clap::{Args, Command, FromArgMatches};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, output};
 use kiln_data::{PictureRule, Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::MetricValue;
@@ -21,10 +21,11 @@ use kiln_nn::tensor::from_values;
 use kiln_train::request::sampler_flags;
 use kiln_train::{Ability, Evaluation, Model, Watch, Watcher, WeightSet};
 
-use crate::Common;
 use crate::output::Output;
+use crate::ranges::ranged;
 use crate::verbs::sample::SamplerArgs;
 use crate::verbs::{need, open, weight_set};
+use crate::{Common, usage};
 
 /// What a metric is computed on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -227,9 +228,9 @@ impl EvaluateArgs {
     /// # Errors
     /// A usage error for a flag that it does not know, or a value that does not fit.
     pub fn parse(words: Vec<String>) -> Result<Self> {
-        let parser = Self::augment_args(Command::new("evaluate").no_binary_name(true));
+        let parser = ranged(Self::augment_args(Command::new("evaluate").no_binary_name(true)));
         let parsed = parser.try_get_matches_from(words).and_then(|m| Self::from_arg_matches(&m));
-        parsed.map_err(Error::usage)
+        parsed.map_err(|e| usage::error(&e))
     }
 
     /// What is to be measured.
@@ -329,9 +330,7 @@ fn measure_on(
     common: &Common,
 ) -> Result<Vec<MetricValue>> {
     let metrics = args.metrics.iter().map(|m| find(m)).collect::<Result<Vec<_>>>()?;
-    if args.n < 2 {
-        return Err(Error::usage(format!("-n {}: at least 2 pictures are needed", args.n)));
-    }
+    args.pictures.as_deref().map_or(Ok(()), output::check_folder)?;
     let (reference, split) = match (&args.against, model) {
         (Some(spec), _) => part(spec, args.split),
         (None, Some(model)) => (model.info().data.set.clone(), args.split.unwrap_or(Split::Train)),

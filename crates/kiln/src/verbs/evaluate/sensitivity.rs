@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use kiln_core::random::Key;
-use kiln_core::{Context, Result};
+use kiln_core::{Result, output};
 use kiln_data::{Picture, PictureRule, Prepared, PreparedSample, Split, contact_sheet};
 use kiln_nn::tensor::from_values;
 use kiln_train::device;
@@ -98,9 +98,9 @@ pub fn run(folder: &Path, common: &Common, out: &Output) -> Result<()> {
             }
         }
     }
-    std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
+    output::folder(folder)?;
     let svg = folder.join("measures.svg");
-    std::fs::write(&svg, page(&plots, 2)?).context(|| svg.display())?;
+    output::write(&svg, page(&plots, 2)?.as_bytes())?;
     contact_sheet(&sheet, 6 * DISTURBANCES[0].levels.len(), 1)?.write_png(&folder.join("measures.png"), &[])
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Error, Result, output, tell};
 use kiln_data::{Picture, Split, contact_sheet};
 use kiln_measure::classes::{Confusion, Histogram, wilson};
 use kiln_measure::{
@@ -189,7 +189,7 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
             ("fid", _) => {
                 let (n, d) = (found.made.all(), made.width());
                 if n <= d {
-                    eprintln!("kiln: fid of {n} pictures with {d} features is biased; use -n {} or more", 2 * d);
+                    tell!("kiln: fid of {n} pictures with {d} features is biased; use -n {} or more", 2 * d);
                 }
                 let fid = MetricValue::new("fid", found.made.frechet(&found.real)?, n);
                 push(match resamples {
@@ -319,7 +319,7 @@ fn draw_neighbours(samples: &[Picture], neighbours: &[Picture], folder: &Path) -
         sheet.extend(above.iter().cloned());
         sheet.extend(below.iter().zip(above).map(|(p, like)| p.resize(like.width, like.height)));
     }
-    std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
+    output::folder(folder)?;
     contact_sheet(&sheet, DRAWN.1, 0)?.write_png(&folder.join("neighbours.png"), &[])
 }
 
