@@ -10,7 +10,7 @@ use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
 use kiln_nn::resample::{reflect_pad, upsample_nearest};
 use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
-use kiln_nn::unet::UNetConfig;
+use kiln_nn::unet::{Pooling, UNetConfig};
 use kiln_nn::{
     Activation, BatchNorm2d, Condition, Conv2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm,
     LinearConfig, Parametrization, attention, loss, tensor, time,
@@ -440,11 +440,14 @@ fn the_conditioned_unet_is_diffusers() {
 /// Half of the network: numbers for each picture, whose gradients reach the first layer.
 #[test]
 fn the_encoder_is_half_of_the_unet() {
-    let net = small_unet().encoder(1, 3, &mut init());
-    let x = Fixtures::open("unet").tensor::<4>("input").autodiff().require_grad();
-    let times = Fixtures::open("unet").tensor::<1>("times").autodiff();
-    let y = net.forward(x.clone(), times, None);
-    assert_eq!(y.dims(), [2, 3]);
-    let gradient = x.grad(&y.sum().backward()).unwrap();
-    assert!(gradient.abs().sum().into_scalar::<f32>() > 0.0);
+    for pooling in [Pooling::Mean, Pooling::Attention] {
+        let x = Fixtures::open("unet").tensor::<4>("input").autodiff().require_grad();
+        let [_, channels, height, width] = x.dims();
+        let net = small_unet().encoder(channels, [height, width], pooling, 3, &mut init());
+        let times = Fixtures::open("unet").tensor::<1>("times").autodiff();
+        let y = net.forward(x.clone(), times, None);
+        assert_eq!(y.dims(), [2, 3]);
+        let gradient = x.grad(&y.sum().backward()).unwrap();
+        assert!(gradient.abs().sum().into_scalar::<f32>() > 0.0, "{pooling:?}");
+    }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_data::{HostBatch, Part};
 use kiln_nn::Init;
@@ -17,11 +17,13 @@ use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::process::ProcessConfig;
 use kiln_systems::diffusion::sampler::ancestral::Variance;
 use kiln_systems::diffusion::sampler::settings::{SAMPLERS, SamplerSettings};
-use kiln_systems::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
+use kiln_systems::diffusion::schedule::Sde;
 use kiln_systems::segmenter::{self, Segmenter};
 use kiln_train::optim::Optimizer;
 use kiln_train::params::take_gradients;
-use kiln_train::{Batch, Generate, Likelihood, OptimizerConfig, Pictures, Request, Segment, System};
+use kiln_train::{
+    Batch, Encode, Generate, Likelihood, OptimizerConfig, Pictures, Reconstruct, Request, Segment, System,
+};
 
 fn pictures() -> Pictures {
     Pictures::new([1, 8, 8], vec!["a".into(), "b".into()])
@@ -180,26 +182,55 @@ fn a_bound_by_few_terms_is_the_bound() {
     assert!((one[0] - nll(10, 5)[0]).abs() < 1e-3 * one[0].abs());
 }
 
-/// A fresh network says v = 0, which is the flow of standard normal pictures.
+/// Without a class there is one drawn for each sample, and a picture is as probable as its mean over classes: never that of
+/// "no class", which a network whose labels were never dropped has not seen.
 #[test]
-fn the_exact_likelihood_of_a_network_that_knows_nothing() {
+fn a_network_told_classes_is_never_asked_without_one() {
     let device = Device::flex();
-    for (sde, schedule) in [(Sde::Vp, BetaSchedule::Cosine), (Sde::SubVp, BetaSchedule::Linear)] {
-        let config = with(ProcessConfig { prediction: Prediction::V, sde, schedule, ..process() });
-        let system = Ddpm::new(config, &pictures()).unwrap();
-        let networks = system.networks(&mut Init::new(&device, 0)).valid();
-        let images = normal(Key::new(3), 0..3, [3, 1, 8, 8], &device).clamp(-1.0, 1.0);
-        let exact = system.exact_nll(&networks, images.clone(), 1, Key::new(0)).unwrap().unwrap();
-        // Where variance is not preserved, the network's pictures are as wide as what it is shown.
-        let first =
-            ScheduleOptions { shape: schedule, steps: 50, sde, ..ScheduleOptions::default() }.schedule().level(0);
-        let width = first.scale().powi(2);
-        for (image, got) in to_values(images).chunks(64).zip(to_values(exact)) {
-            let density = |x: f32| -0.5 * (f64::from(x).powi(2) / width + (std::f64::consts::TAU * width).ln());
-            let expected: f64 = image.iter().map(|&x| 127.5f64.ln() - density(x)).sum();
-            assert!((f64::from(got) - expected).abs() < 2e-3 * expected, "{sde:?}: {got} instead of {expected}");
+    let config = |label_dropout| {
+        let process = ProcessConfig { sampling_steps: 4, ..process() };
+        ddpm::Config { class_conditional: true, label_dropout, process, ..small() }
+    };
+    let system = Ddpm::new(config(0.0), &pictures()).unwrap();
+    let networks = kiln_train::params::map_flat(system.networks(&mut Init::new(&device, 0)), |path, value| {
+        let len = value.dims()[0];
+        let noise = normal(Key::new(1).purpose(path), 0..1, [1, len], &device).reshape([len]) * 0.2;
+        // The row of no class, the last, is broken.
+        match path {
+            "denoiser.class.weight" => {
+                Tensor::cat(vec![(value + noise).slice(0..len * 2 / 3), Tensor::full([len / 3], f32::NAN, &device)], 0)
+            }
+            _ => value + noise,
         }
+    })
+    .valid();
+    let classes = pictures().classes.len() as u32;
+    assert_eq!(classes, 2);
+    let request = || Request::new(0..8, 3, &device);
+    let drawn = request().classes(2);
+    assert!(drawn.contains(&0) && drawn.contains(&1));
+    let all = to_values(system.generate(&networks, &request()).unwrap());
+    let told = [0, 1].map(|class| to_values(system.generate(&networks, &request().of_class(Some(class))).unwrap()));
+    for (i, class) in drawn.into_iter().enumerate() {
+        let part = i * 64..(i + 1) * 64;
+        assert!(all[part.clone()].iter().zip(&told[class as usize][part]).all(|(a, b)| (a - b).abs() < 1e-4), "{i}");
     }
+    let images = normal(Key::new(3), 0..2, [2, 1, 8, 8], &device).clamp(-1.0, 1.0);
+    for nll in [
+        system.nll(&networks, images.clone(), 5, Key::new(0)).unwrap(),
+        system.exact_nll(&networks, images.clone(), 1, Key::new(0)).unwrap().unwrap(),
+    ] {
+        assert!(to_values(nll).into_iter().all(f32::is_finite));
+    }
+    let guided = Request { sampler: "guidance_scale = 2.0".parse().unwrap(), ..request() };
+    for refused in [
+        system.generate(&networks, &guided).unwrap_err(),
+        system.encode(&networks, images.clone(), &request()).unwrap_err(),
+        system.reconstruct(&networks, images).unwrap_err(),
+    ] {
+        assert!(refused.is_usage() && refused.to_string().contains("model.label_dropout above 0"), "{refused}");
+    }
+    assert!(Ddpm::new(config(1.0), &pictures()).err().unwrap().is_usage());
 }
 
 #[test]

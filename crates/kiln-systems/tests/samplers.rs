@@ -20,6 +20,7 @@ use kiln_systems::diffusion::sampler::ode::{Flow, Tolerance, rk45};
 use kiln_systems::diffusion::sampler::plan::{Method, Plan};
 use kiln_systems::diffusion::sampler::predictor_corrector::{Predictor, PredictorCorrector, correct, predict};
 use kiln_systems::diffusion::sampler::settings::choice;
+use kiln_systems::diffusion::sampler::sigma::Churn;
 use kiln_systems::diffusion::sampler::unipc::UniPc;
 use kiln_systems::diffusion::sampler::{Denoised, Denoiser};
 use kiln_systems::diffusion::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, ScheduleOptions, Sde};
@@ -59,9 +60,9 @@ fn method(name: &str) -> (Method, Option<Family>) {
             let eta = parts.next().map_or(0.0, |eta| eta.parse().unwrap());
             (Method::Ancestral(Ancestral { eta: Some(eta), variance: Variance::Large, recurrence: 0 }), None)
         }
-        "euler" => (Method::Euler, Some(Family::Sigma)),
+        "euler" => (Method::Euler(Churn::NONE), Some(Family::Sigma)),
         "euler-ancestral" => (Method::EulerAncestral, Some(Family::Sigma)),
-        "heun" => (Method::Heun, Some(Family::Sigma)),
+        "heun" => (Method::Heun(Churn::NONE), Some(Family::Sigma)),
         "dpm++" | "dpm++-sde" => {
             let solver = DpmSolver {
                 order: order(),
@@ -144,7 +145,7 @@ fn every_chain_is_diffusers() {
         let out = if inverse {
             ddim_invert(start, &levels, ask).unwrap()
         } else {
-            Plan { method, levels }.run(start, ask, &noise).unwrap()
+            Plan { method, levels, raised: Vec::new() }.run(start, ask, &noise).unwrap()
         };
         let (mut times, mut pictures): (Vec<f64>, Vec<Tensor<4>>) = seen.into_inner().into_iter().unzip();
         // diffusers takes a last step of length 0 if a walk to σ_min is there already.
@@ -421,7 +422,7 @@ fn samples_of_known_densities() {
                 )
                 .unwrap()
             };
-            let plan = Plan { method, levels };
+            let plan = Plan { method, levels, raised: Vec::new() };
             let mixture = two();
             let ask: &Denoiser<'_> = &|x, level| Ok(Denoised { x0: mixture.predict(x, &[level]), variance: None });
             let noise = |i: u64| normal(Key::new(9).at(i), 0..n, shape, &device);

@@ -45,12 +45,44 @@ pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
 /// Settings that have another name than in older versions: table, old key, new key.
 const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), ("model", "times", "timestep_sampling")];
 
-/// Gives the settings of a run's recipe, which an older version may have written, their present names.
-pub(crate) fn rename_old_keys(recipe: &mut Table) {
+/// Settings whose default is not what older versions did without them: system, table, key, what they did.
+const ADDED: [(&str, &str, &str, Was); 3] = [
+    ("ddpm", "model", "sigmas", Was::Text("schedule")),
+    ("ddpm", "model", "sampling_sigma_max", Was::Number(f64::INFINITY)),
+    ("noisy-classifier", "model", "pooling", Was::Text("mean")),
+];
+
+/// A value of [`ADDED`].
+#[derive(Clone, Copy)]
+enum Was {
+    Text(&'static str),
+    Number(f64),
+}
+
+impl From<Was> for Value {
+    fn from(was: Was) -> Self {
+        match was {
+            Was::Text(text) => Self::String(text.to_string()),
+            Was::Number(number) => Self::Float(number),
+        }
+    }
+}
+
+/// Gives the settings of a run's recipe, which an older version may have written, their present names, and those it did not
+/// have what it did without them.
+pub(crate) fn bring_up_to_date(recipe: &mut Table) {
     for (table, old, new) in RENAMED {
         let Some(Value::Table(inside)) = recipe.get_mut(table) else { continue };
         if let Some(value) = inside.remove(old) {
             inside.insert(new.to_string(), value);
+        }
+    }
+    let system = recipe.get("system").and_then(Value::as_str).unwrap_or_default().to_string();
+    for (_, table, key, was) in ADDED.into_iter().filter(|(of, ..)| *of == system) {
+        if let Some(Value::Table(inside)) = recipe.get_mut(table)
+            && !inside.contains_key(key)
+        {
+            inside.insert(key.to_string(), was.into());
         }
     }
 }
@@ -170,8 +202,23 @@ mod tests {
         let e = merge(&mut base, &assignment("data.label_set=3").unwrap(), "r.toml").unwrap_err();
         assert_eq!(e.to_string(), "r.toml: `data.label_set` is called `data.label_seed` now; rename it");
         let mut saved: Table = "[data]\nlabel_set = 3\n[model]\ntimes = 'uniform'".parse().unwrap();
-        rename_old_keys(&mut saved);
+        bring_up_to_date(&mut saved);
         assert_eq!(saved, "[data]\nlabel_seed = 3\n[model]\ntimestep_sampling = 'uniform'".parse().unwrap());
+    }
+
+    #[test]
+    fn what_older_runs_do_not_say_is_what_they_did() {
+        let updated = |text: &str| {
+            let mut saved: Table = text.parse().unwrap();
+            bring_up_to_date(&mut saved);
+            saved
+        };
+        let old = updated("system = 'ddpm'\n[model]\neta = 0.5");
+        assert_eq!(old["model"]["sigmas"].as_str(), Some("schedule"));
+        assert_eq!(old["model"]["sampling_sigma_max"].as_float(), Some(f64::INFINITY));
+        let new = "system = 'ddpm'\n[model]\nsigmas = 'karras'\nsampling_sigma_max = 80.0";
+        assert_eq!(updated(new), new.parse().unwrap());
+        assert_eq!(updated("system = 'vae'\n[model]\neta = 0.5")["model"].get("sigmas"), None);
     }
 
     #[test]

@@ -129,12 +129,12 @@ impl Run {
     /// If the file is not TOML.
     pub fn recipe(&self) -> Result<Table> {
         let mut recipe = read_table(&self.recipe_path())?;
-        recipe::rename_old_keys(&mut recipe);
+        recipe::bring_up_to_date(&mut recipe);
         Ok(recipe)
     }
 
     /// The recipe that the run was started with, as its system's. Settings that its version of Kiln did not have get
-    /// their defaults.
+    /// what it did without them, which is their defaults but for a few.
     ///
     /// # Errors
     /// As [`recipe`](Self::recipe), [`merge`](recipe::merge) and [`typed`](recipe::typed).

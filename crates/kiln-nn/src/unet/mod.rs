@@ -11,7 +11,7 @@ use kiln_core::random::Key;
 use serde::{Deserialize, Serialize};
 
 use self::parts::{DropoutSites, Nonlinearity, Resample, Residual, Shown, Step, through};
-use crate::attention::FeatureAttention;
+use crate::attention::{AttentionPool, FeatureAttention};
 use crate::condition::Condition;
 use crate::resample::{global_mean, pixel_shuffle, pixel_unshuffle, upsample_nearest};
 use crate::time::sinusoidal;
@@ -47,6 +47,16 @@ pub struct UNetConfig {
     pub groups: usize,
     /// Dropout inside residual blocks.
     pub dropout: f64,
+}
+
+/// How an encoder makes one vector of all positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// By attention ([`AttentionPool`]).
+    Attention,
 }
 
 impl Default for UNetConfig {
@@ -179,11 +189,19 @@ impl UNetConfig {
         }
     }
 
-    /// Makes half of the network: the way down, the middle, and `outputs` numbers from the mean over all positions
-    /// (the classifier of Dhariwal & Nichol 2021, §4.1, with the mean in place of pooling by attention).
-    pub fn encoder(&self, in_channels: usize, outputs: usize, init: &mut Init) -> UNetEncoder {
+    /// Makes half of the network for pictures of a height and width: the way down, the middle, and `outputs` numbers from
+    /// all positions (the classifier of Dhariwal & Nichol 2021, §4.1).
+    pub fn encoder(
+        &self,
+        in_channels: usize,
+        [height, width]: [usize; 2],
+        pooling: Pooling,
+        outputs: usize,
+        init: &mut Init,
+    ) -> UNetEncoder {
         let Trunk { conv_in, down, middle, skips } = self.trunk(in_channels, 0, init);
         let (base, channels) = (self.base_channels, *skips.last().unwrap_or(&self.base_channels));
+        let positions = (height / self.divisor()) * (width / self.divisor());
         UNetEncoder {
             time1: LinearConfig::new(base, 4 * base).init(init),
             time2: LinearConfig::new(4 * base, 4 * base).init(init),
@@ -191,6 +209,8 @@ impl UNetConfig {
             down,
             middle,
             norm_out: GroupNorm::new(self.groups, channels, init),
+            pool: (pooling == Pooling::Attention)
+                .then(|| AttentionPool::new(positions, channels, self.heads(channels), init)),
             out: LinearConfig::new(channels, outputs).init(init),
             base_channels: base,
             patch: self.patch,
@@ -397,6 +417,8 @@ pub struct UNetEncoder {
     down: Vec<Stage>,
     middle: Middle,
     norm_out: GroupNorm,
+    /// In place of the mean over all positions.
+    pool: Option<AttentionPool>,
     out: Linear,
     #[module(skip)]
     base_channels: usize,
@@ -418,7 +440,11 @@ impl UNetEncoder {
             h = stage.forward(h, &shown, sites.next_key());
         }
         h = self.middle.forward(h, &shown, &mut sites);
-        self.out.forward(global_mean(self.norm_out.forward(h, Activation::Silu)))
+        let h = self.norm_out.forward(h, Activation::Silu);
+        self.out.forward(match &self.pool {
+            Some(pool) => pool.forward(h),
+            None => global_mean(h),
+        })
     }
 }
 

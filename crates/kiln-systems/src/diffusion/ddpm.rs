@@ -47,6 +47,7 @@ use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{Level, NoiseLevels};
 use super::unet_sizes;
+use crate::autoencoder::bound::log_mean_exp;
 use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
@@ -124,8 +125,8 @@ impl System for Ddpm {
             return Err(Error::usage(format!("model.unet: {why}")));
         }
         Self::sizes(&config).check(pictures.shape)?;
-        if !(0.0..=1.0).contains(&config.label_dropout) {
-            return Err(Error::usage(format!("model.label_dropout must be in [0, 1], not {}", config.label_dropout)));
+        if !(0.0..1.0).contains(&config.label_dropout) {
+            return Err(Error::usage(format!("model.label_dropout must be in [0, 1), not {}", config.label_dropout)));
         }
         if config.class_conditional && pictures.classes.is_empty() {
             return Err(Error::usage(
@@ -189,33 +190,64 @@ impl Ddpm {
         Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
     }
 
-    /// No class.
-    fn unconditional(&self, n: usize, device: &Device) -> Condition {
+    /// What the network is told where it is to be told no class; `None` of one that was never trained so.
+    fn unconditional(&self, n: usize, device: &Device) -> Option<Condition> {
         match self.classes.len() {
-            0 => Condition::default(),
-            nothing => of_classes(&vec![nothing as u32; n], device),
+            0 => Some(Condition::default()),
+            _ if self.config.label_dropout == 0.0 => None,
+            nothing => Some(of_classes(&vec![nothing as u32; n], device)),
         }
     }
 
-    /// What a request's chain is guided by.
+    /// For walks between latents, which belong to no class.
+    fn without_class(&self, n: usize, device: &Device) -> Result<Guidance> {
+        let condition = self.unconditional(n, device).ok_or_else(|| {
+            Error::usage(
+                "this run was always told the class and cannot encode or decode without one; train one with \
+                 model.label_dropout above 0",
+            )
+        })?;
+        Ok(Guidance::none(condition))
+    }
+
+    /// What a request's chain is guided by. A network that is told classes draws the one asked for, else one drawn
+    /// uniformly for each sample.
     fn guidance(&self, request: &Request, settings: &SamplerSettings) -> Result<Guidance> {
         // A class may be the guides' alone.
         if request.guides.is_empty() || !self.classes.is_empty() {
             check_class(request.condition.class, &self.classes)?;
         }
-        if settings.guides() && self.classes.is_empty() {
-            return Err(Error::usage(
-                "--guidance-scale: this run knows no classes; train one with model.class_conditional = true, or use \
-                 --classifier",
-            ));
+        if self.classes.is_empty() {
+            if settings.guides() {
+                return Err(Error::usage(
+                    "--guidance-scale: this run knows no classes; train one with model.class_conditional = true, or use \
+                     --classifier",
+                ));
+            }
+            return Guidance::new(Condition::default(), None, settings, request);
         }
         let unconditional = self.unconditional(request.len(), &request.device);
-        // Guidance without a class is to one drawn for each sample; else there is none.
-        if self.classes.is_empty() || request.condition.class.is_none() && !settings.guides() {
-            return Guidance::new(unconditional, None, settings, request);
+        if settings.guides() && unconditional.is_none() {
+            return Err(Error::usage(
+                "--guidance-scale: this run was always told the class and has nothing to guide away from; train one \
+                 with model.label_dropout above 0",
+            ));
         }
         let condition = of_classes(&request.classes(self.classes.len()), &request.device);
-        Guidance::new(condition, Some(unconditional), settings, request)
+        Guidance::new(condition, unconditional, settings, request)
+    }
+
+    /// −log p(x) of images by −log p(x|c) or a bound on it. Where there are classes, each is as likely as another:
+    /// −log (1/C) Σ_c p(x|c).
+    fn over_classes(&self, images: &Tensor<4>, of: impl Fn(&Condition) -> Result<Tensor<1>>) -> Result<Tensor<1>> {
+        check_pictures(images, self.shape)?;
+        if self.classes.is_empty() {
+            return of(&Condition::default());
+        }
+        let (n, device) = (images.dims()[0], images.device());
+        let log_p = |class: u32| Ok(-of(&of_classes(&vec![class; n], &device))?);
+        let each = (0..self.classes.len() as u32).map(log_p).collect::<Result<Vec<Tensor<1>>>>()?;
+        Ok(-log_mean_exp(Tensor::stack(each, 0)))
     }
 }
 
@@ -243,7 +275,7 @@ impl Decode<Networks> for Ddpm {
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
         let ([c, h, w], n) = (self.shape, latents.dims()[0]);
         let request = Request::new(0..n as u64, 0, &latents.device());
-        let guidance = Guidance::none(self.unconditional(n, &latents.device()));
+        let guidance = self.without_class(n, &latents.device())?;
         let (xt, plan) = (latents.reshape([n, c, h, w]), self.process.implicit_plan()?);
         Ok(self.process.chain(&networks.predict(), &guidance, &request).sample(xt, &plan)?.clamp(-1.0, 1.0))
     }
@@ -255,7 +287,7 @@ impl Encode<Networks> for Ddpm {
         let [n, c, h, w] = images.dims();
         check_pictures(&images, self.shape)?;
         request.sampler::<NoSettings>(Self::ID)?;
-        let guidance = Guidance::none(self.unconditional(n, &images.device()));
+        let guidance = self.without_class(n, &images.device())?;
         let plan = self.process.implicit_plan()?;
         let latents = self.process.chain(&networks.predict(), &guidance, request).invert(images, &plan)?;
         Ok(latents.reshape([n, c * h * w]))
@@ -271,17 +303,16 @@ impl Reconstruct<Networks> for Ddpm {
 }
 
 impl Likelihood<Networks> for Ddpm {
-    /// `samples` is how many of the bound's terms are drawn; 0 takes them all.
+    /// `samples` is how many of the bound's terms are drawn; 0 takes them all. Every class sees the same draws, so that
+    /// their noise hardly enters the sum over classes.
     fn nll(&self, networks: &Networks, images: Tensor<4>, samples: usize, key: Key) -> Result<Tensor<1>> {
-        check_pictures(&images, self.shape)?;
-        let condition = self.unconditional(images.dims()[0], &images.device());
-        Ok(self.process.nll(&networks.predict(), images, &condition, samples, key))
+        let predict = networks.predict();
+        self.over_classes(&images, |c| Ok(self.process.nll(&predict, images.clone(), c, samples, key)))
     }
 
     fn exact_nll(&self, networks: &Networks, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
-        check_pictures(&images, self.shape)?;
-        let condition = self.unconditional(images.dims()[0], &images.device());
-        self.process.exact_nll(&networks.predict(), images, &condition, probes, key).map(Some)
+        let predict = networks.predict();
+        self.over_classes(&images, |c| self.process.exact_nll(&predict, images.clone(), c, probes, key)).map(Some)
     }
 
     /// However many terms are drawn, their mean is the bound.

@@ -84,7 +84,7 @@ pub struct SamplerArgs {
     /// Variance of ddpm's steps: small (β̃) or large (β)
     #[arg(long, help_heading = SAMPLER)]
     pub variance: Option<String>,
-    /// Spacing of a solver's noise levels: schedule, karras or exponential
+    /// Spacing of a solver's noise levels: schedule, karras (the default of most runs) or exponential
     #[arg(long, help_heading = SAMPLER)]
     pub sigmas: Option<String>,
     /// Largest noise level σ/α of karras and exponential, such as 80
@@ -93,6 +93,18 @@ pub struct SamplerArgs {
     /// Last noise level of a solver: zero or sigma_min
     #[arg(long, help_heading = SAMPLER)]
     pub final_sigma: Option<String>,
+    /// Noise that euler and heun add before each step, S_churn of EDM: 0 (none) to about the number of steps
+    #[arg(long, help_heading = SAMPLER)]
+    pub s_churn: Option<f64>,
+    /// Least noise level σ/α at which --s-churn adds noise
+    #[arg(long, help_heading = SAMPLER)]
+    pub s_tmin: Option<f64>,
+    /// Largest noise level σ/α at which it does
+    #[arg(long, help_heading = SAMPLER)]
+    pub s_tmax: Option<f64>,
+    /// Standard deviation of that noise, such as 1.003
+    #[arg(long, help_heading = SAMPLER)]
+    pub s_noise: Option<f64>,
     /// Order of dpm++ and unipc: 1 to 3
     #[arg(long, help_heading = SAMPLER)]
     pub order: Option<usize>,

@@ -43,7 +43,7 @@ use super::guidance::Guidance;
 use super::process::sampling::{Steps, initial_noise};
 use super::process::{Process, Training, max_batch};
 use super::sampler::ancestral::{Ancestral, ddim_step, ddpm_step};
-use super::sampler::grid::TimestepGrid;
+use super::sampler::grid::{Sigmas, TimestepGrid};
 use super::sampler::plan::{Defaults, Method, Plan};
 use super::sampler::settings::SamplerSettings;
 use super::sampler::{Denoised, Denoiser, Noise};
@@ -176,6 +176,9 @@ impl System for Diffusers {
                 steps: config.sampling_steps,
                 grid: TimestepGrid { spacing: scheduler.timestep_spacing, offset: scheduler.steps_offset },
                 eta: config.eta,
+                // As diffusers has them without `use_karras_sigmas`.
+                sigmas: Sigmas::Schedule,
+                sigma_max: f64::INFINITY,
             },
             max_batch: max_batch(config.unet.memory()),
         };

@@ -7,7 +7,7 @@ use super::{Process, Training};
 use crate::diffusion::objective::{LossWeighting, Objective, TimestepSampling, Weighting};
 use crate::diffusion::parameterisation::Prediction;
 use crate::diffusion::sampler::ancestral::Variance;
-use crate::diffusion::sampler::grid::Spacing;
+use crate::diffusion::sampler::grid::{Sigmas, Spacing};
 use crate::diffusion::sampler::plan::Defaults;
 use crate::diffusion::sampler::settings::SamplerSettings;
 use crate::diffusion::schedule::{BetaSchedule, ScheduleOptions, Sde};
@@ -59,6 +59,11 @@ pub struct ProcessConfig {
     /// DDIM's η when none is asked for: 0 deterministic, 1 as random as DDPM. A network that has not seen
     /// much is better sampled with 1, which corrects its errors on the way.
     pub eta: f64,
+    /// Spacing of a solver's noise levels (`euler`, `heun`, `dpm++`, `dpm++-sde`, `unipc`) when none is asked for:
+    /// `schedule`, `karras` or `exponential`.
+    pub sigmas: Sigmas,
+    /// The most noise σ/α that `karras` and `exponential` begin at.
+    pub sampling_sigma_max: f64,
 }
 
 impl Default for ProcessConfig {
@@ -85,6 +90,8 @@ impl Default for ProcessConfig {
             sampling_steps: 50,
             timestep_spacing: Spacing::Trailing,
             eta: 0.0,
+            sigmas: Sigmas::Karras,
+            sampling_sigma_max: 80.0,
         }
     }
 }
@@ -125,6 +132,8 @@ impl ProcessConfig {
                 steps: self.sampling_steps,
                 grid: self.timestep_spacing.into(),
                 eta: self.eta,
+                sigmas: self.sigmas,
+                sigma_max: self.sampling_sigma_max,
             },
             max_batch: max_batch.max(1),
         };

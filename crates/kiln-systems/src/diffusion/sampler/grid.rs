@@ -36,7 +36,7 @@ impl From<Spacing> for TimestepGrid {
 }
 
 /// How the noise levels between the first and the last are spaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sigmas {
     /// As the schedule has them at the times of [`Spacing`].

@@ -4,13 +4,14 @@ use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 
 use super::ancestral::{Ancestral, Variance};
-use super::grid::{self, Family, FinalSigma, Sigmas, TimestepGrid};
+use super::grid::{self, Family, FinalSigma, Sigmas, Spacing, TimestepGrid};
 use super::multistep::{self, DpmSolver};
 use super::ode::Tolerance;
 use super::predictor_corrector::{Predictor, PredictorCorrector};
 use super::settings::{SamplerSettings, choice, choice_or_default};
+use super::sigma::{self, Churn, Walk};
 use super::unipc::{self, UniPc};
-use super::{Denoiser, Noise, sigma};
+use super::{Denoiser, Noise};
 use crate::diffusion::schedule::{Level, NoiseSchedule, Sde};
 
 /// What a recipe says of sampling.
@@ -24,6 +25,18 @@ pub struct Defaults {
     pub grid: TimestepGrid,
     /// DDIM's η.
     pub eta: f64,
+    /// Spacing of a solver's noise levels.
+    pub sigmas: Sigmas,
+    /// The most noise σ/α that it begins at, unless the schedule spaces them.
+    pub sigma_max: f64,
+}
+
+/// The noise levels that a solver visits.
+#[derive(Clone, Copy, Debug)]
+struct SolverLevels {
+    grid: TimestepGrid,
+    sigmas: Sigmas,
+    sigma_max: f64,
 }
 
 impl Defaults {
@@ -37,6 +50,34 @@ impl Defaults {
             None => Ok(self.grid),
         }
     }
+
+    /// The levels of the solver `name`. Whoever names timesteps means the schedule's levels there.
+    fn solver_levels(&self, name: &str, s: &SamplerSettings) -> Result<SolverLevels> {
+        let sigmas = match (&s.sigmas, &s.timestep_spacing) {
+            (Some(asked), _) => choice("--sigmas", asked)?,
+            (None, Some(_)) => Sigmas::Schedule,
+            (None, None) => self.sigmas,
+        };
+        if sigmas == Sigmas::Schedule {
+            if s.sigma_max.is_some() {
+                return Err(Error::usage("--sigma-max: for --sigmas karras and exponential; the schedule has its own"));
+            }
+            return Ok(SolverLevels { grid: self.grid_of(s)?, sigmas, sigma_max: f64::INFINITY });
+        }
+        if s.timestep_spacing.is_some() && matches!(name, "dpm++" | "dpm++-sde" | "unipc") {
+            return Err(Error::usage(
+                "--timestep-spacing: --sigmas karras and exponential choose the times; leave one out",
+            ));
+        }
+        let sigma_max = s.sigma_max.unwrap_or(self.sigma_max);
+        let sigma_max = within("--sigma-max (model.sampling_sigma_max)", sigma_max, f64::MIN_POSITIVE, f64::INFINITY)?;
+        // From one end of the schedule to the other, unless times that end elsewhere are asked for.
+        let grid = match s.timestep_spacing {
+            Some(_) => self.grid_of(s)?,
+            None => Spacing::Linspace.into(),
+        };
+        Ok(SolverLevels { grid, sigmas, sigma_max })
+    }
 }
 
 /// A sampler, its options resolved.
@@ -45,11 +86,11 @@ pub enum Method {
     /// DDPM and DDIM.
     Ancestral(Ancestral),
     /// Euler's method.
-    Euler,
+    Euler(Churn),
     /// Euler's, with noise.
     EulerAncestral,
     /// Heun's method.
-    Heun,
+    Heun(Churn),
     /// DPM-Solver++.
     DpmSolver(DpmSolver),
     /// UniPC.
@@ -67,6 +108,8 @@ pub struct Plan {
     pub method: Method,
     /// Where.
     pub levels: Vec<Level>,
+    /// [`Churn::raised`] of them.
+    pub raised: Vec<Level>,
 }
 
 fn within(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
@@ -85,6 +128,25 @@ fn repeated(flag: &str, given: Option<usize>, usual: usize) -> Result<usize> {
     }
 }
 
+/// EDM's churn as asked for.
+fn churn(s: &SamplerSettings) -> Result<Churn> {
+    let none = Churn::NONE;
+    let most = f64::INFINITY;
+    let churn = Churn {
+        s_churn: within("--s-churn", s.s_churn.unwrap_or(none.s_churn), 0.0, 1e6)?,
+        s_tmin: within("--s-tmin", s.s_tmin.unwrap_or(none.s_tmin), 0.0, most)?,
+        s_tmax: within("--s-tmax", s.s_tmax.unwrap_or(none.s_tmax), 0.0, most)?,
+        s_noise: within("--s-noise", s.s_noise.unwrap_or(none.s_noise), 0.0, 10.0)?,
+    };
+    if churn.s_churn == 0.0 && (s.s_tmin.is_some() || s.s_tmax.is_some() || s.s_noise.is_some()) {
+        return Err(Error::usage("--s-tmin, --s-tmax and --s-noise need an --s-churn above 0"));
+    }
+    if churn.s_tmax < churn.s_tmin {
+        return Err(Error::usage(format!("--s-tmin {}: must not be above --s-tmax {}", churn.s_tmin, churn.s_tmax)));
+    }
+    Ok(churn)
+}
+
 impl Plan {
     /// What `settings` ask for, and what they leave open as the recipe has it; `variance` is the model's.
     ///
@@ -99,7 +161,6 @@ impl Plan {
         let s = settings;
         let name = s.sampler.as_deref().unwrap_or(&defaults.sampler);
         s.check_given(name)?;
-        let grid = defaults.grid_of(s)?;
         let total = schedule.steps();
         let steps = match (s.steps, name, defaults.steps) {
             (Some(steps), ..) => steps,
@@ -133,9 +194,9 @@ impl Plan {
                 },
                 recurrence: repeated("--recurrence", s.recurrence, 0)?,
             }),
-            "euler" => Method::Euler,
+            "euler" => Method::Euler(churn(s)?),
             "euler-ancestral" => Method::EulerAncestral,
-            "heun" => Method::Heun,
+            "heun" => Method::Heun(churn(s)?),
             "dpm++" | "dpm++-sde" => {
                 let stochastic = name == "dpm++-sde";
                 let kind: multistep::Kind = choice_or_default("--solver-type", s.solver_type.as_deref())?;
@@ -166,29 +227,29 @@ impl Plan {
                 })
             }
         };
-        let sigmas: Sigmas = choice_or_default("--sigmas", s.sigmas.as_deref())?;
         let end: FinalSigma = choice_or_default("--final-sigma", s.final_sigma.as_deref())?;
-        if s.timestep_spacing.is_some() && sigmas != Sigmas::Schedule && matches!(name, "dpm++" | "dpm++-sde" | "unipc")
-        {
-            return Err(Error::usage(
-                "--timestep-spacing: --sigmas karras and exponential choose the times; leave one out",
-            ));
-        }
-        let sigma_max = match s.sigma_max {
-            Some(_) if sigmas == Sigmas::Schedule => {
-                return Err(Error::usage("--sigma-max: for --sigmas karras and exponential; the schedule has its own"));
-            }
-            given => within("--sigma-max", given.unwrap_or(f64::INFINITY), f64::MIN_POSITIVE, f64::INFINITY)?,
+        let solver = |family| {
+            let SolverLevels { grid, sigmas, sigma_max } = defaults.solver_levels(name, s)?;
+            grid::solver(schedule, steps, grid, (sigmas, sigma_max), end, family)
         };
-        let solver = |family| grid::solver(schedule, steps, grid, (sigmas, sigma_max), end, family);
+        let at_times = || defaults.grid_of(s);
         let levels = match method {
-            Method::Ancestral(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, grid)?,
-            Method::Euler | Method::EulerAncestral | Method::Heun => solver(Family::Sigma)?,
+            Method::Ancestral(_) | Method::PredictorCorrector(_) => grid::discrete(schedule, steps, at_times()?)?,
+            // Its steps are of the timesteps alone.
+            Method::EulerAncestral => {
+                let sigmas = (Sigmas::Schedule, f64::INFINITY);
+                grid::solver(schedule, steps, at_times()?, sigmas, end, Family::Sigma)?
+            }
+            Method::Euler(_) | Method::Heun(_) => solver(Family::Sigma)?,
             Method::DpmSolver(_) => solver(Family::Dpm)?,
             Method::UniPc(_) => solver(Family::UniPc)?,
             Method::Ode(_) => ends(schedule).to_vec(),
         };
-        Ok(Self { method, levels })
+        let raised = match method {
+            Method::Euler(churn) | Method::Heun(churn) => churn.raised(&levels, |ratio| schedule.at_ratio(ratio)),
+            _ => Vec::new(),
+        };
+        Ok(Self { method, levels, raised })
     }
 
     /// About how often the network is asked; `None` if the solver decides.
@@ -197,7 +258,7 @@ impl Plan {
         match self.method {
             Method::Ancestral(walk) => Some(steps * (walk.recurrence + 1)),
             // A last step to the picture itself is Euler's.
-            Method::Heun => Some(2 * steps - usize::from(self.levels[steps].sigma == 0.0)),
+            Method::Heun(_) => Some(2 * steps - usize::from(self.levels[steps].sigma == 0.0)),
             Method::PredictorCorrector(pc) => Some(steps * (pc.corrector_steps + 1)),
             Method::Ode(_) => None,
             _ => Some(steps),
@@ -210,11 +271,12 @@ impl Plan {
     /// If the denoiser fails.
     pub fn run(&self, xt: Tensor<4>, denoise: &Denoiser<'_>, noise: &Noise<'_>) -> Result<Tensor<4>> {
         let levels = &self.levels;
+        let walk = |churn: Churn| Walk { levels, raised: &self.raised, s_noise: churn.s_noise };
         match self.method {
             Method::Ancestral(walk) => walk.run(xt, levels, denoise, noise),
-            Method::Euler => sigma::euler(xt, levels, denoise),
+            Method::Euler(churn) => sigma::euler(xt, walk(churn), denoise, noise),
             Method::EulerAncestral => sigma::euler_ancestral(xt, levels, denoise, noise),
-            Method::Heun => sigma::heun(xt, levels, denoise),
+            Method::Heun(churn) => sigma::heun(xt, walk(churn), denoise, noise),
             Method::DpmSolver(solver) => solver.run(xt, levels, denoise, noise),
             Method::UniPc(solver) => solver.run(xt, levels, denoise),
             Method::PredictorCorrector(pc) => pc.run(xt, levels, denoise, noise),

@@ -9,9 +9,15 @@ use toml::Table;
 pub const SAMPLERS: [(&str, &[&str]); 10] = [
     ("ddpm", &["steps", "timestep_spacing", "variance", "recurrence"]),
     ("ddim", &["steps", "timestep_spacing", "eta", "recurrence"]),
-    ("euler", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma"]),
+    (
+        "euler",
+        &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "s_churn", "s_tmin", "s_tmax", "s_noise"],
+    ),
     ("euler-ancestral", &["steps", "timestep_spacing"]),
-    ("heun", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma"]),
+    (
+        "heun",
+        &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "s_churn", "s_tmin", "s_tmax", "s_noise"],
+    ),
     ("dpm++", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "order", "solver_type"]),
     ("dpm++-sde", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "order", "solver_type"]),
     ("unipc", &["steps", "timestep_spacing", "sigmas", "sigma_max", "final_sigma", "order", "solver_type"]),
@@ -43,6 +49,14 @@ pub struct SamplerSettings {
     pub sigma_max: Option<f64>,
     /// Where a solver ends: `zero` or `sigma_min`.
     pub final_sigma: Option<String>,
+    /// S_churn of EDM's stochastic sampler; 0 adds no noise.
+    pub s_churn: Option<f64>,
+    /// The least noise σ/α at which it adds some.
+    pub s_tmin: Option<f64>,
+    /// The most.
+    pub s_tmax: Option<f64>,
+    /// The deviation of what it adds.
+    pub s_noise: Option<f64>,
     /// Order of a multistep solver.
     pub order: Option<usize>,
     /// Its kind: `midpoint` or `heun`; `bh1` or `bh2`.
@@ -138,6 +152,10 @@ mod tests {
             sigmas: text(),
             sigma_max: Some(1.0),
             final_sigma: text(),
+            s_churn: Some(1.0),
+            s_tmin: Some(1.0),
+            s_tmax: Some(1.0),
+            s_noise: Some(1.0),
             order: Some(1),
             solver_type: text(),
             predictor: text(),
