@@ -1,10 +1,5 @@
-<<<<<<< HEAD
 //! Shared by every crate of Kiln: one-line errors, the reader and the writer of files, and random numbers that are a
 //! function of (seed, purpose, index) instead of a generator's state.
-=======
-//! Shared by every crate of Kiln: one-line errors, the writer of files, and random numbers that are a function of
-//! (seed, purpose, index) instead of a generator's state.
->>>>>>> h-verbs
 
 mod error;
 pub mod files;

@@ -1,14 +1,22 @@
-//! How well each latent predicts each factor of the data by a straight line.
+//! How each latent follows each factor of the data: by a straight line, or by any curve.
 //!
-//! R² = 1 − Σ (v − v̂)² / Σ (v − v̄)², v̂ = a + b·z fitted by least squares: of one latent, the square of Pearson's
+//! By a line, R² = 1 − Σ (v − v̂)² / Σ (v − v̄)², v̂ = a + b·z fitted by least squares: of one latent, the square of Pearson's
 //! correlation, whichever of the two is fitted to the other. 1 where a factor is a multiple of the latent, 0 where the best
 //! line is level.
+//!
+//! By any curve, the correlation ratio η² (Pearson 1905) of a latent z over the values v of a factor is the part of the
+//! latent's variance that lies between the values: Σ_v n_v (z̄_v − z̄)² / Σ (z − z̄)². It is at least the R² of any
+//! function of v as a predictor of z, so it sees a latent that goes with cos v, or around with an angle. By chance alone it
+//! is (values − 1) / (pictures − 1).
 //!
 //! A latent whose variance is below a hundredth of the largest one counts as unused: correlation has no scale, so tiny
 //! fluctuations of an unused latent could correlate as well as a real one (Burda 2016, §5.2, calls latents of unit prior
 //! active from a variance of 0.01).
 //!
-//! Does not see curved relations, such as a latent that goes around with an angle.
+//! R² does not see curved relations. η² does not see whether a latent tells the values apart: cos v is the same for v and
+//! −v.
+
+use std::collections::BTreeMap;
 
 use kiln_core::{Error, Result};
 
@@ -22,6 +30,38 @@ const ACTIVE: f64 = 0.01;
 /// # Errors
 /// If there are no factors, or one has not one value a picture or never changes.
 pub fn r2(latents: Features<'_>, factors: &[Vec<f64>]) -> Result<Vec<Vec<f64>>> {
+    table(latents, factors, |factor| {
+        let factor = centred(factor.iter().copied());
+        let own = dot(&factor, &factor);
+        move |column: &[f64], square| dot(column, &factor).powi(2) / (square * own)
+    })
+}
+
+/// η² of each latent (a column) over the values of each factor (a row), given as numbers of values; 0 of a latent that
+/// hardly ever changes.
+///
+/// # Errors
+/// As [`r2`].
+pub fn correlation_ratio(latents: Features<'_>, factors: &[Vec<usize>]) -> Result<Vec<Vec<f64>>> {
+    table(latents, factors, |factor| {
+        move |column: &[f64], square| {
+            let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+            for (value, z) in factor.iter().zip(column) {
+                let (sum, n) = sums.entry(*value).or_default();
+                (*sum, *n) = (*sum + z, *n + 1.0);
+            }
+            sums.values().map(|(sum, n)| sum * sum / n).sum::<f64>() / square
+        }
+    })
+}
+
+/// A figure of each factor (a row) and each latent (a column), 0 where the latent hardly ever changes. `of` a factor gives
+/// the figure of a centred latent and the sum of its squares.
+fn table<'a, V: PartialEq, F: Fn(&[f64], f64) -> f64>(
+    latents: Features<'_>,
+    factors: &'a [Vec<V>],
+    of: impl Fn(&'a [V]) -> F,
+) -> Result<Vec<Vec<f64>>> {
     let (name, n) = (latents.name(), latents.n());
     if factors.is_empty() {
         return Err(Error::new(format!("{name}: no factors to tell")));
@@ -29,20 +69,19 @@ pub fn r2(latents: Features<'_>, factors: &[Vec<f64>]) -> Result<Vec<Vec<f64>>> 
     let columns: Vec<Vec<f64>> =
         (0..latents.d()).map(|j| centred(latents.rows().map(|row| f64::from(row[j])))).collect();
     let largest = columns.iter().map(|column| dot(column, column)).fold(0.0, f64::max);
-    let row = |(k, factor): (usize, &Vec<f64>)| {
+    let row = |(k, factor): (usize, &'a Vec<V>)| {
         if factor.len() != n {
             return Err(Error::new(format!("{name}: {n} pictures and {} values of factor {k}", factor.len())));
         }
-        let factor = centred(factor.iter().copied());
-        let own = dot(&factor, &factor);
-        if own == 0.0 {
+        if factor.windows(2).all(|pair| pair[0] == pair[1]) {
             return Err(Error::new(format!("{name}: factor {k} never changes; leave it out")));
         }
+        let figure = of(factor);
         Ok(columns
             .iter()
             .map(|column| match dot(column, column) {
                 square if square <= ACTIVE * largest => 0.0,
-                square => dot(column, &factor).powi(2) / (square * own),
+                square => figure(column, square),
             })
             .collect())
     };
@@ -74,6 +113,33 @@ mod tests {
         for (got, wanted) in got.iter().flatten().zip(wanted.iter().flatten()) {
             assert!((got - wanted).abs() < 1e-12, "{got} {wanted}");
         }
+    }
+
+    #[test]
+    fn a_latent_that_goes_around_with_a_factor_follows_it() {
+        let degrees = [0.0f64, 60.0, 120.0, 180.0, 240.0, 300.0];
+        let places: Vec<usize> = (0..600).map(|i| i % 6).collect();
+        let latents: Vec<f32> = places
+            .iter()
+            .enumerate()
+            .flat_map(|(i, &place)| [degrees[place].to_radians().cos() as f32, if i / 6 % 2 == 0 { 1.0 } else { -1.0 }])
+            .collect();
+        let latents = Features::new("z", &latents, 2).unwrap();
+        let eta = correlation_ratio(latents, std::slice::from_ref(&places)).unwrap();
+        assert!((eta[0][0] - 1.0).abs() < 1e-9 && eta[0][1] < 1e-9, "{eta:?}");
+        let angles = places.iter().map(|&place| degrees[place]).collect();
+        let line = r2(latents, &[angles]).unwrap();
+        assert!(line[0][0] < 0.2, "{line:?}");
+    }
+
+    /// `f_oneway` of SciPy 1.17.1 has the same sums of squares: η² = F·(k − 1) / (F·(k − 1) + n − k) of k values.
+    #[test]
+    fn the_correlation_ratio_is_scipys() {
+        let latents = [0.5f32, -1.5, 2.0, 4.0, -3.0, 1.0, 2.0];
+        let groups = [vec![0, 0, 1, 1, 2, 0, 1]];
+        let got = correlation_ratio(Features::new("z", &latents, 1).unwrap(), &groups).unwrap()[0][0];
+        let (f, k, n) = (8.679536679536673, 3.0, 7.0);
+        assert!((got - f * (k - 1.0) / (f * (k - 1.0) + n - k)).abs() < 1e-12, "{got}");
     }
 
     #[test]

@@ -29,9 +29,11 @@ pub struct Subsets {
 }
 
 impl Subsets {
-    /// The literature's subsets, smaller when a side has fewer pictures.
+    /// The literature's subsets, smaller when a side has fewer pictures. Where a subset is all of both sides, there is
+    /// one.
     pub fn standard(a: usize, b: usize) -> Self {
-        Self { count: 100, size: 1000.min(a).min(b) }
+        let size = 1000.min(a).min(b);
+        Self { count: if a == size && b == size { 1 } else { 100 }, size }
     }
 }
 

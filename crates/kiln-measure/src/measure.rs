@@ -11,6 +11,8 @@ pub struct Spread {
     pub mean: f64,
     /// The standard deviation over the parts (population form, as `numpy.std`).
     pub std: f64,
+    /// How many parts there are. A single one has no spread.
+    pub parts: usize,
 }
 
 impl Spread {
@@ -19,7 +21,7 @@ impl Spread {
         let n = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-        Self { mean, std: variance.sqrt() }
+        Self { mean, std: variance.sqrt(), parts: values.len() }
     }
 }
 
@@ -85,9 +87,9 @@ impl MetricValue {
         }
     }
 
-    /// A mean with its standard deviation.
+    /// A mean with its standard deviation, if it is one of several parts.
     pub fn spread(measure: &str, spread: Spread, n: usize) -> Self {
-        Self { std: Some(spread.std), ..Self::new(measure, spread.mean, n) }
+        Self { std: (spread.parts > 1).then_some(spread.std), ..Self::new(measure, spread.mean, n) }
     }
 
     /// With a confidence interval.
@@ -201,8 +203,11 @@ mod tests {
     #[test]
     fn spread_interval_and_rounding_are_shown() {
         let version = env!("CARGO_PKG_VERSION");
-        let is = MetricValue::spread("is", Spread { mean: 8.123_456_7, std: 0.05 }, 500).features("net:w", "none");
+        let is = MetricValue::spread("is", Spread { mean: 8.123_456_7, std: 0.05, parts: 10 }, 500)
+            .features("net:w", "none");
         assert_eq!(is.to_string(), format!("is[net:w] = 8.1235 ± 0.05 (n = 500, kiln {version})"));
+        let of_one_part = Spread { mean: 0.25, std: 1e-15, parts: 1 };
+        assert_eq!(MetricValue::spread("kid", of_one_part, 500).std, None);
         let accuracy = MetricValue::new("accuracy", 0.64, 50).within([0.501_41, 0.758_612_5]);
         assert_eq!(accuracy.to_string(), format!("accuracy = 0.64 in 0.50141..0.75861 (n = 50, kiln {version})"));
         assert_eq!(short(123_456_789.0), "123460000");

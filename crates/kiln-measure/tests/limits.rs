@@ -10,8 +10,8 @@ use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{
-    Features, adaptation, bootstrap, diversity, inception_score, mig, modes, ndb, neighbours, pairs, path_length, prdc,
-    separability,
+    Features, MetricValue, adaptation, bootstrap, diversity, inception_score, mig, modes, ndb, neighbours, pairs,
+    path_length, prdc, separability,
 };
 
 fn normal(purpose: &str, n: u64, d: usize) -> Vec<f32> {
@@ -228,6 +228,14 @@ fn kernel_distance_is_near_zero_for_one_source_and_not_for_two() {
     assert!(apart.mean > 10.0 * same.mean.abs() + 5.0 * apart.std, "{apart:?}");
     assert_eq!(kernel::distance(table("a", &a, d), table("b", &b, d), subsets, key).unwrap(), same);
     assert_eq!(Subsets::standard(5000, 700), Subsets { count: 100, size: 700 });
+    assert_eq!(Subsets::standard(700, 700), Subsets { count: 1, size: 700 });
+    assert_eq!(Subsets::standard(1001, 1001), Subsets { count: 100, size: 1000 });
+    // All of both sides is one subset, and has no spread.
+    let all = Subsets::standard(400, 400);
+    let spread = |subsets| kernel::distance(table("a", &a, d), table("b", &b, d), subsets, key).unwrap();
+    assert_eq!(MetricValue::spread("kid", spread(all), 400).std, None);
+    let several = spread(Subsets { count: 2, size: 399 });
+    assert!(MetricValue::spread("kid", several, 400).std.is_some_and(|std| std > 0.0));
 
     let a = table("a", &a, d);
     fails(kernel::distance(a, table("few", &b[..3 * d], d), subsets, key), "few: 3 pictures are fewer");

@@ -114,13 +114,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-<<<<<<< HEAD
-            eprintln!("kiln: {e}");
-            ExitCode::from(e.exit_status())
-=======
             tell!("kiln: {e}");
-            ExitCode::from(if e.is_usage() { 2 } else { 1 })
->>>>>>> h-verbs
+            ExitCode::from(e.exit_status())
         }
     }
 }

@@ -143,15 +143,20 @@ fn factors_of_a_set_are_told_by_latents_and_latents_are_walked_along() {
     let small = ["--set", "model.network=mlp", "--set", "model.hidden=[8]", "--set", "model.latent=3", "--batch", "16"];
     let train = ["train", "betavae", "--data", "dsprites", "--steps", "3", "--out", "run", "--quiet"];
     assert!(kiln(here, &[&train[..], &small].concat()).status.success());
-    let found = figures(here, &["evaluate", "run", "--metrics", "mig,factor_r2", "-n", "300", "--split", "test"]);
+    let found =
+        figures(here, &["evaluate", "run", "--metrics", "mig,factor_r2,factor_eta2", "-n", "300", "--split", "test"]);
     let value = |name: &str| found.iter().find(|(n, _)| n == name).unwrap().1["value"].as_f64().unwrap();
     let gaps = ["shape", "scale", "orientation", "x", "y"].map(|factor| value(&format!("mig_{factor}")));
     assert!((value("mig") - gaps.iter().sum::<f64>() / 5.0).abs() < 1e-12);
-    assert_eq!(found.len(), 6 + 3 * 4, "{found:?}");
+    assert_eq!(found.len(), 6 + 3 * 4 + 3 * 5, "{found:?}");
     for factor in ["scale", "orientation", "x", "y"] {
         let [best, second] = ["r2", "r2_second"].map(|what| value(&format!("factor_{what}_{factor}")));
         assert!((0.0..=1.0).contains(&best) && second <= best, "{factor}: {best} {second}");
+        // A curve follows at least as well as a line.
+        let [curve, next] = ["eta2", "eta2_second"].map(|what| value(&format!("factor_{what}_{factor}")));
+        assert!((best - 1e-9..=1.0 + 1e-9).contains(&curve) && next <= curve, "{factor}: {best} {curve} {next}");
     }
+    assert!(value("factor_eta2_shape") > 0.0);
     assert_eq!(found[0].1["n"], 300);
     // A row of pictures for each of three latents, for two starts, of which the tile in the middle is the start's own
     // if the latent is 0 there.

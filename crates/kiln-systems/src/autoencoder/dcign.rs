@@ -25,7 +25,7 @@
 //! The networks are this family's, not the paper's: convolutions of stride 2 instead of pooling, transposed ones instead
 //! of unpooling. Sets with known factors: `shapes3d`, `shapes3d:chairs`, `dsprites`.
 //!
-//! `kiln train recipes/dcign/chairs.toml`, then `kiln evaluate RUN --metrics factor_r2` and `kiln edit RUN --traverse --out latents.png`.
+//! `kiln train recipes/dcign/chairs.toml`, then `kiln evaluate RUN --metrics factor_eta2` and `kiln edit RUN --traverse --out latents.png`.
 
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};

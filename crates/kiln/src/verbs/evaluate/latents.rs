@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, tell};
-use kiln_data::Prepared;
+use kiln_data::{Factor, Prepared};
 use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::{Features, MetricValue, factors, mig as gap, path_length, separability as planes};
 use kiln_nn::tensor::to_values;
@@ -102,35 +102,52 @@ pub fn mig(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     Ok(std::iter::once(whole).chain(each).map(measure).collect())
 }
 
-/// Whether one latent moves with one factor: for each factor with a measure, R² by the latent that tells most of it
+/// Whether one latent follows one factor by a line: for each factor with a measure, R² by the latent that tells most of it
 /// (`factor_r2`) and second most (`factor_r2_second`), and the most that this latent tells of another factor
 /// (`factor_leak`).
 pub fn factor_r2(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let seen = Encoded::of("factor_r2", asked)?;
-    let known: Vec<_> = seen.set.set().factors().iter().enumerate().filter(|(_, f)| f.ordered).collect();
-    if known.is_empty() {
-        return Err(Error::usage(format!(
-            "--metrics factor_r2 needs a set with known factors, and {} has none; take dsprites or shapes3d",
-            asked.reference
-        )));
-    }
+    let mut known = seen.known("factor_r2", asked)?;
+    known.retain(|(_, factor)| factor.ordered);
     let value = |k: usize| seen.places.iter().map(move |places| places[k]);
     let values: Vec<Vec<f64>> =
         known.iter().map(|(k, factor)| value(*k).map(|at| f64::from(factor.values[at])).collect()).collect();
     let table = factors::r2(seen.latents()?, &values)?;
+    Ok(best_and_second(&known, &table, ["factor_r2", "factor_r2_second", "factor_leak"], seen.n, asked))
+}
+
+/// The same by any curve: the correlation ratio η² of latents over the values of each factor.
+pub fn factor_eta2(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
+    let seen = Encoded::of("factor_eta2", asked)?;
+    let known = seen.known("factor_eta2", asked)?;
+    let values: Vec<Vec<usize>> =
+        known.iter().map(|(k, _)| seen.places.iter().map(|places| places[*k]).collect()).collect();
+    let table = factors::correlation_ratio(seen.latents()?, &values)?;
+    Ok(best_and_second(&known, &table, ["factor_eta2", "factor_eta2_second", "factor_eta2_leak"], seen.n, asked))
+}
+
+/// Of each factor (a row of the table) what the best and the second best latent have, and the most that the best one has of
+/// another factor.
+fn best_and_second(
+    known: &[(usize, &Factor)],
+    table: &[Vec<f64>],
+    names: [&str; 3],
+    n: usize,
+    asked: &Asked<'_>,
+) -> Vec<MetricValue> {
     let mut out = Vec::new();
-    for ((_, factor), row) in known.iter().zip(&table) {
+    for ((_, factor), row) in known.iter().zip(table) {
         let mut order: Vec<usize> = (0..row.len()).collect();
         order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
         let best = order[0];
         let second = order.get(1).map_or(0.0, |&j| row[j]);
         let others = table.iter().filter(|other| !std::ptr::eq(*other, row)).map(|other| other[best]);
         let leak = others.fold(0.0, f64::max);
-        for (name, value) in [("factor_r2", row[best]), ("factor_r2_second", second), ("factor_leak", leak)] {
-            out.push(asked.against(MetricValue::new(&format!("{name}_{}", factor.name), value, seen.n)));
+        for (name, value) in names.into_iter().zip([row[best], second, leak]) {
+            out.push(asked.against(MetricValue::new(&format!("{name}_{}", factor.name), value, n)));
         }
     }
-    Ok(out)
+    out
 }
 
 /// The codes of the reference's pictures, with what is known of them.
@@ -162,6 +179,19 @@ impl Encoded {
 
     fn latents(&self) -> Result<Features<'_>> {
         Features::new("the latents", &self.table, self.width)
+    }
+
+    /// The factors of the set that vary in what was seen, with their numbers.
+    fn known(&self, metric: &str, asked: &Asked<'_>) -> Result<Vec<(usize, &Factor)>> {
+        let varies = |k: usize| self.places.windows(2).any(|pair| pair[0][k] != pair[1][k]);
+        let known: Vec<_> = self.set.set().factors().iter().enumerate().filter(|(k, _)| varies(*k)).collect();
+        if known.is_empty() {
+            return Err(Error::usage(format!(
+                "--metrics {metric} needs a set with known factors, and {} has none; take dsprites or shapes3d",
+                asked.reference
+            )));
+        }
+        Ok(known)
     }
 
     /// Names of the factors that vary in what was seen, and their values by place.

@@ -87,6 +87,7 @@ pub const METRICS: &[Metric] = &[
     metric("separability", On::Latents, &[Ability::Decode]),
     metric("mig", On::Latents, &[Ability::Encode]),
     metric("factor_r2", On::Latents, &[Ability::Encode]),
+    metric("factor_eta2", On::Latents, &[Ability::Encode]),
     metric("prior", On::Latents, &[Ability::Encode]),
 ];
 
@@ -122,6 +123,7 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "ppl" => &["ppl", "ppl_end"],
         "mig" => &["mig_"],
         "factor_r2" => &["factor_r2_", "factor_leak_"],
+        "factor_eta2" => &["factor_eta2_"],
         "prior" => &["prior_mmd2", "prior_p_value"],
         other => &[other],
     };
@@ -145,7 +147,8 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2, prior
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2,
+    /// factor_eta2, prior
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// Feature network: classifier:SET (default, of the reference set), run:DIR, mobilenetv2-imagenet, or NAME:FILE with
@@ -365,6 +368,7 @@ fn measure_on(
             "separability" => vec![latents::separability(&asked)?],
             "mig" => latents::mig(&asked)?,
             "factor_r2" => latents::factor_r2(&asked)?,
+            "factor_eta2" => latents::factor_eta2(&asked)?,
             "prior" => latents::prior(&asked)?,
             _ => Vec::new(),
         });

@@ -205,9 +205,7 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                 let splits = if made.n >= 100 { 10 } else { 1 };
                 let key = Key::new(seed).purpose("splits");
                 let spread = inception_score::from_logits(logits, splits, Some(key))?;
-                // One part has no spread.
-                let alone = MetricValue::new("is", spread.mean, made.n);
-                push(if splits == 1 { alone } else { MetricValue::spread("is", spread, made.n) });
+                push(MetricValue::spread("is", spread, made.n));
             }
             ("kid", _) => {
                 let spread = kernel::distance(
