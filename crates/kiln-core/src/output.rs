@@ -70,6 +70,16 @@ fn half_written(path: &Path) -> PathBuf {
     path.with_file_name(format!(".kiln-{}-{number}.partial", std::process::id()))
 }
 
+/// Removes what processes that were killed have left half written in a folder: best effort, when nobody writes there.
+pub fn remove_half_written(folder: &Path) {
+    let is_half = |path: &Path| {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.starts_with(".kiln-") && name.ends_with(".partial")
+    };
+    let found = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    found.filter(|path| is_half(path)).for_each(|path| drop(fs::remove_file(path)));
+}
+
 /// Opens a file to add to its end, made if it is not there.
 ///
 /// # Errors

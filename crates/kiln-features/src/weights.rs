@@ -10,7 +10,7 @@ use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, read_file};
 use safetensors::tensor::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, ZipArchive};
@@ -99,7 +99,7 @@ impl WeightsFile {
     /// # Errors
     /// If it cannot be read, is damaged or cut off, is of another format, or holds more than tensors.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
+        let bytes = read_file(path, u64::MAX)?;
         Self::from_bytes(&path.display().to_string(), bytes)
     }
 

@@ -2,11 +2,10 @@
 //! then named in `latest`, so a crash never leaves a partial checkpoint.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, output, read_file, read_text};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -76,6 +75,8 @@ pub struct Checkpoint {
 /// Names the newest checkpoint, for people and scripts; Kiln itself looks at the folders.
 const LATEST: &str = "latest";
 const STATE: &str = "state.json";
+/// It lists settings and hashes, never values.
+const LONGEST_STATE: u64 = 16 << 20;
 /// What stands before the hash at the end of `state.json`.
 const SEAL: &str = ",\n  \"sha256\": \"";
 
@@ -115,16 +116,16 @@ impl Checkpoint {
                 }
                 check_finite(state)?;
                 let bytes = to_bytes(state)?;
-                write_synced(&partial.join(file), &bytes).context(place)?;
+                output::write_synced(&partial.join(file), &bytes)?;
                 counters.files.insert(file.to_string(), hash(&bytes));
             }
-            write_synced(&partial.join(STATE), sealed(&counters)?.as_bytes()).context(place)?;
+            output::write_synced(&partial.join(STATE), sealed(&counters)?.as_bytes())?;
             let whole = folder.join(&name);
             if whole.exists() {
                 fs::remove_dir_all(&whole).context(place)?;
             }
             fs::rename(&partial, &whole).context(place)?;
-            write_atomically(&folder.join(LATEST), name.as_bytes())
+            output::write_synced(&folder.join(LATEST), name.as_bytes())
         };
         write()
             .inspect_err(|_| {
@@ -143,12 +144,12 @@ impl Checkpoint {
     /// Names the file that is missing or damaged.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(STATE);
-        let text = fs::read_to_string(&path).context(|| path.display())?;
+        let text = read_text(&path, LONGEST_STATE)?;
         let counters = unsealed(&text).context(|| path.display())?;
         let read = |file: &str| -> Result<State> {
             let Some(expected) = counters.files.get(file) else { return Ok(State::new()) };
             let path = folder.join(file);
-            let bytes = fs::read(&path).context(|| path.display())?;
+            let bytes = read_file(&path, u64::MAX)?;
             if hash(&bytes) != *expected {
                 return Err(Error::new(format!("{}: damaged (its hash differs from state.json)", path.display())));
             }
@@ -299,29 +300,6 @@ pub fn from_bytes(bytes: &[u8], place: &str) -> Result<State> {
             Ok((name.to_string(), HostTensor { shape: view.shape().to_vec(), values }))
         })
         .collect()
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Writes a file atomically: a reader sees the old bytes or the new ones, never a mix.
-///
-/// # Errors
-/// If the disk is full or not writable; the old file is untouched then.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".partial");
-    let temporary = PathBuf::from(temporary);
-    write_synced(&temporary, bytes)
-        .and_then(|()| fs::rename(&temporary, path))
-        .inspect_err(|_| {
-            // Best effort: the error already says what failed.
-            let _ = fs::remove_file(&temporary);
-        })
-        .context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! The log of a run: JSON lines, and the same numbers and the previews as TensorBoard events.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Result};
+use kiln_core::{Context, Result, output, read_file};
 use kiln_data::Picture;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::write_atomically;
 use crate::tensorboard::EventFile;
 
 /// Appends records to `log.jsonl` and to an event file below `tensorboard`.
@@ -27,7 +26,7 @@ impl Log {
     pub fn open(root: &Path, images: u64) -> Result<Self> {
         let path = root.join("log.jsonl");
         if path.exists() {
-            let bytes = std::fs::read(&path).context(|| path.display())?;
+            let bytes = read_file(&path, u64::MAX)?;
             let is_kept = |line: &&[u8]| {
                 let record: Option<Value> = serde_json::from_slice(line).ok();
                 record.and_then(|r| r["images"].as_u64()).is_some_and(|i| i <= images)
@@ -35,9 +34,9 @@ impl Log {
             // A damaged line is dropped, and no other with it.
             let kept: Vec<u8> =
                 bytes.split(|&b| b == b'\n').filter(is_kept).flat_map(|line| [line, b"\n"].concat()).collect();
-            write_atomically(&path, &kept)?;
+            output::write(&path, &kept)?;
         }
-        let lines = OpenOptions::new().create(true).append(true).open(&path).context(|| path.display())?;
+        let lines = output::append(&path)?;
         let events = EventFile::create(&root.join("tensorboard"), images)?;
         Ok(Self { path, lines, events })
     }

@@ -3,10 +3,9 @@
 //! A run goes on bit for bit only with the settings and the pictures that it began with. A checkpoint holds the settings and a
 //! digest of the data; `data.json` beside them lists every picture, so that a change can be named.
 
-use std::fs;
 use std::sync::Arc;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, read_file};
 use kiln_data::{Contents, Prepared};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -101,7 +100,7 @@ fn differences(before: &Table, now: &Table, prefix: &str, found: &mut Vec<String
 /// What differs between the data that the run has a list of and these.
 fn data_difference(streams: &[Arc<Prepared>], run: &Run) -> String {
     let listed: Option<Vec<Contents>> =
-        fs::read(run.root().join(LIST)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        read_file(&run.root().join(LIST), u64::MAX).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let before = listed.unwrap_or_default();
     let differences: Vec<String> =
         streams.iter().zip(&before).filter_map(|(now, before)| now.contents().difference(before)).collect();

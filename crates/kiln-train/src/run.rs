@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Lock, Result};
+use kiln_core::{Context, Error, Lock, Result, budget, output, read_text};
 use kiln_data::Tokenizer;
 use toml::Table;
 
-use crate::checkpoint::{Checkpoint, write_atomically};
+use crate::checkpoint::Checkpoint;
 use crate::recipe::{self, Recipe};
 use crate::system::System;
 
@@ -58,10 +58,13 @@ impl Run {
     /// # Errors
     /// If another process holds the lock.
     pub fn lock(&self) -> Result<Lock> {
-        Lock::attempt(&self.root.join("lock"))?.ok_or_else(|| {
+        let lock = Lock::attempt(&self.root.join("lock"))?.ok_or_else(|| {
             let root = self.root.display();
             Error::new(format!("{root}: another process is training in this folder; wait for it or stop it"))
-        })
+        })?;
+        // Nobody is writing now: half a file is of a process that was killed.
+        [&self.root, &self.checkpoints()].into_iter().for_each(|folder| output::remove_half_written(folder));
+        Ok(lock)
     }
 
     /// Checks that the folder is still there.
@@ -153,7 +156,7 @@ impl Run {
     /// If the disk is full or not writable.
     pub fn write_recipe(&self, recipe: &impl serde::Serialize) -> Result<()> {
         let text = toml::to_string_pretty(recipe).context(|| "recipe")?;
-        write_atomically(&self.recipe_path(), text.as_bytes())
+        output::write_synced(&self.recipe_path(), text.as_bytes())
     }
 
     /// Writes what makes tokens of the run's captions.
@@ -161,7 +164,7 @@ impl Run {
     /// # Errors
     /// If the disk is full or not writable.
     pub fn write_tokenizer(&self, tokenizer: &Tokenizer) -> Result<()> {
-        write_atomically(&self.root.join(TOKENIZER), tokenizer.to_json()?.as_bytes())
+        output::write_synced(&self.root.join(TOKENIZER), tokenizer.to_json()?.as_bytes())
     }
 
     /// Writes a JSON file of the run.
@@ -170,7 +173,7 @@ impl Run {
     /// If the disk is full or not writable.
     pub fn write_json(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(value).context(|| name)?;
-        write_atomically(&self.root.join(name), &bytes)
+        output::write_synced(&self.root.join(name), &bytes)
     }
 }
 
@@ -179,7 +182,7 @@ impl Run {
 /// # Errors
 /// Names file and line of what is not TOML.
 pub fn read_table(path: &Path) -> Result<Table> {
-    let text = fs::read_to_string(path).context(|| path.display())?;
+    let text = read_text(path, budget().bytes)?;
     text.parse::<Table>().map_err(|e| {
         let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
         Error::usage(format!("{} line {line}: {}", path.display(), e.message()))

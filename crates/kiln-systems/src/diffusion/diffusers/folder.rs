@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, output};
 use kiln_data::PictureSize;
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
-use kiln_train::checkpoint::{self, Checkpoint, Counters, write_atomically};
+use kiln_train::checkpoint::{self, Checkpoint, Counters};
 use kiln_train::{DataConfig, HostTensor, Pictures, Recipe, Run, State, System, WeightSet, params, recipe};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -342,9 +342,9 @@ impl Model {
         let json = |path: PathBuf, value: &Value| -> Result<()> {
             let mut bytes = serde_json::to_vec_pretty(value).context(|| path.display())?;
             bytes.push(b'\n');
-            write_atomically(&path, &bytes)
+            output::write(&path, &bytes)
         };
-        write_atomically(
+        output::write(
             &folder.join("unet").join(format!("{WEIGHTS}.safetensors")),
             &checkpoint::to_bytes(&self.state)?,
         )?;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, budget, read_text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ impl Fields {
     /// If it cannot be read or holds something else.
     pub fn open(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).context(|| format!("reading {place}"))?;
+        let text = read_text(path, budget().bytes)?;
         match serde_json::from_str(&without_infinities(&text)).context(|| &place)? {
             Value::Object(left) => Ok(Self { place, left }),
             _ => Err(Error::new(format!("{place}: expected an object of settings"))),
