@@ -7,8 +7,10 @@ mod lock;
 pub mod output;
 mod printable;
 pub mod random;
+mod seal;
 
 pub use error::{Context, Error, INTERRUPTED, Result};
 pub use files::{Budget, budget, open_file, read_file, read_text, read_within, set_budget};
 pub use lock::Lock;
 pub use printable::printable;
+pub use seal::{sealed, unsealed};

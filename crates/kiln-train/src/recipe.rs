@@ -144,6 +144,14 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, c)| c)
 }
 
+/// A table of one setting, whose key may be dotted.
+pub fn setting(key: &str, value: impl Into<Value>) -> Table {
+    let mut parts = key.split('.').rev();
+    let last = parts.next().unwrap_or(key);
+    let table = Table::from_iter([(last.to_string(), value.into())]);
+    parts.fold(table, |inner, part| Table::from_iter([(part.to_string(), Value::Table(inner))]))
+}
+
 /// Reads `key=value` as TOML; a bare word is a string.
 ///
 /// # Errors
@@ -158,10 +166,29 @@ pub fn assignment(text: &str) -> Result<Table> {
         .ok()
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(value.to_string()));
-    let mut parts = key.split('.').rev();
-    let last = parts.next().unwrap_or(key);
-    let table = Table::from_iter([(last.to_string(), value)]);
-    Ok(parts.fold(table, |inner, part| Table::from_iter([(part.to_string(), Value::Table(inner))])))
+    Ok(setting(key, value))
+}
+
+/// [`assignment`] for a recipe: a setting that is text there takes what is written as it is, for a folder may be called
+/// `2024` or `true`.
+///
+/// # Errors
+/// As [`assignment`].
+pub fn assignment_in(recipe: &Table, text: &str) -> Result<Table> {
+    let change = assignment(text)?;
+    let Some((key, written)) = text.split_once('=').map(|(key, written)| (key.trim(), written.trim())) else {
+        return Ok(change);
+    };
+    let at = |table: &Table| {
+        let (last, above) = key.rsplit_once('.').map_or((key, None), |(above, last)| (last, Some(above)));
+        let mut within = above.into_iter().flat_map(|above| above.split('.'));
+        let table = within.try_fold(table.clone(), |table, part| table.get(part)?.as_table().cloned());
+        table.and_then(|table| table.get(last).cloned())
+    };
+    match (at(recipe), at(&change)) {
+        (Some(Value::String(_)), Some(value)) if !value.is_str() => Ok(setting(key, written)),
+        _ => Ok(change),
+    }
 }
 
 /// The typed recipe of a merged table.
@@ -225,6 +252,21 @@ mod tests {
     fn a_string_where_a_number_belongs_is_named() {
         let e = merge(&mut base(), &assignment("train.batch=many").unwrap(), "--set").unwrap_err();
         assert_eq!(e.to_string(), "--set: `train.batch` must be a whole number, not a string (\"many\")");
+    }
+
+    #[test]
+    fn text_takes_what_is_written() {
+        for text in ["2024", "true", "2024-05-01", "1.50", "0x10", "[1]", "nan"] {
+            let mut t = base();
+            let change = assignment_in(&t, &format!("model.name = {text}")).unwrap();
+            merge(&mut t, &change, "--set").unwrap();
+            assert_eq!(t["model"]["name"].as_str(), Some(text));
+            assert_eq!(setting("model.name", text), change);
+        }
+        let quoted = assignment_in(&base(), "model.name='2024'").unwrap();
+        assert_eq!(quoted, setting("model.name", "2024"));
+        assert_eq!(assignment_in(&base(), "train.batch=3").unwrap(), setting("train.batch", 3));
+        assert!(assignment_in(&base(), "nothing").is_err());
     }
 
     #[test]

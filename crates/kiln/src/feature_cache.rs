@@ -1,11 +1,11 @@
 //! What a feature net makes of some pictures, and the cache of it.
 //!
 //! A cached entry is named by the hash of the network and of every picture in order, so that it is
-//! found again exactly when it would be made again.
+//! found again exactly when it would be made again. It lies behind its checksum; a damaged one is made again.
 
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Result, output};
+use kiln_core::{Result, output, sealed, tell, unsealed};
 use kiln_data::cache_dir;
 use kiln_train::checkpoint::{from_bytes, to_bytes};
 use kiln_train::{HostTensor, State};
@@ -46,9 +46,18 @@ impl Outputs {
         self.logits.chunks(classes.max(1)).map(argmax).collect()
     }
 
-    /// What is cached under a name; nothing if the file is not there or not whole.
+    /// What is cached under a name; nothing if the file is not there, or damaged, which is said.
     pub fn load(place: &Path) -> Option<Self> {
-        let mut state = from_bytes(&std::fs::read(place).ok()?, "").ok()?;
+        let bytes = std::fs::read(place).ok()?;
+        let whole = unsealed(&bytes).and_then(Self::from_bytes);
+        if whole.is_none() {
+            tell!("{}: damaged; what it held is computed again", place.display());
+        }
+        whole
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut state = from_bytes(bytes, "").ok()?;
         let (features, logits) = (state.remove("features")?, state.remove("logits")?);
         let n = *features.shape.first()?;
         (n > 0).then_some(Self { features: features.values, logits: logits.values, n })
@@ -66,7 +75,7 @@ impl Outputs {
         let tables = [("features", &self.features), ("logits", &self.logits)];
         let state: State = tables.into_iter().map(|(name, v)| (name.to_string(), table(v))).collect();
         output::folder_of(place)?;
-        output::write(place, &to_bytes(&state)?)
+        output::write(place, &sealed(&to_bytes(&state)?))
     }
 }
 
@@ -101,7 +110,7 @@ impl Content {
     /// # Errors
     /// If there is no cache folder.
     pub fn place(self) -> Result<PathBuf> {
-        Ok(cache_dir()?.join("features").join(hex(self.0) + ".safetensors"))
+        Ok(cache_dir()?.join("features").join(hex(self.0) + ".sealed"))
     }
 }
 
@@ -119,7 +128,14 @@ mod tests {
         let again = Outputs::load(&place).unwrap();
         assert_eq!((again.n, again.width(), again.classes()), (2, 2, vec![0, 0]));
         assert_eq!(again.features, outputs.features);
+        // A bit of any byte: of the seal, the head, the names, the numbers.
         let bytes = std::fs::read(&place).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            std::fs::write(&place, &damaged).unwrap();
+            assert!(Outputs::load(&place).is_none(), "byte {at}");
+        }
         std::fs::write(&place, &bytes[..bytes.len() - 3]).unwrap();
         assert!(Outputs::load(&place).is_none());
     }

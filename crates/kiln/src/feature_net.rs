@@ -7,22 +7,19 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result, tell};
-use kiln_data::{DataSet, Picture, PictureRule, Resize, Split, cache_dir};
+use kiln_core::{Context, Error, Result};
+use kiln_data::{DataSet, Picture, PictureRule, Resize, Split};
 use kiln_features::FeatureNet as PublishedNet;
 use kiln_measure::Features;
 use kiln_measure::frechet::Gaussian;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_systems::find;
 use kiln_train::preview::pictures;
-use kiln_train::recipe::{assignment, merge};
-use kiln_train::{Ability, Model, Options, Precision, Progress, Run, WeightSet, checkpoint};
-use serde_json::Value;
+use kiln_train::{Ability, Model, Precision, Progress, Run, WeightSet, checkpoint};
 
-use crate::Common;
 use crate::feature_cache::{self, Outputs};
 use crate::stats::{About, Side, Stats, is_stats};
 use crate::verbs::{encode, open};
+use crate::{Common, judge};
 
 /// Pictures that go through a network at once.
 const CHUNK: usize = 50;
@@ -87,7 +84,7 @@ impl FeatureNet {
             },
         };
         let set = kiln_data::open(set, Split::Train, &PictureRule::default())?;
-        Self::classifier(&*set, common, device)
+        Self::classifier(set, common, device)
     }
 
     fn published(spec: &str, rule: &PictureRule, common: &Common, device: &Device) -> Result<Self> {
@@ -113,40 +110,18 @@ impl FeatureNet {
         })
     }
 
-    fn classifier(set: &dyn DataSet, common: &Common, device: &Device) -> Result<Self> {
-        let classes = set.classes().len();
+    fn classifier(set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<Self> {
+        let (classes, name) = (set.classes().len(), format!("classifier:{}", set.name()));
         if classes < 2 {
             return Err(Error::usage(format!(
                 "features of a classifier need a labelled set, and {} has no labels; name one with --features classifier:starter, or a published network such as --features mobilenetv2-imagenet",
                 set.name()
             )));
         }
-        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-        let folder: String = set.name().chars().map(safe).collect();
-        let root = cache_dir()?.join("classifiers").join(format!("{folder}-{}", set.fingerprint()));
-        let system = find("classifier")?;
-        let options = Options { quiet: common.quiet, ..Options::on(device.clone()) };
-        if !finished(&root) {
-            tell!("training the feature net once: a classifier of {} (kept in {})", set.name(), root.display());
-            if root.join("recipe.toml").exists() {
-                system.resume(&Run::open(&root)?, &options)?;
-            } else {
-                let mut recipe = system.defaults()?;
-                merge(&mut recipe, &assignment(&format!("data.set={}", set.name()))?, "feature net")?;
-                let batch = recipe.get("train").and_then(|t| t.get("batch")).and_then(toml::Value::as_integer);
-                if batch.is_some_and(|batch| batch > set.len() as i64) {
-                    merge(&mut recipe, &assignment(&format!("train.batch={}", set.len()))?, "feature net")?;
-                }
-                system.train(recipe, &root, &options)?;
-            }
-        }
-        let run = Run::open(&root)?;
-        let model = system.open(&run, WeightSet::Ema, device)?;
-        // Holds the hash of every file of weights.
-        let state = checkpoint::path(&run.checkpoints(), model.info().images).join("state.json");
-        let identity = feature_cache::hash([std::fs::read(&state).context(|| state.display())?.as_slice()]);
+        let (run, model) = judge::of(set, common, device)?;
+        let identity = identity(&run, &*model)?;
         let net = RunNet { model, features: Ability::Represent, classes: Some(classes) };
-        Ok(Self::of_run(net, format!("classifier:{}", set.name()), identity, common, device))
+        Ok(Self::of_run(net, name, identity, common, device))
     }
 
     fn run(root: &Path, reference: &str, common: &Common) -> Result<Self> {
@@ -401,10 +376,4 @@ fn identity(run: &Run, model: &dyn Model) -> Result<String> {
     let shape = format!("{:?}", model.info().pictures.shape);
     let parts = [model.info().system, &settings, &shape].map(str::as_bytes);
     Ok(feature_cache::hash(parts.into_iter().chain(files.values().map(String::as_bytes))))
-}
-
-fn finished(root: &Path) -> bool {
-    let text = std::fs::read(root.join("report.json")).context(|| root.display()).ok();
-    let report: Option<Value> = text.and_then(|t| serde_json::from_slice(&t).ok());
-    report.is_some_and(|r| r["complete"] == Value::Bool(true))
 }

@@ -3,6 +3,7 @@
 mod feature_cache;
 mod feature_net;
 mod hardware;
+mod judge;
 mod output;
 mod ranges;
 mod report;

@@ -6,7 +6,7 @@ use clap::Args;
 use kiln_core::Result;
 use kiln_data::PictureSize;
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
-use kiln_train::recipe::assignment;
+use kiln_train::recipe::{assignment, setting};
 use serde_json::json;
 
 use crate::output::{Output, shown};
@@ -30,11 +30,9 @@ pub struct ImportArgs {
 }
 
 pub fn run(args: &ImportArgs, out: &Output) -> Result<()> {
-    let data =
-        args.data.as_ref().map(|set| (format!("data.set={}", toml::Value::from(set.as_str())), "--data".to_string()));
-    let set = args.set.iter().map(|text| (text.clone(), format!("--set {text}")));
-    let changes =
-        data.into_iter().chain(set).map(|(text, place)| Ok((assignment(&text)?, place))).collect::<Result<_>>()?;
+    let data = args.data.as_ref().map(|set| Ok((setting("data.set", set.as_str()), "--data".to_string())));
+    let set = args.set.iter().map(|text| Ok((assignment(text)?, format!("--set {text}"))));
+    let changes = data.into_iter().chain(set).collect::<Result<_>>()?;
     let options = ImportOptions { size: args.size.unwrap_or_default(), changes };
     let imported = import(&args.folder, &args.out, &options)?;
     let line = || {

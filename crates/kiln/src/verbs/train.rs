@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
 use kiln_systems::find;
-use kiln_train::recipe::{assignment, merge};
+use kiln_train::recipe::{assignment, assignment_in, merge, setting};
 use kiln_train::run::read_table;
 use kiln_train::{AnySystem, Options, Run, Summary, device};
 use toml::Table;
@@ -115,20 +115,22 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Tab
         changes.push((assignment(text)?, format!("--set {text}")));
     }
     if let Some(from) = &args.from {
-        let train = Table::from_iter([("init_from".to_string(), from.display().to_string().into())]);
-        changes.push((Table::from_iter([("train".to_string(), train.into())]), "--from".into()));
+        let from = from.to_str().ok_or_else(|| {
+            Error::usage(format!("--from {}: a recipe can name only paths that are UTF-8; rename it", from.display()))
+        })?;
+        changes.push((setting("train.init_from", from), "--from".into()));
     }
     let mut recipe = starting_point(&*system, changes.iter().map(|(change, _)| change))?;
     for (change, place) in &changes {
-        merge(&mut recipe, change, place)?;
-    }
-    let mut flag = |key: &str, value: toml::Value| {
-        let parts = key.rsplit('.').fold(value, |inner, part| Table::from_iter([(part.to_string(), inner)]).into());
-        match parts {
-            toml::Value::Table(t) => merge(&mut recipe, &t, "command line"),
-            _ => Ok(()),
+        match place.strip_prefix("--set ") {
+            Some(text) => {
+                let change = assignment_in(&recipe, text)?;
+                merge(&mut recipe, &change, place)?;
+            }
+            None => merge(&mut recipe, change, place)?,
         }
-    };
+    }
+    let mut flag = |key: &str, value: toml::Value| merge(&mut recipe, &setting(key, value), "command line");
     if let Some(data) = &args.data {
         flag("data.set", data.clone().into())?;
     }
