@@ -13,6 +13,7 @@ pub mod device;
 pub mod ema;
 pub mod fit;
 pub mod init_from;
+pub mod interrupt;
 mod live;
 pub mod log;
 pub mod means;

@@ -1,15 +1,14 @@
 //! A training process: its clock, log, progress, measurements, previews, and when each is due.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use kiln_core::{Context, Error, INTERRUPTED, Result};
+use kiln_core::{Context, Error, Result, tell};
 
 use crate::checkpoint;
 use crate::config::TrainConfig;
+use crate::interrupt::Interruptible;
 use crate::live::{Live, Terms};
 use crate::log::Log;
 use crate::model::{Info, Loaded};
@@ -49,7 +48,7 @@ pub(crate) struct Session<'a> {
     run: &'a Run,
     config: &'a TrainConfig,
     options: &'a Options,
-    interrupted: Arc<AtomicBool>,
+    interrupted: Interruptible,
     begun: Instant,
     /// Measuring is not training.
     measuring: Duration,
@@ -83,7 +82,7 @@ impl<'a> Session<'a> {
             run,
             config,
             options,
-            interrupted: interrupt()?,
+            interrupted: Interruptible::new()?,
             begun: Instant::now(),
             measuring: Duration::ZERO,
             seconds_before: live.counters.seconds,
@@ -105,7 +104,7 @@ impl<'a> Session<'a> {
 
     /// Whether there is another step to take.
     pub(crate) fn goes_on(&self, images: u64) -> bool {
-        !self.is_complete(images) && !self.interrupted.load(Ordering::Relaxed)
+        !self.is_complete(images) && !self.interrupted.is_stopped()
     }
 
     /// Seconds of training in all.
@@ -229,7 +228,7 @@ impl<'a> Session<'a> {
         if let Some(p) = &self.progress {
             p.finish();
             if complete {
-                eprintln!("{}: {images} images in {}", S::ID, minutes(live.counters.seconds));
+                tell!("{}: {images} images in {}", S::ID, minutes(live.counters.seconds));
             }
         }
         Ok(())
@@ -250,7 +249,7 @@ fn measure<S: System>(
         watch.measure(&Loaded { system, networks: live.ema_networks(), info })
     });
     figures.unwrap_or_else(|e| {
-        eprintln!("not measured at {} images: {e}", live.counters.images);
+        tell!("not measured at {} images: {e}", live.counters.images);
         Vec::new()
     })
 }
@@ -275,22 +274,4 @@ fn preview<S: System>(
     let text: Vec<(&str, &str)> = text.iter().map(|(k, v)| (*k, v.as_str())).collect();
     sheet.write_png(&folder.join(format!("{images:010}.png")), &text)?;
     log.preview(images, &sheet)
-}
-
-/// A flag that Ctrl-C sets; the second Ctrl-C ends the process at once.
-fn interrupt() -> Result<Arc<AtomicBool>> {
-    // The handler can be set but once: whoever comes second waits for the first's outcome.
-    static FLAG: OnceLock<std::result::Result<Arc<AtomicBool>, String>> = OnceLock::new();
-    let install = || {
-        let flag = Arc::new(AtomicBool::new(false));
-        let seen = flag.clone();
-        let handler = move || {
-            if seen.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED.into());
-            }
-            eprintln!("stopping after this step; once more to stop at once");
-        };
-        ctrlc::set_handler(handler).map(|()| flag).map_err(|e| e.to_string())
-    };
-    FLAG.get_or_init(install).clone().context(|| "installing the Ctrl-C handler")
 }

@@ -61,9 +61,7 @@ pub fn of(set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<(Ru
             system.train(recipe, &root, &options)?
         }
     };
-    if !summary.complete {
-        return Err(Error::new("the training of the feature net was stopped; the same command goes on with it"));
-    }
+    summary.reached_end(&root)?;
     seal(&root)?;
     whole(&root, &*system, device).ok_or_else(|| Error::new(format!("{}: changed while it was made", root.display())))
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kiln_core::{Error, Result, tell};
-use kiln_train::Precision;
+use kiln_train::{Precision, interrupt};
 
 use crate::output::Output;
 
@@ -122,6 +122,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    interrupt::install()?;
     let common = &cli.common;
     let precision = common.precision.unwrap_or_default();
     // Training speaks of its recipe's.

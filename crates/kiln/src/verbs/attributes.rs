@@ -65,7 +65,7 @@ fn means(model: &dyn Model) -> Result<Vec<Option<Tensor<2>>>> {
     let classes = info.pictures.classes.len();
     let (mut sums, mut counts) = (vec![Vec::<f64>::new(); classes], vec![0usize; classes]);
     let mut done = 0;
-    chunks_of(&set, SEEN, &info.device, |images, labels, _| {
+    chunks_of(&set, SEEN, true, &info.device, |images, labels, _| {
         let codes = encode(model, images, done)?;
         done += labels.len();
         let width = codes.dims()[1];

@@ -55,6 +55,7 @@ pub struct Scorer<'a> {
     pub background: Option<&'a dyn Model>,
     pub samples: usize,
     pub seed: u64,
+    pub quiet: bool,
     /// The mean −log p of the run's own pictures, once known.
     pub typical: f64,
 }
@@ -100,8 +101,7 @@ impl Scorer<'_> {
     /// Scores of a set's pictures, and the mean −log p of them set as typical if `own`.
     pub fn of_set(&mut self, set: &str, split: Split, n: usize, own: bool) -> Result<Vec<Scores>> {
         let mut all = Vec::new();
-        let device = self.model.info().device.clone();
-        chunks(self.model, set, split, n, &device, |images, _| {
+        chunks(self.model, (set, split), n, self.quiet, |images, _| {
             all.extend(self.of(images)?);
             Ok(())
         })?;
@@ -137,7 +137,8 @@ pub fn run(args: &OutliersArgs, common: &Common, out: &Output) -> Result<()> {
     need(&*model, Ability::Likelihood)?;
     let background = args.background.as_deref().map(|run| background(run, &*model, common)).transpose()?;
     let (samples, seed) = (args.samples, args.seed);
-    let mut scorer = Scorer { model: &*model, background: background.as_deref(), samples, seed, typical: 0.0 };
+    let mut scorer =
+        Scorer { model: &*model, background: background.as_deref(), samples, seed, quiet: common.quiet, typical: 0.0 };
     let info = model.info();
     let own = scorer.of_set(&info.data.set, Split::Test, args.n, true)?;
     if own.is_empty() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::{Context as _, Error, Result, output};
+use kiln_core::{Context as _, Error, Result, output, refuse_if};
 use kiln_data::{Picture, contact_sheet};
 use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
@@ -17,7 +17,9 @@ use kiln_systems::segmenter::SegmenterGuide;
 use kiln_train::model::Info;
 use kiln_train::preview::pictures;
 use kiln_train::request::{check_class, sampler_flags};
-use kiln_train::{Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Request, WeightSet, checkpoint};
+use kiln_train::{
+    Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Request, Run, WeightSet, checkpoint,
+};
 use serde::Serialize;
 use serde_json::json;
 use toml::Table;
@@ -209,17 +211,13 @@ impl SamplerArgs {
     /// If a classifier or a picture does not fit it.
     pub fn guides(&self, info: &Info, class: Option<u32>, common: &Common) -> Result<Vec<Guided>> {
         let mut guides: Vec<Guided> = Vec::new();
+        let mut classes = Classes { of: format!("the run {}", info.run), names: info.pictures.classes.clone() };
         if let Some(run) = &self.classifier {
             let (model, _) = open(run, WeightSet::Ema, &common.device)?;
             need(&*model, Ability::Classify)?;
             let guide = ClassifierGuide::new(model, info.pictures.shape, self.classifier_looks_at)?;
             check_class(class, guide.classes())?;
-            if self.guidance_scale.is_some() && guide.classes() != info.pictures.classes {
-                return Err(Error::usage(format!(
-                    "--classifier {}: it knows other classes than the run that --guidance-scale guides",
-                    run.display()
-                )));
-            }
+            same_classes(&mut classes, &format!("--classifier {}", run.display()), guide.classes())?;
             let scale = self.classifier_scale;
             let shown = match self.classifier_looks_at {
                 Some(Looks::Noisy) => " --classifier-looks-at noisy",
@@ -242,6 +240,7 @@ impl SamplerArgs {
                     need(&*model, Ability::Segment)?;
                     let guide = SegmenterGuide::new(model, picture)?;
                     check_class(class, guide.classes())?;
+                    same_classes(&mut classes, &format!("--segmenter {}", run.display()), guide.classes())?;
                     Rc::new(guide)
                 }
                 _ => {
@@ -256,6 +255,27 @@ impl SamplerArgs {
         }
         Ok(guides)
     }
+}
+
+/// Whose classes the numbers of `--class` are.
+struct Classes {
+    of: String,
+    names: Vec<String>,
+}
+
+/// Refuses a guide whose classes are others: a number would be another class to each. A run without classes takes any.
+fn same_classes(known: &mut Classes, of: &str, names: &[String]) -> Result<()> {
+    if known.names.is_empty() {
+        *known = Classes { of: of.into(), names: names.to_vec() };
+    }
+    refuse_if!(
+        known.names != names,
+        "{of}: its classes ({}) are not those of {} ({}); guide by a run of the same classes in the same order",
+        names.join(", "),
+        known.of,
+        known.names.join(", ")
+    );
+    Ok(())
 }
 
 /// `n` pictures of a run, chunk by chunk, with progress.
@@ -299,11 +319,12 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     output::check_folder(&args.out)?;
     let (model, device) = open(&args.run, args.weights, &common.device)?;
     need(&*model, Ability::Generate)?;
-    if args.trajectory && args.sampler.sampler.as_deref() == Some("ode") {
-        return Err(Error::usage(
-            "--trajectory: --sampler ode takes each picture its own way; draw the chain of another",
-        ));
-    }
+    let recipe = Run::open(&args.run)?.recipe()?;
+    let own = recipe.get("model").and_then(|model| model.get("sampler")).and_then(|sampler| sampler.as_str());
+    refuse_if!(
+        args.trajectory && args.sampler.sampler.as_deref().or(own) == Some("ode"),
+        "--trajectory: the sampler ode takes each picture its own way; draw the chain of another, such as --sampler ddim"
+    );
     let mut request = Request::new(0..args.n as u64, args.seed, &device);
     request.condition.class = args.class;
     request.sampler = args.sampler.table()?;

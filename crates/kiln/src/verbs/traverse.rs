@@ -103,7 +103,7 @@ fn activity(model: &dyn Model) -> Result<Vec<f64>> {
     let info = model.info();
     let set = prepared(model, &info.data.set, Split::Train)?;
     let (mut table, mut width) = (Vec::new(), 0);
-    let n = chunks_of(&set, SEEN, &info.device, |images, _, _| {
+    let n = chunks_of(&set, SEEN, true, &info.device, |images, _, _| {
         let codes = encode(model, images, table.len() / width.max(1))?;
         width = codes.dims()[1];
         table.extend(to_values(codes));

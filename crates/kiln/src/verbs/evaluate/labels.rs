@@ -23,7 +23,7 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     let set = asked.reference.rsplit(',').next().unwrap_or_default().trim();
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     let mut classes = 0;
-    let n = chunks(model, set, asked.split, asked.args.n, asked.device, |images, labels| {
+    let n = asked.chunks(model, set, |images, labels| {
         let logits = model.classify(images)?;
         classes = logits.dims()[1];
         let values = to_values(logits);
@@ -44,7 +44,7 @@ pub fn segments(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("segments", Ability::Segment)?;
     let classes = model.info().pictures.classes.len() + 1;
     let mut found = Segmentation::new(classes, None)?;
-    let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, labels| {
+    let n = asked.chunks(model, &asked.reference, |images, labels| {
         if labels.len() != images.dims()[0] {
             return Err(Error::usage(format!("{} has no labels to measure segments with", asked.reference)));
         }
@@ -74,7 +74,7 @@ pub fn svm(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     }
     let look = |split: Split, n: usize, per_class: usize| -> Result<Seen> {
         let (mut seen, mut left) = (Seen::default(), vec![per_class; classes]);
-        chunks(model, reference, split, n, device, |images, labels| {
+        chunks(model, (reference, split), n, asked.common.quiet, |images, labels| {
             let wanted: Vec<u32> = (0..labels.len())
                 .filter(|&i| {
                     let left = &mut left[labels[i] as usize];
@@ -122,7 +122,7 @@ pub fn a_distance(asked: &Asked<'_>) -> Result<MetricValue> {
     };
     let look = |set: &str| -> Result<(Vec<f32>, usize)> {
         let (mut table, mut width) = (Vec::new(), 0);
-        chunks(model, set, asked.split, asked.args.n, asked.device, |images, _| {
+        asked.chunks(model, set, |images, _| {
             let features = model.represent(images)?;
             width = features.dims()[1];
             table.extend(to_values(features));

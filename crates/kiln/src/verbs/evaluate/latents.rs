@@ -9,7 +9,7 @@ use kiln_measure::{Features, MetricValue, factors, mig as gap, path_length, sepa
 use kiln_nn::tensor::to_values;
 use kiln_train::{Ability, Model, Progress, Request};
 
-use super::{Asked, chunks, chunks_of, prepared};
+use super::{Asked, chunks_of, prepared};
 use crate::feature_cache::Outputs;
 use crate::feature_net::FeatureNet;
 use crate::verbs::encode;
@@ -79,7 +79,7 @@ pub fn separability(asked: &Asked<'_>) -> Result<MetricValue> {
     })?;
     if outputs.n < 100 * width {
         // Half of them are kept, and a plane tells apart as many points as it has dimensions.
-        tell!("kiln: few samples are always separable; of {width} latents, use -n {} or more", 100 * width);
+        tell!("few samples are always separable; of {width} latents, use -n {} or more", 100 * width);
     }
     let odds: Vec<f32> = outputs.logits.chunks(classes).flat_map(log_odds).collect();
     let sides = (Features::new("the latents", &table, width)?, Features::new("the classes", &odds, classes)?);
@@ -166,7 +166,7 @@ impl Encoded {
         let model = asked.run(metric, Ability::Encode)?;
         let set = prepared(model, &asked.reference, asked.split)?;
         let (mut table, mut width, mut labels, mut places) = (Vec::new(), 0, Vec::new(), Vec::new());
-        let n = chunks_of(&set, asked.args.n, asked.device, |images, of_images, at| {
+        let n = chunks_of(&set, asked.args.n, asked.common.quiet, asked.device, |images, of_images, at| {
             let latents = encode(model, images, table.len() / width.max(1))?;
             width = latents.dims()[1];
             table.extend(to_values(latents));
@@ -218,7 +218,7 @@ pub fn prior(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("prior", Ability::Encode)?;
     asked.run("prior", Ability::Decode)?;
     let (mut encoded, mut width) = (Vec::new(), 0);
-    let n = chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, _| {
+    let n = asked.chunks(model, &asked.reference, |images, _| {
         let latents = encode(model, images, encoded.len() / width.max(1))?;
         width = latents.dims()[1];
         encoded.extend(to_values(latents));

@@ -6,14 +6,14 @@ use kiln_measure::MetricValue;
 use kiln_nn::tensor::to_values;
 use kiln_train::Ability;
 
-use super::{Asked, chunks};
+use super::Asked;
 use crate::verbs::outliers::{self, Scorer, background};
 
 /// Mean and 95 % interval over the pictures, in nats and in bits a dimension: of the bound, or exactly.
 pub fn measure(asked: &Asked<'_>, exact: bool) -> Result<Vec<MetricValue>> {
     let (model, args) = (asked.run("nll", Ability::Likelihood)?, asked.args);
     let mut all = Vec::new();
-    let n = chunks(model, &asked.reference, asked.split, args.n, asked.device, |images, _| {
+    let n = asked.chunks(model, &asked.reference, |images, _| {
         let key = Key::new(args.seed).purpose("nll").at(all.len() as u64);
         let nats = match exact {
             false => model.nll(images, args.samples, key)?,
@@ -41,6 +41,7 @@ pub fn outliers(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let (model, args) = (asked.run("outliers", Ability::Likelihood)?, asked.args);
     let other = args.background.as_deref().map(|run| background(run, model, asked.common)).transpose()?;
     let (samples, seed) = (args.samples, args.seed);
-    let mut scorer = Scorer { model, background: other.as_deref(), samples, seed, typical: 0.0 };
+    let mut scorer =
+        Scorer { model, background: other.as_deref(), samples, seed, quiet: asked.common.quiet, typical: 0.0 };
     outliers::measure(&mut scorer, (&asked.reference, asked.split), args.n)
 }

@@ -19,7 +19,7 @@ use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::MetricValue;
 use kiln_nn::tensor::from_values;
 use kiln_train::request::sampler_flags;
-use kiln_train::{Ability, Evaluation, Model, Watch, Watcher, WeightSet};
+use kiln_train::{Ability, Evaluation, Model, Progress, Watch, Watcher, WeightSet};
 
 use crate::output::Output;
 use crate::ranges::ranged;
@@ -192,10 +192,7 @@ pub struct EvaluateArgs {
 }
 
 pub fn run(args: &EvaluateArgs, common: &Common, out: &Output) -> Result<()> {
-    for measure in measure(args, common)? {
-        out.say(|| measure.to_string(), &measure);
-    }
-    Ok(())
+    each_measure(args, common, &mut |measure| out.say(|| measure.to_string(), &measure))
 }
 
 /// Scores a finished run against its own data: what `train --then-evaluate` prints.
@@ -267,16 +264,26 @@ pub fn part(spec: &str, asked: Option<Split>) -> (String, Split) {
     (spec.into(), asked.unwrap_or(if named(spec) { Split::Train } else { Split::All }))
 }
 
+/// Takes figures as they come: those before a failure are not lost.
+type Give<'a> = dyn FnMut(MetricValue) + 'a;
+
 /// Everything asked for.
 ///
 /// # Errors
 /// A usage error for an unknown metric or one the run cannot give.
 pub fn measure(args: &EvaluateArgs, common: &Common) -> Result<Vec<MetricValue>> {
+    let mut all = Vec::new();
+    each_measure(args, common, &mut |measure| all.push(measure))?;
+    Ok(all)
+}
+
+/// Everything asked for, one by one.
+fn each_measure(args: &EvaluateArgs, common: &Common, give: &mut Give<'_>) -> Result<()> {
     if is_run(&args.what) {
         let (model, device) = open(Path::new(&args.what), args.weights, &common.device)?;
-        return measure_on(Some(&*model), &device, args, common);
+        return measure_on(Some(&*model), &device, args, common, give);
     }
-    measure_on(None, &kiln_train::device::by_name(&common.device)?, args, common)
+    measure_on(None, &kiln_train::device::by_name(&common.device)?, args, common, give)
 }
 
 /// Whether a word of the command line is a run's folder.
@@ -304,7 +311,8 @@ impl Watch for DuringTraining {
     fn measure(&self, model: &dyn Model) -> Result<Vec<Evaluation>> {
         let (info, train) = (model.info(), &model.info().train);
         let args = EvaluateArgs::new(&info.run, &train.metrics, train.evaluate_count);
-        let measures = measure_on(Some(model), &info.device, &args, &self.common)?;
+        let mut measures = Vec::new();
+        measure_on(Some(model), &info.device, &args, &self.common, &mut |measure| measures.push(measure))?;
         let figure =
             |m: MetricValue| Evaluation { name: m.full_name(), value: m.value, larger_is_better: m.larger_is_better() };
         Ok(measures.into_iter().map(figure).collect())
@@ -331,7 +339,8 @@ fn measure_on(
     device: &Device,
     args: &EvaluateArgs,
     common: &Common,
-) -> Result<Vec<MetricValue>> {
+    give: &mut Give<'_>,
+) -> Result<()> {
     let metrics = args.metrics.iter().map(|m| find(m)).collect::<Result<Vec<_>>>()?;
     args.pictures.as_deref().map_or(Ok(()), output::check_folder)?;
     let (reference, split) = match (&args.against, model) {
@@ -346,15 +355,26 @@ fn measure_on(
         return Err(Error::usage(format!("{flag}: nothing asked for here draws samples; leave it out")));
     }
     let wanted = |on: On| metrics.iter().filter(|m| m.on == on).map(|m| m.name).collect::<Vec<_>>();
-    let mut out = Vec::new();
+    // A figure that is no number is none. Equal pictures have no noise at all, and so an infinite ratio to it.
+    let mut give = |measure: MetricValue| {
+        let equal = measure.value == f64::INFINITY && measure.measure.starts_with("pair_psnr");
+        if !measure.value.is_finite() && !equal {
+            return Err(Error::new(format!(
+                "{} is {}, which is no figure: the pictures or the network give none",
+                measure.measure, measure.value
+            )));
+        }
+        give(measure);
+        Ok(())
+    };
     if !wanted(On::Sets).is_empty() {
-        out.extend(sets::measure(&asked, &wanted(On::Sets))?);
+        sets::measure(&asked, &wanted(On::Sets), &mut give)?;
     }
     if !wanted(On::Pairs).is_empty() {
-        out.extend(pairs::measure(&asked, &wanted(On::Pairs))?);
+        pairs::measure(&asked, &wanted(On::Pairs))?.into_iter().try_for_each(&mut give)?;
     }
     for metric in &metrics {
-        out.extend(match metric.name {
+        let found = match metric.name {
             // Either name stands for both figures, which are one.
             "bpd" if wanted(On::Likelihood).contains(&"nll") => Vec::new(),
             "nll" | "bpd" => likelihood::measure(&asked, false)?,
@@ -371,12 +391,18 @@ fn measure_on(
             "factor_eta2" => latents::factor_eta2(&asked)?,
             "prior" => latents::prior(&asked)?,
             _ => Vec::new(),
-        });
+        };
+        found.into_iter().try_for_each(&mut give)?;
     }
-    Ok(out)
+    Ok(())
 }
 
 impl<'a> Asked<'a> {
+    /// [`chunks`] of as many pictures of a set as are asked for.
+    fn chunks(&self, model: &dyn Model, set: &str, each: impl FnMut(Tensor<4>, &[u32]) -> Result<()>) -> Result<usize> {
+        chunks(model, (set, self.split), self.args.n, self.common.quiet, each)
+    }
+
     /// The run, if it can do what a metric needs.
     fn run(&self, metric: &str, ability: Ability) -> Result<&'a dyn Model> {
         let model = self.model.ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")))?;
@@ -414,14 +440,13 @@ impl<'a> Asked<'a> {
 /// Pictures of a set in the run's own shape, a chunk at a time; returns how many.
 pub fn chunks(
     model: &dyn Model,
-    spec: &str,
-    split: Split,
+    (spec, split): (&str, Split),
     n: usize,
-    device: &Device,
+    quiet: bool,
     mut each: impl FnMut(Tensor<4>, &[u32]) -> Result<()>,
 ) -> Result<usize> {
     let set = prepared(model, spec, split)?;
-    chunks_of(&set, n, device, |images, labels, _| each(images, labels))
+    chunks_of(&set, n, quiet, &model.info().device, |images, labels, _| each(images, labels))
 }
 
 /// A set in the run's own shape.
@@ -434,6 +459,7 @@ pub fn prepared(model: &dyn Model, spec: &str, split: Split) -> Result<Prepared>
 pub fn chunks_of(
     set: &Prepared,
     n: usize,
+    quiet: bool,
     device: &Device,
     mut each: impl FnMut(Tensor<4>, &[u32], &[usize]) -> Result<()>,
 ) -> Result<usize> {
@@ -443,6 +469,8 @@ pub fn chunks_of(
     // A set with known factors lies in their order, and its first pictures have few of their values.
     let ordered = !set.set().factors().is_empty();
     let place = |i: usize| if ordered { key.permute(i as u64, len as u64) as usize } else { i };
+    let about = format!("pictures of {}", set.set().name());
+    let mut progress = (!quiet).then(|| Progress::new(&about, "pictures", 0, total as u64));
     for start in (0..total).step_by(100) {
         let places: Vec<usize> = (start..total.min(start + 100)).map(place).collect();
         let (mut values, mut labels) = (Vec::with_capacity(places.len() * c * h * w), Vec::new());
@@ -452,6 +480,12 @@ pub fn chunks_of(
             labels.extend(sample.label);
         }
         each(from_values(values, [places.len(), c, h, w], device), &labels, &places)?;
+        if let Some(p) = &mut progress {
+            p.update((start + places.len()) as u64, String::new);
+        }
+    }
+    if let Some(p) = &progress {
+        p.finish();
     }
     Ok(total)
 }

@@ -148,7 +148,7 @@ fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance])
 /// Reconstructions beside what they are of.
 fn of_reconstructions(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<MetricValue>> {
     let mut means = Means::new(asked, distances, "");
-    super::chunks(model, &asked.reference, asked.split, asked.args.n, asked.device, |images, _| {
+    asked.chunks(model, &asked.reference, |images, _| {
         let shape @ [c, h, w] = model.info().pictures.shape;
         let made = to_values(model.reconstruct(images.clone())?);
         let images: Vec<f32> = to_values::<4>(images);

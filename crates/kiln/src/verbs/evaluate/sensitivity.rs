@@ -90,12 +90,13 @@ pub fn run(folder: &Path, common: &Common, out: &Output) -> Result<()> {
                 .collect();
             sheet.extend(made.iter().take(6).map(|v| Picture::from_unit(v, c, h, w)));
             found.made = Side::of(&name, "", look(made)?);
-            for measure in figures(&found, &METRICS, 0, 0)? {
+            figures(&found, &METRICS, 0, 0, &mut |measure| {
                 if let Some(at) = METRICS.iter().position(|m| *m == measure.measure) {
                     plots[at].lines[nth].points.push((strength as f64, measure.value));
                 }
                 out.say(|| format!("{} {level}: {measure}", d.name), &measure);
-            }
+                Ok(())
+            })?;
         }
     }
     output::folder(folder)?;

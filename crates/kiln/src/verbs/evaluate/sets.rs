@@ -60,10 +60,14 @@ impl Comparison {
 }
 
 /// The metrics of pictures beside a reference set.
-pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> {
+pub(super) fn measure(
+    asked: &Asked<'_>,
+    metrics: &[&str],
+    give: &mut dyn FnMut(MetricValue) -> Result<()>,
+) -> Result<()> {
     let (args, reference) = (asked.args, asked.reference.as_str());
     if is_stats(&args.what) && is_stats(reference) {
-        return figures(&of_stats(&args.what, reference)?, metrics, args.seed, args.bootstrap);
+        return figures(&of_stats(&args.what, reference)?, metrics, args.seed, args.bootstrap, give);
     }
     let told = asked.model.and_then(|model| told(model, asked));
     if metrics.contains(&"class_accuracy") && told.is_none() {
@@ -101,7 +105,7 @@ pub(super) fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricV
         let below: Vec<usize> = near.iter().map(|pair| pair.1).collect();
         draw_neighbours(&above, &net.pictures(&found.real.name, part_of(&found.real)?, &below)?, folder)?;
     }
-    figures(&found, metrics, args.seed, args.bootstrap)
+    figures(&found, metrics, args.seed, args.bootstrap, give)
 }
 
 /// The outputs of the feature net for a run's samples, each of which `draw` gets too.
@@ -163,39 +167,37 @@ fn of_stats(made: &str, real: &str) -> Result<Comparison> {
     Ok(Comparison { made: Side::stored(a), real: Side::stored(b), features, resize, classes, told: None })
 }
 
-/// Every figure of a comparison; `seed` keys splits and subsets, `resamples` are behind an interval of fid.
+/// Gives every figure of a comparison; `seed` keys splits and subsets, `resamples` are behind an interval of fid.
 ///
 /// # Errors
 /// If the network cannot give a metric, or there are too few pictures.
-pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize) -> Result<Vec<MetricValue>> {
+pub fn figures(
+    found: &Comparison,
+    metrics: &[&str],
+    seed: u64,
+    resamples: usize,
+    give: &mut dyn FnMut(MetricValue) -> Result<()>,
+) -> Result<()> {
     let (made, real) = (&found.made.outputs, &found.real.outputs);
     let (a, b) = (found.made.features()?, found.real.features()?);
-    let mut out = Vec::new();
-    let mut push = |m: MetricValue| {
-        out.push(m.features(&found.features, &found.resize).against(&found.real.name, &found.real.split));
-    };
-    let neighbours = if metrics.iter().any(|m| ["precision", "recall", "density", "coverage"].contains(m)) {
-        // Real and made in equal number, as the measures assume.
-        let count = made.n.min(real.n);
-        let first = |side: Features<'_>| side.rows().take(count).flatten().copied().collect::<Vec<f32>>();
-        let (x, y) = (first(b), first(a));
-        let sides = (Features::new(b.name(), &x, b.d())?, Features::new(a.name(), &y, a.d())?);
-        Some(prdc::measure(sides.0, sides.1, NEIGHBOURS)?)
-    } else {
-        None
-    };
+    let mut push =
+        |m: MetricValue| give(m.features(&found.features, &found.resize).against(&found.real.name, &found.real.split));
+    let mut prdc = None;
     for metric in metrics {
-        match (*metric, &neighbours) {
+        if ["precision", "recall", "density", "coverage"].contains(metric) && prdc.is_none() {
+            prdc = Some(in_equal_number(metric, b, a)?);
+        }
+        match (*metric, &prdc) {
             ("fid", _) => {
                 let (n, d) = (found.made.all(), made.width());
                 if n <= d {
-                    tell!("kiln: fid of {n} pictures with {d} features is biased; use -n {} or more", 2 * d);
+                    tell!("fid of {n} pictures with {d} features is biased; use -n {} or more", 2 * d);
                 }
                 let fid = MetricValue::new("fid", found.made.frechet(&found.real)?, n);
                 push(match resamples {
                     0 => fid,
                     n => with_interval(fid, n, Key::new(seed).purpose("bootstrap"), [a, b])?,
-                });
+                })?;
             }
             ("is", _) => {
                 if made.logits.is_empty() {
@@ -205,7 +207,7 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                 let splits = if made.n >= 100 { 10 } else { 1 };
                 let key = Key::new(seed).purpose("splits");
                 let spread = inception_score::from_logits(logits, splits, Some(key))?;
-                push(MetricValue::spread("is", spread, made.n));
+                push(MetricValue::spread("is", spread, made.n))?;
             }
             ("kid", _) => {
                 let spread = kernel::distance(
@@ -214,50 +216,67 @@ pub fn figures(found: &Comparison, metrics: &[&str], seed: u64, resamples: usize
                     kernel::Subsets::standard(made.n, real.n),
                     Key::new(seed).purpose("subsets"),
                 )?;
-                push(MetricValue::spread("kid", spread, made.n));
+                push(MetricValue::spread("kid", spread, made.n))?;
             }
-            ("precision", Some(p)) => push(share("precision", p.precision, made.n.min(real.n))),
-            ("recall", Some(p)) => push(share("recall", p.recall, made.n.min(real.n))),
-            ("density", Some(p)) => push(MetricValue::new("density", p.density, made.n)),
-            ("coverage", Some(p)) => push(MetricValue::new("coverage", p.coverage, made.n)),
+            ("precision", Some(p)) => push(share("precision", p.precision, made.n.min(real.n)))?,
+            ("recall", Some(p)) => push(share("recall", p.recall, made.n.min(real.n)))?,
+            ("density", Some(p)) => push(MetricValue::new("density", p.density, made.n))?,
+            ("coverage", Some(p)) => push(MetricValue::new("coverage", p.coverage, made.n))?,
             ("ndb", _) => {
                 // A bin of fewer than ten pictures says nothing.
                 let bins = NDB_BINS.min(made.n.min(real.n) / 10).max(2);
                 let binned = ndb::measure(b, a, bins, Key::new(seed).purpose("ndb"))?;
-                push(MetricValue::new("ndb_share", binned.share(), made.n));
-                push(MetricValue::new("ndb_jsd", binned.jsd, made.n));
+                push(MetricValue::new("ndb_share", binned.share(), made.n))?;
+                push(MetricValue::new("ndb_jsd", binned.jsd, made.n))?;
             }
             ("diversity", _) => {
                 let key = Key::new(seed).purpose("diversity");
-                push(MetricValue::spread("diversity", diversity::mean_pairwise(a, DIVERSITY_PAIRS, key)?, made.n));
+                push(MetricValue::spread("diversity", diversity::mean_pairwise(a, DIVERSITY_PAIRS, key)?, made.n))?;
                 push(MetricValue::spread(
                     "diversity_of_real",
                     diversity::mean_pairwise(b, DIVERSITY_PAIRS, key)?,
                     real.n,
-                ));
+                ))?;
             }
             ("memorisation", _) => {
                 let (near, among) = (neighbours::nearest(a, b)?, neighbours::nearest_other(b)?);
                 let summary = neighbours::memorisation(&near, &among)?;
-                push(MetricValue::new("memorisation", summary.nearer, made.n));
-                push(MetricValue::new("copies", summary.copies, made.n));
+                push(MetricValue::new("memorisation", summary.nearer, made.n))?;
+                push(MetricValue::new("copies", summary.copies, made.n))?;
             }
             ("class_accuracy", _) => {
                 knows_classes(found, metric)?;
                 let told = found.told.as_ref().ok_or_else(untold)?;
                 let confusion = Confusion::new(found.classes, told, &made.classes())?;
-                push(share("class_accuracy", confusion.accuracy(), made.n));
+                push(share("class_accuracy", confusion.accuracy(), made.n))?;
             }
             ("classes", _) => {
                 knows_classes(found, metric)?;
                 let histogram = Histogram::new(found.classes, &made.classes())?;
-                push(MetricValue::new("class_coverage", histogram.coverage(), made.n));
-                push(MetricValue::new("class_unevenness", histogram.unevenness(), made.n));
+                push(MetricValue::new("class_coverage", histogram.coverage(), made.n))?;
+                push(MetricValue::new("class_unevenness", histogram.unevenness(), made.n))?;
             }
             _ => {}
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Neighbours among real pictures and made ones in equal number, as the measures assume.
+fn in_equal_number(metric: &str, real: Features<'_>, made: Features<'_>) -> Result<prdc::Prdc> {
+    let count = made.n().min(real.n());
+    if count <= NEIGHBOURS {
+        let few = if made.n() == count { &made } else { &real };
+        return Err(Error::usage(format!(
+            "--metrics {metric}: {} has {count} pictures, and more than {NEIGHBOURS} are needed on each side; give more, or \
+             leave it out",
+            few.name()
+        )));
+    }
+    let first = |side: Features<'_>| side.rows().take(count).flatten().copied().collect::<Vec<f32>>();
+    let (x, y) = (first(real), first(made));
+    let sides = (Features::new(real.name(), &x, real.d())?, Features::new(made.name(), &y, made.d())?);
+    prdc::measure(sides.0, sides.1, NEIGHBOURS)
 }
 
 fn untold() -> Error {
@@ -342,9 +361,17 @@ mod tests {
             classes,
             told,
         };
-        let found = figures(&compared(Some(vec![0, 1, 1, 0]), 2), &["class_accuracy"], 0, 0).unwrap();
+        let all = |c: Comparison| {
+            let mut all = Vec::new();
+            figures(&c, &["class_accuracy"], 0, 0, &mut |figure| {
+                all.push(figure);
+                Ok(())
+            })
+            .map(|()| all)
+        };
+        let found = all(compared(Some(vec![0, 1, 1, 0]), 2)).unwrap();
         assert_eq!((found[0].value, found[0].interval), (0.75, Some(wilson(3, 4))));
-        let said = |c: Comparison| figures(&c, &["class_accuracy"], 0, 0).unwrap_err().to_string();
+        let said = |c: Comparison| all(c).unwrap_err().to_string();
         assert!(said(compared(None, 2)).contains("nothing tells"));
         assert!(said(compared(Some(vec![0; 4]), 0)).contains("knows other classes"));
     }
