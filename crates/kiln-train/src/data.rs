@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, refuse_if};
 use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
 use kiln_nn::tensor::from_values;
 
@@ -180,6 +180,17 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
             "{id} wants labels, and {} has none; use a folder with one sub-folder a class, or a labelled set of `kiln data list`",
             sets[0].name()
         )));
+    }
+    if wanted == DataKind::SourceTarget {
+        let [source, target] = [&sets[0], &sets[1]].map(|set| set.classes());
+        refuse_if!(
+            !target.is_empty() && source != target,
+            "{}: its classes ({}) are not those of {} ({}), and a class has to mean the same in both",
+            sets[1].name(),
+            target.join(", "),
+            sets[0].name(),
+            source.join(", ")
+        );
     }
     if wanted == DataKind::Masked && !sets[0].kinds().contains(&wanted) {
         return Err(Error::usage(format!(

