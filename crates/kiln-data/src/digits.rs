@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Error, Result, budget, read_file};
 
 use crate::Picture;
 use crate::idx::gunzip;
@@ -16,7 +16,7 @@ fn ten() -> Vec<String> {
 /// class.
 pub(crate) fn table(set: &str, file: &Path, side: usize, white: u32) -> Result<MemorySet> {
     let name = file.display().to_string();
-    let bytes = std::fs::read(file).context(|| format!("reading {name}"))?;
+    let bytes = read_file(file, budget().bytes)?;
     let text = String::from_utf8_lossy(&gunzip(&bytes, &name)?).into_owned();
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {

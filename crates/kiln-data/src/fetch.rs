@@ -4,12 +4,11 @@
 //! SHA-256. Only the needed files are unpacked, under a temporary name that is renamed at the end, so that an
 //! interrupted fetch leaves nothing that looks finished.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kiln_core::{Context, Error, Lock, Result};
+use kiln_core::{Context, Error, Lock, Result, open_file};
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
@@ -123,7 +122,7 @@ fn install(data: &Path, package: &Package, file: &Path, say: &mut dyn FnMut(&str
 /// The SHA-256 of a file in hexadecimal.
 fn sha256(file: &Path) -> Result<String> {
     let place = || format!("reading {}", file.display());
-    let mut reader = File::open(file).context(place)?;
+    let (mut reader, _) = open_file(file)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match reader.read(&mut buffer).context(place)? {
@@ -192,7 +191,7 @@ mod tests {
     /// A zip with one file, and the package that pins it.
     fn fake(folder: &Path) -> (PathBuf, Package) {
         let file = folder.join("tiny.whl");
-        let mut zip = zip::ZipWriter::new(File::create(&file).unwrap());
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
         zip.start_file("tiny/a.txt", zip::write::SimpleFileOptions::default()).unwrap();
         zip.write_all(b"A").unwrap();
         zip.finish().unwrap();

@@ -95,6 +95,10 @@ impl DataSet for Part {
         self.set.kinds()
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.set.notes()
+    }
+
     fn fingerprint(&self) -> String {
         let places: Vec<u8> = self.places.iter().flat_map(|&p| (p as u64).to_le_bytes()).collect();
         fingerprint([self.set.fingerprint().as_bytes(), &places, &[u8::from(self.labelled)]])

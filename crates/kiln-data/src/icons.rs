@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, budget, read_file, read_text};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 use serde::Deserialize;
@@ -69,7 +69,7 @@ impl IconFile {
         }
         let list = folder.join("data/openmoji.json");
         let place = || format!("reading {}", list.display());
-        let text = std::fs::read(&list).context(place)?;
+        let text = read_file(&list, budget().bytes)?;
         let entries: Vec<Entry> = serde_json::from_slice(&text).context(place)?;
         let mut icons = BTreeMap::new();
         for entry in entries.iter().filter(|e| e.skintone == "") {
@@ -78,7 +78,7 @@ impl IconFile {
                 continue;
             }
             let file = folder.join(edition).join("svg").join(&entry.hexcode).with_extension("svg");
-            let body = std::fs::read_to_string(&file).context(|| format!("reading {}", file.display()))?;
+            let body = read_text(&file, budget().bytes)?;
             icons.insert(name, Icon { body, width: None, height: None, left: 0.0, top: 0.0, hidden: false });
         }
         Ok(Self { icons, width: OPENMOJI_SIDE, height: OPENMOJI_SIDE })

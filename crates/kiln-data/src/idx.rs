@@ -1,11 +1,10 @@
 //! Reader of the IDX format of MNIST and similar sets.
 
 use std::borrow::Cow;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, budget, read_file, read_within};
 
 use crate::Split;
 use crate::memory::MemorySet;
@@ -21,7 +20,8 @@ fn parse(bytes: &[u8], name: &str, dimensions: usize) -> Result<(Vec<usize>, Vec
     let size = |c: &[u8]| c.iter().fold(0, |n, &b| n << 8 | usize::from(b));
     let sizes: Vec<usize> = bytes[4..header].chunks_exact(4).map(size).collect();
     let total = sizes.iter().try_fold(1usize, |n, &s| n.checked_mul(s));
-    let data = bytes[header..].to_vec();
+    let mut data = bytes.into_owned();
+    data.drain(..header);
     if total != Some(data.len()) {
         return Err(Error::new(format!(
             "{name}: {} bytes of data where its header says {}; the file is damaged",
@@ -37,9 +37,8 @@ pub(crate) fn gunzip<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(Cow::Borrowed(bytes));
     }
-    let mut out = Vec::new();
-    MultiGzDecoder::new(bytes).read_to_end(&mut out).context(|| format!("{name}: damaged gzip"))?;
-    Ok(Cow::Owned(out))
+    let out = read_within(MultiGzDecoder::new(bytes), 0, budget().bytes, name);
+    Ok(Cow::Owned(out.context(|| "decompressing")?))
 }
 
 /// A set from an image file and perhaps a label file, each (bytes, name), raw or gzipped. Without
@@ -91,10 +90,7 @@ pub(crate) fn is_idx(folder: &Path) -> bool {
 /// A folder with `train-` or `t10k-images-idx3-ubyte` and `-labels-idx1-ubyte`, raw or `.gz`. Without
 /// a label file the set is unlabelled.
 pub(crate) fn open(set: &str, folder: &Path, split: Split, classes: Option<&[&str]>) -> Result<MemorySet> {
-    let read_file = |path: &PathBuf| {
-        let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
-        Ok((bytes, path.display().to_string()))
-    };
+    let read_file = |path: &PathBuf| Ok((read_file(path, budget().bytes)?, path.display().to_string()));
     let Some(images) = file(folder, split, "images-idx3") else {
         return Err(Error::new(format!("{}: no IDX images for the {split} split", folder.display())));
     };

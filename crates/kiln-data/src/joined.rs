@@ -66,6 +66,10 @@ impl DataSet for Joined {
         self.parts[0].kinds()
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.parts.iter().flat_map(|p| p.notes()).collect()
+    }
+
     fn fingerprint(&self) -> String {
         let each: Vec<String> = self.parts.iter().map(|p| p.fingerprint()).collect();
         fingerprint(each.iter().map(|f| f.as_bytes()))

@@ -1,40 +1,24 @@
-//! Data sets from folders and zips of images.
+//! Data sets from folders, zips and tars of images.
 //!
 //! Sub-folders are classes, in the order of their names; a flat folder is unlabelled. `train` and
-//! `test` folders at the top are the splits, otherwise one picture in five (by a keyed hash of its
+//! `test` folders at the top are the splits ([`layout`](crate::layout)), otherwise one picture in five (by a keyed hash of its
 //! name) is test. `NAME.txt` beside `NAME.png` is its caption. A set of `images` and `masks` (below the split, if there
 //! is one) has a mask for each picture: `masks/NAME.png` holds the class of each pixel of `images/NAME.jpg` as a grey value,
-//! and sub-folders of both are classes of whole pictures. Hidden files and files that are not
-//! pictures are ignored.
+//! and sub-folders of both are classes of whole pictures. What else lies there is left out and counted
+//! ([`litter`](crate::litter)).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 
 use kiln_core::{Context, Error, Result, refuse_if};
-use zip::ZipArchive;
+use rayon::prelude::*;
 
-use crate::png_text::read_png_text;
+use crate::layout::{PICTURES, Parts, classes, common_root, extension, is_picture, without_ending};
+use crate::litter::{HEAD, LeftOut, Own, is_run, is_unread_picture, own};
+use crate::masks::{IMAGES, mask_key, take_masks};
 use crate::set::{fingerprint, picture_kinds};
+use crate::store::{At, Entry, Store};
 use crate::{DataKind, DataSet, Picture, Sample, Split};
-
-const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "pgm", "ppm", "pnm"];
-/// Largest size of an image file; a larger zip entry is refused instead of filling the memory.
-const LONGEST: u64 = 1 << 30;
-
-/// Where the bytes are.
-enum Store {
-    Folder(PathBuf),
-    Zip(PathBuf, Mutex<ZipArchive<File>>),
-}
-
-/// One file: its path inside the store with `/` between the parts, and its length.
-struct Entry {
-    path: String,
-    bytes: u64,
-}
 
 /// A data set of picture files, read one at a time.
 pub(crate) struct FileSet {
@@ -42,39 +26,36 @@ pub(crate) struct FileSet {
     store: Store,
     items: Vec<Item>,
     classes: Vec<String>,
+    notes: Vec<String>,
 }
 
 struct Item {
-    path: String,
+    file: Entry,
     /// The path below the set and its split, without the ending.
     stem: String,
-    bytes: u64,
     label: Option<u32>,
-    caption: Option<String>,
-    mask: Option<Entry>,
+    caption: Option<Box<Entry>>,
+    mask: Option<Box<Entry>>,
 }
 
 impl FileSet {
-    /// A folder of pictures. The overview that `kiln sample` puts beside its pictures is none of them.
+    /// A folder of pictures.
     pub(crate) fn folder(name: &str, folder: &Path, split: Split) -> Result<Self> {
-        let mut entries = Vec::new();
-        walk(folder, "", &mut entries)?;
-        entries.retain(|e| e.path != "grid.png" || !is_overview(&folder.join("grid.png")));
-        Self::new(name, Store::Folder(folder.into()), entries, split)
+        refuse_if!(
+            is_run(folder),
+            "{0}: a run, not a data set; its samples, if it has any, are in {0}/samples",
+            folder.display()
+        );
+        let mut left = LeftOut::default();
+        let (store, entries) = Store::folder(folder, &mut left)?;
+        Self::new(name, store, entries, split, left)
     }
 
-    /// A zip of such a folder; folders around all of its pictures are looked through.
-    pub(crate) fn zip(name: &str, file: &Path, split: Split) -> Result<Self> {
-        let place = || format!("{}: not a readable zip", file.display());
-        let mut archive = ZipArchive::new(File::open(file).context(place)?).context(place)?;
-        let mut entries = Vec::new();
-        for i in 0..archive.len() {
-            let entry = archive.by_index_raw(i).context(place)?;
-            if entry.is_file() {
-                entries.push(Entry { path: entry.name().context(place)?.into(), bytes: entry.size() });
-            }
-        }
-        Self::new(name, Store::Zip(file.into(), Mutex::new(archive)), entries, split)
+    /// A zip or a tar of such a folder; folders around all of its pictures are looked through.
+    pub(crate) fn archive(name: &str, file: &Path, split: Split) -> Result<Self> {
+        let mut left = LeftOut::default();
+        let (store, entries) = Store::archive(file, &mut left)?;
+        Self::new(name, store, entries, split, left)
     }
 
     /// The given files below a folder, each (path, key for the split), unlabelled.
@@ -84,225 +65,137 @@ impl FileSet {
             let file = root.join(&path);
             let meta = std::fs::metadata(&file).context(|| format!("reading {}", file.display()))?;
             let stem = without_ending(&path).to_string();
-            items.push(Item { path, stem, bytes: meta.len(), label: None, caption: None, mask: None });
+            let file = Entry { path, bytes: meta.len(), at: At::Path };
+            items.push(Item { file, stem, label: None, caption: None, mask: None });
         }
         if items.is_empty() {
             return Err(Error::new(format!("{name}: no pictures for the {split} split")));
         }
-        Ok(Self { name: name.into(), store: Store::Folder(root.into()), items, classes: vec![] })
+        Ok(Self { name: name.into(), store: Store::Folder(root.into()), items, classes: vec![], notes: vec![] })
     }
 
-    fn new(name: &str, store: Store, mut entries: Vec<Entry>, split: Split) -> Result<Self> {
-        entries.retain(|e| !e.path.split('/').any(|p| p.starts_with('.') || p == "__MACOSX"));
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let texts: BTreeSet<String> =
-            entries.iter().filter(|e| extension(&e.path) == "txt").map(|e| e.path.clone()).collect();
-        entries.retain(|e| is_picture(&e.path));
+    fn new(name: &str, store: Store, mut entries: Vec<Entry>, split: Split, mut left: LeftOut) -> Result<Self> {
         let place = store.path().display().to_string();
-        if entries.is_empty() {
-            return Err(Error::new(format!("{place}: no pictures in it (looked for {})", PICTURES.join(", "))));
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let (mut pictures, others): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| is_picture(&e.path));
+        let (texts, unread): (Vec<Entry>, Vec<Entry>) = others.into_iter().partition(|e| extension(&e.path) == "txt");
+        let mut captions: BTreeMap<String, Entry> = texts.into_iter().map(|e| (e.path.clone(), e)).collect();
+        leave_out_own(&store, &mut pictures, &mut left)?;
+        if pictures.is_empty() {
+            count_unread(&unread, &mut left);
+            let left = left.notes().into_iter().map(|note| format!("; {note}")).collect::<String>();
+            return Err(Error::new(format!("{place}: no pictures in it (looked for {}){left}", PICTURES.join(", "))));
         }
         let root = match store {
-            Store::Zip(..) => common_root(&entries),
             Store::Folder(_) => 0,
+            _ => common_root(&pictures),
         };
-        // The part of a path below the folders around everything, and below its split.
-        let top = |part: &str| entries.iter().any(|e| e.path[root..].starts_with(part));
-        let parted = top("train/") && top("test/");
-        let below_split = |path: &str| {
-            let path = &path[root..];
-            let cut = if parted { path.find('/').map_or(0, |i| i + 1) } else { 0 };
-            path[cut..].to_string()
-        };
-        let mut masks = take_masks(&place, &mut entries, &below_split)?;
+        let parts = Parts::of(&place, &pictures, root)?;
+        pictures.iter().filter(|e| !parts.within(&e.path)).for_each(|e| left.outside(parts.top(&e.path)));
+        pictures.retain(|e| parts.within(&e.path));
+        let below = |path: &str| parts.below(path).to_string();
+        let mut masks = take_masks(&place, &mut pictures, &below)?;
         // The folder that holds all pictures of a set with masks is no class.
-        let masked = !masks.is_empty();
-        let inner = |path: &str| {
-            let path = below_split(path);
-            if masked { path[IMAGES.len()..].to_string() } else { path }
+        let cut = if masks.is_empty() { 0 } else { IMAGES.len() };
+        let inner = |path: &'_ str| -> usize { path.len() - parts.below(path).len() + cut };
+        let classes = classes(&place, pictures.iter().map(|e| &e.path[inner(&e.path)..]))?;
+        let class_of = |path: &str| path[inner(path)..].split_once('/').map(|(class, _)| class.to_string());
+        check_unread(&place, &unread, &parts, &classes)?;
+        let (trained, _): (Vec<&Entry>, Vec<&Entry>) = pictures.iter().partition(|e| match parts.is_given() {
+            true => parts.holds(Split::Train, &e.path),
+            false => pictures.len() < FEW || Split::Train.holds(&e.path[root..]),
+        });
+        let taught: BTreeSet<Option<String>> = trained.iter().map(|e| class_of(&e.path)).collect();
+        // Whether a picture belongs to a split. Sets of a few have no test part, and no class is kept from training.
+        let few = pictures.len() < FEW;
+        let holds = |e: &Entry| match (parts.is_given(), split) {
+            (_, Split::All) if !parts.is_given() => true,
+            (true, _) => parts.holds(split, &e.path),
+            (false, _) if few || !taught.contains(&class_of(&e.path)) => split == Split::Train,
+            (false, _) => split.holds(&e.path[root..]),
         };
-        let classes = classes(&place, entries.iter().map(|e| inner(&e.path)))?;
-        let kept = if parted {
-            let parts: Vec<String> = split.parts().map(|p| format!("{p}/")).collect();
-            entries.retain(|e| parts.iter().any(|p| e.path[root..].starts_with(p)));
-            entries
-        } else {
-            split.keep(entries, |e| e.path[root..].to_string())
-        };
+        if parts.is_given() && !trained.is_empty() {
+            left.untaught = classes.iter().filter(|c| !taught.contains(&Some(c.to_string()))).cloned().collect();
+        }
+        let kept: Vec<Entry> = pictures.iter().filter(|e| holds(e)).cloned().collect();
+        if parts.is_given() && split != Split::All {
+            let neither = |e: &&Entry| !parts.holds(Split::Train, &e.path) && !parts.holds(Split::Test, &e.path);
+            pictures.iter().filter(neither).for_each(|e| left.outside(parts.top(&e.path)));
+        }
         if kept.is_empty() {
             return Err(Error::new(format!(
                 "{place}: no pictures for the {split} split: add more pictures, or sort them into \
                  folders train and test"
             )));
         }
-        let item = |e: Entry| {
-            let inside = inner(&e.path);
+        let item = |file: Entry| {
+            let inside = &file.path[inner(&file.path)..];
             let class = inside.split_once('/').map(|(c, _)| c.to_string());
             let label = class.and_then(|c| classes.binary_search(&c).ok()).map(|i| i as u32);
-            let caption = Some(format!("{}.txt", without_ending(&e.path))).filter(|t| texts.contains(t));
-            let mask = masks.remove(&mask_key(&e.path, &below_split));
-            Item { stem: without_ending(&inside).to_string(), path: e.path, bytes: e.bytes, label, caption, mask }
+            let caption = captions.remove(&format!("{}.txt", without_ending(&file.path))).map(Box::new);
+            let mask = masks.remove(&mask_key(&file.path, &below)).map(Box::new);
+            Item { stem: without_ending(inside).to_string(), file, label, caption, mask }
         };
         let items = kept.into_iter().map(item).collect();
-        Ok(Self { name: name.into(), store, items, classes })
+        count_unread(&unread, &mut left);
+        Ok(Self { name: name.into(), store, items, classes, notes: left.notes() })
     }
 }
 
-/// Where the pictures and the masks of a set with masks lie.
-const IMAGES: &str = "images/";
-const MASKS: &str = "masks/";
+/// Sets of fewer have no test part.
+const FEW: usize = 5;
 
-/// Takes the masks out of the files of a set that is all `images` and `masks`, by [`mask_key`]; none of another set.
-fn take_masks(
-    place: &str,
-    entries: &mut Vec<Entry>,
-    below_split: &impl Fn(&str) -> String,
-) -> Result<BTreeMap<String, Entry>> {
-    let lies_in = |e: &Entry, folder: &str| below_split(&e.path).starts_with(folder);
-    let all = |folders: &[&str]| entries.iter().all(|e| folders.iter().any(|folder| lies_in(e, folder)));
-    if !all(&[IMAGES, MASKS]) || all(&[IMAGES]) || all(&[MASKS]) {
-        return Ok(BTreeMap::new());
+/// Takes out what Kiln has drawn: sheets always; in a folder of other pictures also the folders below it that hold nothing
+/// else, such as samples of a run that was trained on it. A set that is all drawn by Kiln is wanted as it is.
+fn leave_out_own(store: &Store, pictures: &mut Vec<Entry>, left: &mut LeftOut) -> Result<()> {
+    let look = |e: &Entry| match extension(&e.path) == "png" {
+        true => Ok(own(&store.head(e, HEAD)?)),
+        false => Ok(None),
+    };
+    let marks: Result<Vec<Option<Own>>> = pictures.par_iter().map(look).collect();
+    let marks = marks?;
+    left.sheets = marks.iter().filter(|mark| **mark == Some(Own::Sheet)).count();
+    let mut made = marks.iter();
+    pictures.retain(|_| made.next() != Some(&Some(Own::Sheet)));
+    let made: Vec<bool> = marks.iter().filter(|mark| **mark != Some(Own::Sheet)).map(Option::is_some).collect();
+    let folder = |e: &Entry| e.path.rsplit_once('/').map_or("", |(folder, _)| folder).to_string();
+    let others: BTreeSet<String> =
+        pictures.iter().zip(&made).filter(|(_, made)| !**made).map(|(e, _)| folder(e)).collect();
+    if others.is_empty() || !matches!(store, Store::Folder(_)) {
+        return Ok(());
     }
-    let (masks, images): (Vec<Entry>, Vec<Entry>) =
-        std::mem::take(entries).into_iter().partition(|e| lies_in(e, MASKS));
-    let images = by_mask_key(place, images, below_split)?;
-    let masks = by_mask_key(place, masks, below_split)?;
-    if let Some((_, image)) = images.iter().find(|(key, _)| !masks.contains_key(*key)) {
-        return Err(Error::usage(format!("{place}: {} has no mask of its name below {MASKS}", image.path)));
-    }
-    entries.extend(images.into_values());
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(masks)
-}
-
-/// Files by their [`mask_key`]; an error names two that have the same.
-fn by_mask_key(
-    place: &str,
-    entries: Vec<Entry>,
-    below_split: &impl Fn(&str) -> String,
-) -> Result<BTreeMap<String, Entry>> {
-    let mut by_key = BTreeMap::<String, Entry>::new();
-    for entry in entries {
-        let key = mask_key(&entry.path, below_split);
-        if let Some(other) = by_key.get(&key) {
-            return Err(Error::usage(format!(
-                "{place}: {} and {} differ in their endings alone, so a picture and its mask cannot be told by their \
-                 name; rename or remove one",
-                other.path, entry.path
-            )));
+    pictures.retain(|e| {
+        let folder = folder(e);
+        let kept = folder.is_empty() || others.contains(&folder);
+        if !kept {
+            *left.made.entry(folder).or_default() += 1;
         }
-        by_key.insert(key, entry);
-    }
-    Ok(by_key)
-}
-
-/// What the paths of a picture and of its mask have in common: all but `images` or `masks`, and the ending.
-fn mask_key(path: &str, below_split: &impl Fn(&str) -> String) -> String {
-    let inside = below_split(path);
-    let rest = inside.split_once('/').map_or("", |(_, rest)| rest);
-    format!("{}{}", &path[..path.len() - inside.len()], without_ending(rest))
-}
-
-/// Whether an image is an overview made by Kiln (a grid), not a single sample.
-fn is_overview(path: &Path) -> bool {
-    read_png_text(path).is_ok_and(|text| {
-        let has = |key: &str| text.iter().any(|(k, _)| k == key);
-        has("system") && !has("index")
-    })
-}
-
-/// The files below a folder.
-fn walk(folder: &Path, inside: &str, out: &mut Vec<Entry>) -> Result<()> {
-    let place = || format!("reading {}", folder.display());
-    for entry in std::fs::read_dir(folder).context(place)? {
-        let entry = entry.context(place)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        let path = entry.path();
-        // Links are followed; a circle of them ends in the system's own error, which names it.
-        let meta = std::fs::metadata(&path).context(|| format!("reading {}", path.display()))?;
-        if meta.is_dir() {
-            walk(&path, &format!("{inside}{name}/"), out)?;
-        } else {
-            out.push(Entry { path: format!("{inside}{name}"), bytes: meta.len() });
-        }
-    }
+        kept
+    });
     Ok(())
 }
 
-/// Whether a file is a picture, by its name.
-pub(crate) fn is_picture(path: &str) -> bool {
-    PICTURES.contains(&extension(path).as_str())
+fn count_unread(unread: &[Entry], left: &mut LeftOut) {
+    for entry in unread {
+        let ending = extension(&entry.path);
+        let kind = if ending.is_empty() { "without an ending".into() } else { format!(".{ending}") };
+        *left.unread.entry(kind).or_default() += 1;
+    }
 }
 
-fn extension(path: &str) -> String {
-    let file = path.rsplit('/').next().unwrap_or(path);
-    file.rsplit_once('.').map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
-}
-
-/// A path without what tells the format of its file.
-fn without_ending(path: &str) -> &str {
-    path.rsplit_once('.').map_or(path, |(stem, _)| stem)
-}
-
-/// The length of the folder path (with its last `/`) that all entries share.
-fn common_root(entries: &[Entry]) -> usize {
-    let Some(first) = entries.first() else {
-        return 0;
+/// Refuses a set of classes in which one would vanish, since none of its pictures can be read.
+fn check_unread(place: &str, unread: &[Entry], parts: &Parts, classes: &[String]) -> Result<()> {
+    let lost = |e: &&Entry| {
+        let class = parts.below(&e.path).split_once('/').map(|(class, _)| class.to_string());
+        is_unread_picture(&extension(&e.path)) && class.is_some_and(|class| classes.binary_search(&class).is_err())
     };
-    let shared = entries.iter().fold(first.path.as_str(), |shared, e| {
-        let same = shared.bytes().zip(e.path.bytes()).take_while(|(a, b)| a == b).count();
-        // Cut at a folder, which is also a character boundary.
-        &shared[..shared.as_bytes()[..same].iter().rposition(|&b| b == b'/').map_or(0, |i| i + 1)]
-    });
-    shared.rfind('/').map_or(0, |i| i + 1)
-}
-
-/// The first folders of the paths, sorted; none if all are flat.
-fn classes(place: &str, paths: impl Iterator<Item = String>) -> Result<Vec<String>> {
-    let mut flat = None;
-    let mut classes = BTreeSet::new();
-    for path in paths {
-        match path.split_once('/') {
-            Some((class, _)) => _ = classes.insert(class.to_string()),
-            None => flat = flat.or(Some(path)),
-        }
-    }
-    match (flat, classes.first()) {
-        (Some(file), Some(class)) => Err(Error::new(format!(
-            "{place}: {file} lies beside the class folder {class}: put every picture into a class \
-             folder, or none"
+    match unread.iter().find(lost).filter(|e| !classes.is_empty() && parts.within(&e.path)) {
+        Some(e) => Err(Error::new(format!(
+            "{place}: {} cannot be read, nor any picture beside it, so a class would be missing; convert them to PNG or \
+             JPEG, or move the folder away",
+            e.path
         ))),
-        _ => Ok(classes.into_iter().collect()),
-    }
-}
-
-impl Store {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Folder(path) | Self::Zip(path, _) => path,
-        }
-    }
-
-    fn place(&self, path: &str) -> String {
-        self.path().join(path).display().to_string()
-    }
-
-    fn read(&self, path: &str) -> Result<Vec<u8>> {
-        let place = || format!("reading {}", self.place(path));
-        match self {
-            Self::Folder(folder) => std::fs::read(folder.join(path)).context(place),
-            Self::Zip(_, archive) => {
-                // Nothing that holds the lock can leave the archive in a bad state.
-                let mut archive = archive.lock().unwrap_or_else(|e| e.into_inner());
-                let entry = archive.by_name(path).context(place)?;
-                let mut bytes = Vec::new();
-                entry.take(LONGEST).read_to_end(&mut bytes).context(place)?;
-                Ok(bytes)
-            }
-        }
+        None => Ok(()),
     }
 }
 
@@ -310,7 +203,7 @@ impl FileSet {
     /// The mask of a picture, as grey values.
     fn mask(&self, mask: &Entry, picture: &Picture) -> Result<Picture> {
         let name = self.store.place(&mask.path);
-        let bytes = self.store.read(&mask.path)?;
+        let bytes = self.store.read(mask)?;
         let found = Picture::decode(&bytes, &name)?;
         let largest = Picture::largest_value(&bytes, &name)?;
         refuse_if!(
@@ -347,13 +240,13 @@ impl DataSet for FileSet {
         let Some(item) = self.items.get(index) else {
             return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
-        let name = self.store.place(&item.path);
-        let picture = Picture::decode(&self.store.read(&item.path)?, &name)?;
+        let name = self.store.place(&item.file.path);
+        let picture = Picture::decode(&self.store.read(&item.file)?, &name)?;
         let caption = match &item.caption {
             None => None,
-            Some(path) => {
-                let text = String::from_utf8(self.store.read(path)?)
-                    .context(|| format!("{}: not UTF-8 text", self.store.place(path)))?;
+            Some(file) => {
+                let text = String::from_utf8(self.store.read(file)?)
+                    .context(|| format!("{}: not UTF-8 text", self.store.place(&file.path)))?;
                 Some(text.trim().to_string())
             }
         };
@@ -377,8 +270,12 @@ impl DataSet for FileSet {
         kinds
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
     fn fingerprint(&self) -> String {
-        let listed = |i: &Item| format!("{} {}", i.bytes, i.path);
+        let listed = |i: &Item| format!("{} {}", i.file.bytes, i.file.path);
         let masks = self.items.iter().filter_map(|i| i.mask.as_ref());
         let masks = masks.map(|mask| format!("{} {}", mask.bytes, mask.path));
         let lines: Vec<String> = self.items.iter().map(listed).chain(masks).collect();

@@ -69,7 +69,7 @@ impl Part {
     /// # Errors
     /// If one cannot be read.
     pub fn of(stream: &Prepared, places: &[usize]) -> Result<Self> {
-        assemble(stream, places, |_| false)
+        assemble(stream, places, |_, index| stream.get(index))
     }
 
     fn piece(&self, items: Range<usize>) -> Self {
@@ -294,14 +294,20 @@ fn chosen(stream: &Prepared, key: Key, number: u64, start: u64, batch: usize, gr
 
 /// The pictures at `places` of stream `number`, the items from `start` on.
 fn gather(stream: &Prepared, key: Key, number: u64, start: u64, places: &[usize]) -> Result<Part> {
-    let flip = key.purpose("flip").at(number);
-    let mut items = start..;
-    let flipped = |_| stream.rule().flip && items.next().is_some_and(|item| flip.below([item], 2)[0] == 1);
-    assemble(stream, places, flipped)
+    let (flip, changes) = (key.purpose("flip").at(number), key.purpose("augment").at(number));
+    assemble(stream, places, |place, index| {
+        let item = start + place as u64;
+        let flipped = stream.rule().flip && flip.below([item], 2)[0] == 1;
+        stream.served(index, changes, item, flipped)
+    })
 }
 
-/// The pictures at `places`, mirrored where `flipped` says so of an index.
-fn assemble(stream: &Prepared, places: &[usize], mut flipped: impl FnMut(usize) -> bool) -> Result<Part> {
+/// The pictures at `places`, each made by `serve` of its number in the batch and its index in the set.
+fn assemble(
+    stream: &Prepared,
+    places: &[usize],
+    serve: impl Fn(usize, usize) -> Result<PreparedSample>,
+) -> Result<Part> {
     let batch = places.len();
     let [channels, height, width] = stream.shape();
     let mut part = Part {
@@ -314,17 +320,12 @@ fn assemble(stream: &Prepared, places: &[usize], mut flipped: impl FnMut(usize) 
         indices: places.to_vec(),
     };
     let mut masks = Vec::with_capacity(if stream.mask_values().is_empty() { 0 } else { batch * height * width });
-    for &index in places {
-        let sample = stream.get(index)?;
-        let flipped = flipped(index);
+    for (place, &index) in places.iter().enumerate() {
+        let sample = serve(place, index)?;
         if !stream.mask_values().is_empty() {
-            masks.extend(classes_of_mask(&sample, stream.mask_values(), flipped)?);
+            masks.extend(classes_of_mask(&sample, stream.mask_values())?);
         }
-        if flipped {
-            part.values.extend(sample.picture.flipped().to_unit());
-        } else {
-            part.values.extend(sample.values);
-        }
+        part.values.extend(sample.values);
         match sample.label {
             Some(label) => part.labels.iter_mut().for_each(|l| l.push(label)),
             None => part.labels = None,
@@ -340,7 +341,7 @@ fn assemble(stream: &Prepared, places: &[usize], mut flipped: impl FnMut(usize) 
 }
 
 /// The class of each pixel of a sample's mask: the place of its grey value among `values`.
-fn classes_of_mask(sample: &PreparedSample, values: &[u8], flipped: bool) -> Result<Vec<u8>> {
+fn classes_of_mask(sample: &PreparedSample, values: &[u8]) -> Result<Vec<u8>> {
     let Some(mask) = &sample.mask else {
         return Err(Error::new(format!("{}: it has no mask", sample.name)));
     };
@@ -350,5 +351,5 @@ fn classes_of_mask(sample: &PreparedSample, values: &[u8], flipped: bool) -> Res
             Error::new(format!("{}: its mask has the value {value}, which is none of {values:?}", sample.name))
         })
     };
-    if flipped { mask.flipped().pixels.iter().map(class).collect() } else { mask.pixels.iter().map(class).collect() }
+    mask.pixels.iter().map(class).collect()
 }

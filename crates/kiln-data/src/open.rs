@@ -4,19 +4,22 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, budget, read_file};
 
 use crate::cache::cache_dir;
 use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
 use crate::dsprites::Dsprites;
 use crate::icons::{IconFile, IconSet};
 use crate::joined::Joined;
-use crate::listing::{FileSet, is_picture};
+use crate::layout::{extension, is_picture};
+use crate::listing::FileSet;
+use crate::litter::is_unread_picture;
 use crate::mnistm::Blended;
 use crate::packages::{self, Files};
 use crate::shapes3d::Shapes3d;
+use crate::specs::{join_specs, split_specs};
 use crate::trained;
-use crate::{DataSet, PictureRule, Split, digits, idx, starter};
+use crate::{DataSet, PictureRule, Split, array, digits, idx, starter};
 
 /// Whether a word is the name of a data set, not a path.
 pub fn is_named(spec: &str) -> bool {
@@ -36,17 +39,32 @@ enum Found {
 /// that is not on this machine yet, a folder without pictures, a split without pictures, or files
 /// that are not what they should be.
 pub fn open(spec: &str, split: Split, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
+    // A comma of its name may be marked as such, but several sets are not one.
+    let specs = split_specs(spec);
+    let spec = if specs.len() == 1 { &specs[0] } else { spec };
     let mut sets = open_all_specs(&[spec], split, rule)?;
     sets.pop().ok_or_else(|| Error::usage("no data set named"))
 }
 
-/// Opens several sets for a multi-domain system: `A,B` is split at commas.
+/// What a person should know of sets that were opened by these `specs`: what was left out of each, and which folder was not
+/// taken since a named set has its name.
+pub fn notes(specs: &str, sets: &[Arc<dyn DataSet>]) -> Vec<String> {
+    let shadowed = |spec: &String| is_named(spec) && Path::new(spec).exists();
+    let named = split_specs(specs)
+        .into_iter()
+        .filter(shadowed)
+        .map(|spec| format!("{spec}: the named set of `kiln data list`; the folder of this name here is ./{spec}"));
+    let of = |set: &Arc<dyn DataSet>| set.notes().into_iter().map(|note| format!("{}: {note}", set.name())).collect();
+    named.chain(sets.iter().flat_map(|set| -> Vec<String> { of(set) })).collect()
+}
+
+/// Opens several sets for a multi-domain system: `A,B` is split at commas (see [`split_specs`]).
 ///
 /// Icon sets opened together are restricted to the names all of them have, in the same order, so that
 /// index i of each is the known pair.
 pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
-    let specs: Vec<&str> = specs.split(',').map(str::trim).collect();
-    open_all_specs(&specs, split, rule)
+    let specs = split_specs(specs);
+    open_all_specs(&specs.iter().map(String::as_str).collect::<Vec<_>>(), split, rule)
 }
 
 /// The sets of `A,B` with whole paths in place of relative ones, so that they are found from any folder.
@@ -55,7 +73,9 @@ pub fn absolute(specs: &str) -> Result<String> {
         true => Ok(spec.to_string()),
         false => std::path::absolute(spec).map(|path| path.display().to_string()).context(|| spec),
     };
-    Ok(specs.split(',').map(str::trim).map(whole).collect::<Result<Vec<_>>>()?.join(","))
+    let specs: Vec<String> = split_specs(specs).iter().map(|spec| whole(spec)).collect::<Result<_>>()?;
+    // A path that is written as it stands needs no mark at its commas.
+    Ok(join_specs(&specs))
 }
 
 fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
@@ -92,11 +112,23 @@ fn find(spec: &str, split: Split, rule: &PictureRule) -> Result<Found> {
         idx_parts(path, split, |part| Ok(Arc::new(idx::open(spec, path, part, None)?)))?
     } else if path.is_dir() {
         Arc::new(FileSet::folder(spec, path, split)?)
-    } else if path.is_file() && is_picture(spec) {
-        let file = (spec.to_string(), spec.to_string());
-        Arc::new(FileSet::files(spec, Path::new(""), vec![file], split)?)
     } else if path.is_file() {
-        Arc::new(FileSet::zip(spec, path, split)?)
+        match extension(spec).as_str() {
+            _ if is_picture(spec) => {
+                let file = (spec.to_string(), spec.to_string());
+                Arc::new(FileSet::files(spec, Path::new(""), vec![file], split)?)
+            }
+            "npy" => array::open_npy(spec, path, split)?,
+            "npz" => array::open_npz(spec, path, split)?,
+            ending if is_unread_picture(ending) => {
+                return Err(Error::new(format!(
+                    "{spec}: pictures of this kind are not read; convert it to PNG or JPEG"
+                )));
+            }
+            _ => Arc::new(FileSet::archive(spec, path, split)?),
+        }
+    } else if path.exists() {
+        return Err(Error::new(format!("{spec}: not a regular file (a device, a pipe or a socket)")));
     } else {
         return Err(unknown(spec));
     };
@@ -105,7 +137,10 @@ fn find(spec: &str, split: Split, rule: &PictureRule) -> Result<Found> {
 
 fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Found> {
     let name = listed.name;
-    let folders = listed.folders()?;
+    let folders = listed.folders().map_err(|e| match Path::new(name).exists() {
+        true => Error::new(format!("{e}; the folder of this name here is ./{name}")),
+        false => e,
+    })?;
     // Only sets that ship with the program have no package, and they do not look here.
     let folder = folders.first().map_or(Path::new(""), PathBuf::as_path);
     let set: Arc<dyn DataSet> = match listed.reader {
@@ -114,7 +149,7 @@ fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Foun
         Reader::Icons => {
             let file = folder.join("icons.json");
             let place = file.display().to_string();
-            let bytes = std::fs::read(&file).context(|| format!("reading {place}"))?;
+            let bytes = read_file(&file, budget().bytes)?;
             return Ok(Found::Icons(IconFile::parse(&bytes, &place)?));
         }
         Reader::OpenMoji(edition) => return Ok(Found::Icons(IconFile::of_openmoji(folder, edition)?)),

@@ -4,8 +4,11 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::codecs::pnm::PnmDecoder;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
-use kiln_core::{Context, Error, Result};
+use image::codecs::tiff::TiffDecoder;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use kiln_core::{Error, Result, budget, read_file};
+
+use crate::jpeg;
 
 /// 8-bit picture, rows top to bottom, channels interleaved; channels is 1 (grey), 3 (RGB) or 4 (RGBA).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,16 +42,31 @@ impl Picture {
         Ok(Self { width, height, channels, pixels })
     }
 
-    /// Decodes PNG, JPEG, WebP, GIF (the first frame), PGM or PPM. 16-bit samples are rounded to 8
-    /// bits, palettes resolved, grey with alpha becomes RGBA, the camera's rotation is applied. An
-    /// error names `name`.
+    /// Decodes PNG, JPEG, WebP, GIF (the first frame), BMP, TIFF (the first page), PBM, PGM, PPM or PAM. 16-bit samples are
+    /// rounded to 8 bits, palettes resolved, grey with alpha becomes RGBA, the camera's rotation is applied.
+    ///
+    /// # Errors
+    /// Names `name`: what cannot be read, is cut off, or claims more pixels than [`budget`] allows.
     pub fn decode(bytes: &[u8], name: &str) -> Result<Self> {
         let fail = |e: &dyn std::fmt::Display| {
             Error::new(format!("{name}: not a readable picture ({e}); replace or remove the file"))
         };
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(&e))?;
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(&e))?;
         let format = reader.format();
+        if let Some(flaw) = Some(bytes).filter(|_| format == Some(ImageFormat::Jpeg)).and_then(jpeg::flaw) {
+            return Err(fail(&flaw));
+        }
+        // What a picture of 16 bits a sample and four channels takes.
+        let most = budget().pixels.saturating_mul(8);
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(most);
+        reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(|e| fail(&e))?;
+        let (width, height) = decoder.dimensions();
+        budget().check_pixels(width.into(), height.into(), name)?;
+        if decoder.total_bytes() > most {
+            return Err(fail(&"too many bytes a pixel"));
+        }
         let turn = decoder.orientation().map_err(|e| fail(&e))?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(|e| fail(&e))?;
         image.apply_orientation(turn);
@@ -75,7 +93,12 @@ impl Picture {
             ImageFormat::Pnm => {
                 PnmDecoder::new(Cursor::new(bytes)).map_err(|e| fail(&e))?.into_inner().1.maximal_sample()
             }
-            // The decoders of JPEG, WebP and GIF know 8 bits alone.
+            ImageFormat::Tiff => {
+                let colour = TiffDecoder::new(Cursor::new(bytes)).map_err(|e| fail(&e))?.original_color_type();
+                let bits = colour.bits_per_pixel() / u16::from(colour.channel_count());
+                u32::MAX >> (32 - u32::from(bits.clamp(1, 32)))
+            }
+            // The decoders of JPEG, WebP, GIF and BMP know 8 bits alone.
             _ => 255,
         })
     }
@@ -93,7 +116,7 @@ impl Picture {
 
     /// Reads and decodes a file: see [`Picture::decode`].
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
+        let bytes = read_file(path, budget().bytes)?;
         Self::decode(&bytes, &path.display().to_string())
     }
 

@@ -1,10 +1,9 @@
 //! PNG files with text chunks, which record how an image was made.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use kiln_core::{Context, Result, output};
+use kiln_core::{Context, Result, open_file, output};
 
 use crate::Picture;
 
@@ -44,19 +43,25 @@ impl Picture {
     }
 }
 
+/// Bytes that the texts of a PNG may have, decompressed.
+const TEXT: usize = 1 << 26;
+
 /// The (keyword, text) pairs of a PNG: tEXt first, then zTXt and iTXt, each in the file's order.
 pub fn read_png_text(path: &Path) -> Result<Vec<(String, String)>> {
-    let file = File::open(path).context(|| format!("reading {}", path.display()))?;
+    let (file, _) = open_file(path)?;
     let place = || format!("{}: reading its PNG text", path.display());
-    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().context(place)?;
+    let mut reader =
+        png::Decoder::new_with_limits(BufReader::new(file), png::Limits { bytes: TEXT }).read_info().context(place)?;
     reader.finish().context(place)?;
     let info = reader.info();
     let mut pairs: Vec<(String, String)> = Vec::new();
     pairs.extend(info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone())));
-    for chunk in &info.compressed_latin1_text {
+    for mut chunk in info.compressed_latin1_text.iter().cloned() {
+        chunk.decompress_text_with_limit(TEXT).context(place)?;
         pairs.push((chunk.keyword.clone(), chunk.get_text().context(place)?));
     }
-    for chunk in &info.utf8_text {
+    for mut chunk in info.utf8_text.iter().cloned() {
+        chunk.decompress_text_with_limit(TEXT).context(place)?;
         pairs.push((chunk.keyword.clone(), chunk.get_text().context(place)?));
     }
     Ok(pairs)

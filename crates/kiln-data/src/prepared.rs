@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use rayon::prelude::*;
 
@@ -18,6 +19,8 @@ pub struct Prepared {
     rule: PictureRule,
     shape: [usize; 3],
     contents: Contents,
+    /// The shape that samples are kept in: larger where parts are cut out of them.
+    roomy: [usize; 3],
     /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
     kept: Vec<OnceLock<Sample>>,
     with_first: bool,
@@ -58,12 +61,12 @@ impl Prepared {
         };
         let contents = Contents::new(set.as_ref(), digests);
         let shape = common_shape(&stored, &rule, set.name())?;
-        let [channels, height, width] = shape;
+        let roomy @ [channels, height, width] = rule.augment.roomy(shape);
         let masks = usize::from(set.kinds().contains(&DataKind::Masked));
         let bytes = ((channels + masks) * height * width).saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, contents, kept, with_first: false, mask_values: Vec::new(), tokens: None })
+        Ok(Self { set, rule, shape, contents, roomy, kept, with_first: false, mask_values: Vec::new(), tokens: None })
     }
 
     /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
@@ -83,8 +86,8 @@ impl Prepared {
     pub fn find_mask_values(&self) -> Result<Vec<u8>> {
         let look = |index| {
             let mut seen = [false; 256];
-            let sample = if self.kept.is_empty() { self.adapted(index)?.mask } else { self.get(index)?.mask };
-            sample.iter().flat_map(|mask| &mask.pixels).for_each(|&value| seen[usize::from(value)] = true);
+            let mask = self.kept(index)?.mask;
+            mask.iter().flat_map(|mask| &mask.pixels).for_each(|&value| seen[usize::from(value)] = true);
             Ok(seen)
         };
         let all: Result<Vec<[bool; 256]>> = (0..self.len()).into_par_iter().map(look).collect();
@@ -147,24 +150,48 @@ impl Prepared {
 
     /// Sample `index` in `0..len`, never flipped.
     pub fn get(&self, index: usize) -> Result<PreparedSample> {
-        let sample = match self.kept.get(index) {
-            None => self.adapted(index)?,
-            Some(place) => match place.get() {
-                Some(sample) => sample.clone(),
-                None => {
-                    let sample = self.adapted(index)?;
-                    place.get_or_init(|| sample).clone()
-                }
-            },
-        };
-        let Sample { picture, label, caption, mask, name } = sample;
-        Ok(PreparedSample { values: picture.to_unit(), label, caption, mask, name, picture })
+        // What is kept is of the shape unless parts are cut out of it.
+        let sample = if self.roomy == self.shape { self.kept(index) } else { self.adapted(index, self.shape) };
+        Ok(sample?.into())
     }
 
-    fn adapted(&self, index: usize) -> Result<Sample> {
+    /// Sample `index` as the loader serves it for an item: changed as drawn by the key of its stream, and perhaps mirrored.
+    pub(crate) fn served(&self, index: usize, changes: Key, item: u64, flipped: bool) -> Result<PreparedSample> {
+        let mut sample = self.kept(index)?;
+        if !self.rule.augment.is_off() {
+            let [_, height, width] = self.shape;
+            let change = self.rule.augment.draw(changes, item);
+            sample.picture = change.picture(&sample.picture, width, height);
+            sample.mask = sample.mask.map(|mask| change.mask(&mask, width, height));
+        }
+        if flipped {
+            sample.picture = sample.picture.flipped();
+            sample.mask = sample.mask.map(|mask| mask.flipped());
+        }
+        Ok(sample.into())
+    }
+
+    /// A sample that was adapted before, or is now.
+    fn kept(&self, index: usize) -> Result<Sample> {
+        match self.kept.get(index) {
+            None => self.adapted(index, self.roomy),
+            Some(place) => match place.get() {
+                Some(sample) => Ok(sample.clone()),
+                None => {
+                    let sample = self.adapted(index, self.roomy)?;
+                    Ok(place.get_or_init(|| sample).clone())
+                }
+            },
+        }
+    }
+
+    fn adapted(&self, index: usize, shape: [usize; 3]) -> Result<Sample> {
         let sample = self.set.get(index)?;
-        let picture = self.rule.adapt(&sample.picture, self.shape, &sample.name)?;
-        let mask = sample.mask.as_ref().map(|m| self.rule.adapt_mask(m, self.shape, &sample.name)).transpose()?;
+        // A picture that is of the shape, and need not be, is enlarged for its parts.
+        let stretched = PictureRule { resize: Resize::Stretch, ..self.rule.clone() };
+        let rule = if shape != self.shape && self.rule.resize == Resize::None { &stretched } else { &self.rule };
+        let picture = rule.adapt(&sample.picture, shape, &sample.name)?;
+        let mask = sample.mask.as_ref().map(|m| rule.adapt_mask(m, shape, &sample.name)).transpose()?;
         Ok(Sample { picture, mask, ..sample })
     }
 
@@ -176,6 +203,13 @@ impl Prepared {
     /// The rule.
     pub fn rule(&self) -> &PictureRule {
         &self.rule
+    }
+}
+
+impl From<Sample> for PreparedSample {
+    fn from(sample: Sample) -> Self {
+        let Sample { picture, label, caption, mask, name } = sample;
+        Self { values: picture.to_unit(), label, caption, mask, name, picture }
     }
 }
 

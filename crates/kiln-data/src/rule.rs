@@ -1,10 +1,11 @@
 //! The rule that brings images of any size to one shape.
 
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, budget};
 use serde::{Deserialize, Serialize};
 
 use crate::picture::luma;
-use crate::{Picture, PictureSize};
+use crate::resize::Window;
+use crate::{Augment, Picture, PictureSize};
 
 /// How pictures of a set become tensors of one shape.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -20,11 +21,20 @@ pub struct PictureRule {
     pub background: [u8; 3],
     /// Mirror each picture left to right with probability 1/2 each time it is served.
     pub flip: bool,
+    /// Other random changes of each picture each time it is served.
+    pub augment: Augment,
 }
 
 impl Default for PictureRule {
     fn default() -> Self {
-        Self { size: PictureSize::STORED, channels: 0, resize: Resize::None, background: [255; 3], flip: false }
+        Self {
+            size: PictureSize::STORED,
+            channels: 0,
+            resize: Resize::None,
+            background: [255; 3],
+            flip: false,
+            augment: Augment::default(),
+        }
     }
 }
 
@@ -44,8 +54,14 @@ pub enum Resize {
 }
 
 impl PictureRule {
+    /// The rule without what is random.
+    pub fn still(self) -> Self {
+        Self { flip: false, augment: Augment::default(), ..self }
+    }
+
     /// Refuses invalid rules.
     pub(crate) fn check(&self) -> Result<()> {
+        self.augment.check()?;
         if !matches!(self.channels, 0 | 1 | 3 | 4) {
             return Err(Error::usage(format!(
                 "channels = {}: use 1 (grey), 3 (RGB), 4 (RGBA) or 0 (as stored)",
@@ -59,7 +75,8 @@ impl PictureRule {
             Some([height, width]) if height == 0 || width == 0 => {
                 Err(Error::usage(format!("size = [{height}, {width}]: both must be above 0")))
             }
-            _ => Ok(()),
+            Some([height, width]) => budget().check_pixels(width as u64, height as u64, "size").map_err(Error::usage),
+            None => Ok(()),
         }
     }
 
@@ -74,7 +91,7 @@ impl PictureRule {
             4 => vec![r, g, b, 0],
             _ => vec![r, g, b],
         };
-        self.fit(picture, [height, width], name, Picture::resize, &padding)
+        self.fit(picture, [height, width], name, Picture::resize_part, &padding)
     }
 
     /// A map of classes, which goes the way of its picture: the nearest pixel stands for each, and 0 for what is beyond.
@@ -82,7 +99,7 @@ impl PictureRule {
     /// # Errors
     /// If the sizes differ and the rule does not resize.
     pub fn adapt_mask(&self, mask: &Picture, [_, height, width]: [usize; 3], name: &str) -> Result<Picture> {
-        self.fit(mask.clone(), [height, width], name, Picture::resize_nearest, &[0])
+        self.fit(mask.clone(), [height, width], name, Picture::resize_nearest_part, &[0])
     }
 
     /// A picture of a height and a width, scaled by `resize` and padded with pixels of `padding`.
@@ -91,7 +108,7 @@ impl PictureRule {
         picture: Picture,
         [height, width]: [usize; 2],
         name: &str,
-        resize: fn(&Picture, usize, usize) -> Picture,
+        resize: fn(&Picture, usize, usize, Window) -> Picture,
         padding: &[u8],
     ) -> Result<Picture> {
         if (picture.width, picture.height) == (width, height) {
@@ -102,6 +119,7 @@ impl PictureRule {
         let by_width = (width, scale(picture.height, width, picture.width));
         let by_height = (scale(picture.width, height, picture.height), height);
         let is_wider = picture.width * height > picture.height * width;
+        let whole = |width: usize, height: usize| resize(&picture, width, height, Window { x: 0, y: 0, width, height });
         Ok(match self.resize {
             Resize::None => {
                 return Err(Error::new(format!(
@@ -109,14 +127,14 @@ impl PictureRule {
                     picture.width, picture.height
                 )));
             }
-            Resize::Stretch => resize(&picture, width, height),
+            Resize::Stretch => whole(width, height),
             Resize::Crop => {
                 let (w, h) = if is_wider { by_height } else { by_width };
-                resize(&picture, w, h).crop((w - width) / 2, (h - height) / 2, width, height)
+                resize(&picture, w, h, Window { x: (w - width) / 2, y: (h - height) / 2, width, height })
             }
             Resize::Pad => {
                 let (w, h) = if is_wider { by_width } else { by_height };
-                pad(&resize(&picture, w, h), width, height, padding)
+                pad(&whole(w, h), width, height, padding)
             }
         })
     }

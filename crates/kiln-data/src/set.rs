@@ -184,6 +184,11 @@ pub trait DataSet: Send + Sync {
     /// The kinds of data that the set offers.
     fn kinds(&self) -> Vec<DataKind>;
 
+    /// What a person should know of the set: what was left out of it, a line each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// A short identity of the content (a hash of names and sizes, or of the bytes), for caches: equal
     /// fingerprints mean equal samples in equal order.
     fn fingerprint(&self) -> String;

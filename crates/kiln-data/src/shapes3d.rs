@@ -17,11 +17,10 @@
 use std::collections::BTreeMap;
 use std::f32::consts::PI;
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Context, Error, Result, budget, open_file, read_within};
 use zip::ZipArchive;
 
 use crate::mesh::Mesh;
@@ -34,9 +33,6 @@ const CATALOGUE: &str = "PluginFurnitureCatalog.properties";
 
 /// Default side in pixels.
 const SIDE: usize = 64;
-
-/// Largest size of a model's file; a larger zip entry is refused instead of filling the memory.
-const LONGEST: u64 = 1 << 28;
 
 /// The models, read from their archives when they are needed.
 pub(crate) struct Shapes3d {
@@ -153,7 +149,7 @@ fn catalogue(text: &str, archive: usize, place: &str) -> Result<Vec<Model>> {
 impl Archive {
     fn open(path: &Path) -> Result<Self> {
         let place = || format!("{}: not a readable zip", path.display());
-        let zip = Mutex::new(ZipArchive::new(File::open(path).context(place)?).context(place)?);
+        let zip = Mutex::new(ZipArchive::new(open_file(path)?.0).context(place)?);
         Ok(Self { place: path.display().to_string(), zip })
     }
 
@@ -161,9 +157,8 @@ impl Archive {
         let place = || format!("reading {}/{path}", self.place);
         // Nothing that holds the lock can leave the archive in a bad state.
         let mut zip = self.zip.lock().unwrap_or_else(|e| e.into_inner());
-        let mut bytes = Vec::new();
-        zip.by_name(path).context(place)?.take(LONGEST).read_to_end(&mut bytes).context(place)?;
-        Ok(bytes)
+        let entry = zip.by_name(path).context(place)?;
+        read_within(entry, 0, budget().bytes, &format!("{}/{path}", self.place))
     }
 
     fn text(&self, path: &str) -> Result<String> {

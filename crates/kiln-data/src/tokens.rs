@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result, refuse_if};
+use kiln_core::{Error, Result, budget, read_file, refuse_if};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::normalizers::utils::Lowercase;
@@ -48,7 +48,7 @@ impl Tokenizer {
     /// # Errors
     /// Names the file if it is not there or not a tokenizer, or if its numbers of tokens cannot be.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).context(|| format!("reading {}", path.display()))?;
+        let bytes = read_file(path, budget().bytes)?;
         let mut inner = Inner::from_bytes(bytes).map_err(|e| {
             let why = e.to_string();
             Error::new(format!("{}: not a tokenizer.json ({})", path.display(), why.lines().next().unwrap_or_default()))

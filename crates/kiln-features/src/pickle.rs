@@ -4,7 +4,8 @@
 //! names that a dict of tensors is written with (protocol 2, PyTorch's) and refuses any other by name.
 //! A name only ever selects one of our own cases, so nothing of the file is executed. Objects live in
 //! one list and refer to one another by index: a hostile file can neither nest deep enough to exhaust
-//! the stack nor make more objects than it has bytes.
+//! the stack nor make more objects than it has bytes. What an instruction copies of an object is counted too, since a few
+//! bytes can name one large object again and again.
 
 use std::collections::HashMap;
 
@@ -170,8 +171,16 @@ fn global(module: &str, name: &str) -> Result<Global> {
 /// # Errors
 /// An instruction or a name that no state dict needs, or an end before the end.
 pub(crate) fn unpickle(bytes: &[u8]) -> Result<Unpickled<'_>> {
-    let mut machine =
-        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), objects: Vec::new() };
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        objects: Vec::new(),
+        // Each is written at most once, and takes a byte or more to write.
+        copies: bytes.len(),
+    };
     loop {
         if let Some(root) = machine.step()? {
             return Ok(Unpickled { root, objects: machine.objects, end: machine.at });
@@ -187,7 +196,12 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     objects: Vec<Object<'a>>,
+    /// How many values may still be copied out of objects.
+    copies: usize,
 }
+
+/// The most dimensions of a tensor.
+const DIMENSIONS: usize = 16;
 
 impl<'a> Machine<'a> {
     /// One instruction; the result after the last.
@@ -435,7 +449,9 @@ impl<'a> Machine<'a> {
                     [key, value] => Ok((key, value)),
                     _ => Err(confused()),
                 };
-                Object::Pairs(self.items(list)?.iter().map(pair).collect::<Result<_>>()?)
+                let pairs: Vec<_> = self.items(list)?.iter().map(pair).collect::<Result<_>>()?;
+                self.copies = self.copies.checked_sub(pairs.len()).ok_or_else(confused)?;
+                Object::Pairs(pairs)
             }
             (Value::Global(Global::RebuildTensor), &[storage, offset, shape, strides, ..]) => {
                 Object::Tensor(self.tensor(storage, offset, shape, strides)?)
@@ -459,7 +475,12 @@ impl<'a> Machine<'a> {
     ) -> Result<Tensor<'a>> {
         let Value::Object(at) = storage else { return Err(confused()) };
         let Some(Object::Storage(storage)) = self.objects.get(at) else { return Err(confused()) };
-        let sizes = |value| -> Result<Vec<usize>> { self.items(value)?.iter().map(|v| size(*v)).collect() };
+        let sizes = |value| -> Result<Vec<usize>> {
+            match self.items(value)? {
+                items if items.len() <= DIMENSIONS => items.iter().map(|v| size(*v)).collect(),
+                items => Err(Error::new(format!("a tensor of {} dimensions", items.len()))),
+            }
+        };
         let offset = size(offset)?.checked_add(storage.first).ok_or_else(confused)?;
         Ok(Tensor { storage: *storage, offset, shape: sizes(shape)?, strides: sizes(strides)? })
     }
@@ -574,5 +595,25 @@ mod tests {
         deep.extend(std::iter::repeat_n(0x85, 1_000_000));
         deep.push(b'.');
         assert!(unpickle(&deep).unwrap().tensors().is_err());
+    }
+
+    #[test]
+    fn what_is_named_again_and_again_is_not_copied_as_often() {
+        // A list of 1,000 pairs, remembered, and a dict made of it again and again: ten bytes for each.
+        let list = [b"](".as_slice(), &b"NN\x86".repeat(1000), b"eq\x01"].concat();
+        let again = b"h\x00h\x01\x85R".repeat(1000);
+        let bytes = [b"ccollections\nOrderedDict\nq\x00".as_slice(), &list, &again, b"."].concat();
+        assert!(unpickle(&bytes).unwrap_err().to_string().contains("does not describe"));
+        // A shape of 1,000 sides.
+        let shape = [b"(".as_slice(), &b"K\x01".repeat(1000), b"t"].concat();
+        let bytes = [
+            b"ctorch._utils\n_rebuild_tensor_v2\n(".as_slice(),
+            b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01tQK\x00",
+            &shape,
+            &shape,
+            b"tR.",
+        ]
+        .concat();
+        assert!(unpickle(&bytes).unwrap_err().to_string().contains("1000 dimensions"));
     }
 }

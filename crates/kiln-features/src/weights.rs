@@ -99,6 +99,7 @@ impl WeightsFile {
     /// # Errors
     /// If it cannot be read, is damaged or cut off, is of another format, or holds more than tensors.
     pub fn open(path: &Path) -> Result<Self> {
+        // As large as networks are: nothing of it is decompressed.
         let bytes = read_file(path, u64::MAX)?;
         Self::from_bytes(&path.display().to_string(), bytes)
     }
@@ -191,6 +192,9 @@ fn view(tensor: &Tensor<'_>, stored: Range<usize>) -> Result<View> {
 fn read_zip(bytes: &[u8]) -> Result<Views> {
     let damaged = || "a damaged zip of torch.save";
     let mut archive = ZipArchive::new(Cursor::new(bytes)).context(damaged)?;
+    if archive.has_overlapping_entries().context(damaged)? {
+        return Err(Error::new("its records share bytes, which torch.save never does"));
+    }
     let mut records = BTreeMap::new();
     for i in 0..archive.len() {
         let mut record = archive.by_index(i).context(damaged)?;

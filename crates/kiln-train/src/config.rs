@@ -1,7 +1,7 @@
 //! The settings that every recipe has, whatever its system: which pictures, and how the loop runs.
 
 use kiln_core::{Error, Result};
-use kiln_data::{PictureRule, PictureSize, Resize};
+use kiln_data::{Augment, PictureRule, PictureSize, Resize};
 use kiln_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ pub struct DataConfig {
     pub background: [u8; 3],
     /// Mirror images left to right with probability ½.
     pub flip: bool,
+    /// Other random changes of images.
+    #[serde(flatten)]
+    pub augment: Augment,
     /// Number of labels a system that learns from classes may use, equally many of each class; 0 uses all.
     pub labels: usize,
     /// Seed of the choice of those labels.
@@ -48,6 +51,7 @@ impl Default for DataConfig {
             resize: Resize::None,
             background: [255; 3],
             flip: false,
+            augment: Augment::default(),
             labels: 0,
             label_seed: 0,
             classes: Vec::new(),
@@ -68,6 +72,7 @@ impl DataConfig {
             resize: self.resize,
             background: self.background,
             flip: self.flip,
+            augment: self.augment.clone(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result, refuse_if};
+use kiln_core::{Context, Error, Result, refuse_if, tell};
 use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
 use kiln_nn::tensor::from_values;
 
@@ -23,6 +23,7 @@ use crate::system::{Pictures, System};
 pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> Result<(Vec<Arc<Prepared>>, Pictures)> {
     let kind = S::data_kind(&recipe.model);
     let sets = kiln_data::open_all(&recipe.data.set, Split::Train, &recipe.data.rule())?;
+    kiln_data::notes(&recipe.data.set, &sets).iter().for_each(|note| tell!("{note}"));
     check_kind(S::ID, kind, &sets)?;
     let sets = labelled_part(S::ID, kind, &recipe.data, sets)?;
     recipe.data.classes = sets[0].classes().to_vec();

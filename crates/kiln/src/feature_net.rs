@@ -104,7 +104,7 @@ impl FeatureNet {
             name: net.name().into(),
             identity: net.weights().into(),
             network: Network::Published(Box::new(net)),
-            rule: PictureRule { channels: 3, flip: false, ..rule.clone() },
+            rule: PictureRule { channels: 3, ..rule.clone().still() },
             device: device.clone(),
             quiet: common.quiet,
         })

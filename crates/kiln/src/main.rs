@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use kiln_core::{Error, Result, tell};
+use kiln_core::{Budget, Error, Result, set_budget, tell};
 use kiln_train::{Precision, interrupt};
 
 use crate::output::Output;
@@ -54,6 +54,12 @@ pub struct Common {
     /// Use this many threads; 0 uses every core
     #[arg(long, global = true, default_value_t = 0)]
     pub threads: usize,
+    /// Read pictures of at most this many pixels
+    #[arg(long, global = true, hide_short_help = true, default_value_t = Budget::default().pixels)]
+    pub max_pixels: u64,
+    /// Read data files of at most this many bytes, decompressed
+    #[arg(long, global = true, hide_short_help = true, default_value_t = Budget::default().bytes)]
+    pub max_bytes: u64,
 }
 
 #[derive(Subcommand)]
@@ -124,6 +130,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     interrupt::install()?;
     let common = &cli.common;
+    set_budget(Budget { pixels: common.max_pixels, bytes: common.max_bytes });
     let precision = common.precision.unwrap_or_default();
     // Training speaks of its recipe's.
     if !precision.is_native() && !matches!(cli.verb, Verb::Train(_)) {

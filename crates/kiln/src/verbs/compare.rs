@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result, output, tell};
-use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet};
+use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet, split_specs};
 use kiln_measure::MetricValue;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};
@@ -265,7 +265,7 @@ struct HeldOut {
 
 impl HeldOut {
     fn of(spec: &str, model: &dyn Model, n: usize, seed: u64) -> Result<Self> {
-        let rule = PictureRule { flip: false, ..model.info().data.rule() };
+        let rule = model.info().data.rule().still();
         let (set, split) = match kiln_data::open(spec, Split::Test, &rule) {
             Ok(set) => (set, Split::Test),
             Err(_) => (kiln_data::open(spec, Split::Train, &rule)?, Split::Train),
@@ -312,7 +312,7 @@ fn pictures_section(
             let caption = format!("samples 0 to {} of seed {}", args.samples - 1, args.seed);
             samples.push(Figure { run, caption, picture: contact_sheet(&made, 0, 0)? });
         }
-        let sets: Vec<&str> = model.info().data.set.split(',').map(str::trim).collect();
+        let sets = split_specs(&model.info().data.set);
         let mut above = |spec: &str, what: &str, f: &dyn Fn(Tensor<4>) -> Result<Tensor<4>>| {
             let held_out = HeldOut::of(spec, model, ACROSS, args.seed)?;
             held_out.chunks(device, |images, _| {
@@ -335,7 +335,7 @@ fn pictures_section(
             }
         }
         if subject.can(Ability::Reconstruct) {
-            above(sets[0], "reconstruction", &|x| model.reconstruct(x))?;
+            above(&sets[0], "reconstruction", &|x| model.reconstruct(x))?;
         }
     }
     // What shows the same thing of several runs stands in one line.
@@ -419,7 +419,7 @@ fn confusion_section(subjects: &[Subject], args: &CompareArgs, device: &Device) 
             continue;
         }
         // A run on source and target is judged on the target, the last set it names.
-        let spec = info.data.set.rsplit(',').next().unwrap_or_default().trim();
+        let spec = &split_specs(&info.data.set).pop().unwrap_or_default();
         let held_out = HeldOut::of(spec, &*subject.model, args.n, args.seed)?;
         check_classes(&*subject.model, held_out.prepared.set().as_ref())?;
         let (mut truth, mut predicted, mut classes) = (Vec::new(), Vec::new(), 0);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kiln_core::{Result, output, tell};
-use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_sheet, open};
+use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_sheet, join_specs, notes, open};
 use serde_json::json;
 
 use crate::Common;
@@ -101,13 +101,17 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             }
             check_png(path)?;
             let set = open(name, *split, &rule)?;
+            let notes = notes(&join_specs(&[name]), std::slice::from_ref(&set));
+            notes.iter().for_each(|note| tell!("{note}"));
             let prepared = kiln_data::Prepared::new(set.clone(), rule)?;
             let count = (*n).min(prepared.len());
             let every = prepared.len() / count.max(1);
             let pictures = (0..count).map(|i| Ok(prepared.get(i * every)?.picture)).collect::<Result<Vec<_>>>()?;
             let columns = (count as f64).sqrt().ceil() as usize;
-            contact_sheet(&pictures, columns, 1)?.write_png(path, &[("data", name)])?;
-            let object = json!({"name": name, "pictures": set.len(), "classes": set.classes(), "sheet": shown(path)});
+            contact_sheet(&pictures, columns, 1)?.write_png(path, &[("system", "kiln data show"), ("data", name)])?;
+            let object = json!({
+                "name": name, "pictures": set.len(), "classes": set.classes(), "notes": notes, "sheet": shown(path),
+            });
             out.say(
                 || {
                     format!(

@@ -81,7 +81,7 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
 fn rule(info: &Info) -> PictureRule {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
-    PictureRule { size: [height, width].into(), channels, resize, background: info.data.background, flip: false }
+    PictureRule { size: [height, width].into(), channels, resize, ..info.data.rule().still() }
 }
 
 /// A user's pictures as the run's network wants them.
@@ -111,7 +111,7 @@ pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
 
 /// A user's pictures at their own sizes.
 fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
-    let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, flip: false, ..info.data.rule() };
+    let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, ..info.data.rule().still() };
     let set = open_whole(path, &rule)?;
     let sample = |i: usize| {
         let Sample { picture, label, caption, mask, name } = set.get(i)?;
@@ -379,7 +379,15 @@ mod tests {
         system.train(recipe, &run, &options).unwrap();
         let model = system.open(&Run::open(&run).unwrap(), WeightSet::Ema, &Device::flex()).unwrap();
 
-        let common = Common { json: false, quiet: true, device: "cpu".into(), precision: None, threads: 0 };
+        let common = Common {
+            json: false,
+            quiet: true,
+            device: "cpu".into(),
+            precision: None,
+            threads: 0,
+            max_pixels: 1 << 20,
+            max_bytes: 1 << 20,
+        };
         let out = Output::new(false);
         let along = |indices| Request::new(indices, 0, &Device::flex());
         let args = |input: &str, output: &str| TranslateArgs {

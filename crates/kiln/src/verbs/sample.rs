@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Context as _, Error, Result, output, refuse_if};
-use kiln_data::{Picture, contact_sheet};
+use kiln_data::{Picture, contact_sheet, read_png_text};
 use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
 use kiln_systems::diffusion::guidance::{ColourHistogram, Edges};
@@ -336,7 +336,7 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
         request.condition.context = Some(read_context(path, args.n, &device)?);
     }
     let seen = Rc::new(RefCell::new(Vec::new()));
-    let preview = args.preview.then(|| Preview::new(&args.out));
+    let preview = args.preview.then(|| Preview::new(&args.out, model.info().system));
     if args.trajectory || args.preview {
         let (into, preview, whole) = (seen.clone(), preview.clone(), args.trajectory);
         request.watch = Some(ChainWatch(Rc::new(move |i, _, x0: &Tensor<4>| {
@@ -366,6 +366,7 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
 /// The pictures expected so far, on one sheet that is drawn again now and then.
 struct Preview {
     folder: PathBuf,
+    system: &'static str,
     drawn: Cell<Option<Instant>>,
     /// What kept it from being drawn: sampling goes on all the same.
     failed: RefCell<Option<Error>>,
@@ -375,8 +376,8 @@ impl Preview {
     /// The time between two drawings.
     const PAUSE: Duration = Duration::from_secs(1);
 
-    fn new(folder: &Path) -> Rc<Self> {
-        Rc::new(Self { folder: folder.into(), drawn: Cell::new(None), failed: RefCell::new(None) })
+    fn new(folder: &Path, system: &'static str) -> Rc<Self> {
+        Rc::new(Self { folder: folder.into(), system, drawn: Cell::new(None), failed: RefCell::new(None) })
     }
 
     fn show(&self, x0: &Tensor<4>) {
@@ -393,7 +394,7 @@ impl Preview {
         output::folder(&self.folder)?;
         let all = pictures(x0.clone());
         contact_sheet(&all, (all.len() as f64).sqrt().ceil() as usize, 1)?
-            .write_png(&self.folder.join("preview.png"), &[])
+            .write_png(&self.folder.join("preview.png"), &[("system", self.system)])
     }
 
     fn end(&self) -> Result<()> {
@@ -432,6 +433,9 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
     generate(model, n, request, common.quiet, &mut |start, images| {
         // Only after the first pictures exist: a refused request leaves no empty folder.
         output::folder(folder)?;
+        if start == 0 {
+            clear(folder, n)?;
+        }
         for (i, picture) in pictures(images).into_iter().enumerate() {
             let index = start + i as u64;
             let flags = sampler_flags(&request.sampler).into_iter();
@@ -458,6 +462,25 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
     contact_sheet(&all, columns, 1)?.write_png(&grid, &[("system", info.system)])?;
     let object = json!({"n": n, "folder": shown(folder), "grid": shown(&grid)});
     out.say(|| format!("{n} pictures in {}, all on {}", folder.display(), grid.display()), &object);
+    Ok(())
+}
+
+/// Removes what an earlier call has left in a folder and this one does not write over: pictures numbered from `n` on. Only
+/// those go that say in their text that they are samples of that number.
+fn clear(folder: &Path, n: usize) -> Result<()> {
+    let place = || format!("reading {}", folder.display());
+    for entry in std::fs::read_dir(folder).context(place)? {
+        let path = entry.context(place)?.path();
+        let index = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".png")?.parse::<usize>().ok());
+        let Some(index) = index.filter(|&index| index >= n && path.ends_with(format!("{index:05}.png"))) else {
+            continue;
+        };
+        let text = read_png_text(&path).unwrap_or_default();
+        let says = |key: &str| text.iter().find(|(keyword, _)| keyword == key).map(|(_, said)| said.as_str());
+        if says("system").is_some() && says("index") == Some(&index.to_string()) {
+            std::fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
+        }
+    }
     Ok(())
 }
 

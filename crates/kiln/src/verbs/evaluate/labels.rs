@@ -2,7 +2,7 @@
 
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, refuse_if};
-use kiln_data::{DataSet, Split};
+use kiln_data::{DataSet, Split, split_specs};
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
@@ -20,7 +20,7 @@ const SVM_C: f64 = 1e-3;
 pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("accuracy", Ability::Classify)?;
     // A run on source and target is judged on the target, the last set it names.
-    let set = asked.reference.rsplit(',').next().unwrap_or_default().trim();
+    let set = &split_specs(&asked.reference).pop().unwrap_or_default();
     check_classes(model, kiln_data::open(set, asked.split, &model.info().data.rule())?.as_ref())?;
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     let mut classes = 0;
@@ -136,8 +136,8 @@ pub fn svm(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
 /// seen (Ben-David 2007): 2 for domains that are apart, 0 for mixed ones.
 pub fn a_distance(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("a_distance", Ability::Represent)?;
-    let sets: Vec<&str> = asked.reference.split(',').map(str::trim).collect();
-    let [source, target] = sets[..] else {
+    let sets = split_specs(&asked.reference);
+    let [source, target] = &sets[..] else {
         return Err(Error::usage(format!("--metrics a_distance needs two domains, A,B; not `{}`", asked.reference)));
     };
     let look = |set: &str| -> Result<(Vec<f32>, usize)> {

@@ -452,7 +452,7 @@ pub fn chunks(
 
 /// A set in the run's own shape.
 pub fn prepared(model: &dyn Model, spec: &str, split: Split) -> Result<Prepared> {
-    let rule = PictureRule { flip: false, ..model.info().data.rule() };
+    let rule = model.info().data.rule().still();
     Prepared::new(kiln_data::open(spec, split, &rule)?, rule)
 }
 

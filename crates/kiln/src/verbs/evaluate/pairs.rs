@@ -114,7 +114,7 @@ pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> 
 
 /// Translations beside the known counterparts, and the inputs themselves beside them.
 fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<MetricValue>> {
-    let rule = PictureRule { flip: false, ..model.info().data.rule() };
+    let rule = model.info().data.rule().still();
     let sets = kiln_data::open_all(&asked.reference, asked.split, &rule)?;
     let [a, b] = &sets[..] else {
         let reference = &asked.reference;
