@@ -25,6 +25,7 @@ fn flag() -> Result<Arc<AtomicBool>> {
         let handler = move || {
             // The second one ends a training at once.
             if TRAININGS.load(Ordering::SeqCst) == 0 || seen.swap(true, Ordering::SeqCst) {
+                eprintln!("kiln: stopped");
                 std::process::exit(INTERRUPTED.into());
             }
             eprintln!("stopping after this step; once more to stop at once");

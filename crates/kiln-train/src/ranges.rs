@@ -222,6 +222,15 @@ mod tests {
         }
     }
 
+    /// `docs/ranges.md` says them all.
+    #[test]
+    fn the_page_has_every_range() {
+        let page = include_str!("../../../docs/ranges.md");
+        let rows: Vec<String> = RANGES.iter().map(|(key, range)| format!("| `{key}` | {range} |")).collect();
+        assert!(page.ends_with(&format!("| key | range |\n|---|---|\n{}\n", rows.join("\n"))), "{}", rows.join("\n"));
+        assert!(page.contains(&format!("without a row: {WHOLE}.")) && page.contains(&format!("{REAL}.")));
+    }
+
     #[test]
     fn rows_are_found_by_the_longer_key_first() {
         assert_ne!(Range::of("data.channels"), Range::of("model.channels"));
