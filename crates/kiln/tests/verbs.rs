@@ -276,3 +276,21 @@ fn ctrl_c_ends_a_verb_with_130() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with("partial"));
     assert_eq!(half.count(), 0);
 }
+
+/// Names reach the terminal only through `tell!`, `Error` and `Output`; and `eprintln!` panics where nobody reads.
+#[test]
+fn nothing_is_printed_raw() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("..")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !["tests", "examples", "benches"].contains(&name.as_str()) {
+                folders.push(path);
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(!text.contains("println!("), "{}: use tell! or Output", path.display());
+            }
+        }
+    }
+}
