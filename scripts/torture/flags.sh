@@ -2,15 +2,20 @@
 # Numeric extremes for every flag of every verb, read from `kiln VERB --help`, for every number of the systems' recipes, and for
 # every number in the recipe of a finished run. Each command has 30 seconds and 10 GiB of addresses; it must do its work, or
 # refuse in one line.
-# Usage: [KILN=…] [WORK=…] [ONLY=flags|keys|runs] [VERB=…] scripts/torture/flags.sh
+# Usage: [KILN=…] [WORK=…] [ONLY="flags keys runs"] [VERB=…] [EVERY=1] scripts/torture/flags.sh
+# EVERY=5 tries every fifth, which SEED says.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ONLY=${ONLY:-flags keys runs}
+EVERY=${EVERY:-1}
+tried=$((${SEED:-1} % EVERY))
 VALUES=(0 -1 1 2147483648 9223372036854775808 18446744073709551615 1e308 nan inf "" "$(printf 'x%.0s' {1..20000})" $'\xff' $'\e[31m')
 
 # attempt WHAT WORDS...: runs a command and counts how it ended.
 attempt() {
   local what=$1 status said
   shift
+  tried=$((tried + 1))
+  [ $((tried % EVERY)) = 0 ] || return
   rm -rf o o.png o.html o.safetensors
   (ulimit -v 10485760; ulimit -c 0; exec timeout -s KILL "${SECONDS_EACH:-30}" "$KILN" --quiet "$@") >out 2>err </dev/null
   status=$?
@@ -94,14 +99,21 @@ without() {
 }
 
 flags() {
-  local command verb words flag value base needs
+  local command verb words flag value base needs help key
+  declare -A known
   for command in "${COMMANDS[@]}"; do
     verb=${command%%|*}
     [ -z "${VERB:-}" ] || [ "$VERB" = "$verb" ] || continue
     read -ra words <<<"${command#*|}"
     attempt "$command" "${words[@]}"
     # shellcheck disable=SC2086
-    for flag in $("$KILN" $verb --help | grep -oE '^ +(-[a-z], )?(--?[a-z][a-z-]*) +<' | grep -oE -- '--?[a-z][a-z-]*' | sort -u); do
+    help=$("$KILN" $verb --help)
+    for flag in $(grep -oE '^ +(-[a-z], )?(--?[a-z][a-z-]*) +<' <<<"$help" | grep -oE -- '--?[a-z][a-z-]*' | sort -u); do
+      # What is no number, and what every verb has, is tried once.
+      case $flag in --threads | --precision | --device) key=$flag ;; *) key="$verb $flag" ;; esac
+      if [ -n "${known[$key]:-}" ] && ! grep -A 4 -E "^ +(-[a-z], )?$flag +<" <<<"$help" | grep -q 'range:'; then continue; fi
+      [ "$key" != "$flag" ] || [ -z "${known[$key]:-}" ] || continue
+      known[$key]=1
       mapfile -t base < <(without "$flag" "${words[@]}")
       read -ra needs <<<"$(beside "$flag" "$verb")"
       for value in "${VALUES[@]}"; do

@@ -20,12 +20,14 @@ fn steers(c: char) -> bool {
     turns || c.is_control() && !matches!(c, '\n' | '\t')
 }
 
-/// Prints a line on standard error, as `eprintln!` does, so that no name in it steers the terminal.
+/// Prints a line on standard error, so that no name in it steers the terminal. Nobody may be there to read it (`| head`),
+/// which ends no work.
 #[macro_export]
 macro_rules! tell {
-    ($($message:tt)+) => {
-        eprintln!("{}", $crate::printable(&format!($($message)+)))
-    };
+    ($($message:tt)+) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "{}", $crate::printable(&format!($($message)+)));
+    }};
 }
 
 #[cfg(test)]

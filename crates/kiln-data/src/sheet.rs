@@ -1,10 +1,12 @@
 //! Contact sheets: many images in a grid.
 
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 
 use crate::Picture;
 
 const GAP: usize = 2;
+/// Pixels of a sheet, at most.
+const LARGEST: usize = 1 << 28;
 /// Without a scale, pictures are enlarged until their longer side has at least this many pixels.
 const VISIBLE: usize = 64;
 
@@ -34,6 +36,10 @@ pub fn contact_sheet(pictures: &[Picture], columns: usize, scale: usize) -> Resu
     let (cell_w, cell_h) = (width * scale, height * scale);
     let sheet_w = columns * (cell_w + GAP) - GAP;
     let sheet_h = rows * (cell_h + GAP) - GAP;
+    refuse_if!(
+        sheet_w.saturating_mul(sheet_h) > LARGEST,
+        "a sheet of {columns} x {rows} pictures has {sheet_w} x {sheet_h} pixels, and at most {LARGEST} are drawn; draw fewer"
+    );
     let mut pixels = vec![255; sheet_w * sheet_h * channels];
     for (i, picture) in pictures.iter().enumerate() {
         let picture = picture.with_channels(channels, [255; 3]);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use kiln_core::{Context, INTERRUPTED, Result};
+use kiln_core::{Context, INTERRUPTED, Result, tell};
 
 /// Trainings that are under way.
 static TRAININGS: AtomicUsize = AtomicUsize::new(0);
@@ -25,9 +25,10 @@ fn flag() -> Result<Arc<AtomicBool>> {
         let handler = move || {
             // The second one ends a training at once.
             if TRAININGS.load(Ordering::SeqCst) == 0 || seen.swap(true, Ordering::SeqCst) {
+                tell!("kiln: stopped");
                 std::process::exit(INTERRUPTED.into());
             }
-            eprintln!("stopping after this step; once more to stop at once");
+            tell!("stopping after this step; once more to stop at once");
         };
         ctrlc::set_handler(handler).map(|()| flag).map_err(|e| e.to_string())
     };

@@ -112,7 +112,7 @@ pub const RANGES: &[(&str, Range)] = &[
     // Chains of steps.
     ("timesteps", range(1.0, 1e5)),
     ("num_train_timesteps", range(1.0, 1e5)),
-    ("sampling_steps", range(1.0, 1e5)),
+    ("sampling_steps", range(0.0, 1e5)),
     ("corrector_steps", range(0.0, 1e3)),
     ("recurrence", range(0.0, 1e3)),
     ("order", range(1.0, 3.0)),
@@ -220,6 +220,15 @@ mod tests {
         ] {
             assert!(said(recipe).is_some_and(|line| line.contains(says)), "{recipe}: {:?}", said(recipe));
         }
+    }
+
+    /// `docs/ranges.md` says them all.
+    #[test]
+    fn the_page_has_every_range() {
+        let page = include_str!("../../../docs/ranges.md");
+        let rows: Vec<String> = RANGES.iter().map(|(key, range)| format!("| `{key}` | {range} |")).collect();
+        assert!(page.ends_with(&format!("| key | range |\n|---|---|\n{}\n", rows.join("\n"))), "{}", rows.join("\n"));
+        assert!(page.contains(&format!("without a row: {WHOLE}.")) && page.contains(&format!("{REAL}.")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Lock, Result, budget, output, read_text};
+use kiln_core::{Context, Error, Lock, Result, budget, output, read_text, tell};
 use kiln_data::Tokenizer;
 use toml::Table;
 
@@ -96,7 +96,7 @@ impl Run {
     /// # Errors
     /// If there is none yet.
     pub fn newest_checkpoint(&self) -> Result<Checkpoint> {
-        Checkpoint::newest(&self.checkpoints(), &mut |line| eprintln!("{line}"))?.ok_or_else(|| {
+        Checkpoint::newest(&self.checkpoints(), &mut |line| tell!("{line}"))?.ok_or_else(|| {
             Error::new(format!("{}: no checkpoint yet; `kiln resume` trains it further", self.root.display()))
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result, refuse_if};
+use kiln_core::{Context, Error, Result, refuse_if, tell};
 use kiln_data::{Loader, Prepared};
 use kiln_nn::cost;
 use serde::Serialize;
@@ -116,7 +116,7 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
     memory::check(&system, memory::TRAINING)?;
     check_batch(&system, &recipe, &streams)?;
     set_end(&mut recipe, options)?;
-    let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| eprintln!("{line}"))?;
+    let saved = Checkpoint::newest(&run.checkpoints(), &mut |line| tell!("{line}"))?;
     let origin = Origin::of(&recipe, &streams)?;
     let before = saved.as_ref().and_then(|saved| saved.counters.origin.as_ref());
     if let Some(before) = before.filter(|_| !options.accept_changes) {
@@ -181,7 +181,7 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
     }
     if !config.precision.is_native() && !options.quiet {
         let precision = config.precision;
-        eprintln!("train.precision = {precision}: this processor has no instructions for it; f32 is used, as fast");
+        tell!("train.precision = {precision}: this processor has no instructions for it; f32 is used, as fast");
     }
     let training = plain.clone().autodiff();
     let training = if config.gradient_checkpointing { training.gradient_checkpointing() } else { training };

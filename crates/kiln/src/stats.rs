@@ -2,7 +2,7 @@
 //!
 //! A safetensors file: `mean` `[d]` and `scatter` `[d, d]` (f64, Σ (x − mean)(x − mean)ᵀ) of all pictures,
 //! `features` `[k, d]` and `logits` `[k, classes]` (f32) of the first k in a keyed order, and in its
-//! metadata the set, the part of it, the network with the hash of its weights, the resize, and the counts.
+//! metadata the set, the part of it, the network with the hash of its weights, the resize, the counts, and a digest of all that.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use kiln_measure::frechet::{self, Gaussian};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::feature_cache::Outputs;
+use crate::feature_cache::{Outputs, hash};
 
 /// Of which set, by which network.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,7 +111,11 @@ impl Stats {
         };
         let (_, head) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e.to_string()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e.to_string()))?;
-        let head = head.metadata().clone().unwrap_or_default();
+        let mut head = head.metadata().clone().unwrap_or_default();
+        let digest = head.remove(DIGEST);
+        if digest != Some(digest_of(&head, &file.tensors())) {
+            return Err(broken("its digest is not that of its numbers: it is damaged, or of an older Kiln"));
+        }
         let word = |key: &str| head.get(key).cloned().ok_or_else(|| broken(&format!("no `{key}` in its head")));
         let number = |key: &str| word(key)?.parse::<usize>().map_err(|_| broken(&format!("`{key}` is no count")));
         let doubles = |name: &str| -> Result<Vec<f64>> {
@@ -167,9 +171,9 @@ impl Stats {
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
             Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).context(|| name)?))
         });
-        let views = views.collect::<Result<Vec<_>>>()?;
+        let views = views.collect::<Result<Vec<(&str, TensorView<'_>)>>>()?;
         let about = &self.about;
-        let head: HashMap<String, String> = [
+        let mut head: HashMap<String, String> = [
             ("set", about.set.clone()),
             ("split", about.split.clone()),
             ("features", about.features.clone()),
@@ -182,9 +186,25 @@ impl Stats {
         .into_iter()
         .map(|(key, word)| (key.to_string(), word))
         .collect();
+        head.insert(DIGEST.into(), digest_of(&head, &views));
         let bytes = safetensors::serialize(views, Some(head)).context(|| path.display())?;
         output::write(path, &bytes)
     }
+}
+
+/// The word of the head that holds the digest of all else.
+const DIGEST: &str = "digest";
+
+/// A digest of words and tensors, in whatever order they come.
+fn digest_of(head: &HashMap<String, String>, tensors: &[(impl AsRef<str>, TensorView<'_>)]) -> String {
+    let words = head.iter().map(|(key, word)| format!("{key} {word}").into_bytes());
+    let tables = tensors.iter().map(|(name, view)| {
+        let (about, data) = (format!("{} {:?} {:?}", name.as_ref(), view.dtype(), view.shape()), view.data());
+        hash([about.as_bytes(), data]).into_bytes()
+    });
+    let mut parts: Vec<Vec<u8>> = words.chain(tables).collect();
+    parts.sort_unstable();
+    hash(parts.iter().map(|part| hash([part.as_slice()])).collect::<Vec<_>>().iter().map(String::as_bytes))
 }
 
 #[cfg(test)]
@@ -214,6 +234,12 @@ mod tests {
         assert!(is_stats(path.to_str().unwrap()) && !is_stats("b.safetensors"));
 
         let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &damaged).unwrap();
+            assert!(Stats::open(&path).is_err(), "byte {at}");
+        }
         std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
         assert!(Stats::open(&path).err().unwrap().to_string().contains("kiln data stats"));
     }

@@ -74,7 +74,13 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
     if !path.exists() {
         return Err(Error::usage(format!("{}: no such file or folder", path.display())));
     }
-    kiln_data::open(&path.display().to_string(), Split::All, rule)
+    let Some(spec) = path.to_str() else {
+        return Err(Error::usage(format!(
+            "{}: its name is not UTF-8; rename it, or give the folder it is in",
+            path.display()
+        )));
+    };
+    kiln_data::open(spec, Split::All, rule)
 }
 
 /// How a user's pictures become what a run's network takes.

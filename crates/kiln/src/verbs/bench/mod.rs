@@ -15,7 +15,7 @@ use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig}
 use kiln_systems::find;
 use kiln_train::optim::{Method, Optimizer};
 use kiln_train::recipe::{assignment, merge, nearest};
-use kiln_train::{Ability, OptimizerConfig, Precision, Request, device, ema, memory, params};
+use kiln_train::{Ability, OptimizerConfig, Precision, Progress, Request, device, ema, memory, params};
 use serde_json::{Map, Value};
 
 use crate::output::Output;
@@ -120,7 +120,9 @@ pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
         [] => BENCHES.iter().collect(),
         names => names.iter().map(|name| by_name(name)).collect::<Result<_>>()?,
     };
-    for bench in chosen {
+    let all = chosen.len() as u64;
+    let mut progress = (!common.quiet && all > 1).then(|| Progress::new("bench", "benchmarks", 0, all));
+    for (done, bench) in chosen.into_iter().enumerate() {
         let bench = Bench {
             batch: args.batch.unwrap_or(bench.batch),
             size: args.size.unwrap_or(bench.size),
@@ -149,6 +151,12 @@ pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
             format!("{:14} {}", bench.name, times.join("   "))
         };
         out.say(line, &Value::Object(object));
+        if let Some(p) = &mut progress {
+            p.update(done as u64 + 1, String::new);
+        }
+    }
+    if let Some(p) = &progress {
+        p.finish();
     }
     Ok(())
 }
