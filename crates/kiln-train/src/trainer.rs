@@ -107,7 +107,7 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
         recipe.data.set = kiln_data::absolute(data)?;
     }
     let is_there = |set: &str| kiln_data::is_named(set) || Path::new(set).exists();
-    let moved = !recipe.data.set.split(',').all(is_there);
+    let moved = !kiln_data::split_specs(&recipe.data.set).iter().all(|set| is_there(set));
     let (streams, pictures) = prepare::<S>(&mut recipe, Some(run)).map_err(|e| match moved {
         true => Error::usage(format!("{e}; if the data were moved: kiln resume {} --data NEW", run.root().display())),
         false => e,

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result, output, tell};
-use kiln_data::{DataKind, PictureRule, Prepared, Split, contact_sheet, split_specs};
+use kiln_data::{DataKind, Prepared, Split, contact_sheet, split_specs};
 use kiln_measure::MetricValue;
 use kiln_measure::classes::Confusion;
 use kiln_nn::tensor::{from_values, to_values};

@@ -14,7 +14,7 @@ use burn::tensor::{Device, Tensor};
 use clap::{Args, Command, FromArgMatches};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, output};
-use kiln_data::{PictureRule, Prepared, Split};
+use kiln_data::{Prepared, Split};
 use kiln_features::{Lpips, WeightsFile};
 use kiln_measure::MetricValue;
 use kiln_nn::tensor::from_values;
@@ -256,7 +256,7 @@ impl EvaluateArgs {
 /// A set of the command line and the part of it: `fashion/test` says both, and a folder has no parts
 /// unless one is asked for.
 pub fn part(spec: &str, asked: Option<Split>) -> (String, Split) {
-    let named = |spec: &str| spec.split(',').all(|s| kiln_data::is_named(s.trim()));
+    let named = |spec: &str| kiln_data::split_specs(spec).iter().all(|set| kiln_data::is_named(set));
     if let Some((name, Ok(part))) = spec.rsplit_once('/').map(|(name, part)| (name, part.parse()))
         && named(name)
     {
