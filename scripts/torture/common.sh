@@ -20,14 +20,18 @@ small() {
   esac
 }
 
-# train SYSTEM FOLDER STEPS: a run that saves, previews and logs often.
-train() {
-  # shellcheck disable=SC2046
-  "$KILN" --quiet --threads 1 train "$1" $(small "$1") --batch 4 --seed 1 --steps "$3" --out "$2" \
-    --set train.checkpoint_every=40 --set train.log_every=16 --set train.preview_every=80 --set train.preview_count=4
+# training SYSTEM FOLDER STEPS: the words after `kiln` of a run that saves, previews and logs often, or that goes on with it.
+training() {
+  if [ -f "$2/recipe.toml" ]; then
+    echo "--quiet --threads 1 resume $2 --steps $3"
+  else
+    echo "--quiet --threads 1 train $1 $(small "$1") --batch 4 --seed 1 --steps $3 --out $2 \
+      --set train.checkpoint_every=40 --set train.log_every=16 --set train.preview_every=80 --set train.preview_count=4"
+  fi
 }
 
-resume() { "$KILN" --quiet --threads 1 resume "$1" --steps "$2"; }
+# shellcheck disable=SC2046
+train() { "$KILN" $(training "$1" "$2" "$3"); }
 
 # The weights, the optimiser and the rest of the newest checkpoint, without the clock.
 weights() { cat "$1"/checkpoints/"$(ls "$1/checkpoints" | grep -E '^[0-9]+$' | tail -n 1)"/*.safetensors | sha256sum; }

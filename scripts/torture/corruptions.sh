@@ -7,7 +7,7 @@ COUNT=${COUNT:-300}
 
 for system in "${SYSTEMS[@]}"; do
   rm -rf "half-$system" "full-$system"
-  train "$system" "half-$system" 30 >/dev/null && cp -r "half-$system" "full-$system" && resume "full-$system" 40 >/dev/null || exit 1
+  train "$system" "half-$system" 30 >/dev/null && cp -r "half-$system" "full-$system" && train "$system" "full-$system" 40 >/dev/null || exit 1
 done
 done=0
 while [ $done -lt "$COUNT" ]; do

@@ -16,7 +16,8 @@ while [ $kills -lt "$COUNT" ]; do
     rm -rf "$run"
     finished=
     until [ $finished ]; do
-      if [ -f "$run/recipe.toml" ]; then resume "$run" "$STEPS" >/dev/null 2>err & else train "$system" "$run" "$STEPS" >/dev/null 2>err & fi
+      # shellcheck disable=SC2046
+      "$KILN" $(training "$system" "$run" "$STEPS") >/dev/null 2>err &
       pid=$!
       sleep "$(printf '0.%03d' $((RANDOM % 600 + 20)))"
       if kill -9 $pid 2>/dev/null; then kills=$((kills + 1)); count kills; fi
