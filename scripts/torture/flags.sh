@@ -1,12 +1,13 @@
 #!/bin/bash
 # Numeric extremes for every flag of every verb, read from `kiln VERB --help`, for every number of the systems' recipes, and for
-# every number in the recipe of a finished run. Each command has 30 seconds and 10 GiB of addresses; it must do its work, or
+# every number in the recipe of a finished run. Each command has LIMIT seconds and 10 GiB of addresses; it must do its work, or
 # refuse in one line.
-# Usage: [KILN=…] [WORK=…] [ONLY="flags keys runs"] [VERB=…] [EVERY=1] scripts/torture/flags.sh
+# Usage: [KILN=…] [WORK=…] [ONLY="flags keys runs"] [VERB=…] [EVERY=1] [LIMIT=30] scripts/torture/flags.sh
 # EVERY=5 tries every fifth, which SEED says.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ONLY=${ONLY:-flags keys runs}
 EVERY=${EVERY:-1}
+LIMIT=${LIMIT:-30}
 tried=$((${SEED:-1} % EVERY))
 VALUES=(0 -1 1 2147483648 9223372036854775808 18446744073709551615 1e308 nan inf "" "$(printf 'x%.0s' {1..20000})" $'\xff' $'\e[31m')
 
@@ -17,7 +18,7 @@ attempt() {
   tried=$((tried + 1))
   [ $((tried % EVERY)) = 0 ] || return
   rm -rf o o.png o.html o.safetensors
-  (ulimit -v 10485760; ulimit -c 0; exec timeout -s KILL "${SECONDS_EACH:-30}" "$KILN" --quiet "$@") >out 2>err </dev/null
+  { (ulimit -v 10485760; ulimit -c 0; exec timeout -s KILL "$LIMIT" "$KILN" --quiet "$@") >out 2>err </dev/null; } 2>/dev/null
   status=$?
   said=$(tail -n 1 err | head -c 300)
   count runs
@@ -34,14 +35,17 @@ attempt() {
 # Small runs, and pictures to work on.
 ready() {
   local s
-  for s in vae cvae ddpm classifier; do
+  for s in vae ddpm classifier; do
     [ -d "$s/checkpoints" ] || "$KILN" --quiet --threads 1 train "$s" $(small "$s") --batch 4 --steps 2 --out "$s" >/dev/null || exit 1
   done
+  [ -d painter/checkpoints ] || "$KILN" --quiet --threads 1 train cvae --set model.condition=quadrants --set model.hidden=[8] --batch 4 --steps 2 \
+    --out painter >/dev/null || exit 1
+  [ -d exported ] || "$KILN" --quiet export ddpm --out exported >/dev/null || exit 1
   [ -d cyclegan/checkpoints ] || "$KILN" --quiet --threads 1 train cyclegan --data starter,starter --set data.size=32 --set data.resize=pad \
     --set model.generator_channels=4 --set model.discriminator_channels=4 --batch 2 --steps 1 --out cyclegan >/dev/null || exit 1
   [ -d in ] || "$KILN" --quiet sample vae -n 3 --out in >/dev/null || exit 1
   rm -f in/grid.png
-  [ -d feature ] || "$KILN" --quiet --threads 1 data stats starter --split test --keep 100 --features run:classifier --out stats.safetensors >/dev/null || exit 1
+  [ -f stats.safetensors ] || "$KILN" --quiet --threads 1 data stats starter --split test --keep 100 --features run:classifier --out stats.safetensors >/dev/null || exit 1
 }
 
 # A command that works, for each way to use a verb: `VERB|words`.
@@ -51,7 +55,7 @@ COMMANDS=(
   "sample|sample ddpm -n 1 --steps 2 --out o --sampler pc"
   "translate|translate cyclegan in/00000.png o.png"
   "reconstruct|reconstruct vae in/00000.png o.png"
-  "inpaint|inpaint cvae in/00000.png o.png"
+  "inpaint|inpaint painter in/00000.png o.png"
   "encode|encode vae in --out o.safetensors"
   "interpolate|interpolate vae --out o.png --steps 2"
   "edit|edit vae --out o.png --start 0 --minus 1 --plus 2"
@@ -64,7 +68,7 @@ COMMANDS=(
   "evaluate|evaluate in --against stats.safetensors --metrics fid --features run:classifier -n 3"
   "compare|compare vae --metrics none --samples 2 --out o.html"
   "export|export ddpm --out o"
-  "import|import ddpm --out o"
+  "import|import exported --out o"
   "bench|bench conv --batch 1 --size 4 --channels 2 --runs 1"
   "train|train vae --set model.hidden=[8] --batch 2 --steps 1 --out o"
   "resume|resume vae"
@@ -156,8 +160,10 @@ keys() {
 }
 
 runs() {
-  local system key kind value last
+  local system key kind value last chain
   for system in vae ddpm; do
+    chain=()
+    [ $system = vae ] || chain=(--steps 2)
     while read -r key kind; do
       last=${key##*.}
       for value in "${EXTREMES[@]}"; do
@@ -167,7 +173,7 @@ runs() {
           /^\[/ { now = $0; gsub(/[][]/, "", now); now = now "." }
           $1 == key && now == table && $2 == "=" { print key " = " value; if (/\[$/) skipping = 1; next }
           { print }' "$system/recipe.toml" >edited/recipe.toml
-        attempt "a run of $system with $key = $(extreme "$kind" "$value")" --threads 1 sample edited -n 1 --out o
+        attempt "a run of $system with $key = $(extreme "$kind" "$value")" --threads 1 sample edited -n 1 --out o "${chain[@]}"
       done
     done < <(numbers "$system/recipe.toml")
     rm -rf edited && cp -r "$system" edited && echo "system = \"$system\"" >edited/recipe.toml

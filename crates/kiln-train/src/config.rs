@@ -76,13 +76,15 @@ impl DataConfig {
         }
     }
 
-    /// The shape that an older run's recipe does not say, of pictures that are square.
+    /// The shape that an older run's recipe does not say, of pictures that are square. A run has pictures of some shape.
     pub(crate) fn find_shape(&mut self, place: &str) -> Result<()> {
-        if self.shape != [0; 3] {
+        if !self.shape.contains(&0) {
             return Ok(());
         }
-        match (self.channels, self.size.pixels()) {
-            (1.., Some([height, width])) => self.shape = [self.channels, height, width],
+        match (self.shape, self.channels, self.size.pixels()) {
+            ([0, 0, 0], 1.., Some([height, width])) if height > 0 && width > 0 => {
+                self.shape = [self.channels, height, width];
+            }
             _ => {
                 return Err(Error::usage(format!(
                     "{place}: it does not say which shape its pictures have; add `shape = [channels, height, width]` \

