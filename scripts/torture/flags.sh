@@ -1,6 +1,6 @@
 #!/bin/bash
 # Numeric extremes for every flag of every verb, read from `kiln VERB --help`, for every number of the systems' recipes, and for
-# every number in the recipe of a finished run. Each command has LIMIT seconds and 10 GiB of addresses; it must do its work, or
+# every number in the recipe of a finished run. Each command has LIMIT seconds of a processor and 10 GiB of addresses; it must do its work, or
 # refuse in one line.
 # Usage: [KILN=…] [WORK=…] [ONLY="flags keys runs"] [VERB=…] [EVERY=1] [LIMIT=30] scripts/torture/flags.sh
 # EVERY=5 tries every fifth, which SEED says.
@@ -18,7 +18,7 @@ attempt() {
   tried=$((tried + 1))
   [ $((tried % EVERY)) = 0 ] || return
   rm -rf o o.png o.html o.safetensors
-  { (ulimit -v 10485760; ulimit -c 0; exec timeout -s KILL "$LIMIT" "$KILN" --quiet "$@") >out 2>err </dev/null; } 2>/dev/null
+  { (ulimit -v 10485760 -c 0 -t "$LIMIT"; exec timeout -s KILL $((20 * LIMIT)) "$KILN" --quiet "$@") >out 2>err </dev/null; } 2>/dev/null
   status=$?
   said=$(tail -n 1 err | head -c 300)
   count runs
@@ -27,7 +27,7 @@ attempt() {
     1 | 2) if [[ $said == "kiln: "* ]] && [ "$(grep -c '^kiln: ' err)" = 1 ] && ! grep -q $'\e' err; then count "refused in a line"
            else count "refused otherwise"; echo "refused otherwise: $what: $said"; fi ;;
     101) count panics; echo "panic: $what: $(grep -a -m 1 panicked -A 1 err | tr '\n' ' ' | head -c 300)" ;;
-    124 | 137) count hangs; echo "hang: $what" ;;
+    124 | 137 | 152) count hangs; echo "hang: $what" ;;
     *) count aborts; echo "abort ($status): $what: $said" ;;
   esac
 }

@@ -23,6 +23,10 @@ use crate::feature_cache;
 /// The longest side at which it sees pictures of several sizes.
 const LONGEST: usize = 64;
 
+/// It sees each picture of a small set at most so often, and at least so many in all.
+const EPOCHS: i64 = 200;
+const FEWEST: i64 = 5_000;
+
 /// What holds the hash of its files.
 const SEAL: &str = "seal.json";
 
@@ -74,6 +78,12 @@ fn recipe(system: &dyn AnySystem, set: &dyn DataSet) -> Result<Table> {
     if batch.is_some_and(|batch| batch > set.len() as i64) {
         changes.push(setting("train.batch", set.len() as i64));
     }
+    // A small set is known long before the images of a large one.
+    let images = recipe.get("train").and_then(|t| t.get("images")).and_then(Value::as_integer);
+    let enough = (EPOCHS * set.len() as i64).max(FEWEST);
+    if images.is_some_and(|images| images > enough) {
+        changes.push(setting("train.images", enough));
+    }
     if let Some(shape) = of_several(set)? {
         let [channels, height, width] = shape.map(|side| side as i64);
         changes.push(setting("data.channels", channels));
@@ -109,7 +119,9 @@ fn of_several(set: &dyn DataSet) -> Result<Option<[usize; 3]>> {
 /// Where it lies: named by the set for people, and by what it learns from and how.
 fn place(set: &dyn DataSet, recipe: &Table) -> Result<PathBuf> {
     let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    let folder: String = set.name().chars().map(safe).take(60).collect();
+    // A folder has the same one by whatever path.
+    let name = Path::new(set.name()).file_name().unwrap_or_default().to_string_lossy();
+    let folder: String = name.chars().map(safe).take(60).collect();
     let mut how = recipe.clone();
     // The same set is the same wherever it lies.
     merge(&mut how, &setting("data.set", ""), "feature net")?;
@@ -192,12 +204,11 @@ mod tests {
         let one = folder(&dir.path().join("one/data"), [8; 3], 0);
         let same = folder(&dir.path().join("same/data"), [8; 3], 0);
         let other = folder(&dir.path().join("two/data"), [8; 3], 3);
-        let tail = |path: PathBuf| path.display().to_string().rsplit_once('-').unwrap().1.to_string();
-        assert_eq!(tail(of(&*one)), tail(of(&*same)));
-        assert_ne!(tail(of(&*one)), tail(of(&*other)));
+        assert_eq!(of(&*one), of(&*same));
+        assert_ne!(of(&*one), of(&*other));
         let mut longer = recipe(&*system, &*one).unwrap();
         merge(&mut longer, &setting("train.images", 7), "test").unwrap();
-        assert_ne!(tail(place(&*one, &longer).unwrap()), tail(of(&*one)));
+        assert_ne!(place(&*one, &longer).unwrap(), of(&*one));
     }
 
     #[test]
