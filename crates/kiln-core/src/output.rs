@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, TryLockError};
+use std::time::Duration;
 
 use crate::{Context, Error, Result};
 
@@ -49,8 +51,22 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |file| file.write_all(bytes).and_then(|()| file.sync_all()))
 }
 
+/// Held by whoever has a file half written.
+static WRITING: RwLock<()> = RwLock::new(());
+
+/// Waits until no file is half written, two seconds at most: before a process ends in the middle of its work.
+pub fn settle() {
+    for _ in 0..200 {
+        if !matches!(WRITING.try_write(), Err(TryLockError::WouldBlock)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     check(path)?;
+    let _writing = WRITING.read().unwrap_or_else(PoisonError::into_inner);
     let half = half_written(path);
     let written = OpenOptions::new().write(true).create_new(true).open(&half).and_then(|mut file| {
         fill(&mut file)?;
@@ -163,6 +179,7 @@ mod tests {
         let scratch = Scratch::new("fails");
         let path = scratch.0.join("a");
         write(&path, b"old").unwrap();
+        settle();
         let full = |_: &mut File| Err(io::Error::from(io::ErrorKind::StorageFull));
         assert!(!replace(&path, full).unwrap_err().is_usage());
         assert!(replace(&scratch.0.join("b"), full).is_err());

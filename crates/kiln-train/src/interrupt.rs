@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use kiln_core::{Context, INTERRUPTED, Result, tell};
+use kiln_core::{Context, INTERRUPTED, Result, output, tell};
 
 /// Trainings that are under way.
 static TRAININGS: AtomicUsize = AtomicUsize::new(0);
@@ -26,6 +26,7 @@ fn flag() -> Result<Arc<AtomicBool>> {
             // The second one ends a training at once.
             if TRAININGS.load(Ordering::SeqCst) == 0 || seen.swap(true, Ordering::SeqCst) {
                 tell!("kiln: stopped");
+                output::settle();
                 std::process::exit(INTERRUPTED.into());
             }
             tell!("stopping after this step; once more to stop at once");
