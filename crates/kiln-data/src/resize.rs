@@ -141,3 +141,28 @@ impl Taps {
         Some(self.first.get(i)? + self.weights[i].len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_part_is_cut_out_of_the_whole(
+            from in (1usize..30, 1usize..30), to in (1usize..30, 1usize..30), at in (0usize..30, 0usize..30), n in 0usize..3,
+        ) {
+            let channels = [1, 3, 4][n];
+            let pixels = (0..from.0 * from.1 * channels).map(|k| ((k * k * 7 + k * 13) % 251) as u8).collect();
+            let picture = Picture { width: from.0, height: from.1, channels, pixels };
+            let (x, y) = (at.0 % to.0, at.1 % to.1);
+            let window = Window { x, y, width: to.0 - x, height: to.1 - y };
+            let cut = |whole: Picture| whole.crop(x, y, window.width, window.height);
+            prop_assert_eq!(picture.resize_part(to.0, to.1, window), cut(picture.resize(to.0, to.1)));
+            prop_assert_eq!(picture.resize_nearest_part(to.0, to.1, window), cut(picture.resize_nearest(to.0, to.1)));
+        }
+    }
+}

@@ -250,3 +250,33 @@ pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Stri
     }
     hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_split_parts_a_set_and_a_name_stays_on_its_side(names in prop::collection::btree_set("[a-z]{1,6}", 0..60)) {
+            let names: Vec<String> = names.into_iter().collect();
+            let kept = |split: Split, names: &[String]| split.keep(names.to_vec(), String::clone);
+            let (train, test) = (kept(Split::Train, &names), kept(Split::Test, &names));
+            let mut both = [train.as_slice(), &test].concat();
+            both.sort();
+            prop_assert_eq!(&both, &kept(Split::All, &names));
+            prop_assert_eq!(both, &names[..]);
+            prop_assert!(train.is_sorted() && test.is_sorted());
+            prop_assert!(names.len() >= 5 || test.is_empty());
+            if names.len() > 5 {
+                // One name less.
+                let fewer = kept(Split::Test, &names[1..]);
+                prop_assert!(fewer.iter().all(|name| test.contains(name)));
+                prop_assert!(test.iter().all(|name| *name == names[0] || fewer.contains(name)));
+            }
+        }
+    }
+}
