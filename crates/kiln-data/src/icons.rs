@@ -9,7 +9,7 @@ use std::path::Path;
 
 use kiln_core::{Context, Error, Result, budget, read_file, read_text};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
-use resvg::usvg::{Options, Tree};
+use resvg::usvg::{ImageHrefResolver, Options, Tree};
 use serde::Deserialize;
 
 use crate::set::{fingerprint, picture_kinds};
@@ -98,6 +98,14 @@ impl IconFile {
     }
 }
 
+/// How an icon is read: of itself alone. A picture that it links to would be any file of this machine, or one inside the
+/// text that is packed and may become as large as it likes.
+fn options() -> Options<'static> {
+    let image_href_resolver =
+        ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) };
+    Options { image_href_resolver, ..Options::default() }
+}
+
 /// Rendered icons in the order of their names.
 pub(crate) struct IconSet {
     name: String,
@@ -142,7 +150,7 @@ impl IconSet {
              width=\"{width}\" height=\"{height}\" viewBox=\"{} {} {width} {height}\">{}</svg>",
             icon.left, icon.top, icon.body
         );
-        let tree = Tree::from_str(&svg, &Options::default()).context(place)?;
+        let tree = Tree::from_str(&svg, &options()).context(place)?;
         let [rows, columns] = self.size;
         let Some(mut canvas) = Pixmap::new(columns as u32, rows as u32) else {
             return Err(Error::usage(format!("{columns} x {rows} is no size for an icon, in pixels")));
@@ -201,5 +209,35 @@ impl DataSet for IconSet {
 
     fn uniform(&self) -> Option<[usize; 3]> {
         Some([self.channels, self.size[0], self.size[1]])
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A one-icon set, drawn.
+    fn draw(body: &str) -> Result<Picture> {
+        let json = serde_json::json!({ "icons": { "a": { "body": body } } }).to_string();
+        let file = IconFile::parse(json.as_bytes(), "icons.json").unwrap();
+        let names = file.names();
+        let rule = PictureRule { size: 4.into(), ..PictureRule::default() };
+        Ok(IconSet::new("icons", file, names, Split::All, &rule).get(0)?.picture)
+    }
+
+    #[test]
+    fn an_icon_reads_no_other_file() {
+        let red = "<rect width='16' height='16' fill='red'/>";
+        assert_eq!(draw(red).unwrap().pixels[..3], [255, 0, 0]);
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other.svg");
+        let svg = format!("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>{red}</svg>");
+        std::fs::write(&other, svg).unwrap();
+        // A device without an end would fill the memory.
+        for href in [&other.display().to_string(), "/dev/zero"] {
+            let picture = draw(&format!("<image href='{href}' width='16' height='16'/>")).unwrap();
+            assert_eq!(picture.pixels[..3], [255; 3], "{href}");
+        }
     }
 }
