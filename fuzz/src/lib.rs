@@ -10,7 +10,7 @@ pub mod engine;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kiln_core::Result;
+use kiln_core::{Budget, Result, set_budget};
 
 /// What a target does with an input.
 pub type Reader = fn(&[u8]) -> Result<()>;
@@ -23,11 +23,21 @@ pub fn readers() -> Vec<(&'static str, Reader)> {
     all
 }
 
-/// The target of a name.
+/// The target of a name, where a file may have 16 million pixels and 64 MiB: what is above is refused by the same line as
+/// what is above the default, which a fuzzer would spend its time on.
 ///
 /// # Panics
 /// If there is none.
 pub fn reader(name: &str) -> Reader {
+    set_budget(Budget { pixels: 1 << 24, bytes: 64 << 20 });
+    reader_within_default_budget(name)
+}
+
+/// The target of a name.
+///
+/// # Panics
+/// If there is none.
+pub fn reader_within_default_budget(name: &str) -> Reader {
     let found = readers().into_iter().find(|(own, _)| *own == name);
     found.unwrap_or_else(|| panic!("no target {name}")).1
 }
