@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes the seeds of the fuzz targets, fuzz/seeds/TARGET/*, from the starter data and the fixtures of the tests.
 
-    python3 fuzz/seeds.py
+    python3 fuzz/seeds.py [KILN]
 
-Needs Python 3.11 and Pillow 12. What is in the repository already (weights files, recipes, settings of diffusers) is
+Needs Python 3.11, Pillow 12, and Kiln's binary (target/release/kiln) for the default recipes. What is in the repository already (weights files, recipes, settings of diffusers) is
 not copied here: scripts/fuzz.sh adds it.
 """
 import gzip
@@ -12,6 +12,10 @@ import json
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -94,6 +98,38 @@ def archives():
     yield "splits.zip", archive({f"{part}/a/{i}.png": png[i] for i in range(2) for part in ["train", "test"]})
     yield "masks.zip", archive({f"{kind}/{i}.png": png[i] for i in range(2) for kind in ["images", "masks"]})
     yield "stored.zip", archive({"ü.png": png[0], "b.pgm": b"P2 1 1 255 7 "}, zipfile.ZIP_STORED)
+
+
+def npy(data, kind, *shape, version=1):
+    head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({', '.join(map(str, shape))},), }}"
+    size = "<H" if version == 1 else "<I"
+    head += " " * (-(8 + struct.calcsize(size) + len(head) + 1) % 16) + "\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack(size, len(head)) + head.encode() + data
+
+
+def arrays():
+    data = clothes(0, 6).tobytes()
+    yield "npy", "grey", npy(data, "|u1", 1, 6, 6)
+    yield "npy", "colour", npy(data, "|u1", 2, 3, 2, 3)
+    yield "npy", "planar", npy(data, "|u1", 2, 3, 2, 3, version=2)
+    yield "npy", "floats", npy(struct.pack(">4f", 0, 0.5, -1, 1), ">f4", 1, 2, 2)
+    yield "npy", "halves", npy(struct.pack("<4e", 0, 0.5, 1, 1), "<f2", 1, 2, 2)
+    parts = {"x_train.npy": npy(data, "|u1", 4, 3, 3), "y_train.npy": npy(struct.pack("<4q", 0, 1, 2, 0), "<i8", 4),
+             "x_test.npy": npy(data[:9], "|u1", 1, 3, 3), "y_test.npy": npy(b"\2", "|u1", 1)}
+    yield "npz", "parts", archive(parts)
+    yield "npz", "stored", archive({"images.npy": npy(data, "|u1", 4, 3, 3), "labels.npy": npy(b"\0\1\0\1", "|u1", 4)},
+                                   zipfile.ZIP_STORED)
+
+
+def tars():
+    for name, kind in [("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT), ("packed", tarfile.USTAR_FORMAT)]:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=kind) as file:
+            for inside in ["a/1.pgm", "b/2.pgm", "ü" * (60 if name != "packed" else 9) + "/3.pgm"]:
+                entry, data = tarfile.TarInfo(inside), b"P2 1 1 255 7 "
+                entry.size = len(data)
+                file.addfile(entry, io.BytesIO(data))
+        yield "tar", name, gzip.compress(out.getvalue(), mtime=0) if name == "packed" else out.getvalue()
 
 
 def idx(data, *sizes):
@@ -188,12 +224,38 @@ def pickles():
         write("pickle", "state-dict", file.read(name))
 
 
+def assignments(table, prefix=""):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from assignments(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={json.dumps(value)}"
+
+
+def recipes(kiln):
+    listed = subprocess.run([kiln, "systems", "--json"], check=True, capture_output=True, text=True).stdout
+    for system in [json.loads(line)["id"] for line in listed.splitlines()]:
+        # What the defaults leave open.
+        more = {"probe": ["--set", "model.tune=raw"], "diffusers": ["--set", "data.resize=stretch"]}.get(system, [])
+        made = subprocess.run([kiln, "train", system, "--dry-run", *more], capture_output=True)
+        if made.returncode != 0:
+            print(f"no recipe of {system}: {made.stderr.decode().strip()}")
+            continue
+        recipe = made.stdout
+        write("recipe", f"{system}.toml", recipe)
+        table = tomllib.loads(recipe.decode())
+        write("set", system, "\n".join([system, *assignments(table)]).encode())
+
+
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
+    recipes(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/kiln")
     for name, data in pictures():
         write("picture", name, data)
     for name, data in archives():
         write("zip", name, data)
+    for target, name, data in [*arrays(), *tars()]:
+        write(target, name, data)
     for make in [tables, icons, solids, tokenizers, png_texts, states, pickles]:
         make()
     print(sum(file.stat().st_size for file in SEEDS.rglob("*") if file.is_file()), "bytes")

@@ -8,10 +8,13 @@ use kiln_data::{DataSet, Picture, PictureRule, Split, Tokenizer, open, read_png_
 use crate::{Reader, file, folder, halves};
 
 /// The targets of this file.
-pub const READERS: [(&str, Reader); 9] = [
+pub const READERS: [(&str, Reader); 12] = [
     ("picture", picture),
     ("png_text", png_text),
     ("zip", zip),
+    ("tar", tar),
+    ("npy", npy),
+    ("npz", npz),
     ("idx", idx),
     ("gz", gz),
     ("csv", csv),
@@ -42,7 +45,22 @@ fn zip(bytes: &[u8]) -> Result<()> {
     open_all_of(&file("set.zip", bytes))
 }
 
-/// A folder of IDX files: images, a 0 byte four times, and perhaps labels.
+/// A tar of pictures, plain or compressed.
+fn tar(bytes: &[u8]) -> Result<()> {
+    open_all_of(&file("set.tar", bytes))
+}
+
+/// An array of pictures.
+fn npy(bytes: &[u8]) -> Result<()> {
+    open_all_of(&file("set.npy", bytes))
+}
+
+/// A zip of arrays.
+fn npz(bytes: &[u8]) -> Result<()> {
+    open_all_of(&file("set.npz", bytes))
+}
+
+/// A folder of IDX files: images, and perhaps `KILN` and labels.
 fn idx(bytes: &[u8]) -> Result<()> {
     let cut = bytes.windows(4).rposition(|four| four == b"KILN");
     let (images, labels) = cut.map_or((bytes, None), |at| (&bytes[..at], Some(&bytes[at + 4..])));

@@ -6,7 +6,6 @@ set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 WORK=${WORK:-$(mktemp -d)} FEATURES=${FEATURES-engine}
 TMPDIR=$(mktemp -d -p /dev/shm) && export TMPDIR && trap 'rm -rf "$TMPDIR"' EXIT
-cargo build --release --manifest-path fuzz/Cargo.toml --bin mutated ${FEATURES:+--bin defaults --features "$FEATURES"}
+cargo build --release --manifest-path fuzz/Cargo.toml --example mutated ${FEATURES:+--features "$FEATURES"}
 fuzz/collect.sh "$WORK/seeds"
-[ -z "$FEATURES" ] || fuzz/target/release/defaults "$WORK/seeds"
-fuzz/target/release/mutated "$WORK/seeds" "${COUNT:-3000}" "${SEED:-1}" "$WORK/findings" "$@"
+fuzz/target/release/examples/mutated "$WORK/seeds" "${COUNT:-3000}" "${SEED:-1}" "$WORK/findings" "$@"
