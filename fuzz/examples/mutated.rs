@@ -28,13 +28,20 @@ fn main() {
             let (count, seed) = (count.parse().expect("a count"), seed.parse().expect("a seed"));
             let all = kiln_fuzz::readers();
             let chosen = all.iter().map(|(name, _)| *name).filter(|name| targets.is_empty() || targets.contains(name));
-            println!("{:12} {:>9} {ACCEPTED:>9} {REFUSED:>19} {:>17} {:>9} {:>8} {:>9}", "reader", "inputs", FINDINGS[0], FINDINGS[1], FINDINGS[2], FINDINGS[3]);
+            println!(
+                "{:12} {:>9} {ACCEPTED:>9} {REFUSED:>19} {:>17} {:>9} {:>8} {:>9}",
+                "reader", "inputs", FINDINGS[0], FINDINGS[1], FINDINGS[2], FINDINGS[3]
+            );
             let mut clean = true;
             for target in chosen {
                 let counts = try_all(target, Path::new(seeds), count, seed, Path::new(out));
                 let n = |kind: &str| counts.get(kind).copied().unwrap_or(0);
                 let [otherwise, panicked, aborted, late] = FINDINGS.map(n);
-                println!("{target:12} {count:>9} {:>9} {:>19} {otherwise:>17} {panicked:>9} {aborted:>8} {late:>9}", n(ACCEPTED), n(REFUSED));
+                println!(
+                    "{target:12} {count:>9} {:>9} {:>19} {otherwise:>17} {panicked:>9} {aborted:>8} {late:>9}",
+                    n(ACCEPTED),
+                    n(REFUSED)
+                );
                 clean &= FINDINGS.iter().all(|kind| n(kind) == 0);
             }
             std::process::exit(i32::from(!clean));
@@ -83,7 +90,11 @@ impl Worker {
         let (input, output) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
         let (send, answers) = channel();
         std::thread::spawn(move || {
-            BufReader::new(output).lines().map_while(Result::ok).take_while(|line| send.send(line.clone()).is_ok()).count()
+            BufReader::new(output)
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| send.send(line.clone()).is_ok())
+                .count()
         });
         Self { process, input, answers }
     }
@@ -169,7 +180,8 @@ fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
             4 => {
                 // From the header, mostly.
                 let at = if random.below(2) == 0 { random.below(bytes.len().min(64)) } else { at };
-                let number = [0, 1, 2, 255, 65_535, 0x7fff, 0x7fff_ffff, 0xffff_ffff, 1 << 31, 1 << 62, u64::MAX][random.below(11)];
+                let number = [0, 1, 2, 255, 65_535, 0x7fff, 0x7fff_ffff, 0xffff_ffff, 1 << 31, 1 << 62, u64::MAX]
+                    [random.below(11)];
                 let width = [1, 2, 4, 8][random.below(4)];
                 let little = number.to_le_bytes();
                 let big = number.to_be_bytes();
@@ -181,7 +193,20 @@ fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 let is_digit = |byte: &u8| byte.is_ascii_digit();
                 let Some(start) = bytes[at..].iter().position(is_digit).map(|first| at + first) else { continue };
                 let end = bytes[start..].iter().position(|byte| !is_digit(byte)).map_or(bytes.len(), |len| start + len);
-                let numbers = ["0", "-1", "1", "65536", "2147483648", "4294967296", "9223372036854775807", "18446744073709551616", "1e308", "-1e-308", "nan", "0.5"];
+                let numbers = [
+                    "0",
+                    "-1",
+                    "1",
+                    "65536",
+                    "2147483648",
+                    "4294967296",
+                    "9223372036854775807",
+                    "18446744073709551616",
+                    "1e308",
+                    "-1e-308",
+                    "nan",
+                    "0.5",
+                ];
                 bytes.splice(start..end, numbers[random.below(numbers.len())].bytes());
             }
         }

@@ -43,7 +43,9 @@ fn weights(bytes: &[u8]) -> Result<()> {
 fn pickle(bytes: &[u8]) -> Result<()> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, data) in [("a/data.pkl", bytes), ("a/byteorder", b"little"), ("a/data/0", &[0; 64]), ("a/data/1", &[1; 64])] {
+    for (name, data) in
+        [("a/data.pkl", bytes), ("a/byteorder", b"little"), ("a/data/0", &[0; 64]), ("a/data/1", &[1; 64])]
+    {
         zip.start_file(name, stored).unwrap();
         std::io::Write::write_all(&mut zip, data).unwrap();
     }

@@ -17,9 +17,9 @@ pub type Reader = fn(&[u8]) -> Result<()>;
 
 /// All targets of this build, by name.
 pub fn readers() -> Vec<(&'static str, Reader)> {
-    let mut all = data::READERS.to_vec();
+    let all = data::READERS.to_vec();
     #[cfg(feature = "engine")]
-    all.extend(engine::READERS);
+    let all = [all, engine::READERS.to_vec()].concat();
     all
 }
 
