@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drop(kiln_fuzz::reader("recipe")(bytes)));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_fuzz::fuzz("recipe", bytes));

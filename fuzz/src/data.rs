@@ -5,7 +5,7 @@ use std::path::Path;
 use kiln_core::Result;
 use kiln_data::{DataSet, Picture, PictureRule, Split, Tokenizer, open, read_png_text, readers};
 
-use crate::{Reader, file, folder, halves};
+use crate::files::{Reader, file, folder, halves};
 
 /// The targets of this file.
 pub const READERS: [(&str, Reader); 12] = [

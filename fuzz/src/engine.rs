@@ -9,7 +9,7 @@ use kiln_train::checkpoint::{self, Checkpoint, Counters};
 use kiln_train::{HostTensor, Pictures, Recipe, Run, State, System, recipe};
 use toml::{Table, Value};
 
-use crate::{Reader, file, folder, halves};
+use crate::files::{Reader, file, folder, halves};
 
 /// The targets of this file.
 pub const READERS: [(&str, Reader); 7] = [

@@ -1,8 +1,17 @@
-//! Gives readers mutated inputs, in processes of bounded memory and time, and counts how that ends.
+//! Gives the readers of `fuzz/` mutated inputs, in processes of bounded memory and time, and counts how that ends.
 //!
 //! `mutated SEEDS COUNT SEED OUT [TARGET…]`: `SEEDS/TARGET/*` are whole inputs; what is a finding is written below OUT.
 //! An input is made of a seed by one to four changes: bits flipped, an end cut off, the rest of another seed put in, bytes
 //! repeated, numbers replaced by extreme ones, in bytes or in digits.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)] // a test, too long to be one
+
+#[path = "../../../fuzz/src/data.rs"]
+mod data;
+#[path = "../../../fuzz/src/engine.rs"]
+mod engine;
+#[path = "../../../fuzz/src/files.rs"]
+mod files;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,8 +35,8 @@ fn main() {
         ["--child", target] => child(target),
         [seeds, count, seed, out, ref targets @ ..] => {
             let (count, seed) = (count.parse().expect("a count"), seed.parse().expect("a seed"));
-            let all = kiln_fuzz::readers();
-            let chosen = all.iter().map(|(name, _)| *name).filter(|name| targets.is_empty() || targets.contains(name));
+            let chosen =
+                readers().into_iter().map(|(name, _)| name).filter(|name| targets.is_empty() || targets.contains(name));
             println!(
                 "{:12} {:>9} {ACCEPTED:>9} {REFUSED:>19} {:>17} {:>9} {:>8} {:>9}",
                 "reader", "inputs", FINDINGS[0], FINDINGS[1], FINDINGS[2], FINDINGS[3]
@@ -50,9 +59,13 @@ fn main() {
     }
 }
 
+fn readers() -> Vec<(&'static str, files::Reader)> {
+    [data::READERS.to_vec(), engine::READERS.to_vec()].concat()
+}
+
 /// Reads inputs, each after its length, and answers each in a line.
 fn child(target: &str) {
-    let reader = kiln_fuzz::reader_within_default_budget(target);
+    let (_, reader) = readers().into_iter().find(|(name, _)| *name == target).expect("the parent names a target");
     let mut input = std::io::stdin().lock();
     let mut len = [0; 8];
     while input.read_exact(&mut len).is_ok() {
