@@ -163,6 +163,9 @@ impl Array {
     fn layout(&self) -> Result<Layout> {
         let is_channels = |n: usize| matches!(n, 1 | 3 | 4);
         let (shape, planar) = match self.shape[..] {
+            [.., 0, _] | [.., 0] | [_, 0, ..] => {
+                return Err(Error::new(format!("{}: pictures without pixels", self.place)));
+            }
             [_, h, w] => ([1, h, w], true),
             [_, h, w, c] if is_channels(c) => ([c, h, w], false),
             [_, c, h, w] if is_channels(c) => ([c, h, w], true),
@@ -281,6 +284,10 @@ mod tests {
         assert!(said("<c8", "(1, 1, 1)", &[0; 8]).contains("numbers of type <c8"));
         assert!(said("|u1", "(4,)", &[0; 4]).contains("are no pictures"));
         assert!(said("|u1", "(9, 9, 9)", &[0; 4]).contains("4 bytes of data"));
+        for shape in ["(5, 3, 0, 7)", "(5, 3, 7, 0)", "(5, 0, 3)", "(5, 0, 7, 3)", "(0, 3, 0, 0)"] {
+            assert!(said("|u1", shape, &[]).contains("without pixels"), "{shape}");
+        }
+        assert!(said("|u1", "(0, 3, 3)", &[]).contains("no pictures"));
         assert!(said("|u1", "(4294967296, 4294967296, 4294967296)", &[]).contains("0 bytes of data"));
         assert!(said("<f4", "(1, 1, 1)", &f32::NAN.to_le_bytes()).contains("NaN"));
         assert!(said("<f4", "(1, 1, 1)", &(-300f32).to_le_bytes()).contains("numbers from -300"));

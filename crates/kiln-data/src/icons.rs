@@ -9,7 +9,8 @@ use std::path::Path;
 
 use kiln_core::{Context, Error, Result, budget, read_file, read_text};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
-use resvg::usvg::{Options, Tree};
+use resvg::usvg::roxmltree::{Document, ParsingOptions};
+use resvg::usvg::{ImageHrefResolver, Options, Tree};
 use serde::Deserialize;
 
 use crate::set::{fingerprint, picture_kinds};
@@ -98,6 +99,47 @@ impl IconFile {
     }
 }
 
+/// How an icon is read: of itself alone. A picture that it links to would be any file of this machine, or one inside the
+/// text that is packed and may become as large as it likes.
+fn options() -> Options<'static> {
+    let image_href_resolver =
+        ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) };
+    Options { image_href_resolver, ..Options::default() }
+}
+
+/// Refuses numbers that no icon has. The library cuts an arc into pieces of a tenth, and would not come to an end.
+fn check_numbers(document: &Document) -> Result<()> {
+    const NAMES: [&str; 3] = ["id", "class", "href"];
+    let attributes = document.descendants().flat_map(|node| node.attributes());
+    let huge = attributes.filter(|a| !NAMES.contains(&a.name())).find(|a| has_huge_number(a.value()));
+    huge.map_or(Ok(()), |a| Err(Error::new(format!("its `{}` has a number of ten digits or more", a.name()))))
+}
+
+/// Whether one of the numbers in a text has more than nine digits before its point, or more than one in its exponent.
+fn has_huge_number(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let length = |from: usize, is_in: fn(&u8) -> bool| bytes[from..].iter().take_while(|byte| is_in(byte)).count();
+    let mut at = 0;
+    while at < bytes.len() {
+        let (digits, most) = match bytes[at] {
+            // Colours, and names that are referred to.
+            b'#' => (1 + length(at + 1, |byte| !matches!(byte, b' ' | b')' | b';' | b'"')), usize::MAX),
+            b'.' => (1 + length(at + 1, u8::is_ascii_digit), usize::MAX),
+            b'0'..=b'9' => (length(at, u8::is_ascii_digit), 9),
+            b'e' | b'E' if at > 0 && matches!(bytes[at - 1], b'0'..=b'9' | b'.') => {
+                at += 1 + usize::from(bytes.get(at + 1) == Some(&b'+'));
+                (length(at, u8::is_ascii_digit), 1)
+            }
+            _ => (1, usize::MAX),
+        };
+        if digits > most {
+            return true;
+        }
+        at += digits;
+    }
+    false
+}
+
 /// Rendered icons in the order of their names.
 pub(crate) struct IconSet {
     name: String,
@@ -142,7 +184,10 @@ impl IconSet {
              width=\"{width}\" height=\"{height}\" viewBox=\"{} {} {width} {height}\">{}</svg>",
             icon.left, icon.top, icon.body
         );
-        let tree = Tree::from_str(&svg, &Options::default()).context(place)?;
+        let document = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+        let document = Document::parse_with_options(&svg, document).context(place)?;
+        check_numbers(&document).context(place)?;
+        let tree = Tree::from_xmltree(&document, &options()).context(place)?;
         let [rows, columns] = self.size;
         let Some(mut canvas) = Pixmap::new(columns as u32, rows as u32) else {
             return Err(Error::usage(format!("{columns} x {rows} is no size for an icon, in pixels")));
@@ -201,5 +246,47 @@ impl DataSet for IconSet {
 
     fn uniform(&self) -> Option<[usize; 3]> {
         Some([self.channels, self.size[0], self.size[1]])
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A one-icon set, drawn.
+    fn draw(body: &str) -> Result<Picture> {
+        let json = serde_json::json!({ "icons": { "a": { "body": body } } }).to_string();
+        let file = IconFile::parse(json.as_bytes(), "icons.json").unwrap();
+        let names = file.names();
+        let rule = PictureRule { size: 4.into(), ..PictureRule::default() };
+        Ok(IconSet::new("icons", file, names, Split::All, &rule).get(0)?.picture)
+    }
+
+    #[test]
+    fn numbers_beyond_any_icon_are_refused() {
+        let error = draw("<path d='M0 0A444444444444444444444444444444 9 0 0 0 30 15z'/>").unwrap_err().to_string();
+        assert!(error.contains("`d` has a number of ten digits"), "{error}");
+        for text in ["1e30", "M0 1.5E+12", "-12345678901.5", "a1 2 3e99z"] {
+            assert!(has_huge_number(text), "{text}");
+        }
+        for text in ["M.12345678901.5-3 123456789", "1e-30", "1e9", "#1e99ff", "url(#a1234567890) 1", "e1 e12", "1.e"] {
+            assert!(!has_huge_number(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_icon_reads_no_other_file() {
+        let red = "<rect width='16' height='16' fill='red'/>";
+        assert_eq!(draw(red).unwrap().pixels[..3], [255, 0, 0]);
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other.svg");
+        let svg = format!("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>{red}</svg>");
+        std::fs::write(&other, svg).unwrap();
+        // A device without an end would fill the memory.
+        for href in [&other.display().to_string(), "/dev/zero"] {
+            let picture = draw(&format!("<image href='{href}' width='16' height='16'/>")).unwrap();
+            assert_eq!(picture.pixels[..3], [255; 3], "{href}");
+        }
     }
 }

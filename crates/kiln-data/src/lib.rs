@@ -34,6 +34,8 @@ mod pairs;
 mod picture;
 mod png_text;
 mod prepared;
+#[doc(hidden)]
+pub mod readers;
 mod render;
 mod resize;
 mod rule;

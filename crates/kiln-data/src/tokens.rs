@@ -49,10 +49,13 @@ impl Tokenizer {
     /// Names the file if it is not there or not a tokenizer, or if its numbers of tokens cannot be.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = read_file(path, budget().bytes)?;
-        let mut inner = Inner::from_bytes(bytes).map_err(|e| {
+        let wrong = |e: &dyn std::fmt::Display| {
             let why = e.to_string();
             Error::new(format!("{}: not a tokenizer.json ({})", path.display(), why.lines().next().unwrap_or_default()))
-        })?;
+        };
+        // The library panics at some places of a file that is no JSON.
+        serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| wrong(&e))?;
+        let mut inner = Inner::from_bytes(bytes).map_err(|e| wrong(&e))?;
         let known = ["[PAD]", "<pad>", "<|endoftext|>"].iter().find_map(|token| inner.token_to_id(token));
         let padding = inner.get_padding().map(|p| p.pad_id).or(known).unwrap_or(0);
         inner.with_padding(None);
@@ -208,6 +211,10 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         let error = Tokenizer::open(&path).err().unwrap().to_string();
         assert!(error.contains("tokenizer.json: not a tokenizer.json") && error.lines().count() == 1, "{error}");
+        let broken = words.to_json().unwrap().replace("\"decoder\": null", "\"decoder\": oull");
+        assert!(broken.contains("oull"));
+        std::fs::write(&path, broken).unwrap();
+        assert!(Tokenizer::open(&path).err().unwrap().to_string().contains("not a tokenizer.json"));
     }
 
     /// The words of the captions with BERT's two special tokens, `[SEP]` of this number, and with a padding.

@@ -134,3 +134,10 @@ fn every_variant_of_a_claim_takes_two_steps() {
     }
     assert!(done.len() >= 25, "{}", done.len());
 }
+
+#[test]
+fn every_default_is_within_its_range() {
+    for system in kiln_systems::registry() {
+        kiln_train::ranges::check(&system.defaults().unwrap(), system.id()).unwrap();
+    }
+}

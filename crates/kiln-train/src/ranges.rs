@@ -80,7 +80,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("block_out_channels", WIDTH),
     ("in_channels", WIDTH),
     ("out_channels", WIDTH),
-    ("cross_attention_dim", WIDTH),
+    ("cross_attention_dim", range(0.0, 65_536.0)),
     ("features", WIDTH),
     ("hidden", WIDTH),
     ("top_hidden", WIDTH),

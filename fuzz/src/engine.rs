@@ -1,0 +1,169 @@
+//! Readers of the crates that stand on the tensor engine.
+
+use kiln_core::{Context, Error, Result};
+use kiln_features::WeightsFile;
+use kiln_nn::Init;
+use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
+use kiln_systems::{adaptation, adversarial, autoencoder, classifier, diffusion, segmenter, translation};
+use kiln_train::checkpoint::{self, Checkpoint, Counters};
+use kiln_train::{HostTensor, Pictures, Recipe, Run, State, System, recipe};
+use toml::{Table, Value};
+
+use crate::files::{Reader, file, folder, halves};
+
+/// The targets of this file.
+pub const READERS: [(&str, Reader); 7] = [
+    ("safetensors", safetensors),
+    ("weights", weights),
+    ("pickle", pickle),
+    ("recipe", recipe_file),
+    ("set", set),
+    ("state", state),
+    ("diffusers", diffusers),
+];
+
+/// A state of a checkpoint; what was read is written and read again.
+fn safetensors(bytes: &[u8]) -> Result<()> {
+    let state = checkpoint::from_bytes(bytes, "network.safetensors")?;
+    let again = checkpoint::from_bytes(&checkpoint::to_bytes(&state)?, "again")?;
+    assert_eq!(state.len(), again.len());
+    Ok(())
+}
+
+/// A file of weights in any of its formats, every tensor read.
+fn weights(bytes: &[u8]) -> Result<()> {
+    let file = WeightsFile::from_bytes("weights.pth", bytes.to_vec())?;
+    for (name, shape) in file.shapes() {
+        assert!(file.values(name, shape)?.len() <= bytes.len());
+    }
+    Ok(())
+}
+
+/// The pickle inside a zip of `torch.save`, whose sums of bytes are right.
+fn pickle(bytes: &[u8]) -> Result<()> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, data) in
+        [("a/data.pkl", bytes), ("a/byteorder", b"little"), ("a/data/0", &[0; 64]), ("a/data/1", &[1; 64])]
+    {
+        zip.start_file(name, stored).unwrap();
+        std::io::Write::write_all(&mut zip, data).unwrap();
+    }
+    weights(&zip.finish().unwrap().into_inner())
+}
+
+/// The recipe of a run, as its system.
+fn recipe_file(bytes: &[u8]) -> Result<()> {
+    let path = file("run/recipe.toml", bytes);
+    let run = Run::open(path.parent().unwrap())?;
+    of_system(&run.recipe()?, Form::Run(&run))
+}
+
+/// A system's name, then an assignment of `--set` a line.
+fn set(bytes: &[u8]) -> Result<()> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    let system = Table::from_iter([("system".into(), Value::String(lines.next().unwrap_or_default().into()))]);
+    let changes = lines.map(recipe::assignment).collect::<Result<Vec<_>>>()?;
+    of_system(&system, Form::Assignments(&changes))
+}
+
+/// Where the changes to a system's defaults are.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Run(&'a Run),
+    Assignments(&'a [Table]),
+}
+
+/// Finds the system that a recipe names, and makes its networks without their numbers.
+fn of_system(table: &Table, form: Form) -> Result<()> {
+    let id = table.get("system").and_then(Value::as_str).unwrap_or_default();
+    let entries: &[(&str, fn(Form) -> Result<()>)] = &[
+        entry::<classifier::Classifier>(),
+        entry::<autoencoder::ae::Ae>(),
+        entry::<autoencoder::probe::Probe>(),
+        entry::<autoencoder::aae::Aae>(),
+        entry::<autoencoder::ssvae::Ssvae>(),
+        entry::<autoencoder::vae::Vae>(),
+        entry::<autoencoder::cvae::Cvae>(),
+        entry::<autoencoder::iwae::Iwae>(),
+        entry::<autoencoder::dvae::Dvae>(),
+        entry::<autoencoder::betavae::BetaVae>(),
+        entry::<autoencoder::betatcvae::BetaTcVae>(),
+        entry::<autoencoder::dcign::Dcign>(),
+        entry::<autoencoder::pixelcnn::PixelCnnSystem>(),
+        entry::<autoencoder::pixelrnn::PixelRnnSystem>(),
+        entry::<adversarial::dcgan::Dcgan>(),
+        entry::<adversarial::cgan::Cgan>(),
+        entry::<diffusion::ddpm::Ddpm>(),
+        entry::<diffusion::diffusers::Diffusers>(),
+        entry::<diffusion::noisy_classifier::NoisyClassifier>(),
+        entry::<segmenter::Segmenter>(),
+        entry::<translation::cyclegan::CycleGan>(),
+        entry::<adaptation::dann::Dann>(),
+    ];
+    assert_eq!(entries.len(), kiln_systems::registry().len());
+    let entry = entries.iter().find(|(own, _)| *own == id).ok_or_else(|| Error::usage("no such system"))?;
+    (entry.1)(form)
+}
+
+fn entry<S: System>() -> (&'static str, fn(Form) -> Result<()>) {
+    (S::ID, make::<S>)
+}
+
+fn make<S: System>(form: Form) -> Result<()> {
+    let recipe = match form {
+        Form::Run(run) => run.recipe_of::<S>()?,
+        Form::Assignments(changes) => {
+            let mut table = recipe::defaults::<S>()?;
+            changes.iter().try_for_each(|change| recipe::merge(&mut table, change, "--set"))?;
+            recipe::typed::<S>(table, "--set")?
+        }
+    };
+    // What a run writes is what it reads.
+    let text = toml::to_string_pretty(&recipe).context(|| "recipe")?;
+    let again: Recipe<S::Config> = toml::from_str(&text).unwrap();
+    assert_eq!(text, toml::to_string_pretty(&again).unwrap());
+
+    let [channels, height, width] = match recipe.data.shape {
+        [0, 0, 0] => [recipe.data.channels.max(1), 28, 28],
+        shape => shape,
+    };
+    let [height, width] = recipe.data.size.or([height, width]);
+    let classes = match recipe.data.classes.is_empty() {
+        true => (0..10).map(|class| class.to_string()).collect(),
+        false => recipe.data.classes.clone(),
+    };
+    let system = S::new(recipe.model, &Pictures::new([channels, height, width], classes))?;
+    drop(system.networks(&mut Init::counting()));
+    system.phases();
+    system.abilities().list();
+    Ok(())
+}
+
+/// The state of a checkpoint of a run.
+fn state(bytes: &[u8]) -> Result<()> {
+    let newest = file("checkpoints/0000000128/state.json", bytes);
+    let tensor = HostTensor { shape: vec![1], values: vec![0.5] };
+    let network = State::from([("a".to_string(), tensor)]);
+    file("checkpoints/0000000128/network.safetensors", &checkpoint::to_bytes(&network)?);
+    let found = Checkpoint::newest(newest.parent().unwrap().parent().unwrap(), &mut drop)?;
+    // What is read is written.
+    let counters = found.map(|checkpoint| checkpoint.counters).unwrap_or_default();
+    let text = serde_json::to_string(&counters).unwrap();
+    let _: Counters = serde_json::from_str(&text).context(|| text.clone())?;
+    Ok(())
+}
+
+/// A model folder of diffusers: the settings of its network, a 0 byte, those of its scheduler, and too few weights.
+fn diffusers(bytes: &[u8]) -> Result<()> {
+    let (network, scheduler) = halves(bytes);
+    file("model/unet/config.json", network);
+    file("model/scheduler/scheduler_config.json", scheduler);
+    let weights = folder().join("model/unet/diffusion_pytorch_model.safetensors");
+    if !weights.exists() {
+        let tensor = HostTensor { shape: vec![100_000], values: vec![0.0; 100_000] };
+        std::fs::write(weights, checkpoint::to_bytes(&State::from([("a".to_string(), tensor)]))?).unwrap();
+    }
+    import(&folder().join("model"), &folder().join("imported"), &ImportOptions::default()).map(drop)
+}
