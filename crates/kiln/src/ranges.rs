@@ -37,6 +37,8 @@ const STRENGTH: Range = Range::Real(-1e6, 1e6);
 /// Verb, flag, range; a flag without a verb is that of every verb that has no row of its own.
 const RANGES: &[(&str, &str, Range)] = &[
     ("", "threads", Range::Whole(0, 1_024)),
+    ("", "max_pixels", Range::Whole(1, u64::MAX)),
+    ("", "max_bytes", Range::Whole(1, u64::MAX)),
     ("", "seed", Range::Whole(0, u64::MAX)),
     // A recipe's numbers are signed.
     ("train", "seed", Range::Whole(0, i64::MAX as u64)),

@@ -106,7 +106,8 @@ fn a_run_is_fine_tuned() {
     let plain = "--quiet --batch 16";
     done(here, &format!("train vae --from first --set model.free_bits=0.5 --steps 1 --out second {plain}"));
     let recipe = fs::read_to_string(here.join("second/recipe.toml")).unwrap();
-    for line in ["init_from = \"first\"", "latent = 5", "hidden = [16]", "free_bits = 0.5", "size = 28"] {
+    let from = format!("init_from = \"{}\"", here.join("first").display());
+    for line in [&from, "latent = 5", "hidden = [16]", "free_bits = 0.5", "size = 28"] {
         assert!(recipe.lines().any(|l| l == line), "{line}: {recipe}");
     }
     fs::write(here.join("next.toml"), "system = 'vae'\n[train]\ninit_from = 'second'\n[model]\nfree_bits = 2\n")
