@@ -53,7 +53,7 @@ fn requests_that_make_no_sense() {
         (&["train", "classifier", "--set", "train.bacth=3"], "did you mean `train.batch`?"),
         (&["train", "classifier", "--set", "train.batch=many"], "must be a whole number"),
         (&["train", "classifier", "--batch", "20000"], "larger than the 9000 pictures"),
-        (&["train", "classifier", "--steps", "0"], "--steps 0"),
+        (&["train", "classifier", "--steps", "0"], "'0' for '--steps <STEPS>': a whole number, 1 to"),
         (&["train", "classifier", "--device", "abacus"], "unknown"),
         (&["sample", "nowhere", "-n", "1", "--out", "x"], "not a run"),
         (&["evaluate", "starter", "--against", "starter", "--metrics", "vibes"], "unknown"),

@@ -142,8 +142,8 @@ fn requests_that_make_no_sense() {
         (&["compare", "nowhere"], 2, "not a run"),
         (&["compare", "run", "young"], 1, "young: no checkpoint yet"),
         (&["compare", "run", "--metrics", "vibes"], 2, "--metrics vibes: unknown"),
-        (&["compare", "run", "-n", "1"], 2, "at least 2"),
-        (&["compare", "run", "--samples", "0"], 2, "--samples 0"),
+        (&["compare", "run", "-n", "1"], 2, "a whole number, 2 to"),
+        (&["compare", "run", "--samples", "0"], 2, "'0' for '--samples <SAMPLES>'"),
         (&["compare", "run", "--out", "run"], 2, "not the name of a file"),
     ];
     for (args, status, says) in cases {

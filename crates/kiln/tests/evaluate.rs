@@ -178,7 +178,10 @@ fn factors_of_a_set_are_told_by_latents_and_latents_are_walked_along() {
 
     let far = ["edit", "run", "--traverse", "--from", "dsprites/test", "--start", "999999", "--out", "no.png"];
     assert!(refused(here, &far).contains("--start 999999: dsprites has"));
-    assert!(refused(here, &["edit", "run", "--traverse", "--columns", "1", "--out", "no.png"]).contains("--columns 2"));
+    assert!(
+        refused(here, &["edit", "run", "--traverse", "--columns", "1", "--out", "no.png"])
+            .contains("'--columns <COLUMNS>': a whole number, 2 to")
+    );
     let labels = ["evaluate", "run", "--metrics", "factor_r2", "--against", "starter", "-n", "4"];
     assert!(refused(here, &[&labels[..], &["--quiet"]].concat()).contains("28 x 28 where"));
 }

@@ -83,7 +83,7 @@ fn pictures_are_encoded_completed_and_told_from_others() {
         ("evaluate run --metrics nll --truncation-psi 0.5 -n 20", "--truncation-psi 0.5: nothing asked for"),
         ("inpaint told pictures x", "model.condition"),
         ("inpaint run pictures x", "these can: cvae"),
-        ("inpaint quarter pictures x -n 0", "-n 0"),
+        ("inpaint quarter pictures x -n 0", "'0' for '-n <N>': a whole number, 1 to"),
         ("inpaint quarter pictures x --mask pictures/00000.png", "--mask"),
         ("sample run -n 1 --out x --steps 5", "--steps: not a sampler setting of vae; it has --truncation-psi"),
         ("encode quarter pictures --out x", "cannot encode"),
