@@ -81,20 +81,25 @@ fn part_of_word(word: &str) -> Option<Part> {
     }
 }
 
-/// The parts that the folders at the top of a set are.
+/// The parts that a set's folders are. They lie at its top, or all at one depth below: `images/train`, `cat/train`.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     /// The length of what lies around the set in each path.
     root: usize,
+    /// How many folders lie around a part.
+    depth: usize,
     /// None where the set has no parts of its own.
     folders: BTreeMap<String, Part>,
 }
 
+/// How deep parts are looked for.
+const DEEPEST: usize = 3;
+
 impl Parts {
-    /// The parts among the folders at the top, which is `root` bytes into each path.
+    /// The parts among the folders of a set, which is `root` bytes into each path.
     ///
     /// # Errors
-    /// If a folder has the name of a part and lies among others that have not.
+    /// If a folder at the top has the name of a part and lies among others that have not.
     pub(crate) fn of(place: &str, entries: &[Entry], root: usize) -> Result<Self> {
         let mut tops = BTreeMap::new();
         let mut flat = false;
@@ -107,16 +112,13 @@ impl Parts {
         }
         let others: Vec<String> = tops.iter().filter(|(_, part)| part.is_none()).map(|(top, _)| top.clone()).collect();
         let folders: BTreeMap<String, Part> = tops.into_iter().filter_map(|(top, part)| Some((top, part?))).collect();
-        let trains = folders.values().any(|part| *part == Part::Train);
-        let held_out = folders.values().any(|part| *part != Part::Train);
+        let plain = Self { root, ..Self::default() };
         let alone = others.is_empty() && !flat;
         match folders.keys().next() {
-            Some(_) if alone || (trains && held_out) => Ok(Self { root, folders }),
+            Some(_) if alone || is_split(&folders) => Ok(Self { folders, ..plain }),
+            None => Ok((1..=DEEPEST).find_map(|depth| Self::below_top(entries, root, depth)).unwrap_or(plain)),
             // A train can also be a thing in pictures.
-            None => Ok(Self { root, ..Self::default() }),
-            Some(name) if folders.len() == 1 && name.eq_ignore_ascii_case("train") => {
-                Ok(Self { root, ..Self::default() })
-            }
+            Some(name) if folders.len() == 1 && name.eq_ignore_ascii_case("train") => Ok(plain),
             Some(name) => Err(Error::usage(format!(
                 "{place}: {name} is the name of a part of a set, and lies beside {}; sort all pictures into train and \
                  {name}, or rename it",
@@ -125,39 +127,75 @@ impl Parts {
         }
     }
 
+    /// Parts at a depth at which every picture lies in one.
+    fn below_top(entries: &[Entry], root: usize, depth: usize) -> Option<Self> {
+        let mut found = Self { root, depth, folders: BTreeMap::new() };
+        let mut around = BTreeSet::new();
+        for entry in entries {
+            let (before, part, _) = found.apart(&entry.path);
+            if !found.folders.contains_key(part) {
+                found.folders.insert(part.to_string(), part_of(part)?);
+            }
+            around.insert(before);
+        }
+        if !is_split(&found.folders) {
+            return None;
+        }
+        // One folder around everything says nothing.
+        match around.first().filter(|_| around.len() == 1) {
+            Some(before) => Some(Self { root: root + before.len(), depth: 0, ..found }),
+            None => Some(found),
+        }
+    }
+
     /// Whether the set has parts of its own.
     pub(crate) fn is_given(&self) -> bool {
         !self.folders.is_empty()
     }
 
-    /// What is left of a path below the folders around everything, and below its part.
-    pub(crate) fn below<'a>(&self, path: &'a str) -> &'a str {
+    /// What lies around a path's part, the part, and what lies in it.
+    fn apart<'a>(&self, path: &'a str) -> (&'a str, &'a str, &'a str) {
         let path = &path[self.root..];
-        let cut = if self.is_given() { path.find('/').map_or(0, |i| i + 1) } else { 0 };
-        &path[cut..]
+        let deeper = |start: usize| path[start..].find('/').map(|i| start + i + 1);
+        let start = (0..self.depth).try_fold(0, |start, _| deeper(start)).unwrap_or(path.len());
+        let (before, rest) = path.split_at(start);
+        let (part, inside) = rest.split_once('/').unwrap_or(("", rest));
+        (before, part, inside)
     }
 
-    /// The folder at the top that a path lies in, or nothing.
-    pub(crate) fn top<'a>(&self, path: &'a str) -> &'a str {
-        path[self.root..].split_once('/').map_or("", |(top, _)| top)
+    /// What is left of a path without the folders around everything, and without its part.
+    pub(crate) fn below(&self, path: &str) -> String {
+        match (self.is_given(), self.apart(path)) {
+            (false, _) => path[self.root..].to_string(),
+            (true, (before, _, inside)) => format!("{before}{inside}"),
+        }
+    }
+
+    /// The folder of the part that a path lies in, or nothing.
+    pub(crate) fn part<'a>(&self, path: &'a str) -> &'a str {
+        if self.is_given() { self.apart(path).1 } else { "" }
     }
 
     /// Whether a path lies in one of the parts, or the set has none.
     pub(crate) fn within(&self, path: &str) -> bool {
-        !self.is_given() || self.folders.contains_key(self.top(path))
+        !self.is_given() || self.folders.contains_key(self.part(path))
     }
 
-    /// Whether a path belongs to a split. What is for validation is the test part of a set that has no other; beside one it is
-    /// in no split but [`Split::All`].
-    pub(crate) fn holds(&self, split: Split, path: &str) -> bool {
-        let tested = if self.folders.values().any(|p| *p == Part::Test) { Part::Test } else { Part::Validation };
-        match (self.folders.get(self.top(path)), split) {
-            (None, _) => false,
-            (Some(_), Split::All) => true,
-            (Some(part), Split::Train) => *part == Part::Train,
-            (Some(part), Split::Test) => *part == tested,
+    /// The split that a path belongs to by its part. What is for validation is the test part of a set that has no other;
+    /// beside one it belongs to neither.
+    pub(crate) fn side(&self, path: &str) -> Option<Split> {
+        match self.folders.get(self.part(path))? {
+            Part::Train => Some(Split::Train),
+            Part::Test => Some(Split::Test),
+            Part::Validation => Some(Split::Test).filter(|_| !self.folders.values().any(|p| *p == Part::Test)),
         }
     }
+}
+
+/// Whether there is something to train on and something held out.
+fn is_split(folders: &BTreeMap<String, Part>) -> bool {
+    let trains = folders.values().any(|part| *part == Part::Train);
+    trains && folders.values().any(|part| *part != Part::Train)
 }
 
 /// The first folders of the paths, sorted; none if all are flat.
@@ -208,14 +246,20 @@ mod tests {
     fn a_part_is_no_class() {
         let parts = |paths: &[&str]| Parts::of("d", &entries(paths), 0);
         let three = parts(&["train/a/1.png", "val/a/2.png", "test/a/3.png", "extra/4.png"]).unwrap();
-        let held = |split| ["train/a", "val/a", "test/a", "extra/4"].map(|path| three.holds(split, path));
-        assert_eq!(held(Split::Train), [true, false, false, false]);
-        assert_eq!(held(Split::Test), [false, false, true, false]);
-        assert_eq!(held(Split::All), [true, true, true, false]);
+        let sides = ["train/a", "val/a", "test/a", "extra/4"].map(|path| three.side(path));
+        assert_eq!(sides, [Some(Split::Train), None, Some(Split::Test), None]);
         assert!(three.within("val/a") && !three.within("extra/4"));
         assert_eq!(three.below("train/a/1.png"), "a/1.png");
         let two = parts(&["Train/a/1.png", "Valid/a/2.png"]).unwrap();
-        assert!(two.holds(Split::Test, "Valid/a/2.png"));
+        assert_eq!(two.side("Valid/a/2.png"), Some(Split::Test));
+        // Deeper, in every class, in pictures and masks, and in one folder around all.
+        let deep = parts(&["cat/train/1.png", "cat/val/2.png", "dog/train/x/1.png"]).unwrap();
+        assert_eq!(deep.below("dog/train/x/1.png"), "dog/x/1.png");
+        assert_eq!(deep.side("cat/val/2.png"), Some(Split::Test));
+        let around = parts(&["d/images/train/a/1.png", "d/images/test/a/2.png"]).unwrap();
+        assert_eq!(around.below("d/images/train/a/1.png"), "a/1.png");
+        assert!(!parts(&["cat/train/1.png", "dog/2.png"]).unwrap().is_given());
+        assert!(!parts(&["cat/train/1.png", "dog/train/2.png"]).unwrap().is_given());
         // Trains and buses.
         assert!(!parts(&["train/1.png", "bus/2.png"]).unwrap().is_given());
         assert!(parts(&["train/1.png"]).unwrap().is_given());

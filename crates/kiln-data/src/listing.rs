@@ -91,55 +91,63 @@ impl FileSet {
             _ => common_root(&pictures),
         };
         let parts = Parts::of(&place, &pictures, root)?;
-        pictures.iter().filter(|e| !parts.within(&e.path)).for_each(|e| left.outside(parts.top(&e.path)));
+        pictures.iter().filter(|e| !parts.within(&e.path)).for_each(|e| left.outside(top(&e.path[root..])));
         pictures.retain(|e| parts.within(&e.path));
-        let below = |path: &str| parts.below(path).to_string();
-        let mut masks = take_masks(&place, &mut pictures, &below)?;
+        let mut masks = take_masks(&place, &mut pictures, &parts)?;
         // The folder that holds all pictures of a set with masks is no class.
         let cut = if masks.is_empty() { 0 } else { IMAGES.len() };
-        let inner = |path: &'_ str| -> usize { path.len() - parts.below(path).len() + cut };
-        let classes = classes(&place, pictures.iter().map(|e| &e.path[inner(&e.path)..]))?;
-        let class_of = |path: &str| path[inner(path)..].split_once('/').map(|(class, _)| class.to_string());
+        let insides: Vec<String> = pictures.iter().map(|e| parts.below(&e.path)[cut..].to_string()).collect();
+        let classes = classes(&place, insides.iter().map(String::as_str))?;
         check_unread(&place, &unread, &parts, &classes)?;
-        let (trained, _): (Vec<&Entry>, Vec<&Entry>) = pictures.iter().partition(|e| match parts.is_given() {
-            true => parts.holds(Split::Train, &e.path),
-            false => pictures.len() < FEW || Split::Train.holds(&e.path[root..]),
-        });
-        let taught: BTreeSet<Option<String>> = trained.iter().map(|e| class_of(&e.path)).collect();
-        // Whether a picture belongs to a split. Sets of a few have no test part, and no class is kept from training.
-        let few = pictures.len() < FEW;
-        let holds = |e: &Entry| match (parts.is_given(), split) {
-            (_, Split::All) if !parts.is_given() => true,
-            (true, _) => parts.holds(split, &e.path),
-            (false, _) if few || !taught.contains(&class_of(&e.path)) => split == Split::Train,
-            (false, _) => split.holds(&e.path[root..]),
+        let sides = sides(&pictures, &insides, &parts, root);
+        let trained = |side: &Option<Split>| *side == Some(Split::Train);
+        if parts.is_given() && sides.iter().any(trained) {
+            let taught = insides.iter().zip(&sides).filter(|(_, side)| trained(side)).map(|(inside, _)| top(inside));
+            let taught: BTreeSet<&str> = taught.collect();
+            left.untaught = classes.iter().filter(|class| !taught.contains(class.as_str())).cloned().collect();
+        }
+        let neither = pictures.iter().zip(&sides).filter(|(_, side)| side.is_none() && split != Split::All);
+        neither.for_each(|(e, _)| left.outside(parts.part(&e.path)));
+        let mut item = |(file, inside): (Entry, &String)| {
+            let label = classes.binary_search_by(|class| class.as_str().cmp(top(inside))).ok().map(|i| i as u32);
+            let caption = captions.remove(&format!("{}.txt", without_ending(&file.path))).map(Box::new);
+            let mask = masks.remove(&mask_key(&file.path, &parts)).map(Box::new);
+            Item { stem: without_ending(inside).to_string(), file, label, caption, mask }
         };
-        if parts.is_given() && !trained.is_empty() {
-            left.untaught = classes.iter().filter(|c| !taught.contains(&Some(c.to_string()))).cloned().collect();
-        }
-        let kept: Vec<Entry> = pictures.iter().filter(|e| holds(e)).cloned().collect();
-        if parts.is_given() && split != Split::All {
-            let neither = |e: &&Entry| !parts.holds(Split::Train, &e.path) && !parts.holds(Split::Test, &e.path);
-            pictures.iter().filter(neither).for_each(|e| left.outside(parts.top(&e.path)));
-        }
-        if kept.is_empty() {
+        let held = sides.iter().map(|side| split == Split::All || *side == Some(split));
+        let kept = pictures.into_iter().zip(&insides).zip(held).filter(|(_, held)| *held);
+        let items: Vec<Item> = kept.map(|(picture, _)| item(picture)).collect();
+        if items.is_empty() {
             return Err(Error::new(format!(
                 "{place}: no pictures for the {split} split: add more pictures, or sort them into \
                  folders train and test"
             )));
         }
-        let item = |file: Entry| {
-            let inside = &file.path[inner(&file.path)..];
-            let class = inside.split_once('/').map(|(c, _)| c.to_string());
-            let label = class.and_then(|c| classes.binary_search(&c).ok()).map(|i| i as u32);
-            let caption = captions.remove(&format!("{}.txt", without_ending(&file.path))).map(Box::new);
-            let mask = masks.remove(&mask_key(&file.path, &below)).map(Box::new);
-            Item { stem: without_ending(inside).to_string(), file, label, caption, mask }
-        };
-        let items = kept.into_iter().map(item).collect();
         count_unread(&unread, &mut left);
         Ok(Self { name: name.into(), store, items, classes, notes: left.notes() })
     }
+}
+
+/// The first folder of a path, or nothing.
+fn top(path: &str) -> &str {
+    path.split_once('/').map_or("", |(top, _)| top)
+}
+
+/// The split that each picture belongs to: by its part, else by the keyed hash of its name. Sets of a few have no test part,
+/// and where all pictures of a class would be held out, none is.
+fn sides(pictures: &[Entry], insides: &[String], parts: &Parts, root: usize) -> Vec<Option<Split>> {
+    if parts.is_given() {
+        return pictures.iter().map(|e| parts.side(&e.path)).collect();
+    }
+    let few = pictures.len() < FEW;
+    let train = |e: &Entry| few || Split::Train.holds(&e.path[root..]);
+    let taught: BTreeSet<&str> =
+        pictures.iter().zip(insides).filter(|(e, _)| train(e)).map(|(_, inside)| top(inside)).collect();
+    let side = |(e, inside): (&Entry, &String)| match train(e) || !taught.contains(top(inside)) {
+        true => Some(Split::Train),
+        false => Some(Split::Test),
+    };
+    pictures.iter().zip(insides).map(side).collect()
 }
 
 /// Sets of fewer have no test part.
@@ -186,8 +194,9 @@ fn count_unread(unread: &[Entry], left: &mut LeftOut) {
 /// Refuses a set of classes in which one would vanish, since none of its pictures can be read.
 fn check_unread(place: &str, unread: &[Entry], parts: &Parts, classes: &[String]) -> Result<()> {
     let lost = |e: &&Entry| {
-        let class = parts.below(&e.path).split_once('/').map(|(class, _)| class.to_string());
-        is_unread_picture(&extension(&e.path)) && class.is_some_and(|class| classes.binary_search(&class).is_err())
+        let inside = parts.below(&e.path);
+        let is_lost = inside.contains('/') && !classes.iter().any(|class| class == top(&inside));
+        is_unread_picture(&extension(&e.path)) && is_lost
     };
     match unread.iter().find(lost).filter(|e| !classes.is_empty() && parts.within(&e.path)) {
         Some(e) => Err(Error::new(format!(

@@ -12,6 +12,8 @@ use crate::{Contents, DataKind, DataSet, Picture, PictureRule, Resize, Sample, T
 
 /// Prepared sets below this many bytes stay in memory, since decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
+/// Bytes that a sample takes beside its pictures: its name and the places of all its parts.
+const BESIDE: usize = 256;
 
 /// A set and the rule that gives every sample the same [channels, height, width].
 pub struct Prepared {
@@ -63,7 +65,7 @@ impl Prepared {
         let shape = common_shape(&stored, &rule, set.name())?;
         let roomy @ [channels, height, width] = rule.augment.roomy(shape);
         let masks = usize::from(set.kinds().contains(&DataKind::Masked));
-        let bytes = ((channels + masks) * height * width).saturating_mul(set.len());
+        let bytes = ((channels + masks) * height * width + BESIDE).saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
         Ok(Self { set, rule, shape, contents, roomy, kept, with_first: false, mask_values: Vec::new(), tokens: None })

@@ -61,6 +61,27 @@ fn parts_under_other_names_are_parts() {
 }
 
 #[test]
+fn parts_may_lie_deeper() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write_all(&root.join("classes"), &["cat/train/1.png", "cat/val/2.png", "dog/train/3.png"]);
+    write_all(&root.join("yolo"), &["images/train/1.png", "images/val/2.png"]);
+    let grey = Picture::new(2, 2, 1, vec![1; 4]).unwrap();
+    for (part, name) in [("train", "1"), ("val", "2")] {
+        write(root, &format!("masked/images/{part}/{name}.png"), &[]);
+        let mask = root.join(format!("masked/masks/{part}/{name}.png"));
+        std::fs::create_dir_all(mask.parent().unwrap()).unwrap();
+        grey.write_png(&mask, &[]).unwrap();
+    }
+    for (name, classes, train) in [("classes", "cat dog", 2), ("yolo", "", 1), ("masked", "", 1)] {
+        let set = opened(&root.join(name), Split::Train).unwrap();
+        assert_eq!((set.len(), set.classes().join(" ").as_str()), (train, classes), "{name}");
+        assert_eq!(opened(&root.join(name), Split::Test).unwrap().len(), 1, "{name}");
+        assert_eq!(set.get(0).unwrap().mask.is_some(), name == "masked");
+    }
+}
+
+#[test]
 fn a_part_among_classes_is_refused_and_a_third_part_told() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
@@ -203,6 +224,10 @@ fn archives_of_other_programs_are_read() {
         zip.finish().unwrap();
         assert_eq!(seen(&file(name)), (3, "a b".into(), String::new()), "{name}");
     }
+    // A program in front, as of an archive that unpacks itself, and a folder of its own.
+    let whole = std::fs::read(file("plain.zip")).unwrap();
+    std::fs::write(file("self.zip"), [b"#!/bin/sh\nexit\n".as_slice(), &whole].concat()).unwrap();
+    assert_eq!(seen(&file("self.zip")).0, 3);
     let tar = || {
         let mut tar = tar::Builder::new(Vec::new());
         for path in names("pets/{}.png") {

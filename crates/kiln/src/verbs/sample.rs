@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::{Context as _, Error, Result, output, refuse_if};
+use kiln_core::{Context as _, Error, Result, output, read_file, refuse_if};
 use kiln_data::{Picture, contact_sheet, read_png_text};
 use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
@@ -42,7 +42,7 @@ pub struct SampleArgs {
     /// Seed; the same seed gives the same images at any batch size
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder to write: 00000.png … and grid.png
+    /// Folder to write: 00000.png … and grid.png; further samples that an earlier call left there are removed
     #[arg(long)]
     out: PathBuf,
     /// Sample this class only, by number from 0
@@ -505,7 +505,7 @@ fn read_context(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<
 }
 
 fn read_noise(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<Tensor<4>> {
-    let bytes = std::fs::read(path).context(|| path.display())?;
+    let bytes = read_file(path, u64::MAX)?;
     let place = path.display().to_string();
     let mut state = checkpoint::from_bytes(&bytes, &place)?;
     let noise = state.remove("noise").ok_or_else(|| Error::usage(format!("{place}: no tensor named `noise`")))?;
@@ -517,5 +517,32 @@ fn read_noise(path: &Path, n: usize, device: &burn::tensor::Device) -> Result<Te
         _ => {
             Err(Error::usage(format!("{place}: `noise` has shape {:?}; expected [at least {n}, c, h, w]", noise.shape)))
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_call_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = Picture::new(1, 1, 1, vec![0]).unwrap();
+        let write = |name: &str, text: &[(&str, &str)]| picture.write_png(&folder.path().join(name), text).unwrap();
+        for i in 0..5 {
+            write(&format!("{i:05}.png"), &[("system", "vae"), ("index", &i.to_string())]);
+        }
+        // A picture of the user's, a copy under another number, a sheet, and another name.
+        write("00007.png", &[]);
+        write("00008.png", &[("system", "vae"), ("index", "3")]);
+        write("grid.png", &[("system", "vae")]);
+        write("9.png", &[("system", "vae"), ("index", "9")]);
+        std::fs::write(folder.path().join("00006.png"), "no picture").unwrap();
+        clear(folder.path(), 2).unwrap();
+        let mut left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["00000.png", "00001.png", "00006.png", "00007.png", "00008.png", "9.png", "grid.png"]);
     }
 }
