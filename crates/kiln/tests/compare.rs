@@ -144,7 +144,7 @@ fn requests_that_make_no_sense() {
         (&["compare", "run", "--metrics", "vibes"], 2, "--metrics vibes: unknown"),
         (&["compare", "run", "-n", "1"], 2, "a whole number, 2 to"),
         (&["compare", "run", "--samples", "0"], 2, "'0' for '--samples <SAMPLES>'"),
-        (&["compare", "run", "--out", "run"], 2, "not the name of a file"),
+        (&["compare", "run", "--out", "run"], 2, "give the name of a file"),
     ];
     for (args, status, says) in cases {
         let output = kiln(dir.path(), args);
