@@ -162,13 +162,15 @@ fn leave_out_own(store: &Store, pictures: &mut Vec<Entry>, left: &mut LeftOut) -
     };
     let marks: Result<Vec<Option<Own>>> = pictures.par_iter().map(look).collect();
     let marks = marks?;
-    left.sheets = marks.iter().filter(|mark| **mark == Some(Own::Sheet)).count();
+    let sheets = marks.iter().filter(|mark| **mark == Some(Own::Sheet)).count();
     let mut made = marks.iter();
     pictures.retain(|_| made.next() != Some(&Some(Own::Sheet)));
     let made: Vec<bool> = marks.iter().filter(|mark| **mark != Some(Own::Sheet)).map(Option::is_some).collect();
     let folder = |e: &Entry| e.path.rsplit_once('/').map_or("", |(folder, _)| folder).to_string();
     let others: BTreeSet<String> =
         pictures.iter().zip(&made).filter(|(_, made)| !**made).map(|(e, _)| folder(e)).collect();
+    // Of a sheet among Kiln's samples, where it belongs, there is nothing to be said.
+    left.sheets = if others.is_empty() { 0 } else { sheets };
     if others.is_empty() || !matches!(store, Store::Folder(_)) {
         return Ok(());
     }
