@@ -26,6 +26,7 @@ MODES = ["eager", "channels_last", "bf16", "bf16_channels_last", "compile", "com
 PRECISIONS = ["f32", "bf16"]
 SAMPLES, STEPS, BATCH = 64, 50, 32
 MODEL = [
+    "model.unet.patch=1",
     "model.unet.base_channels=32",
     "model.unet.channel_multipliers=[1, 2, 2]",
     "model.unet.blocks=2",

@@ -16,6 +16,7 @@ use kiln_systems::diffusion::guidance::{Backward, ColourHistogram, Edges, steer}
 use kiln_systems::diffusion::noisy_classifier::{self, NoisyClassifier};
 use kiln_systems::diffusion::parameterisation::Prediction;
 use kiln_systems::diffusion::process::ProcessConfig;
+use kiln_systems::diffusion::sampler::grid::Sigmas;
 use kiln_systems::diffusion::sampler::settings::{SAMPLERS, SamplerSettings};
 use kiln_systems::diffusion::schedule::{BetaSchedule, Level, NoiseSchedule, Sde};
 use kiln_train::params::map_flat;
@@ -255,6 +256,32 @@ fn a_chain_is_watched_and_split() {
     assert_eq!(*seen.borrow(), (0..9).map(|i| (i, Some(9), 3)).collect::<Vec<_>>());
 }
 
+/// Solvers space their levels as Karras from 80 on, unless a recipe or a request says otherwise.
+#[test]
+fn solvers_begin_where_noise_is_enough() {
+    let config = ProcessConfig { schedule: BetaSchedule::Cosine, ..ProcessConfig::default() };
+    let ratios = |config: &ProcessConfig, settings: &str| {
+        let settings: SamplerSettings = settings.parse::<toml::Table>().unwrap().try_into().unwrap();
+        let plan = config.process(1).unwrap().plan(&settings).unwrap();
+        plan.levels.iter().map(|level| level.ratio()).collect::<Vec<f64>>()
+    };
+    let last = config.process(1).unwrap().schedule.ratio(999);
+    for sampler in ["euler", "heun", "dpm++", "dpm++-sde", "unipc"] {
+        let named = format!("sampler = '{sampler}'\nsteps = 10\n");
+        let usual = ratios(&config, &named);
+        let asked = ratios(&config, &format!("{named}sigmas = 'karras'\nsigma_max = 80.0"));
+        assert_eq!(usual, asked, "{sampler}");
+        let least = config.process(1).unwrap().schedule.ratio(0);
+        assert!((usual[0] - 80.0).abs() < 1e-6 && (usual[9] - least).abs() < 1e-6 && usual[10] == 0.0, "{usual:?}");
+        let ends = |text: &str| ratios(&config, &format!("{named}{text}"))[0];
+        assert!((ends("sigma_max = 20.0") - 20.0).abs() < 1e-6, "{sampler}");
+        assert!((ends("sigmas = 'schedule'") / last - 1.0).abs() < 1e-9, "{sampler}");
+        assert!((ends("timestep_spacing = 'trailing'") / last - 1.0).abs() < 1e-9, "{sampler}");
+        let older = ProcessConfig { sigmas: Sigmas::Schedule, ..config.clone() };
+        assert!((ratios(&older, &named)[0] / last - 1.0).abs() < 1e-9, "{sampler}");
+    }
+}
+
 #[test]
 fn encoding_is_taken_back_by_decoding() {
     // A network that predicts nothing of x₀ but what it sees: the flow of N(0, 1) data keeps every picture.
@@ -287,7 +314,17 @@ fn settings_that_do_not_belong_are_named() {
     assert!(refused(SamplerSettings { order: Some(4), ..of("dpm++") }, None).contains("1 to 3"));
     let all = SamplerSettings { steps: Some(50), timestep_spacing: Some("leading".into()), ..of("dpm++") };
     assert!(refused(all, None).contains("1 to 49"));
-    assert!(refused(SamplerSettings { sigma_max: Some(80.0), ..of("heun") }, None).starts_with("--sigma-max"));
+    // Whoever names timesteps or the schedule's levels has no other end.
+    let schedule = SamplerSettings { sigmas: Some("schedule".into()), ..of("heun") };
+    let trailing = SamplerSettings { timestep_spacing: Some("trailing".into()), ..of("dpm++") };
+    for of in [schedule, trailing] {
+        assert!(refused(SamplerSettings { sigma_max: Some(80.0), ..of }, None).starts_with("--sigma-max"));
+    }
+    assert!(refused(SamplerSettings { s_noise: Some(1.0), ..of("heun") }, None).contains("--s-churn above 0"));
+    assert!(refused(SamplerSettings { s_churn: Some(-1.0), ..of("euler") }, None).starts_with("--s-churn -1"));
+    assert!(refused(SamplerSettings { s_churn: Some(5.0), ..of("ddim") }, None).contains("it is for euler, heun"));
+    let nowhere = SamplerSettings { s_churn: Some(5.0), s_tmin: Some(2.0), s_tmax: Some(1.0), ..of("heun") };
+    assert!(refused(nowhere, None).starts_with("--s-tmin 2"));
     let short = SamplerSettings {
         final_sigma: Some("sigma_min".into()),
         steps: Some(1),

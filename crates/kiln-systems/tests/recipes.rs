@@ -36,6 +36,10 @@ fn stand_in(recipe: &Table) -> Vec<String> {
     if recipe["model"].get("sampling_steps").is_some() {
         settings.push("model.sampling_steps=2".into());
     }
+    // The paper's widths take long.
+    if recipe["model"].get("unet").and_then(|unet| unet.get("base_channels")).and_then(Value::as_integer) > Some(64) {
+        settings.push("model.unet.base_channels=64".into());
+    }
     if text("model", "sampler") == "pc" {
         settings.push("model.sampler=heun".into());
     }

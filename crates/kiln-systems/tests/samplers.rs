@@ -165,6 +165,42 @@ fn every_chain_is_diffusers() {
     assert!(chains > 150, "{chains}");
 }
 
+/// Churn: the same inputs of the network at the same times, and the same end, as k-diffusion.
+#[test]
+fn edms_stochastic_sampler_is_k_diffusions() {
+    let f = Fixtures::open("edm");
+    let device = Device::flex();
+    let mut chains = 0;
+    for name in f.names().iter().filter_map(|n| n.strip_suffix(".end")) {
+        let parts: Vec<&str> = name.split('/').collect();
+        let schedule = schedule(parts[1]);
+        let (_, churn) = f.values(&format!("{name}.churn"));
+        let churn = Churn { s_churn: churn[0], s_tmin: churn[1], s_tmax: churn[2], s_noise: churn[3] };
+        let method = if parts[0] == "heun" { Method::Heun(churn) } else { Method::Euler(churn) };
+        let sigmas = (grid::Sigmas::Karras, 80.0);
+        let levels = grid::solver(&schedule, 8, Spacing::Linspace, sigmas, Default::default(), Family::Sigma).unwrap();
+        let raised = churn.raised(&levels, |ratio| schedule.at_ratio(ratio));
+        let seen = RefCell::new(Vec::new());
+        let ask: &Denoiser<'_> = &|xt, level: Level| {
+            let output = network(xt.clone(), level.t);
+            seen.borrow_mut().push((level.t, xt.clone()));
+            Ok(Denoised { x0: Prediction::V.to_x0(output, xt, &NoiseLevels::new(&[level], &device)), variance: None })
+        };
+        let noise = |i: u64| f.tensor::<5>("noises").narrow(0, i as usize, 1).squeeze_dims(&[0]);
+        let out = Plan { method, levels, raised }.run(f.tensor("start"), ask, &noise).unwrap();
+        let (times, pictures): (Vec<f64>, Vec<Tensor<4>>) = seen.into_inner().into_iter().unzip();
+        let (_, expected) = f.values(&format!("{name}.times"));
+        assert_eq!(times.len(), expected.len(), "{name}");
+        for (a, e) in times.iter().zip(&expected) {
+            assert!((a - e).abs() < 1e-6, "{name}: {times:?} instead of {expected:?}");
+        }
+        f.assert_close(Tensor::stack::<5>(pictures, 0), &format!("{name}.seen"), 1e-5);
+        f.assert_close(out, &format!("{name}.end"), 1e-5);
+        chains += 1;
+    }
+    assert_eq!(chains, 8);
+}
+
 /// Whatever is predicted, it leads back to the picture; and where variance explodes, the network is shown numbers of
 /// unit variance.
 #[test]

@@ -112,7 +112,9 @@ pub const RANGES: &[(&str, Range)] = &[
     // Chains of steps.
     ("timesteps", range(1.0, 1e5)),
     ("num_train_timesteps", range(1.0, 1e5)),
+    // 0 is all of them.
     ("sampling_steps", range(0.0, 1e5)),
+    ("sampling_sigma_max", range(1e-3, 1e6)),
     ("corrector_steps", range(0.0, 1e3)),
     ("recurrence", range(0.0, 1e3)),
     ("order", range(1.0, 3.0)),

@@ -48,7 +48,8 @@ const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), (
 /// Settings whose default is not what older versions did without them: system, table, key, what they did.
 const ADDED: [(&str, &str, &str, Was); 3] = [
     ("ddpm", "model", "sigmas", Was::Text("schedule")),
-    ("ddpm", "model", "sampling_sigma_max", Was::Number(f64::INFINITY)),
+    // As far as any schedule goes.
+    ("ddpm", "model", "sampling_sigma_max", Was::Number(1e6)),
     ("noisy-classifier", "model", "pooling", Was::Text("mean")),
 ];
 
@@ -242,7 +243,7 @@ mod tests {
         };
         let old = updated("system = 'ddpm'\n[model]\neta = 0.5");
         assert_eq!(old["model"]["sigmas"].as_str(), Some("schedule"));
-        assert_eq!(old["model"]["sampling_sigma_max"].as_float(), Some(f64::INFINITY));
+        assert_eq!(old["model"]["sampling_sigma_max"].as_float(), Some(1e6));
         let new = "system = 'ddpm'\n[model]\nsigmas = 'karras'\nsampling_sigma_max = 80.0";
         assert_eq!(updated(new), new.parse().unwrap());
         assert_eq!(updated("system = 'vae'\n[model]\neta = 0.5")["model"].get("sigmas"), None);

@@ -15,7 +15,14 @@ fn report(folder: &Path, checkpointing: bool) -> Value {
         .args(["train", "ddpm", "--quiet", "--threads", "1", "--steps", "2", "--batch", "32", "--out"])
         .arg(&root)
         .args(["--set", "model.unet.base_channels=32", "--set", "model.unet.channel_multipliers=[1, 1, 1]"])
-        .args(["--set", "model.unet.blocks=8", "--set", "model.unet.attention_levels=[]"])
+        .args([
+            "--set",
+            "model.unet.patch=1",
+            "--set",
+            "model.unet.blocks=8",
+            "--set",
+            "model.unet.attention_levels=[]",
+        ])
         .args(["--set", "train.preview_every=0", "--set", "train.preview_count=1"])
         .args(["--set", "model.timesteps=2", "--set", "model.sampling_steps=1"])
         .args(["--set", &format!("train.gradient_checkpointing={checkpointing}")])

@@ -37,15 +37,16 @@ use kiln_train::batch::drop_labels;
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Encode, Generate, Input, Likelihood, Loss, OptimizerConfig, Phase, Pictures,
-    Reconstruct, Request, SizeRule, State, System, TrainConfig,
+    Reconstruct, Request, Schedule, SizeRule, State, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
 use super::guidance::Guidance;
+use super::parameterisation::Prediction;
 use super::process::sampling::initial_noise;
 use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::settings::SamplerSettings;
-use super::schedule::{Level, NoiseLevels};
+use super::schedule::{BetaSchedule, Level, NoiseLevels};
 use super::unet_sizes;
 use crate::autoencoder::bound::log_mean_exp;
 use crate::one_pass::NoSettings;
@@ -66,14 +67,31 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
 }
 
+/// What gives the best pictures in minutes on a CPU, where it differs from Ho's: the cosine schedule, velocity, 2×2 patches,
+/// a high rate that falls, small batches, and noise on the way. `recipes/ddpm/paper.toml` has the paper's.
 impl Default for Config {
     fn default() -> Self {
         Self {
-            process: ProcessConfig::default(),
+            process: ProcessConfig {
+                schedule: BetaSchedule::Cosine,
+                prediction: Prediction::V,
+                eta: 1.0,
+                ..ProcessConfig::default()
+            },
             class_conditional: false,
             label_dropout: 0.1,
-            unet: UNetConfig::default(),
-            optimizer: OptimizerConfig { warmup: 5_000, clip_norm: 1.0, ..OptimizerConfig::adam(2e-4) },
+            unet: UNetConfig {
+                patch: 2,
+                channel_multipliers: vec![1, 2],
+                blocks: 1,
+                attention_levels: Vec::new(),
+                ..UNetConfig::default()
+            },
+            optimizer: OptimizerConfig {
+                warmup: 5_000,
+                clip_norm: 1.0,
+                ..OptimizerConfig::adam(1e-3).schedule(Schedule::Cosine)
+            },
         }
     }
 }
@@ -112,7 +130,7 @@ impl System for Ddpm {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        (DataConfig::default(), TrainConfig::default())
+        (DataConfig::default(), TrainConfig { batch: 16, ..TrainConfig::default() })
     }
 
     fn sizes(config: &Config) -> SizeRule {

@@ -136,7 +136,7 @@ fn churn(s: &SamplerSettings) -> Result<Churn> {
         s_churn: within("--s-churn", s.s_churn.unwrap_or(none.s_churn), 0.0, 1e6)?,
         s_tmin: within("--s-tmin", s.s_tmin.unwrap_or(none.s_tmin), 0.0, most)?,
         s_tmax: within("--s-tmax", s.s_tmax.unwrap_or(none.s_tmax), 0.0, most)?,
-        s_noise: within("--s-noise", s.s_noise.unwrap_or(none.s_noise), 0.0, 10.0)?,
+        s_noise: within("--s-noise", s.s_noise.unwrap_or(none.s_noise), 0.0, 100.0)?,
     };
     if churn.s_churn == 0.0 && (s.s_tmin.is_some() || s.s_tmax.is_some() || s.s_noise.is_some()) {
         return Err(Error::usage("--s-tmin, --s-tmax and --s-noise need an --s-churn above 0"));

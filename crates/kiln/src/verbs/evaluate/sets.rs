@@ -133,7 +133,8 @@ fn request(asked: &Asked<'_>) -> Request {
 /// The class each sample of a run is to show, if something leads it there.
 fn told(model: &dyn Model, asked: &Asked<'_>) -> Option<Vec<usize>> {
     let classes = model.info().pictures.classes.len();
-    let led = asked.args.sampler.guidance_scale.is_some() || asked.args.sampler.classifier.is_some();
+    let by = &asked.args.sampler;
+    let led = by.guidance_scale.is_some() || by.classifier.is_some() || by.segmenter.is_some();
     (led && classes > 0).then(|| request(asked).classes(classes).into_iter().map(|c| c as usize).collect())
 }
 

@@ -1,0 +1,183 @@
+"""Are Kiln's defaults as good as its best recipe, and as a plain PyTorch loop, after the same seconds of training?
+
+python benches/peers/defaults.py [--seconds N] [--only NAME,...]
+
+From the repository, with nothing else running, after `cargo build --release` and `kiln data fetch fashion`. Every
+contestant trains on Fashion-MNIST for so many seconds (300), then draws 2,000 pictures by 50 steps of DDIM. The judge is
+nobody's: a small classifier trained here in PyTorch, between whose features of the 2,000 and of 10,000 training pictures
+the Fréchet distance is taken. How many images Kiln sees in that time is measured first, for its schedules end with the run.
+
+  default    kiln train ddpm with 32 channels, batch 64, bf16
+  own        the same by its own sampler, with no flag
+  starter    recipes/ddpm/starter.toml
+  paper      recipes/ddpm/paper.toml with 32 channels and batch 64
+  torch      diffusers' UNet2DModel of 32 channels, linear schedule, ε, Adam 2e-4, bf16, batch 64
+
+Measured with torch==2.15.0 diffusers==0.42.1 scipy==1.17.1.
+"""
+
+import argparse
+import gzip
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+KILN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "kiln"
+SAMPLES, STEPS, BATCH = 2000, 50, 64
+DDIM = ["--sampler", "ddim", "--steps", str(STEPS)]
+SMALL = ["--set", "model.unet.base_channels=32", "--batch", str(BATCH)]
+CONTESTANTS = {
+    "default": (["ddpm", *SMALL, "--precision", "bf16"], DDIM),
+    "own": (["ddpm", *SMALL, "--precision", "bf16"], []),
+    "starter": (["recipes/ddpm/starter.toml"], []),
+    "paper": (
+        ["recipes/ddpm/paper.toml", *SMALL, "--precision", "bf16"]
+        + [f for s in ("groups=8", "dropout=0.0") for f in ("--set", f"model.unet.{s}")]
+        + ["--set", "model.optimizer.warmup=5000", "--set", "train.ema_half_life=2000"],
+        DDIM,
+    ),
+}
+
+
+def kiln(*arguments):
+    done = subprocess.run([str(a) for a in (KILN, *arguments)], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"{arguments}: {done.stderr}")
+    return done.stdout
+
+
+def pictures():
+    """Fashion-MNIST's training part, where Kiln keeps it."""
+    cache = Path(os.environ.get("KILN_CACHE", Path.home() / ".cache" / "kiln"))
+    read = lambda name, skip: np.frombuffer(gzip.open(next(cache.rglob(f"*fashion*/**/{name}*.gz"))).read()[skip:], np.uint8)
+    x = torch.from_numpy(read("train-images", 16).reshape(-1, 1, 28, 28).copy())
+    return x.float() / 127.5 - 1, torch.from_numpy(read("train-labels", 8).copy()).long()
+
+
+class Judge(nn.Module):
+    def __init__(self):
+        super().__init__()
+        block = lambda i, o: [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*block(1, 32), *block(32, 64), nn.Flatten(), nn.Linear(64 * 49, 128), nn.ReLU())
+        self.out = nn.Linear(128, 10)
+
+    def forward(self, x):
+        return self.out(self.features(x))
+
+
+def judge(x, y):
+    torch.manual_seed(1)
+    net = Judge()
+    adam = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(2):
+        for part in torch.randperm(len(x)).split(128):
+            adam.zero_grad()
+            F.cross_entropy(net(x[part]), y[part]).backward()
+            adam.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def moments(net, x):
+    f = torch.cat([net.features(part) for part in x.split(500)]).double().numpy()
+    return f.mean(0), np.cov(f, rowvar=False)
+
+
+def frechet(a, b):
+    (m1, s1), (m2, s2) = a, b
+    root = scipy.linalg.sqrtm(s1 @ s2)
+    return float(((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * root.real))
+
+
+def ours(name, seconds, folder):
+    train, sample = CONTESTANTS[name]
+    train = ["train", *train, "--data", "fashion", "--quiet"]
+    quiet = ["--set", "train.preview_every=0", "--set", "train.preview_count=1", "--set", "train.checkpoint_every=100000000"]
+    timed = {}
+    for steps in (20, 120):
+        start = time.perf_counter()
+        kiln(*train, *quiet, "--steps", steps, "--out", f"{folder}/{name}-{steps}")
+        timed[steps] = time.perf_counter() - start
+    batch = int(re.search(r"^batch = (\d+)", Path(f"{folder}/{name}-20/recipe.toml").read_text(), re.M)[1])
+    images = int(seconds * 100 * batch / (timed[120] - timed[20]))
+    start = time.perf_counter()
+    kiln(*train, *quiet, "--set", f"train.images={images}", "--out", f"{folder}/{name}")
+    took = time.perf_counter() - start
+    kiln("sample", f"{folder}/{name}", "-n", SAMPLES, *sample, "--quiet", "--out", f"{folder}/{name}-samples")
+    files = sorted(p for p in Path(f"{folder}/{name}-samples").glob("0*.png"))
+    x = torch.from_numpy(np.stack([np.asarray(Image.open(p).convert("L").resize((28, 28))) for p in files]))[:, None]
+    return images, took, x.float() / 127.5 - 1
+
+
+def theirs(x, seconds):
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=2,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ).to(memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(1000)
+    adam = torch.optim.Adam(net.parameters(), 2e-4)
+    autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    start, seen = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        x0 = x[torch.randint(len(x), (BATCH,))]
+        noise, t = torch.randn_like(x0), torch.randint(1000, (BATCH,))
+        adam.zero_grad()
+        with autocast():
+            said = net(scheduler.add_noise(x0, noise, t), t).sample
+        F.mse_loss(said.float(), noise).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        adam.step()
+        seen += BATCH
+    took = time.perf_counter() - start
+    net.eval()
+    scheduler.set_timesteps(STEPS)
+    made = []
+    for _ in range(0, SAMPLES, 250):
+        z = torch.randn(250, 1, 28, 28)
+        for t in scheduler.timesteps:
+            with torch.inference_mode(), autocast():
+                said = net(z, t).sample.float()
+            z = scheduler.step(said, t, z).prev_sample
+        made.append(z)
+    return seen, took, torch.cat(made).clamp(-1, 1)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[*CONTESTANTS, "torch"])
+    args = parser.parse_args()
+    x, y = pictures()
+    net = judge(x, y)
+    reference = moments(net, x[:10000])
+    print(f"{'other training pictures':24} {frechet(reference, moments(net, x[10000:12000])):8.1f}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.only:
+            seen, took, made = theirs(x, args.seconds) if name == "torch" else ours(name, args.seconds, folder)
+            distance = frechet(reference, moments(net, made))
+            print(f"{name:24} {distance:8.1f}   {seen:,} images in {took:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
