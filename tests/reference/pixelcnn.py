@@ -148,26 +148,37 @@ class Lstm(nn.Module):
         return walk(self.input(x), self.state, self.kind)
 
 
-class RowLstm(nn.Module):
-    """With its residual connection (figure 5 right)."""
+class Ends(nn.Module):
+    """With its residual connection (figure 5 right), and beside it what the output sees of the layer (section 3.3)."""
 
-    def __init__(self, h):
-        super().__init__()
-        self.walk, self.out = Lstm(h, "rows"), nn.Conv2d(h, 2 * h, 1)
+    def end(self, h, skip):
+        self.out = nn.Conv2d(h, 2 * h, 1)
+        self.skip = nn.Conv2d(h, 2 * h, 1) if skip else None
 
     def forward(self, x):
-        return x + self.out(self.walk(x))
+        h = self.states(x)
+        y = x + self.out(h)
+        return y if self.skip is None else torch.cat([y, self.skip(h)], 1)
 
 
-class DiagonalBiLstm(nn.Module):
-    def __init__(self, h):
+class RowLstm(Ends):
+    def __init__(self, h, skip=False):
+        super().__init__()
+        self.walk = Lstm(h, "rows")
+        self.end(h, skip)
+
+    def states(self, x):
+        return self.walk(x)
+
+
+class DiagonalBiLstm(Ends):
+    def __init__(self, h, skip=False):
         super().__init__()
         self.left, self.right = Lstm(h, "diagonals"), Lstm(h, "antidiagonals")
-        self.out = nn.Conv2d(h, 2 * h, 1)
+        self.end(h, skip)
 
-    def forward(self, x):
-        down = F.pad(self.right(x), (0, 0, 1, 0))[:, :, :-1]
-        return x + self.out(self.left(x) + down)
+    def states(self, x):
+        return self.left(x) + F.pad(self.right(x), (0, 0, 1, 0))[:, :, :-1]
 
 
 record_layer(out, "row_lstm", RowLstm(3), 2, 6, 5, 4)
@@ -179,5 +190,8 @@ logits = torch.randn(2, 768, 2, 3, requires_grad=True)
 log_p = torch.distributions.Categorical(logits=logits.reshape(2, 256, 3, 2, 3).permute(0, 2, 3, 4, 1)).log_prob(x)
 log_p.sum().backward()
 out |= {"softmax.levels": x, "softmax.logits": logits, "softmax.log_p": log_p.sum((1, 2, 3)), "softmax.grad": logits.grad}
+
+record_layer(out, "row_lstm_skip", RowLstm(3, skip=True), 2, 6, 5, 4)
+record_layer(out, "diagonal_bilstm_skip", DiagonalBiLstm(3, skip=True), 2, 6, 5, 4)
 
 save("pixelcnn", out, versions)

@@ -84,7 +84,7 @@ pub fn gaussian_kl_between(
 ///
 /// # Shapes
 /// `[n, d]` three times → `[n, d]`
-pub fn gaussian_log_terms(x: Tensor<2>, mean: Tensor<2>, log_var: Tensor<2>) -> Tensor<2> {
+pub fn gaussian_log_terms<const D: usize>(x: Tensor<D>, mean: Tensor<D>, log_var: Tensor<D>) -> Tensor<D> {
     let log_2pi = (2.0 * std::f64::consts::PI).ln();
     (log_var.clone() + log_2pi + (x - mean).square() / log_var.exp()) * -0.5
 }

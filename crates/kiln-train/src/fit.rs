@@ -1,14 +1,16 @@
-//! Training in closed form: a pass over the whole data in place of steps.
+//! The data as a whole: for training in closed form, a pass over it in place of steps, and for the state that networks
+//! begin in.
 
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use kiln_core::Result;
+use kiln_core::random::Key;
 use kiln_data::{Part, Prepared};
 
 use crate::batch::Domain;
 
-/// The data of a run as a whole, for [`System::fit`](crate::System::fit).
+/// The data of a run as a whole, for [`System::fit`](crate::System::fit) and [`System::initialise`](crate::System::initialise).
 pub struct FitData<'a> {
     streams: &'a [Arc<Prepared>],
     batch: usize,
@@ -37,9 +39,24 @@ impl<'a> FitData<'a> {
 
     /// All pictures of a set once, in its order and never mirrored, at most `train.batch` at a time.
     pub fn batches(&self, domain: usize) -> impl Iterator<Item = Result<Domain>> + '_ {
-        let (stream, len) = (&self.streams[domain], self.len(domain));
-        (0..len).step_by(self.batch.max(1)).map(move |start| {
-            let places: Vec<usize> = (start..len.min(start + self.batch)).collect();
+        self.parts(domain, self.len(domain), |i| i)
+    }
+
+    /// At most `n` pictures of a set, always the same and from all over it, as [`FitData::batches`] gives them.
+    pub fn some(&self, domain: usize, n: usize) -> impl Iterator<Item = Result<Domain>> + '_ {
+        let (key, len) = (Key::new(0).purpose("some"), self.len(domain));
+        self.parts(domain, n.min(len), move |i| key.permute(i as u64, len as u64) as usize)
+    }
+
+    fn parts<'b>(
+        &'b self,
+        domain: usize,
+        n: usize,
+        place: impl Fn(usize) -> usize + 'b,
+    ) -> impl Iterator<Item = Result<Domain>> + 'b {
+        let stream = &self.streams[domain];
+        (0..n).step_by(self.batch.max(1)).map(move |start| {
+            let places: Vec<usize> = (start..n.min(start + self.batch)).map(&place).collect();
             Ok(Domain::new(Part::of(stream, &places)?, self.device))
         })
     }

@@ -66,11 +66,11 @@ impl<S: System> Live<S> {
         })
     }
 
-    /// With the trained networks that the recipe starts from.
-    pub(crate) fn initialised(mut self, recipe: &Recipe<S::Config>) -> Result<Self> {
-        let initial = Initial::of::<S>(recipe)?;
-        self.networks = initial.load(self.networks)?;
-        self.ema = self.ema.map(|ema| initial.load(ema)).transpose()?;
+    /// With what a look at the data sets, and the trained networks that the recipe starts from.
+    pub(crate) fn initialised(mut self, recipe: &Recipe<S::Config>, data: &FitData<'_>) -> Result<Self> {
+        self.networks = Initial::of::<S>(recipe)?.load(self.system.initialise(self.networks, data)?)?;
+        let state = params::state(&self.networks);
+        self.ema = self.ema.map(|ema| params::load(ema, &state, "the networks")).transpose()?;
         Ok(self)
     }
 

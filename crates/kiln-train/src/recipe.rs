@@ -46,11 +46,12 @@ pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
 const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), ("model", "times", "timestep_sampling")];
 
 /// Settings whose default is not what older versions did without them: system, table, key, what they did.
-const ADDED: [(&str, &str, &str, Was); 3] = [
+const ADDED: [(&str, &str, &str, Was); 4] = [
     ("ddpm", "model", "sigmas", Was::Text("schedule")),
     // As far as any schedule goes.
     ("ddpm", "model", "sampling_sigma_max", Was::Number(1e6)),
     ("noisy-classifier", "model", "pooling", Was::Text("mean")),
+    ("pixelrnn", "model", "skip_connections", Was::Flag(false)),
 ];
 
 /// A value of [`ADDED`].
@@ -58,6 +59,7 @@ const ADDED: [(&str, &str, &str, Was); 3] = [
 enum Was {
     Text(&'static str),
     Number(f64),
+    Flag(bool),
 }
 
 impl From<Was> for Value {
@@ -65,6 +67,7 @@ impl From<Was> for Value {
         match was {
             Was::Text(text) => Self::String(text.to_string()),
             Was::Number(number) => Self::Float(number),
+            Was::Flag(flag) => Self::Boolean(flag),
         }
     }
 }
@@ -246,6 +249,8 @@ mod tests {
         assert_eq!(old["model"]["sampling_sigma_max"].as_float(), Some(1e6));
         let new = "system = 'ddpm'\n[model]\nsigmas = 'karras'\nsampling_sigma_max = 80.0";
         assert_eq!(updated(new), new.parse().unwrap());
+        let old = updated("system = 'pixelrnn'\n[model]\nlayers = 2");
+        assert_eq!(old["model"]["skip_connections"].as_bool(), Some(false));
         assert_eq!(updated("system = 'vae'\n[model]\neta = 0.5")["model"].get("sigmas"), None);
     }
 

@@ -76,6 +76,12 @@ pub trait System: Send + Sync + Sized + 'static {
         Ok(config)
     }
 
+    /// Its settings with what they leave to the pictures decided; done once, before training starts, so that a run's recipe
+    /// says it.
+    fn resolve(config: Self::Config, _pictures: &Pictures) -> Self::Config {
+        config
+    }
+
     /// The runs and files whose networks it starts from, if its settings name any. A network that no phase trains
     /// stays as it is, and is kept but once in a checkpoint.
     fn init_from(_config: &Self::Config) -> Vec<InitFrom<'_>> {
@@ -98,6 +104,14 @@ pub trait System: Send + Sync + Sized + 'static {
 
     /// Makes fresh networks.
     fn networks(&self, init: &mut Init) -> Self::Networks;
+
+    /// Fresh networks with what a look at the data sets in them, such as the bias of an output at its mean.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
+    fn initialise(&self, fresh: Self::Networks, _data: &FitData<'_>) -> Result<Self::Networks> {
+        Ok(fresh)
+    }
 
     /// What happens in a step, in order; nothing for a system that [`System::fit`] trains.
     fn phases(&self) -> Vec<Phase<Self>>;

@@ -89,6 +89,7 @@ pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) 
     settle::<S>(recipe)?;
     resolve_paths::<S>(recipe)?;
     let (streams, pictures) = prepare::<S>(recipe, None)?;
+    recipe.model = S::resolve(recipe.model.clone(), &pictures);
     let system = S::new(recipe.model.clone(), &pictures)?;
     memory::check(&system, memory::TRAINING)?;
     check_batch(&system, recipe, &streams)?;
@@ -188,7 +189,7 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
     let live = Live::new(system, recipe, &training, plain)?;
     let mut live = match saved {
         Some(saved) => live.restored(saved, plain)?,
-        None => live.initialised(recipe)?,
+        None => live.initialised(recipe, &FitData::new(&streams, config.batch, plain))?,
     };
     // Everything fits: only now are the run's files touched.
     run.write_recipe(recipe)?;

@@ -36,13 +36,15 @@ pub trait Trial {
 ///
 /// # Errors
 /// If the system trains on data that cannot be made up, or its settings do not fit the shape.
-pub(crate) fn trial<S: System>(recipe: Recipe<S::Config>, device: &Device) -> Result<Box<dyn Trial>> {
+pub(crate) fn trial<S: System>(mut recipe: Recipe<S::Config>, device: &Device) -> Result<Box<dyn Trial>> {
     let domains = match S::data_kind(&recipe.model) {
         DataKind::Images | DataKind::Labelled => 1,
         DataKind::PartlyLabelled | DataKind::TwoDomains | DataKind::SourceTarget | DataKind::Paired => 2,
         other => return Err(Error::usage(format!("{}: there is no made-up {other:?} data to time it on", S::ID))),
     };
-    let system = S::new(recipe.model.clone(), &Pictures::of(&recipe.data))?;
+    let pictures = Pictures::of(&recipe.data);
+    recipe.model = S::resolve(recipe.model, &pictures);
+    let system = S::new(recipe.model.clone(), &pictures)?;
     memory::check(&system, memory::TRAINING)?;
     let live = Live::new(system, &recipe, &device.clone().autodiff(), device)?;
     Ok(Box::new(OnNoise::<S> { live: Some(live), recipe, domains, device: device.clone() }))

@@ -25,7 +25,7 @@ pub enum Objective {
 
 impl Objective {
     /// What the discriminator minimises, its target for real pictures being 1 − `smoothing`
-    /// (one-sided label smoothing, Salimans 2016, §3.4; not under `hinge`):
+    /// (one-sided label smoothing, Salimans 2016, §3.4; `hinge` has no target):
     ///
     /// - cross-entropy: −(1−s)·log σ(D(x)) − s·log(1 − σ(D(x))) − log(1 − σ(D(G(z))))
     /// - `least-squares`: ½(D(x) − (1−s))² + ½D(G(z))²
@@ -84,17 +84,12 @@ impl Objective {
     /// Checks the label smoothing.
     ///
     /// # Errors
-    /// A usage error if it is not in [0, 0.5), or if the game has no target to smooth.
-    pub fn check_smoothing(self, smoothing: f64) -> Result<()> {
+    /// A usage error if it is not in [0, 0.5).
+    pub fn check_smoothing(smoothing: f64) -> Result<()> {
         if !(0.0..0.5).contains(&smoothing) {
             return Err(Error::usage(format!(
                 "model.label_smoothing = {smoothing}: must be at least 0 and below 0.5; 0.1 makes the real target 0.9"
             )));
-        }
-        if self == Self::Hinge && smoothing > 0.0 {
-            return Err(Error::usage(
-                "model.label_smoothing: the hinge loss has no target to smooth; set it to 0 or choose another model.objective",
-            ));
         }
         Ok(())
     }

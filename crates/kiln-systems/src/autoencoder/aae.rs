@@ -38,8 +38,8 @@ use kiln_nn::{Init, Linear, LinearConfig};
 use kiln_train::ability::slerp;
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, Input, Loss, OptimizerConfig, Phase,
-    Pictures, Reconstruct, Represent, Request, SizeRule, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, FitData, Generate, Input, Loss, OptimizerConfig,
+    Phase, Pictures, Reconstruct, Represent, Request, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -150,16 +150,18 @@ impl Default for Config {
     fn default() -> Self {
         let mut model = LatentConfig::default();
         model.networks.latent = 8;
+        // With constant rates the game leaves its balance after some passes.
+        let falling = |rate| OptimizerConfig::adam(rate).schedule(Schedule::Cosine);
         Self {
             mode: Mode::Unsupervised,
             prior: Prior::Gaussian,
             model,
             discriminator: vec![256, 256],
             input_noise: 0.0,
-            optimizer: OptimizerConfig::adam(1e-3),
-            discriminator_optimizer: OptimizerConfig::adam(5e-4).betas(0.5, 0.999),
-            generator_optimizer: OptimizerConfig::adam(5e-4).betas(0.5, 0.999),
-            classification_optimizer: OptimizerConfig::adam(1e-3),
+            optimizer: falling(1e-3),
+            discriminator_optimizer: falling(5e-4).betas(0.5, 0.999),
+            generator_optimizer: falling(5e-4).betas(0.5, 0.999),
+            classification_optimizer: falling(1e-3),
         }
     }
 }
@@ -252,7 +254,12 @@ impl System for Aae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
         refuse_if!(config.discriminator.contains(&0), "model.discriminator: each width must be at least 1");
@@ -295,6 +302,10 @@ impl System for Aae {
             code_discriminator: discriminator(networks.latent + told, init),
             class_discriminator: semi.then(|| discriminator(classes, init)),
         }
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        Ok(Networks { decoder: self.config.model.pixels.centred(fresh.decoder, data)?, ..fresh })
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {

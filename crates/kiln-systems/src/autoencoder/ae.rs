@@ -27,8 +27,8 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_train::request::check_pictures;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Encode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Reconstruct,
-    Represent, Request, Schedule, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Encode, FitData, Generate, Input, Loss, OptimizerConfig, Phase, Pictures,
+    Reconstruct, Represent, Request, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +85,12 @@ impl System for Ae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
         Ok(Self { config, shape: pictures.shape })
@@ -97,6 +102,10 @@ impl System for Ae {
             encoder: Coder::new(networks, self.shape, init),
             decoder: networks.decoder(self.shape, 0, pixels.scale(), init),
         }
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        Ok(Networks { decoder: self.config.model.pixels.centred(fresh.decoder, data)?, ..fresh })
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {

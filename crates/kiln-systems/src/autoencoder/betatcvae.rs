@@ -29,16 +29,15 @@
 //!
 //! `kiln train recipes/betatcvae/dsprites.toml`, then `kiln evaluate RUN --metrics mig -n 10000`.
 
-use std::f64::consts::TAU;
-
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
-use kiln_nn::loss::gaussian_kl;
+use kiln_nn::loss::{gaussian_kl, gaussian_log_terms};
 use kiln_nn::tensor::from_values;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, FitData, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -114,12 +113,6 @@ pub fn log_weights(sampling: Sampling, m: usize, n: usize) -> Vec<f32> {
     (0..m * m).map(|at| weight(at / m, at % m).ln() as f32).collect()
 }
 
-/// log N(z; μ, σ²) of each number, by broadcasting.
-fn log_normal<const D: usize>(z: Tensor<D>, mean: Tensor<D>, log_var: Tensor<D>) -> Tensor<D> {
-    let off = (z - mean).square() / log_var.clone().exp();
-    (off + log_var + TAU.ln()) * -0.5
-}
-
 /// log Σ exp over dimension `dim`, without overflow.
 fn log_sum_exp<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
     let largest = x.clone().max_dim(dim).detach();
@@ -133,14 +126,14 @@ pub fn decomposition(draws: &Draws, sampling: Sampling, n: usize) -> Decompositi
     let flat = |x: Tensor<2>| x.sum_dim(1).reshape([m]);
     // log q(zᵢ|xⱼ) of each number: [draw, picture, number].
     let of_pictures = |t: &Tensor<2>| t.clone().reshape([1, m, d]);
-    let each = log_normal(z.clone().reshape([m, 1, d]), of_pictures(mean), of_pictures(log_var));
+    let each = gaussian_log_terms(z.clone().reshape([m, 1, d]), of_pictures(mean), of_pictures(log_var));
     let weights: Tensor<2> = from_values(log_weights(sampling, m, n), [m, m], &z.device());
     let joint = each.clone().sum_dim(2).reshape([m, m]) + weights.clone();
     let log_q = log_sum_exp(joint, 1).reshape([m]);
     let log_product = flat(log_sum_exp(each + weights.reshape([m, m, 1]), 1).reshape([m, d]));
-    let log_posterior = flat(log_normal(z.clone(), mean.clone(), log_var.clone()));
+    let log_posterior = flat(gaussian_log_terms(z.clone(), mean.clone(), log_var.clone()));
     let zeros = z.clone().zeros_like();
-    let log_prior = flat(log_normal(z.clone(), zeros.clone(), zeros));
+    let log_prior = flat(gaussian_log_terms(z.clone(), zeros.clone(), zeros));
     Decomposition {
         index_code_mi: (log_posterior - log_q.clone()).mean(),
         total_correlation: (log_q - log_product.clone()).mean(),
@@ -170,7 +163,12 @@ impl System for BetaTcVae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         for (name, value) in [("alpha", config.alpha), ("beta", config.beta), ("gamma", config.gamma)] {
             check_weight(name, value)?;
         }
@@ -179,6 +177,10 @@ impl System for BetaTcVae {
 
     fn networks(&self, init: &mut Init) -> Networks {
         self.model.networks(init)
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        self.model.initialise(fresh, data)
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {

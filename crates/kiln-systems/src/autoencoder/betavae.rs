@@ -22,7 +22,8 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, FitData, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +96,12 @@ impl System for BetaVae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         config.kl.check()?;
         check_weight("beta", config.beta)?;
         Ok(Self { model: LatentModel::new(Self::ID, config.model.clone(), pictures.shape)?, config })
@@ -103,6 +109,10 @@ impl System for BetaVae {
 
     fn networks(&self, init: &mut Init) -> Networks {
         self.model.networks(init)
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        self.model.initialise(fresh, data)
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {

@@ -34,8 +34,8 @@ use kiln_nn::loss::{gaussian_kl_between, gaussian_log_likelihood};
 use kiln_nn::tensor::{from_indices, from_values, to_values};
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, DataConfig, Encode, Generate, Inpaint, Input, Likelihood, Loss, OptimizerConfig, Phase, Pictures,
-    Reconstruct, Request, Schedule, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, Encode, FitData, Generate, Inpaint, Input, Likelihood, Loss, OptimizerConfig, Phase,
+    Pictures, Reconstruct, Request, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -136,7 +136,12 @@ impl System for Cvae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
         refuse_if!(
@@ -177,6 +182,10 @@ impl System for Cvae {
             decoder: networks.decoder(self.shape, features, pixels.scale(), init),
             seen,
         }
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        Ok(Networks { decoder: self.config.model.pixels.centred(fresh.decoder, data)?, ..fresh })
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {

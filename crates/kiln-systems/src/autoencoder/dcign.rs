@@ -34,7 +34,8 @@ use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_nn::tensor::from_values;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, FitData, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +126,12 @@ impl System for Dcign {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         check_weight("invariance_strength", config.invariance_strength)?;
         let (factors, latent) = (config.factors.len(), config.model.networks.latent);
         if factors == 0 || factors >= latent {
@@ -138,6 +144,10 @@ impl System for Dcign {
 
     fn networks(&self, init: &mut Init) -> Networks {
         self.model.networks(init)
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        self.model.initialise(fresh, data)
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {

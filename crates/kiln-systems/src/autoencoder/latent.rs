@@ -11,7 +11,7 @@ use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_nn::tensor::to_values;
 use kiln_train::request::check_pictures;
-use kiln_train::{Abilities, Batch, Decode, Encode, Generate, Input, Likelihood, Reconstruct, Request};
+use kiln_train::{Abilities, Batch, Decode, Encode, FitData, Generate, Input, Likelihood, Reconstruct, Request};
 use serde::{Deserialize, Serialize};
 
 use super::bound::{importance_nll, in_parts, log_weights, reparameterise, rows_at_once, sample_noise};
@@ -37,6 +37,13 @@ pub struct LatentConfig {
     /// p(x|z).
     #[serde(flatten)]
     pub pixels: PixelConfig,
+}
+
+impl LatentConfig {
+    /// With what the settings leave to pictures of `shape` (channels, height, width) decided.
+    pub fn resolved(self, shape: [usize; 3]) -> Self {
+        Self { pixels: self.pixels.resolved(shape[0]), ..self }
+    }
 }
 
 /// The model of pictures of one shape.
@@ -67,9 +74,18 @@ impl LatentModel {
     /// # Errors
     /// A usage error naming the setting that does not fit.
     pub fn new(id: &'static str, config: LatentConfig, shape: [usize; 3]) -> Result<Self> {
+        let config = config.resolved(shape);
         config.networks.check(shape)?;
         config.pixels.check()?;
         Ok(Self { config, shape, id })
+    }
+
+    /// Fresh networks whose decoder begins with the mean of the data.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        Ok(Networks { decoder: self.config.pixels.centred(fresh.decoder, data)?, ..fresh })
     }
 
     /// Fresh networks.
@@ -236,7 +252,7 @@ mod tests {
 
     use super::*;
     use crate::autoencoder::pixels::{Binarize, Likelihoods};
-    use crate::autoencoder::testing::{close, device, pictures};
+    use crate::autoencoder::testing::{close, device, exact_nll, pictures};
     use crate::testing::requested;
 
     fn model(config: LatentConfig, shape: [usize; 3]) -> LatentModel {
@@ -250,32 +266,6 @@ mod tests {
 
     fn linear() -> LatentConfig {
         LatentConfig { networks: NetworkConfig::mlp(2, &[]), ..LatentConfig::default() }
-    }
-
-    /// −log N(x; b, WWᵀ + σ²I) by elimination: the exact answer for a linear decoder.
-    fn exact_nll(weight: &[f32], bias: &[f32], sigma: f64, x: &[f32]) -> f64 {
-        let (n, d) = (bias.len(), weight.len() / bias.len());
-        let w = |i: usize, k: usize| f64::from(weight[i * d + k]);
-        let mut a: Vec<Vec<f64>> = (0..n)
-            .map(|i| {
-                let entry = |j: usize| {
-                    (0..d).map(|k| w(i, k) * w(j, k)).sum::<f64>() + if i == j { sigma * sigma } else { 0.0 }
-                };
-                (0..n).map(entry).chain([f64::from(x[i] - bias[i])]).collect()
-            })
-            .collect();
-        let (mut log_det, mut square) = (0.0, 0.0);
-        for p in 0..n {
-            // With a positive pivot, the reduced right-hand side squared over it sums to rᵀA⁻¹r.
-            log_det += a[p][p].ln();
-            square += a[p][n] * a[p][n] / a[p][p];
-            for i in p + 1..n {
-                let factor = a[i][p] / a[p][p];
-                let pivot = a[p].clone();
-                a[i].iter_mut().zip(&pivot).for_each(|(v, p)| *v -= factor * p);
-            }
-        }
-        0.5 * (n as f64 * (2.0 * std::f64::consts::PI).ln() + log_det + square)
     }
 
     #[test]

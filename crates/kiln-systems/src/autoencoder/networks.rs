@@ -6,8 +6,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use kiln_core::{Result, refuse_if};
+use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, WeightInit, activate};
 use kiln_train::SizeRule;
+use kiln_train::params::map_flat;
 use serde::{Deserialize, Serialize};
 
 /// The kind of all networks of a run.
@@ -44,13 +46,11 @@ impl Nonlinearity {
         }
     }
 
-    /// Weights that keep the signal's variance through a layer (He 2015; Glorot & Bengio 2010): with
-    /// smaller ones, a bound stays at "z says nothing" for many thousand pictures.
+    /// Weights that keep the signal's variance through a layer whose outputs have `fan_in` inputs each (He 2015; Glorot &
+    /// Bengio 2010): with smaller ones, a bound stays at "z says nothing" for many thousand pictures.
     pub fn weights(self, fan_in: usize) -> WeightInit {
-        match self {
-            Self::Relu => WeightInit::He,
-            Self::Tanh | Self::Softplus => WeightInit::Normal(1.0 / (fan_in as f64).sqrt()),
-        }
+        let gain = if self == Self::Relu { 2.0 } else { 1.0 };
+        WeightInit::Normal((gain / fan_in as f64).sqrt())
     }
 
     /// A fully connected layer that this comes after.
@@ -167,19 +167,28 @@ impl NetworkConfig {
         let widths: Vec<usize> =
             std::iter::once(self.latent + condition).chain(self.hidden.iter().rev().copied()).collect();
         let up = |i: usize, init: &mut Init| {
-            let into = if i == 0 { copies * shape[0] } else { maps[i] };
-            Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(maps[i + 1], into, 4) }.init_transposed(init)
+            let layer = |into: usize| Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(maps[i + 1], into, 4) };
+            match i {
+                0 => layer(copies * shape[0]).init_transposed(init),
+                // Of a window of 4×4, stride 2 leaves each pixel 2×2.
+                _ => Conv2dConfig { weight: self.nonlinearity.weights(4 * maps[i + 1]), ..layer(maps[i]) }
+                    .init_transposed(init),
+            }
         };
-        let outputs = if levels == 0 { copies * flat } else { flat };
+        let features = widths[self.hidden.len()];
         Decoder {
             hidden: widths.windows(2).map(|w| self.nonlinearity.linear(w[0], w[1], init)).collect(),
-            out: LinearConfig::new(widths[self.hidden.len()], outputs).init(init),
+            out: match levels {
+                0 => LinearConfig::new(features, copies * flat).init(init),
+                _ => self.nonlinearity.linear(features, flat, init),
+            },
             convs: (0..levels).rev().map(|i| up(i, init)).collect(),
             scale: match scale {
                 Scale::Scalar => Some(init.constant([1], 0.0)),
                 Scale::None | Scale::Pixel => None,
             },
             size: shape.iter().product(),
+            channels: shape[0],
             start,
             nonlinearity: self.nonlinearity,
         }
@@ -299,12 +308,35 @@ pub struct Decoder {
     #[module(skip)]
     size: usize,
     #[module(skip)]
+    channels: usize,
+    #[module(skip)]
     start: [usize; 3],
     #[module(skip)]
     nonlinearity: Nonlinearity,
 }
 
 impl Decoder {
+    /// With a last bias that puts out the mean picture `[c·h·w]`, seen as `link` says: of every pixel, or after
+    /// convolutions of every channel. What is said of a distribution's width stays.
+    pub fn centred(self, mean: &[f64], link: impl Fn(f64) -> f64) -> Self {
+        let (path, mean) = match self.convs.len() {
+            0 => ("out.bias".to_string(), mean.to_vec()),
+            n => {
+                let pixels = mean.len() / self.channels;
+                let channels = mean.chunks(pixels).map(|channel| channel.iter().sum::<f64>() / pixels as f64);
+                (format!("convs.{}.bias", n - 1), channels.collect())
+            }
+        };
+        map_flat(self, |at, bias| {
+            if at != path {
+                return bias;
+            }
+            let (mut values, device) = (to_values(bias.clone()), bias.device());
+            values.iter_mut().zip(&mean).for_each(|(bias, mean)| *bias = link(*mean) as f32);
+            from_values(values, bias.dims(), &device)
+        })
+    }
+
     /// What p(x|z) is made of; z and a condition side by side.
     ///
     /// # Shapes
@@ -346,5 +378,71 @@ pub fn joined(x: Tensor<2>, condition: Option<Tensor<2>>) -> Tensor<2> {
     match condition {
         Some(condition) => Tensor::cat(vec![x, condition], 1),
         None => x,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autoencoder::testing::device;
+
+    /// Variance of what comes before each layer's nonlinearity, of normal z.
+    fn variances(network: Network, hidden: &[usize], levels: usize) -> Vec<f32> {
+        let config = NetworkConfig {
+            latent: 64,
+            network,
+            hidden: hidden.to_vec(),
+            channels: 32,
+            levels,
+            nonlinearity: Nonlinearity::Relu,
+        };
+        let decoder = config.decoder([3, 32, 32], 0, Scale::None, &mut Init::new(&device(), 0));
+        let z: Tensor<2> = kiln_nn::tensor::normal(kiln_core::random::Key::new(1), 0..64, [64, 64], &device());
+        let of = |x: Tensor<2>| x.square().mean().into_scalar::<f32>();
+        let (mut found, mut x) = (Vec::new(), z);
+        for layer in &decoder.hidden {
+            x = layer.forward(x);
+            found.push(of(x.clone()));
+            x = Nonlinearity::Relu.apply(x);
+        }
+        let [c, h, w] = decoder.start;
+        x = decoder.out.forward(x);
+        found.push(of(x.clone()));
+        let mut map = x.reshape([64, c, h, w]);
+        for conv in &decoder.convs[..decoder.convs.len() - 1] {
+            map = conv.forward(Nonlinearity::Relu.apply(map));
+            found.push(of(map.clone().flatten(1, 3)));
+        }
+        found
+    }
+
+    #[test]
+    fn the_signal_keeps_its_variance_through_layers_before_a_rectifier() {
+        // The first layer sees normal numbers of variance 1, and doubles it; at the borders a window reaches over the edge.
+        for variance in variances(Network::Conv, &[256], 3) {
+            assert!((1.2..2.6).contains(&variance), "{variance}");
+        }
+    }
+
+    #[test]
+    fn an_output_begins_at_the_mean() {
+        let mean: Vec<f64> = (0..3 * 16).map(|at| f64::from(at / 16) + 0.1 * f64::from(at % 16)).collect();
+        for (network, scale) in
+            [(Network::Mlp, Scale::None), (Network::Mlp, Scale::Pixel), (Network::Conv, Scale::Pixel)]
+        {
+            let config = NetworkConfig { network, channels: 4, levels: 1, ..NetworkConfig::mlp(2, &[8]) };
+            let fresh = || config.decoder([3, 4, 4], 0, scale, &mut Init::new(&device(), 0));
+            let at_zero = |decoder: Decoder| decoder.forward(Tensor::zeros([1, 2], &device()));
+            let found = at_zero(fresh().centred(&mean, |mean| 2.0 * mean));
+            for (at, value) in to_values(found.mean).into_iter().enumerate() {
+                let wanted = match network {
+                    Network::Mlp => 2.0 * mean[at],
+                    Network::Conv => 2.0 * (f64::from(at as u32 / 16) + 0.75),
+                };
+                assert!((f64::from(value) - wanted).abs() < 1e-5, "{network:?} {at}: {value} {wanted}");
+            }
+            let scales = |out: Output| out.scale.map(to_values);
+            assert_eq!(scales(at_zero(fresh().centred(&mean, |m| m))), scales(at_zero(fresh())));
+        }
     }
 }

@@ -17,7 +17,10 @@
 //! | Row LSTM, Diagonal BiLSTM | `recurrence`: [`RowLstm`], [`DiagonalBiLstm`] |
 //! | h | `features`; a layer's input has twice as many |
 //! | residual connections (§3.3, figure 5 right) | [`RowLstm`]'s and [`DiagonalBiLstm`]'s `out`, added to the input |
+//! | skip connections from each layer to the output (§3.3) | `skip_connections`: their `skip`, added to what the head sees |
 //! | two ReLU and 1×1 layers (§3.5) | [`super::pixelcnn::Head`] |
+//!
+//! The forget gates begin open, with a bias of 1 (Gers 2000; Jozefowicz 2015); the paper does not say.
 //!
 //! `kiln train pixelrnn --data starter`, then `kiln sample RUN -n 16`.
 
@@ -26,7 +29,9 @@ use burn::tensor::{Int, Tensor, activation::sigmoid};
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::masked::{MaskType, PixelCache, Window, along_row, row_of};
+use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{Init, MaskedConv2d, MaskedConv2dConfig, ScanDirection, WeightInit, recur};
+use kiln_train::params::map_flat;
 use kiln_train::{Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, System, TrainConfig};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +64,8 @@ pub struct Config {
     pub kernel: usize,
     /// Channels of the layer before the output, a multiple of the image's channels.
     pub head: usize,
+    /// Whether the output sees every layer, beside the last one.
+    pub skip_connections: bool,
     /// The pixels.
     #[serde(flatten)]
     pub levels: LevelConfig,
@@ -75,6 +82,7 @@ impl Default for Config {
             first_kernel: 7,
             kernel: 3,
             head: 48,
+            skip_connections: true,
             levels: LevelConfig::default(),
             optimizer: OptimizerConfig::adam(2e-3).schedule(Schedule::Cosine),
         }
@@ -108,7 +116,18 @@ pub struct Lstm {
 
 impl Lstm {
     fn new(h: usize, taps: usize, input: MaskedConv2dConfig, init: &mut Init) -> Self {
-        Self { input: input.init(init), state: init.weight([4 * h, h, taps], h * taps, WeightInit::FanIn) }
+        let state = |init: &mut Init| init.weight([4 * h, h, taps], h * taps, WeightInit::FanIn);
+        let (input, state) = (input.init(init), state(init));
+        // Gates are o, f, i and g.
+        let open = |at: &str, bias: Tensor<1>| {
+            if at != "bias" {
+                return bias;
+            }
+            let (mut values, shape, device) = (to_values(bias.clone()), bias.dims(), bias.device());
+            values.iter_mut().skip(h).take(h).for_each(|bias| *bias = 1.0);
+            from_values(values, shape, &device)
+        };
+        Self { input: map_flat(input, open), state }
     }
 }
 
@@ -117,6 +136,7 @@ impl Lstm {
 pub struct RowLstm {
     walk: Lstm,
     out: MaskedConv2d,
+    skip: Option<MaskedConv2d>,
 }
 
 /// From both top corners (§3.2).
@@ -125,23 +145,45 @@ pub struct DiagonalBiLstm {
     left: Lstm,
     right: Lstm,
     out: MaskedConv2d,
+    skip: Option<MaskedConv2d>,
+}
+
+/// What a layer makes of its states h: the next layer's input, and what the output sees of them beside it.
+type Outcome<const D: usize> = (Tensor<D>, Option<Tensor<D>>);
+
+/// The 1×1 convolutions `out` and `skip` of h, the first added to the layer's input (§3.3).
+fn outcome(out: &MaskedConv2d, skip: &Option<MaskedConv2d>, h: Tensor<4>, x: Tensor<4>) -> Outcome<4> {
+    (out.forward(h.clone()) + x, skip.as_ref().map(|skip| skip.forward(h)))
+}
+
+/// `out` and `skip` of a layer.
+fn ends(c: &Config, colours: usize, init: &mut Init) -> (MaskedConv2d, Option<MaskedConv2d>) {
+    let end = MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(c.features, 2 * c.features) };
+    (end.init(init), c.skip_connections.then(|| end.init(init)))
+}
+
+/// The sum of what there is.
+fn sum<const D: usize>(x: Option<Tensor<D>>, y: Option<Tensor<D>>) -> Option<Tensor<D>> {
+    match (x, y) {
+        (Some(x), Some(y)) => Some(x + y),
+        (x, y) => x.or(y),
+    }
 }
 
 impl RowLstm {
     fn new(c: &Config, colours: usize, init: &mut Init) -> Self {
         let h = c.features;
         let input = MaskedConv2dConfig::new(2 * h, 4 * h, c.kernel, Window::Left, MaskType::B);
-        Self {
-            walk: Lstm::new(h, c.kernel, MaskedConv2dConfig { colours, ..input }, init),
-            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(h, 2 * h) }.init(init),
-        }
+        let walk = Lstm::new(h, c.kernel, MaskedConv2dConfig { colours, ..input }, init);
+        let (out, skip) = ends(c, colours, init);
+        Self { walk, out, skip }
     }
 
     /// # Shapes
-    /// `[n, 2h, height, width]` → the same
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// `[n, 2h, height, width]` → the same, twice
+    pub fn forward(&self, x: Tensor<4>) -> Outcome<4> {
         let h = recur(self.walk.input.forward(x.clone()), self.walk.state.val(), ScanDirection::Rows);
-        self.out.forward(h) + x
+        outcome(&self.out, &self.skip, h, x)
     }
 }
 
@@ -157,20 +199,18 @@ impl DiagonalBiLstm {
         let h = c.features;
         let input = MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(2 * h, 4 * h) };
         let walk = |init: &mut Init| Lstm::new(h, 2, input, init);
-        Self {
-            left: walk(init),
-            right: walk(init),
-            out: MaskedConv2dConfig { colours, ..MaskedConv2dConfig::pointwise(h, 2 * h) }.init(init),
-        }
+        let (left, right) = (walk(init), walk(init));
+        let (out, skip) = ends(c, colours, init);
+        Self { left, right, out, skip }
     }
 
     /// # Shapes
-    /// `[n, 2h, height, width]` → the same
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// `[n, 2h, height, width]` → the same, twice
+    pub fn forward(&self, x: Tensor<4>) -> Outcome<4> {
         let walk = |lstm: &Lstm, walk| recur(lstm.input.forward(x.clone()), lstm.state.val(), walk);
         let left = walk(&self.left, ScanDirection::Diagonals);
         let right = walk(&self.right, ScanDirection::Antidiagonals);
-        self.out.forward(left + shift_down(right)) + x
+        outcome(&self.out, &self.skip, left + shift_down(right), x)
     }
 }
 
@@ -191,8 +231,21 @@ impl PixelRnn {
 
 impl Autoregressive for PixelRnn {
     fn forward(&self, x: Tensor<4>, _classes: Option<Tensor<1, Int>>) -> Tensor<4> {
-        let x = self.rows.iter().fold(self.first.forward(x), |x, layer| layer.forward(x));
-        self.head.forward(self.diagonals.iter().fold(x, |x, layer| layer.forward(x)))
+        let (mut x, mut skips) = (self.first.forward(x), None);
+        let mut go_on = |(next, skip): Outcome<4>| {
+            skips = sum(skips.take(), skip);
+            next
+        };
+        for layer in &self.rows {
+            x = go_on(layer.forward(x));
+        }
+        for layer in &self.diagonals {
+            x = go_on(layer.forward(x));
+        }
+        self.head.forward(match skips {
+            Some(skips) => x + skips,
+            None => x,
+        })
     }
 
     fn walk<'a>(&'a self, n: usize, width: usize, _classes: Option<Tensor<1, Int>>) -> Box<dyn Walk + 'a> {
@@ -249,14 +302,21 @@ impl Walk for RnnWalk<'_> {
     }
 
     fn logits(&mut self, pixel: Tensor<2>, last: bool) -> Tensor<2> {
-        let mut x = self.first.at(pixel);
+        let (mut x, mut skips) = (self.first.at(pixel), None);
+        let mut go_on = |(next, skip): Outcome<2>| {
+            skips = sum(skips.take(), skip);
+            next
+        };
         for layer in &mut self.rows {
-            x = layer.at(x, last);
+            x = go_on(layer.at(x, last));
         }
         for layer in &mut self.diagonals {
-            x = layer.at(x, last);
+            x = go_on(layer.at(x, last));
         }
-        self.head.at(x)
+        self.head.at(match skips {
+            Some(skips) => x + skips,
+            None => x,
+        })
     }
 
     fn push(&mut self, pixel: Tensor<2>) {
@@ -264,11 +324,27 @@ impl Walk for RnnWalk<'_> {
     }
 }
 
+/// [`outcome`] of single pixels.
+struct EndCache {
+    out: PixelCache,
+    skip: Option<PixelCache>,
+}
+
+impl EndCache {
+    fn new(out: &MaskedConv2d, skip: &Option<MaskedConv2d>) -> Self {
+        Self { out: out.cache(1, 1), skip: skip.as_ref().map(|skip| skip.cache(1, 1)) }
+    }
+
+    fn at(&self, h: Tensor<2>, x: Tensor<2>) -> Outcome<2> {
+        (self.out.at(h.clone()) + x, self.skip.as_ref().map(|skip| skip.at(h)))
+    }
+}
+
 /// A [`RowLstm`], pixel by pixel.
 struct RowCache<'a> {
     layer: &'a RowLstm,
     input: PixelCache,
-    out: PixelCache,
+    ends: EndCache,
     /// K_ss of the states of the row above, `[n, 4h, 1, w]`, and that row's cells.
     state: Tensor<4>,
     cells: Tensor<4>,
@@ -283,7 +359,7 @@ impl<'a> RowCache<'a> {
         Self {
             layer,
             input: layer.walk.input.cache(n, width),
-            out: layer.out.cache(n, width),
+            ends: EndCache::new(&layer.out, &layer.skip),
             state: Tensor::zeros([n, gates, 1, width], &device),
             cells: Tensor::zeros([n, h, 1, width], &device),
             own: [Vec::new(), Vec::new()],
@@ -300,11 +376,11 @@ impl<'a> RowCache<'a> {
         self.cells = row_of(cells);
     }
 
-    fn at(&mut self, x: Tensor<2>, last: bool) -> Tensor<2> {
+    fn at(&mut self, x: Tensor<2>, last: bool) -> Outcome<2> {
         let column = self.own[0].len();
         let gates = self.input.at(x.clone()) + pixel_of(&self.state, column);
         let (h, c) = cell(gates, pixel_of(&self.cells, column));
-        let y = self.out.at(h.clone()) + x.clone();
+        let y = self.ends.at(h.clone(), x.clone());
         if last {
             self.input.push(x);
             self.own[0].push(h);
@@ -367,7 +443,7 @@ impl Diagonal {
 struct DiagonalCache {
     left: Diagonal,
     right: Diagonal,
-    out: PixelCache,
+    ends: EndCache,
     /// The layer's input in the own row so far.
     inputs: Vec<Tensor<2>>,
 }
@@ -377,7 +453,7 @@ impl DiagonalCache {
         Self {
             left: Diagonal::new(&layer.left, n, width),
             right: Diagonal::new(&layer.right, n, width),
-            out: layer.out.cache(n, width),
+            ends: EndCache::new(&layer.out, &layer.skip),
             inputs: Vec::new(),
         }
     }
@@ -391,11 +467,11 @@ impl DiagonalCache {
         }
     }
 
-    fn at(&mut self, x: Tensor<2>, last: bool) -> Tensor<2> {
+    fn at(&mut self, x: Tensor<2>, last: bool) -> Outcome<2> {
         let (h, c) = self.left.at(x.clone());
         // The other walk's states of the row above, from its right end; none above the first row.
         let right = self.right.own.iter().rev().nth(self.inputs.len()).unwrap_or(&self.right.zeros).clone();
-        let y = self.out.at(h.clone() + right) + x.clone();
+        let y = self.ends.at(h.clone() + right, x.clone());
         if last {
             self.left.push((h, c));
             self.inputs.push(x);
@@ -459,13 +535,13 @@ mod tests {
     use super::*;
     use crate::autoencoder::testing::{Fixtures, device};
 
-    fn config() -> Config {
-        Config { features: 3, ..Config::default() }
+    fn config(skip_connections: bool) -> Config {
+        Config { features: 3, skip_connections, ..Config::default() }
     }
 
     /// Output and all gradients of a layer whose parameters have the reference's names. Of a 3×3 kernel to the left, the
     /// middle row's first columns are all there is.
-    fn check<M: Module>(f: &Fixtures, name: &str, layer: M, forward: impl Fn(&M, Tensor<4>) -> Tensor<4>) {
+    fn check<M: Module>(f: &Fixtures, name: &str, layer: M, forward: impl Fn(&M, Tensor<4>) -> Outcome<4>) {
         let values = |name: &str, shape: &[usize]| -> Vec<f32> {
             let all = f.values(name);
             if all.0 == shape {
@@ -479,7 +555,8 @@ mod tests {
         });
         let layer = params::load(layer, &state.collect(), "fixture").unwrap();
         let x = f.tensor::<4>(&format!("{name}.input")).autodiff().require_grad();
-        let y = forward(&layer, x.clone());
+        let (y, skip) = forward(&layer, x.clone());
+        let y = Tensor::cat([Some(y), skip].into_iter().flatten().collect(), 1);
         f.assert_close(y.clone().inner(), &format!("{name}.output"), 1e-5);
         let mut gradients = (y * f.tensor::<4>(&format!("{name}.grad_output")).autodiff()).sum().backward();
         f.assert_close(x.grad(&gradients).unwrap(), &format!("{name}.grad_input"), 1e-5);
@@ -496,13 +573,25 @@ mod tests {
 
     #[test]
     fn the_row_lstm_is_pytorchs() {
-        let layer = RowLstm::new(&config(), 1, &mut Init::new(&device().autodiff(), 0));
-        check(&Fixtures::open("pixelcnn"), "row_lstm", layer, RowLstm::forward);
+        for (skip_connections, name) in [(false, "row_lstm"), (true, "row_lstm_skip")] {
+            let layer = RowLstm::new(&config(skip_connections), 1, &mut Init::new(&device().autodiff(), 0));
+            check(&Fixtures::open("pixelcnn"), name, layer, RowLstm::forward);
+        }
     }
 
     #[test]
     fn the_diagonal_bilstm_is_pytorchs() {
-        let layer = DiagonalBiLstm::new(&config(), 1, &mut Init::new(&device().autodiff(), 0));
-        check(&Fixtures::open("pixelcnn"), "diagonal_bilstm", layer, DiagonalBiLstm::forward);
+        for (skip_connections, name) in [(false, "diagonal_bilstm"), (true, "diagonal_bilstm_skip")] {
+            let layer = DiagonalBiLstm::new(&config(skip_connections), 1, &mut Init::new(&device().autodiff(), 0));
+            check(&Fixtures::open("pixelcnn"), name, layer, DiagonalBiLstm::forward);
+        }
+    }
+
+    #[test]
+    fn forget_gates_begin_open() {
+        let layer = RowLstm::new(&config(true), 1, &mut Init::new(&device().autodiff(), 0));
+        let bias = kiln_nn::tensor::to_values(layer.walk.input.bias.unwrap().val());
+        assert_eq!(bias[3..6], [1.0; 3]);
+        assert!(bias[..3].iter().chain(&bias[6..]).all(|b| b.abs() < 0.5), "{bias:?}");
     }
 }

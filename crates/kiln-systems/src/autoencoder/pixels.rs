@@ -10,17 +10,23 @@ use kiln_core::{Result, refuse_if};
 use kiln_nn::loss::{bernoulli_log_likelihood, discretised_logistic_log_likelihood, gaussian_log_likelihood, softplus};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_nn::{Activation, activate};
-use kiln_train::Batch;
+use kiln_train::{Batch, FitData};
 use serde::{Deserialize, Serialize};
 
-use super::networks::{Output, Scale};
+use super::networks::{Decoder, Output, Scale};
+
+/// Pictures whose mean a decoder begins with.
+const LOOKED_AT: usize = 500;
 
 /// p(x|z).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Likelihoods {
-    /// Independent pixels that are 1 with probability σ(logit), for images scaled to `[0, 1]`.
+    /// What suits the images: [`Likelihoods::Bernoulli`] for grey or binarised ones, [`Likelihoods::GaussianLearned`] for
+    /// colour. A run's recipe says which.
     #[default]
+    Auto,
+    /// Independent pixels that are 1 with probability σ(logit), for images scaled to `[0, 1]`.
     Bernoulli,
     /// N(mean, `sigma`²) over pixels in [−1, 1].
     Gaussian,
@@ -80,7 +86,8 @@ pub enum Variance {
 /// The settings of p(x|z), part of a `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PixelConfig {
-    /// p(x|z): `bernoulli`, `gaussian`, `gaussian-learned`, `logistic`.
+    /// p(x|z): `bernoulli`, `gaussian`, `gaussian-learned`, `logistic`; `auto` is `bernoulli` for grey images and
+    /// `gaussian-learned` for colour.
     pub decoder: Likelihoods,
     /// `none`, `static`, `dynamic` (`bernoulli`).
     pub binarize: Binarize,
@@ -95,7 +102,7 @@ pub struct PixelConfig {
 impl Default for PixelConfig {
     fn default() -> Self {
         Self {
-            decoder: Likelihoods::Bernoulli,
+            decoder: Likelihoods::Auto,
             binarize: Binarize::None,
             sigma: 0.2,
             variance: Variance::Scalar,
@@ -105,7 +112,17 @@ impl Default for PixelConfig {
 }
 
 impl PixelConfig {
-    /// Whether the settings go together.
+    /// With a distribution in the place of [`Likelihoods::Auto`], for images of so many channels.
+    pub fn resolved(self, channels: usize) -> Self {
+        let decoder = match self.decoder {
+            Likelihoods::Auto if channels == 1 || self.binarize != Binarize::None => Likelihoods::Bernoulli,
+            Likelihoods::Auto => Likelihoods::GaussianLearned,
+            chosen => chosen,
+        };
+        Self { decoder, ..self }
+    }
+
+    /// Whether the settings go together; they must be resolved.
     ///
     /// # Errors
     /// A usage error naming the setting that does not fit.
@@ -127,8 +144,8 @@ impl PixelConfig {
     pub fn scale(&self) -> Scale {
         match (self.decoder, self.variance) {
             (Likelihoods::Bernoulli | Likelihoods::Gaussian, _) => Scale::None,
-            (Likelihoods::GaussianLearned | Likelihoods::Logistic, Variance::Scalar) => Scale::Scalar,
-            (Likelihoods::GaussianLearned | Likelihoods::Logistic, Variance::Pixel) => Scale::Pixel,
+            (_, Variance::Scalar) => Scale::Scalar,
+            (_, Variance::Pixel) => Scale::Pixel,
         }
     }
 
@@ -173,10 +190,37 @@ impl PixelConfig {
         };
         match self.decoder {
             Likelihoods::Bernoulli => bernoulli_log_likelihood(x, out.mean),
-            Likelihoods::Gaussian | Likelihoods::GaussianLearned => gaussian_log_likelihood(x, out.mean, log_var),
+            Likelihoods::Gaussian | Likelihoods::GaussianLearned | Likelihoods::Auto => {
+                gaussian_log_likelihood(x, out.mean, log_var)
+            }
             // σ² of a logistic of scale s is s²π²/3; what is learned is log s² itself.
             Likelihoods::Logistic => discretised_logistic_log_likelihood(x, out.mean, log_var * 0.5),
         }
+    }
+
+    /// The networks' decoder with the output that gives the mean picture of the data's last set, before it has learned
+    /// anything: the bias of its last layer.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn centred(&self, decoder: Decoder, data: &FitData<'_>) -> Result<Decoder> {
+        let (mut sum, mut n): (Vec<f64>, _) = (Vec::new(), 0);
+        for domain in data.some(data.domains() - 1, LOOKED_AT) {
+            let images = domain?.images;
+            n += images.dims()[0];
+            let values = to_values(images.sum_dim(0));
+            sum.resize(values.len(), 0.0);
+            sum.iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(v));
+        }
+        let mean: Vec<f64> = sum.into_iter().map(|v| v / f64::from(n as u32)).collect();
+        Ok(decoder.centred(&mean, |mean| match self.decoder {
+            Likelihoods::Bernoulli => {
+                // At most 999 to 1: a pixel that some pictures lack may be in others.
+                let p = ((mean + 1.0) / 2.0).clamp(0.001, 0.999);
+                (p / (1.0 - p)).ln()
+            }
+            _ => mean,
+        }))
     }
 
     /// The mean of p(x|z) as pictures in [−1, 1].
@@ -250,6 +294,19 @@ mod tests {
             of.iter().sum::<f32>() / of.len() as f32
         };
         assert!(share(-0.8) < 0.3 && share(0.6) > 0.6);
+    }
+
+    #[test]
+    fn grey_is_a_bernoullis_and_colour_a_gaussians() {
+        let of = |channels, binarize, decoder| {
+            PixelConfig { binarize, decoder, ..PixelConfig::default() }.resolved(channels).decoder
+        };
+        use Likelihoods::{Auto, Bernoulli, Gaussian, GaussianLearned};
+        assert_eq!(of(1, Binarize::None, Auto), Bernoulli);
+        assert_eq!(of(3, Binarize::None, Auto), GaussianLearned);
+        assert_eq!(of(3, Binarize::Static, Auto), Bernoulli);
+        assert_eq!(of(3, Binarize::None, Bernoulli), Bernoulli);
+        assert_eq!(of(1, Binarize::None, Gaussian), Gaussian);
     }
 
     #[test]

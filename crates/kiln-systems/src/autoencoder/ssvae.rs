@@ -41,8 +41,8 @@ use kiln_nn::tensor::{from_indices, to_values};
 use kiln_train::ability::slerp;
 use kiln_train::request::{check_class, check_pictures};
 use kiln_train::{
-    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, Generate, InitFrom, Input, Likelihood, Loss,
-    OptimizerConfig, Phase, Pictures, Reconstruct, Request, SizeRule, System, TrainConfig,
+    Abilities, Batch, Classify, DataConfig, Decode, Domain, Encode, FitData, Generate, InitFrom, Input, Likelihood,
+    Loss, OptimizerConfig, Phase, Pictures, Reconstruct, Request, Schedule, SizeRule, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +117,7 @@ impl Default for Config {
             top_hidden: vec![300],
             alpha: 10.0,
             class_prior: ClassPrior::Uniform,
-            optimizer: OptimizerConfig::adam(1e-3),
+            optimizer: OptimizerConfig::adam(1e-3).schedule(Schedule::Cosine),
         }
     }
 }
@@ -184,7 +184,12 @@ impl System for Ssvae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         refuse_if!(pictures.classes.len() < 2, "ssvae needs a set of at least two classes");
         config.model.networks.check(pictures.shape)?;
         config.model.pixels.check()?;
@@ -244,6 +249,16 @@ impl System for Ssvae {
                 prior: (c.class_prior == ClassPrior::Empirical).then(|| init.constant([classes], 0.0)),
             }),
             classifier: Logits::new(&judge, of, classes, init),
+        }
+    }
+
+    /// An M2 of pictures begins with their mean; M1 and what is of its codes stay as they came.
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        let pixels = &self.config.model.pixels;
+        let centred = |m2: M2| pixels.centred(m2.decoder, data).map(|decoder| M2 { decoder, ..m2 });
+        match fresh.m1 {
+            Some(_) => Ok(fresh),
+            None => Ok(Networks { m2: fresh.m2.map(centred).transpose()?, ..fresh }),
         }
     }
 
@@ -412,10 +427,24 @@ impl Ssvae {
         Ok(self.config.model.pixels.picture(out, self.pictures.shape))
     }
 
-    /// The one-hot classes of a request, `[n, classes]`: the one asked for, else each as likely.
-    fn requested(&self, request: &Request) -> Tensor<2> {
+    /// The one-hot classes of a request, `[n, classes]`: the one asked for, else draws from p(y).
+    fn requested(&self, m2: &M2, request: &Request) -> Tensor<2> {
         let classes = self.classes();
-        one_hot(from_indices(&request.classes(classes), &request.device), classes)
+        let labels = if m2.prior.is_none() || request.condition.class.is_some() {
+            request.classes(classes)
+        } else {
+            let p = to_values(self.log_prior(m2, &request.device).exp());
+            let class = |u: f32| {
+                // The first class at which the sum of those so far is above u.
+                let above = |below: &mut f32, p: &f32| {
+                    *below += p;
+                    Some(*below)
+                };
+                p.iter().scan(0.0, above).take_while(|sum| *sum <= u).count().min(classes - 1) as u32
+            };
+            request.key.purpose("class").uniform(request.indices.clone(), 1).into_iter().map(class).collect()
+        };
+        one_hot(from_indices(&labels, &request.device), classes)
     }
 
     /// Numbers in the latents of a picture.
@@ -501,7 +530,7 @@ impl Generate<Networks> for Ssvae {
         vec![Input::Class, Input::Noise]
     }
 
-    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or any.
+    /// The mean of p(x|y, z) at z ~ N(0, ψ²I) and the class asked for, or one drawn from p(y).
     fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         check_class(request.condition.class, &self.pictures.classes)?;
         self.picture(networks, self.latents(networks, request)?)
@@ -524,8 +553,9 @@ impl Reconstruct<Networks> for Ssvae {
 }
 
 impl Decode<Networks> for Ssvae {
-    fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
-        Ok(joined(prior_latents(request, self.latent(), Self::ID)?, Some(self.requested(request))))
+    fn latents(&self, networks: &Networks, request: &Request) -> Result<Tensor<2>> {
+        let y = self.requested(networks.m2()?, request);
+        Ok(joined(prior_latents(request, self.latent(), Self::ID)?, Some(y)))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {

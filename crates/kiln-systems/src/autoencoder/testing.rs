@@ -61,3 +61,28 @@ pub fn overfit<S: System>(config: S::Config, term: &str, rate: f64, steps: usize
     }
     (values[0], values[steps - 1])
 }
+
+/// −log N(x; b, WWᵀ + σ²I) by elimination: the exact answer for a linear decoder.
+pub fn exact_nll(weight: &[f32], bias: &[f32], sigma: f64, x: &[f32]) -> f64 {
+    let (n, d) = (bias.len(), weight.len() / bias.len());
+    let w = |i: usize, k: usize| f64::from(weight[i * d + k]);
+    let mut a: Vec<Vec<f64>> = (0..n)
+        .map(|i| {
+            let entry =
+                |j: usize| (0..d).map(|k| w(i, k) * w(j, k)).sum::<f64>() + if i == j { sigma * sigma } else { 0.0 };
+            (0..n).map(entry).chain([f64::from(x[i] - bias[i])]).collect()
+        })
+        .collect();
+    let (mut log_det, mut square) = (0.0, 0.0);
+    for p in 0..n {
+        // With a positive pivot, the reduced right-hand side squared over it sums to rᵀA⁻¹r.
+        log_det += a[p][p].ln();
+        square += a[p][n] * a[p][n] / a[p][p];
+        for i in p + 1..n {
+            let factor = a[i][p] / a[p][p];
+            let pivot = a[p].clone();
+            a[i].iter_mut().zip(&pivot).for_each(|(v, p)| *v -= factor * p);
+        }
+    }
+    0.5 * (n as f64 * (2.0 * std::f64::consts::PI).ln() + log_det + square)
+}

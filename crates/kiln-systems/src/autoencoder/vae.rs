@@ -23,7 +23,8 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::gaussian_kl;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System, TrainConfig,
+    Abilities, Batch, DataConfig, FitData, Loss, OptimizerConfig, Phase, Pictures, Schedule, SizeRule, System,
+    TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +88,22 @@ impl System for Vae {
         config.model.networks.sizes()
     }
 
+    fn resolve(config: Config, pictures: &Pictures) -> Config {
+        Config { model: config.model.resolved(pictures.shape), ..config }
+    }
+
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let config = Self::resolve(config, pictures);
         config.kl.check()?;
         Ok(Self { model: LatentModel::new(Self::ID, config.model.clone(), pictures.shape)?, config })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
         self.model.networks(init)
+    }
+
+    fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
+        self.model.initialise(fresh, data)
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
