@@ -218,8 +218,11 @@ impl From<Sample> for PreparedSample {
 /// A stored shape, and the sample's name in messages.
 type Stored = ([usize; 3], String);
 
+/// The name of a sample in its set, and its digest.
+type Known = (String, String);
+
 /// The stored shape, and the name and digest in the set, of every sample, each decoded once.
-fn survey(set: &dyn DataSet) -> Result<(Vec<Stored>, Vec<(String, String)>)> {
+fn survey(set: &dyn DataSet) -> Result<(Vec<Stored>, Vec<Known>)> {
     let look = |index| {
         let sample = set.get(index)?;
         let digest = contents::digest(&sample, set.classes());
