@@ -7,6 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 WORK=${WORK:-$(mktemp -d)}
 # What readers open lies in memory.
 TMPDIR=$(mktemp -d -p /dev/shm) && export TMPDIR && trap 'rm -rf "$TMPDIR"' EXIT
-cargo build --release --locked -p kiln-systems --example mutated
+cargo build --release --locked --workspace --example mutated
 fuzz/collect.sh "$WORK/seeds"
 target/release/examples/mutated "$WORK/seeds" "${COUNT:-3000}" "${SEED:-1}" "$WORK/findings" "$@"

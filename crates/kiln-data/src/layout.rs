@@ -84,8 +84,8 @@ fn part_of_word(word: &str) -> Option<Part> {
 /// The parts that a set's folders are. They lie at its top, or all at one depth below: `images/train`, `cat/train`.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
-    /// The length of what lies around the set in each path.
-    root: usize,
+    /// The folders around all pictures, with a `/` at the end, or nothing.
+    root: String,
     /// How many folders lie around a part.
     depth: usize,
     /// None where the set has no parts of its own.
@@ -96,13 +96,14 @@ pub(crate) struct Parts {
 const DEEPEST: usize = 3;
 
 impl Parts {
-    /// The parts among the folders of a set, which is `root` bytes into each path.
+    /// The parts among the folders of a set, which is `root` bytes into the path of each picture.
     ///
     /// # Errors
     /// If a folder at the top has the name of a part and lies among others that have not.
     pub(crate) fn of(place: &str, entries: &[Entry], root: usize) -> Result<Self> {
         let mut tops = BTreeMap::new();
         let mut flat = false;
+        let around = entries.first().map_or("", |first| &first.path[..root]);
         for entry in entries {
             match entry.path[root..].split_once('/') {
                 Some((top, _)) if !tops.contains_key(top) => _ = tops.insert(top.to_string(), part_of(top)),
@@ -112,11 +113,11 @@ impl Parts {
         }
         let others: Vec<String> = tops.iter().filter(|(_, part)| part.is_none()).map(|(top, _)| top.clone()).collect();
         let folders: BTreeMap<String, Part> = tops.into_iter().filter_map(|(top, part)| Some((top, part?))).collect();
-        let plain = Self { root, ..Self::default() };
+        let plain = Self { root: around.to_string(), ..Self::default() };
         let alone = others.is_empty() && !flat;
         match folders.keys().next() {
             Some(_) if alone || is_split(&folders) => Ok(Self { folders, ..plain }),
-            None => Ok((1..=DEEPEST).find_map(|depth| Self::below_top(entries, root, depth)).unwrap_or(plain)),
+            None => Ok((1..=DEEPEST).find_map(|depth| Self::below_top(entries, around, depth)).unwrap_or(plain)),
             // A train can also be a thing in pictures.
             Some(name) if folders.len() == 1 && name.eq_ignore_ascii_case("train") => Ok(plain),
             Some(name) => Err(Error::usage(format!(
@@ -128,8 +129,8 @@ impl Parts {
     }
 
     /// Parts at a depth at which every picture lies in one.
-    fn below_top(entries: &[Entry], root: usize, depth: usize) -> Option<Self> {
-        let mut found = Self { root, depth, folders: BTreeMap::new() };
+    fn below_top(entries: &[Entry], root: &str, depth: usize) -> Option<Self> {
+        let mut found = Self { root: root.to_string(), depth, folders: BTreeMap::new() };
         let mut around = BTreeSet::new();
         for entry in entries {
             let (before, part, _) = found.apart(&entry.path);
@@ -143,7 +144,7 @@ impl Parts {
         }
         // One folder around everything says nothing.
         match around.first().filter(|_| around.len() == 1) {
-            Some(before) => Some(Self { root: root + before.len(), depth: 0, ..found }),
+            Some(before) => Some(Self { root: format!("{root}{before}"), depth: 0, ..found }),
             None => Some(found),
         }
     }
@@ -153,9 +154,15 @@ impl Parts {
         !self.folders.is_empty()
     }
 
+    /// What is left of a path below the folders around all pictures: nothing, if it lies elsewhere, as only what is no picture
+    /// can.
+    fn inside<'a>(&self, path: &'a str) -> &'a str {
+        path.strip_prefix(&self.root).unwrap_or_default()
+    }
+
     /// What lies around a path's part, the part, and what lies in it.
     fn apart<'a>(&self, path: &'a str) -> (&'a str, &'a str, &'a str) {
-        let path = &path[self.root..];
+        let path = self.inside(path);
         let deeper = |start: usize| path[start..].find('/').map(|i| start + i + 1);
         let start = (0..self.depth).try_fold(0, |start, _| deeper(start)).unwrap_or(path.len());
         let (before, rest) = path.split_at(start);
@@ -166,7 +173,7 @@ impl Parts {
     /// What is left of a path without the folders around everything, and without its part.
     pub(crate) fn below(&self, path: &str) -> String {
         match (self.is_given(), self.apart(path)) {
-            (false, _) => path[self.root..].to_string(),
+            (false, _) => self.inside(path).to_string(),
             (true, (before, _, inside)) => format!("{before}{inside}"),
         }
     }

@@ -48,6 +48,7 @@ mod starter;
 mod store;
 mod tokens;
 mod trained;
+mod webp;
 
 pub use augment::Augment;
 pub use cache::cache_dir;

@@ -8,7 +8,7 @@ use image::codecs::tiff::TiffDecoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use kiln_core::{Error, Result, budget, read_file};
 
-use crate::jpeg;
+use crate::{jpeg, webp};
 
 /// 8-bit picture, rows top to bottom, channels interleaved; channels is 1 (grey), 3 (RGB) or 4 (RGBA).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +51,14 @@ impl Picture {
         let fail = |e: &dyn std::fmt::Display| {
             Error::new(format!("{name}: not a readable picture ({e}); replace or remove the file"))
         };
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(&e))?;
-        let format = reader.format();
-        if let Some(flaw) = Some(bytes).filter(|_| format == Some(ImageFormat::Jpeg)).and_then(jpeg::flaw) {
-            return Err(fail(&flaw));
-        }
+        let format = image::guess_format(bytes).ok();
+        let whole = match format {
+            Some(ImageFormat::Jpeg) => jpeg::flaw(bytes).map_or(Ok(bytes), Err),
+            Some(ImageFormat::WebP) => webp::whole(bytes),
+            _ => Ok(bytes),
+        };
+        let whole = whole.map_err(|flaw| fail(&flaw))?;
+        let mut reader = ImageReader::new(Cursor::new(whole)).with_guessed_format().map_err(|e| fail(&e))?;
         // What a picture of 16 bits a sample and four channels takes.
         let most = budget().pixels.saturating_mul(8);
         let mut limits = Limits::no_limits();

@@ -53,8 +53,9 @@ impl Tokenizer {
             let why = e.to_string();
             Error::new(format!("{}: not a tokenizer.json ({})", path.display(), why.lines().next().unwrap_or_default()))
         };
-        // The library panics at some places of a file that is no JSON.
-        serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| wrong(&e))?;
+        // The library panics at some places of a file that is no JSON, and where a template does not fit.
+        let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
+        check_templates(&json["post_processor"]).map_err(|e| wrong(&e))?;
         let mut inner = Inner::from_bytes(bytes).map_err(|e| wrong(&e))?;
         let known = ["[PAD]", "<pad>", "<|endoftext|>"].iter().find_map(|token| inner.token_to_id(token));
         let padding = inner.get_padding().map(|p| p.pad_id).or(known).unwrap_or(0);
@@ -171,6 +172,18 @@ impl Tokenizer {
     }
 }
 
+/// Whether what is put around a text is there: a template names special tokens, and of two texts the first alone.
+fn check_templates(processor: &serde_json::Value) -> Result<()> {
+    for piece in processor["single"].as_array().into_iter().flatten() {
+        let (token, text) = (&piece["SpecialToken"]["id"], &piece["Sequence"]["id"]);
+        let known = token.as_str().is_none_or(|token| !processor["special_tokens"][token].is_null());
+        if !known || text == "B" {
+            return Err(Error::new(format!("its template has {piece} where there is none")));
+        }
+    }
+    processor["processors"].as_array().into_iter().flatten().try_for_each(check_templates)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -215,6 +228,24 @@ mod tests {
         assert!(broken.contains("oull"));
         std::fs::write(&path, broken).unwrap();
         assert!(Tokenizer::open(&path).err().unwrap().to_string().contains("not a tokenizer.json"));
+    }
+
+    #[test]
+    fn a_template_without_its_tokens_is_refused() {
+        let words = Tokenizer::of_words(&captions(), 0).unwrap().to_json().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let template = |piece: serde_json::Value| serde_json::json!({ "type": "TemplateProcessing", "single": [piece], "pair": [], "special_tokens": {} });
+        let token = template(serde_json::json!({ "SpecialToken": { "id": "[CLS]", "type_id": 0 } }));
+        let second = template(serde_json::json!({ "Sequence": { "id": "B", "type_id": 0 } }));
+        let inside = serde_json::json!({ "type": "Sequence", "processors": [token.clone()] });
+        for processor in [token, second, inside] {
+            let mut json: serde_json::Value = serde_json::from_str(&words).unwrap();
+            json["post_processor"] = processor;
+            std::fs::write(&path, json.to_string()).unwrap();
+            let error = Tokenizer::open(&path).err().unwrap().to_string();
+            assert!(error.contains("not a tokenizer.json"), "{error}");
+        }
     }
 
     /// The words of the captions with BERT's two special tokens, `[SEP]` of this number, and with a padding.
