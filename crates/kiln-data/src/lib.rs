@@ -58,7 +58,7 @@ pub use fetch::fetch;
 pub use few::few_labels;
 pub use icons::ICON_SIZE;
 pub use loader::{Clamp, Grouping, HostBatch, Loader, Part};
-pub use open::{absolute, is_named, notes, open, open_all};
+pub use open::{absolute, is_named, notes, open, open_all, relative};
 pub use pairs::check_pairs;
 pub use picture::Picture;
 pub use png_text::read_png_text;

@@ -78,6 +78,18 @@ pub fn absolute(specs: &str) -> Result<String> {
     Ok(join_specs(&specs))
 }
 
+/// The inverse of [`absolute`]: paths below the present folder as a person there would write them.
+pub fn relative(specs: &str) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let short = |spec: String| match Path::new(&spec).strip_prefix(&here) {
+        Ok(path) if path.as_os_str().is_empty() => ".".to_string(),
+        Ok(path) if path.to_str().is_some_and(is_named) => format!("./{}", path.display()),
+        Ok(path) if here.parent().is_some() => path.display().to_string(),
+        _ => spec,
+    };
+    join_specs(&split_specs(specs).into_iter().map(short).collect::<Vec<_>>())
+}
+
 fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
     rule.check()?;
     let found: Vec<Found> = specs.iter().map(|s| find(s, split, rule)).collect::<Result<_>>()?;
@@ -203,4 +215,21 @@ fn photos(name: &str, split: Split) -> Result<FileSet> {
         }
     }
     FileSet::files(name, &cache_dir()?.join("data"), files, split)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_whole_and_short_again() {
+        for (given, shown) in [("src", "src"), ("./src", "src"), ("src,starter", "src,starter"), (".", "."), ("/", "/")]
+        {
+            let whole = absolute(given).unwrap();
+            assert!(split_specs(&whole).iter().all(|spec| is_named(spec) || Path::new(spec).is_absolute()), "{whole}");
+            assert_eq!(relative(&whole), shown);
+        }
+        assert_eq!(absolute("nowhere").unwrap(), "nowhere");
+    }
 }

@@ -62,7 +62,7 @@ impl Info {
             seconds: at.seconds,
             seed: recipe.seed,
             pictures: Pictures::of(&recipe.data),
-            data: recipe.data.clone(),
+            data: DataConfig { set: kiln_data::relative(&recipe.data.set), ..recipe.data.clone() },
             train: recipe.train.clone(),
             device: device.clone(),
         }
