@@ -43,10 +43,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |file| file.write_all(bytes))
 }
 
-/// [`write`], and the file is on the disk when this returns: for what a lost power supply must not take.
+/// [`write()`], and the file is on the disk when this returns: for what a lost power supply must not take.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |file| file.write_all(bytes).and_then(|()| file.sync_all()))
 }
