@@ -186,6 +186,8 @@ data = 3"; do
   done
 }
 
+# Whoever stops it sees what there was until then.
+trap 'report "numeric extremes, stopped"; exit 1' INT TERM
 ready
 for part in $ONLY; do "$part"; done
 report "numeric extremes" "refused otherwise" panics hangs aborts

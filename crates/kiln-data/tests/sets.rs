@@ -173,7 +173,7 @@ fn a_zip_is_a_folder() {
     add("__MACOSX/pets/cat/1.png", b"junk");
     // Beside the folder around all pictures: shorter than its name, and with a letter of two bytes where that ends.
     add("a.md", b"pets");
-    add("dogsü.tif", b"junk");
+    add("dogsü.pdf", b"junk");
     zip.finish().unwrap();
     let set = open_here(&path, Split::Train).unwrap();
     assert_eq!((set.len(), set.classes()), (4, &["cat".to_string(), "dog".to_string()][..]));

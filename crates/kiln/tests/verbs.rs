@@ -48,7 +48,7 @@ fn place() -> &'static Path {
             let net = "--set model.unet.base_channels=8 --set model.unet.groups=4 --set model.unet.blocks=1";
             done(
                 dir.path(),
-                &format!("train ddpm {net} --set model.unet.channel_multipliers=[1,1,1] {small} --out ddpm"),
+                &format!("train ddpm {net} --set model.unet.channel_multipliers=[1,1] {small} --out ddpm"),
             );
             done(dir.path(), "sample vae -n 3 --out in");
             dir
