@@ -99,7 +99,7 @@ fn obj(bytes: &[u8]) -> Result<()> {
 /// A `tokenizer.json`, used.
 fn tokenizer(bytes: &[u8]) -> Result<()> {
     let tokenizer = Tokenizer::open(&file("tokenizer.json", bytes))?;
-    let rows = tokenizer.rows(["a red square", "", "ünï"].into_iter(), 4)?;
+    let rows = tokenizer.rows(["a red square", "", "ünï"], 4)?;
     assert_eq!(rows.ids.len(), rows.length * rows.lengths.len());
     Ok(())
 }

@@ -75,10 +75,13 @@ enum Form<'a> {
     Assignments(&'a [Table]),
 }
 
+/// What is done to a form of a recipe, for one system.
+type Check = fn(Form) -> Result<()>;
+
 /// Finds the system that a recipe names, and makes its networks without their numbers.
 fn of_system(table: &Table, form: Form) -> Result<()> {
     let id = table.get("system").and_then(Value::as_str).unwrap_or_default();
-    let entries: &[(&str, fn(Form) -> Result<()>)] = &[
+    let entries: &[(&str, Check)] = &[
         entry::<classifier::Classifier>(),
         entry::<autoencoder::ae::Ae>(),
         entry::<autoencoder::probe::Probe>(),

@@ -33,7 +33,7 @@ while [ $kills -lt "$COUNT" ]; do
     count "runs that ended"
     [ "$(weights "$run")" = "$(weights "whole-$system")" ] || { count "other weights"; echo "$run: other weights"; }
     [ "$(log "$run")" = "$(log "whole-$system")" ] || { count "other logs"; echo "$run: another log"; }
-    [ "$(ls "$run/previews")" = "$(ls "whole-$system/previews")" ] || { count "missing previews"; ls "$run/previews"; }
+    [ "$(ls "$run/previews" 2>/dev/null)" = "$(ls "whole-$system/previews" 2>/dev/null)" ] || { count "missing previews"; ls "$run/previews"; }
     left=$(find "$run" -name '*.partial' -o -name '.partial*' -o -size 0 -not -name lock | head -n 3)
     [ -z "$left" ] || { count "left files"; echo "$left"; }
   done
