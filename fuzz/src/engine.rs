@@ -6,7 +6,9 @@ use kiln_nn::Init;
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
 use kiln_systems::{adaptation, adversarial, autoencoder, classifier, diffusion, segmenter, translation};
 use kiln_train::checkpoint::{self, Checkpoint, Counters};
+use kiln_train::run::read_table;
 use kiln_train::{HostTensor, Pictures, Recipe, Run, State, System, recipe};
+use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 use crate::files::{Reader, file, folder, halves};
@@ -39,24 +41,31 @@ fn weights(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// What each record of a zip of `torch.save` holds.
+static NUMBERS: [u8; 256] = [1; 256];
+
 /// The pickle inside a zip of `torch.save`, whose sums of bytes are right.
 fn pickle(bytes: &[u8]) -> Result<()> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, data) in
-        [("a/data.pkl", bytes), ("a/byteorder", b"little"), ("a/data/0", &[0; 64]), ("a/data/1", &[1; 64])]
-    {
-        zip.start_file(name, stored).unwrap();
+    let mut records = vec![("data.pkl".to_string(), bytes), ("byteorder".to_string(), b"little")];
+    records.extend((0..32).map(|key| (format!("data/{key}"), NUMBERS.as_slice())));
+    for (name, data) in records {
+        zip.start_file(format!("a/{name}"), stored).unwrap();
         std::io::Write::write_all(&mut zip, data).unwrap();
     }
     weights(&zip.finish().unwrap().into_inner())
 }
 
-/// The recipe of a run, as its system.
+/// A recipe: that of a run, which says the shape of its pictures, or one to train.
 fn recipe_file(bytes: &[u8]) -> Result<()> {
     let path = file("run/recipe.toml", bytes);
     let run = Run::open(path.parent().unwrap())?;
-    of_system(&run.recipe()?, Form::Run(&run))
+    let table = run.recipe()?;
+    match table.get("data").and_then(|data| data.get("shape")) {
+        Some(_) => of_system(&table, Form::Run(&run)),
+        None => of_system(&table, Form::Changes(&[read_table(&path)?])),
+    }
 }
 
 /// A system's name, then an assignment of `--set` a line.
@@ -65,14 +74,14 @@ fn set(bytes: &[u8]) -> Result<()> {
     let mut lines = text.lines();
     let system = Table::from_iter([("system".into(), Value::String(lines.next().unwrap_or_default().into()))]);
     let changes = lines.map(recipe::assignment).collect::<Result<Vec<_>>>()?;
-    of_system(&system, Form::Assignments(&changes))
+    of_system(&system, Form::Changes(&changes))
 }
 
 /// Where the changes to a system's defaults are.
 #[derive(Clone, Copy)]
 enum Form<'a> {
     Run(&'a Run),
-    Assignments(&'a [Table]),
+    Changes(&'a [Table]),
 }
 
 /// What is done to a form of a recipe, for one system.
@@ -117,7 +126,7 @@ fn entry<S: System>() -> (&'static str, fn(Form) -> Result<()>) {
 fn make<S: System>(form: Form) -> Result<()> {
     let recipe = match form {
         Form::Run(run) => run.recipe_of::<S>()?,
-        Form::Assignments(changes) => {
+        Form::Changes(changes) => {
             let mut table = recipe::defaults::<S>()?;
             changes.iter().try_for_each(|change| recipe::merge(&mut table, change, "--set"))?;
             recipe::typed::<S>(table, "--set")?
@@ -144,15 +153,20 @@ fn make<S: System>(form: Form) -> Result<()> {
     Ok(())
 }
 
-/// The state of a checkpoint of a run.
+/// The state of a checkpoint of a run: as it is, and with the hash at its end that makes it whole.
 fn state(bytes: &[u8]) -> Result<()> {
     let newest = file("checkpoints/0000000128/state.json", bytes);
     let tensor = HostTensor { shape: vec![1], values: vec![0.5] };
     let network = State::from([("a".to_string(), tensor)]);
     file("checkpoints/0000000128/network.safetensors", &checkpoint::to_bytes(&network)?);
-    let found = Checkpoint::newest(newest.parent().unwrap().parent().unwrap(), &mut drop)?;
+    let read = || Checkpoint::newest(newest.parent().unwrap().parent().unwrap(), &mut drop);
+    let as_it_is = read();
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_end().trim_end_matches('}').trim_end();
+    let hash: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(&newest, format!("{text},\n  \"sha256\": \"{hash}\"\n}}\n")).unwrap();
+    let counters = read().or(as_it_is)?.map(|checkpoint| checkpoint.counters).unwrap_or_default();
     // What is read is written.
-    let counters = found.map(|checkpoint| checkpoint.counters).unwrap_or_default();
     let text = serde_json::to_string(&counters).unwrap();
     let _: Counters = serde_json::from_str(&text).context(|| text.clone())?;
     Ok(())

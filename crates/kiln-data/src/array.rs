@@ -3,6 +3,7 @@
 //! Pictures are `[n, height, width]`, `[n, height, width, channels]` or `[n, channels, height, width]`. Their values are
 //! those of one of four ranges, told by all of them: 0 or 1 (or 0 to 1), −1 to 1, 0 to 255, 0 to 65,535.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub(crate) fn open_npz(name: &str, file: &Path, split: Split) -> Result<Arc<dyn 
     let classes = numbers.iter().flat_map(|(_, n)| n).max().map_or(0, |last| last + 1);
     let tested = if pictures.iter().any(|p| p.0 == Some(Part::Test)) { Part::Test } else { Part::Validation };
     let mut sets: Vec<Arc<dyn DataSet>> = Vec::new();
+    let mut labelled = BTreeSet::new();
     for (part, array) in &pictures {
         let held = match (part, split) {
             (None, _) | (_, Split::All) => true,
@@ -62,12 +64,16 @@ pub(crate) fn open_npz(name: &str, file: &Path, split: Split) -> Result<Arc<dyn 
         };
         if held {
             let labels = numbers.iter().find(|(p, _)| p == part).map(|(_, numbers)| numbers.clone());
+            labelled.insert(labels.is_some());
             let set = array.pictures(name, range.clone(), labels, classes)?;
             sets.push(Arc::new(if part.is_none() { set.split(split) } else { set }));
         }
     }
     if sets.is_empty() {
         return Err(Error::new(format!("{place}: no pictures for the {split} split")));
+    }
+    if labelled.len() > 1 {
+        return Err(Error::new(format!("{place}: some of its pictures have labels and some have none")));
     }
     Joined::of(sets)
 }

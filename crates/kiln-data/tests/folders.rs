@@ -264,24 +264,35 @@ fn arrays_of_numpy_are_read() {
     assert_eq!((train.len() + test.len(), train.uniform()), (10, Some([1, 2, 3])));
     assert_eq!(opened(&file, Split::All).unwrap().get(1).unwrap().picture.pixels, [6, 7, 8, 9, 10, 11]);
 
-    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    for (name, bytes) in [
+    let file = folder.path().join("x.npz");
+    let write_npz = |arrays: &[(&str, Vec<u8>)]| {
+        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in arrays {
+            zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        std::fs::write(&file, zip.finish().unwrap().into_inner()).unwrap();
+    };
+    write_npz(&[
         ("x_train.npy", npy("(3, 1, 1)", &[1, 2, 200])),
         ("y_train.npy", npy("(3,)", &[0, 1, 1])),
         ("x_test.npy", npy("(1, 1, 1)", &[4])),
         ("y_test.npy", npy("(1, 1)", &[2])),
         ("weights.npy", npy("(2, 2)", &[4; 4])),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&bytes).unwrap();
-    }
-    let file = folder.path().join("x.npz");
-    std::fs::write(&file, zip.finish().unwrap().into_inner()).unwrap();
+    ]);
     let (train, test) = (opened(&file, Split::Train).unwrap(), opened(&file, Split::Test).unwrap());
     assert_eq!((train.len(), test.len(), train.classes().len(), test.classes().len()), (3, 1, 3, 3));
     let sample = test.get(0).unwrap();
     assert_eq!((sample.picture.pixels, sample.label), (vec![4], Some(2)));
     assert_eq!(opened(&file, Split::All).unwrap().len(), 4);
+
+    write_npz(&[
+        ("x_train.npy", npy("(1, 1, 1)", &[1])),
+        ("x_test.npy", npy("(1, 1, 1)", &[4])),
+        ("y_test.npy", npy("(1,)", &[2])),
+    ]);
+    assert!(opened(&file, Split::Train).unwrap().classes().is_empty());
+    assert!(refused(opened(&file, Split::All)).contains("some have none"));
 }
 
 #[test]
