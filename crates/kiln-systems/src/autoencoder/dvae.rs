@@ -16,7 +16,7 @@
 //!
 //! `kiln evaluate RUN --metrics nll` measures log p(x) with q̃, what the encoder was trained to be: by −L_dvae with one draw,
 //! or by importance samples zₖ ~ q(z|x̃ₖ) with weights p(x|zₖ) p(zₖ) / q̃(zₖ|x), q̃ being the mean of q(zₖ|x̃ⱼ) over the corrupted
-//! images of [`MIXTURE`] samples. This is −log p(x) or more in expectation, as for any other model of this family.
+//! images of 16 samples. This is −log p(x) or more in expectation, as for any other model of this family.
 //!
 //! `kiln train recipes/dvae/mnist.toml`
 
