@@ -30,7 +30,9 @@ for target in "$@"; do
   while left=$((end - SECONDS)) && [ $left -gt 0 ] && [ $findings -lt 20 ]; do
     "$built/$target" -rss_limit_mb=2048 -timeout=10 -max_total_time=$left -print_final_stats=1 \
       -artifact_prefix="fuzz/artifacts/$target/" "fuzz/corpus/$target" >"$log" 2>&1 && found=0 || found=1
-    executions=$((executions + $(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)))
+    ran=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
+    # What ended over time says nothing of that.
+    executions=$((executions + ${ran:-0}))
     seen=$(sed -nE 's/.* cov: ([0-9]+) .*/\1/p' "$log" | tail -n 1)
     [ "${seen:-0}" -gt $coverage ] && coverage=$seen
     findings=$((findings + found))
