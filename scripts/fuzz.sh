@@ -29,14 +29,17 @@ for target in "$@"; do
   # A finding ends the process; the next one goes on with the inputs that were found so far.
   while left=$((end - SECONDS)) && [ $left -gt 0 ] && [ $findings -lt 20 ]; do
     "$built/$target" -rss_limit_mb=2048 -timeout=10 -max_total_time=$left -print_final_stats=1 \
-      -artifact_prefix="fuzz/artifacts/$target/" "fuzz/corpus/$target" >"$log" 2>&1 && found=0 || found=1
+      -artifact_prefix="fuzz/artifacts/$target/" "fuzz/corpus/$target" >"$log" 2>&1
+    ended=$? found=$(grep -ac 'Test unit written' "$log")
     ran=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
     # What ended over time says nothing of that.
     executions=$((executions + ${ran:-0}))
     seen=$(sed -nE 's/.* cov: ([0-9]+) .*/\1/p' "$log" | tail -n 1)
     [ "${seen:-0}" -gt $coverage ] && coverage=$seen
     findings=$((findings + found))
-    [ $found -eq 0 ] || grep -aE "panicked at|ERROR: libFuzzer|memory allocation of|Test unit written" -A1 "$log" | tail -n 8 >&2
+    # Such as on a full disk.
+    [ $ended -eq 0 ] || [ "$found" -gt 0 ] || { tail -n 3 "$log" >&2; status=1; break; }
+    [ "$found" -eq 0 ] || grep -aE "panicked at|ERROR: libFuzzer|memory allocation of|Test unit written" -A1 "$log" | tail -n 8 >&2
   done
   printf '| %-12s | %7s | %11s | %8s | %8s |\n' "$target" "$MINUTES" $executions $coverage $findings
   [ $findings -eq 0 ] || status=1
