@@ -32,6 +32,7 @@ mod open;
 mod packages;
 mod pairs;
 mod picture;
+mod png_palette;
 mod png_text;
 mod prepared;
 #[doc(hidden)]

@@ -8,7 +8,7 @@ use image::codecs::tiff::TiffDecoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use kiln_core::{Error, Result, budget, read_file};
 
-use crate::{jpeg, webp};
+use crate::{jpeg, png_palette, webp};
 
 /// 8-bit picture, rows top to bottom, channels interleaved; channels is 1 (grey), 3 (RGB) or 4 (RGBA).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ impl Picture {
         let format = image::guess_format(bytes).ok();
         let whole = match format {
             Some(ImageFormat::Jpeg) => jpeg::flaw(bytes).map_or(Ok(bytes), Err),
+            Some(ImageFormat::Png) => png_palette::flaw(bytes).map_or(Ok(bytes), Err),
             Some(ImageFormat::WebP) => webp::whole(bytes),
             _ => Ok(bytes),
         };
