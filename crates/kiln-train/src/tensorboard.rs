@@ -97,9 +97,7 @@ impl EventFile {
         let file = File::options().create_new(true).append(true).open(&path).context(|| path.display())?;
         let mut events = Self(file);
         events.write(0, What::FileVersion("brain.Event:2".into()))?;
-        if images > 0 {
-            events.write(images + 1, What::SessionLog(SessionLog { status: START }))?;
-        }
+        events.write(images + 1, What::SessionLog(SessionLog { status: START }))?;
         Ok(events)
     }
 
@@ -154,10 +152,9 @@ fn now() -> f64 {
 mod tests {
     use super::*;
 
-    /// The events of a folder's only event file.
-    fn read(folder: &Path) -> Vec<Event> {
-        let file = fs::read_dir(folder).unwrap().next().unwrap().unwrap();
-        let bytes = fs::read(file.path()).unwrap();
+    /// The events of a file.
+    fn read(file: &Path) -> Vec<Event> {
+        let bytes = fs::read(file).unwrap();
         let mut rest = bytes.as_slice();
         let mut take = |count: usize| rest.split_off(..count).unwrap();
         let mut events = Vec::new();
@@ -183,8 +180,10 @@ mod tests {
         events.scalars(64, &[("loss".into(), 0.5), ("accuracy".into(), 0.0)]).unwrap();
         events.image(128, "preview", &picture).unwrap();
 
-        let [version, scalars, image] = read(&path).try_into().unwrap();
+        let [version, start, scalars, image] =
+            read(&fs::read_dir(&path).unwrap().next().unwrap().unwrap().path()).try_into().unwrap();
         assert!(version.wall_time > 1.7e9);
+        assert_eq!((start.step, start.what), (1, Some(What::SessionLog(SessionLog { status: START }))));
         assert_eq!(version.what, Some(What::FileVersion("brain.Event:2".into())));
         let scalar = |tag: &str, value| Value { tag: tag.into(), content: Some(Content::Scalar(value)) };
         let values = vec![scalar("loss", 0.5), scalar("accuracy", 0.0)];
@@ -201,15 +200,17 @@ mod tests {
     #[test]
     fn a_resumed_run_begins_a_new_file_that_drops_later_events() {
         let folder = tempfile::tempdir().unwrap();
-        for images in [0, 64] {
+        // Killed before its first checkpoint, and after one.
+        for images in [0, 0, 64] {
             EventFile::create(folder.path(), images).unwrap();
         }
         let mut files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
         files.sort();
-        assert_eq!(files.len(), 2);
-        fs::remove_file(&files[0]).unwrap();
-        let [_, start] = read(folder.path()).try_into().unwrap();
-        assert_eq!((start.step, start.what), (65, Some(What::SessionLog(SessionLog { status: START }))));
+        assert_eq!(files.len(), 3);
+        for (file, step) in files.iter().zip([1, 1, 65]) {
+            let [_, start] = read(file).try_into().unwrap();
+            assert_eq!((start.step, start.what), (step, Some(What::SessionLog(SessionLog { status: START }))));
+        }
     }
 
     /// The bytes that TensorFlow's own writer begins a file with, but for the time.
