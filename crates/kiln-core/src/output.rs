@@ -54,13 +54,16 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Held by whoever has a file half written.
 static WRITING: RwLock<()> = RwLock::new(());
 
-/// Waits until no file is half written, two seconds at most: before a process ends in the middle of its work.
+/// Waits until no file is half written, two seconds at most, and lets none begin: just before a process ends in the middle of
+/// its work.
 pub fn settle() {
     for _ in 0..200 {
-        if !matches!(WRITING.try_write(), Err(TryLockError::WouldBlock)) {
-            return;
+        match WRITING.try_write() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            // Never given back: whoever wants to write waits for the end of the process.
+            Ok(guard) => return std::mem::forget(guard),
+            Err(TryLockError::Poisoned(guard)) => return std::mem::forget(guard.into_inner()),
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -179,7 +182,6 @@ mod tests {
         let scratch = Scratch::new("fails");
         let path = scratch.0.join("a");
         write(&path, b"old").unwrap();
-        settle();
         let full = |_: &mut File| Err(io::Error::from(io::ErrorKind::StorageFull));
         assert!(!replace(&path, full).unwrap_err().is_usage());
         assert!(replace(&scratch.0.join("b"), full).is_err());

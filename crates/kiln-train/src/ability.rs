@@ -188,6 +188,11 @@ pub trait Likelihood<N>: Sync {
         images
     }
 
+    /// Passes of the network that [`Likelihood::nll`] takes for a picture where `samples` is 0: many for a chain of many steps.
+    fn nll_passes(&self) -> usize {
+        1
+    }
+
     /// The metric's name with so many samples.
     fn nll_name(&self, samples: usize) -> String {
         if samples == 0 { "nll_bound".into() } else { format!("nll_{samples}") }
@@ -250,6 +255,7 @@ macro_rules! abilities {
                     on nll(images: Tensor<4>, samples: usize, key: Key) -> Tensor<1>;
                     on exact_nll(images: Tensor<4>, probes: usize, key: Key) -> Option<Tensor<1>>;
                     of observed(images: Tensor<4>) -> Tensor<4>;
+                    of nll_passes() -> usize;
                     of nll_name(samples: usize) -> String;
                 }
         }

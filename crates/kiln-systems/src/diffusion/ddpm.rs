@@ -328,6 +328,10 @@ impl Likelihood<Networks> for Ddpm {
         self.over_classes(&images, |c| Ok(self.process.nll(&predict, images.clone(), c, samples, key)))
     }
 
+    fn nll_passes(&self) -> usize {
+        self.process.schedule.steps()
+    }
+
     fn exact_nll(&self, networks: &Networks, images: Tensor<4>, probes: usize, key: Key) -> Result<Option<Tensor<1>>> {
         let predict = networks.predict();
         self.over_classes(&images, |c| self.process.exact_nll(&predict, images.clone(), c, probes, key)).map(Some)

@@ -193,8 +193,8 @@ impl Subject {
         if self.can(Ability::Generate) && (labelled || args.features.is_some()) {
             metrics.extend(["fid", "kid", "is", "precision", "recall", "classes"]);
         }
-        // A system that encodes bounds its likelihood in one pass; a diffusion model needs one for each of its many steps.
-        if self.can(Ability::Likelihood) && self.can(Ability::Encode) {
+        // A diffusion model bounds its likelihood by a pass for each of its many steps, which takes minutes.
+        if self.can(Ability::Likelihood) && self.model.nll_passes()? == 1 {
             metrics.push("nll");
         }
         if self.can(Ability::Classify) && labelled {
