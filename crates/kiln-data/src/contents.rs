@@ -22,26 +22,41 @@ pub struct Contents {
     whole: String,
 }
 
-impl Contents {
-    /// Of a set; every picture is decoded, unless the reader knows the set without.
+/// What a look at every picture of a set finds.
+pub struct Survey {
+    /// What the set holds.
+    pub contents: Contents,
+    /// Channels, height and width of each picture as stored, with its name in messages; once where the reader knows that
+    /// all have this shape.
+    pub stored: Vec<([usize; 3], String)>,
+}
+
+impl Survey {
+    /// Of a set; every picture is decoded once, unless the reader knows the set without.
     ///
     /// # Errors
-    /// Names the picture that cannot be read.
+    /// Names the first picture in the set's order that cannot be read.
     pub fn of(set: &dyn DataSet) -> Result<Self> {
-        let digest = |index| Ok((name(set, index), digest(&set.get(index)?, set.classes())));
-        let samples: Vec<Result<_>> = match set.uniform() {
-            Some(_) => Vec::new(),
-            None => (0..set.len()).into_par_iter().map(digest).collect(),
+        let (count, classes) = (set.len(), set.classes().to_vec());
+        if let Some(shape) = set.uniform() {
+            let contents = Contents { count, classes, samples: Vec::new(), whole: set.fingerprint() };
+            return Ok(Self { contents, stored: vec![(shape, String::new())] });
+        }
+        let look = |index| {
+            let sample = set.get(index)?;
+            let name = set.stem(index).unwrap_or_else(|| index.to_string());
+            let known = (name, digest(&sample, &classes));
+            let Sample { picture, name, .. } = sample;
+            Ok((([picture.channels, picture.height, picture.width], name), known))
         };
-        Ok(Self::new(set, samples.into_iter().collect::<Result<_>>()?))
+        // Collected first: the first bad file in the set's order, whichever thread finds one first.
+        let all: Vec<Result<_>> = (0..count).into_par_iter().map(look).collect();
+        let (stored, samples) = all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self { contents: Contents { count, classes, samples, whole: String::new() }, stored })
     }
+}
 
-    /// Of a set whose samples have these names and digests; none where the reader vouches for the whole.
-    pub(crate) fn new(set: &dyn DataSet, samples: Vec<(String, String)>) -> Self {
-        let whole = if samples.is_empty() { set.fingerprint() } else { String::new() };
-        Self { count: set.len(), classes: set.classes().to_vec(), samples, whole }
-    }
-
+impl Contents {
     /// A digest of everything: the same for the same samples of the same names in the same order.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
@@ -101,13 +116,8 @@ impl Contents {
     }
 }
 
-/// What a sample is called within its set.
-pub(crate) fn name(set: &dyn DataSet, index: usize) -> String {
-    set.stem(index).unwrap_or_else(|| index.to_string())
-}
-
 /// A digest of a sample as stored: its pixels, its class by name, its caption and its mask.
-pub(crate) fn digest(sample: &Sample, classes: &[String]) -> String {
+fn digest(sample: &Sample, classes: &[String]) -> String {
     let mut hash = Sha256::new();
     let mut picture = |picture: &Picture| {
         [picture.width, picture.height, picture.channels].iter().for_each(|n| hash.update((*n as u64).to_le_bytes()));
@@ -146,7 +156,7 @@ mod tests {
 
     fn of(folder: &Path) -> Contents {
         let set = open(&folder.display().to_string(), Split::All, &PictureRule::default()).unwrap();
-        Contents::of(set.as_ref()).unwrap()
+        Survey::of(set.as_ref()).unwrap().contents
     }
 
     #[test]
@@ -182,7 +192,7 @@ mod tests {
     #[test]
     fn a_set_that_its_reader_knows_is_not_decoded() {
         let set = |split| open("starter", split, &PictureRule::default()).unwrap();
-        let [train, test] = [Split::Train, Split::Test].map(|split| Contents::of(set(split).as_ref()).unwrap());
+        let [train, test] = [Split::Train, Split::Test].map(|split| Survey::of(set(split).as_ref()).unwrap().contents);
         assert!(train.samples.is_empty() && train.digest() != test.digest());
         assert!(train.difference(&test).unwrap().contains(" pictures were "));
     }

@@ -54,7 +54,7 @@ mod webp;
 pub use augment::Augment;
 pub use cache::cache_dir;
 pub use catalogue::{Entry, catalogue};
-pub use contents::Contents;
+pub use contents::{Contents, Survey};
 pub use fetch::fetch;
 pub use few::few_labels;
 pub use icons::ICON_SIZE;

@@ -6,9 +6,8 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use rayon::prelude::*;
 
-use crate::contents;
 use crate::rule::RULES;
-use crate::{Contents, DataKind, DataSet, Picture, PictureRule, Resize, Sample, Tokenizer};
+use crate::{Contents, DataKind, DataSet, Picture, PictureRule, Resize, Sample, Survey, Tokenizer};
 
 /// Prepared sets below this many bytes stay in memory, since decoding or rendering each time is slow.
 const KEEP: usize = 256 << 20;
@@ -57,11 +56,7 @@ impl Prepared {
         if set.is_empty() {
             return Err(Error::new(format!("{}: the set is empty", set.name())));
         }
-        let (stored, digests) = match set.uniform() {
-            Some(shape) => (vec![(shape, String::new())], Vec::new()),
-            None => survey(set.as_ref())?,
-        };
-        let contents = Contents::new(set.as_ref(), digests);
+        let Survey { contents, stored } = Survey::of(set.as_ref())?;
         let shape = common_shape(&stored, &rule, set.name())?;
         let roomy @ [channels, height, width] = rule.augment.roomy(shape);
         let masks = usize::from(set.kinds().contains(&DataKind::Masked));
@@ -215,27 +210,7 @@ impl From<Sample> for PreparedSample {
     }
 }
 
-/// A stored shape, and the sample's name in messages.
-type Stored = ([usize; 3], String);
-
-/// The name of a sample in its set, and its digest.
-type Known = (String, String);
-
-/// The stored shape, and the name and digest in the set, of every sample, each decoded once.
-fn survey(set: &dyn DataSet) -> Result<(Vec<Stored>, Vec<Known>)> {
-    let look = |index| {
-        let sample = set.get(index)?;
-        let digest = contents::digest(&sample, set.classes());
-        let Sample { picture, name, .. } = sample;
-        let stored = ([picture.channels, picture.height, picture.width], name);
-        Ok((stored, (contents::name(set, index), digest)))
-    };
-    // The first bad file in the set's order, whichever thread finds one first.
-    let all: Vec<Result<_>> = (0..set.len()).into_par_iter().map(look).collect();
-    Ok(all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip())
-}
-
-fn common_shape(stored: &[Stored], rule: &PictureRule, set: &str) -> Result<[usize; 3]> {
+fn common_shape(stored: &[([usize; 3], String)], rule: &PictureRule, set: &str) -> Result<[usize; 3]> {
     let Some(&([first_channels, first_height, first_width], _)) = stored.first() else {
         return Err(Error::new(format!("{set}: the set is empty")));
     };

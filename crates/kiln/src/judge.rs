@@ -10,11 +10,10 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use kiln_core::{Context, Error, Lock, Result, output, tell};
-use kiln_data::{Contents, DataSet, cache_dir};
+use kiln_data::{Contents, DataSet, Survey, cache_dir};
 use kiln_systems::find;
 use kiln_train::recipe::{merge, setting};
 use kiln_train::{AnySystem, Model, Options, Run, WeightSet};
-use rayon::prelude::*;
 use toml::{Table, Value};
 
 use crate::Common;
@@ -36,8 +35,9 @@ const SEAL: &str = "seal.json";
 /// If a picture cannot be read, the training fails or is stopped, or the cache cannot be written.
 pub fn of(set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<(Run, Box<dyn Model>)> {
     let system = find("classifier")?;
-    let recipe = recipe(&*system, &*set)?;
-    let root = place(&*set, &recipe)?;
+    let Survey { contents, stored } = Survey::of(&*set)?;
+    let recipe = recipe(&*system, &*set, &stored)?;
+    let root = place(&*set, &contents, &recipe)?;
     output::folder_of(&root)?;
     // Whoever comes second waits for the first's.
     let lock = root.with_extension("lock");
@@ -70,8 +70,8 @@ pub fn of(set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<(Ru
     whole(&root, &*system, device).ok_or_else(|| Error::new(format!("{}: changed while it was made", root.display())))
 }
 
-/// How it is trained on a set.
-fn recipe(system: &dyn AnySystem, set: &dyn DataSet) -> Result<Table> {
+/// How it is trained on a set whose pictures are stored in these shapes.
+fn recipe(system: &dyn AnySystem, set: &dyn DataSet, stored: &[([usize; 3], String)]) -> Result<Table> {
     let mut recipe = system.defaults()?;
     let mut changes = vec![setting("data.set", set.name())];
     let batch = recipe.get("train").and_then(|t| t.get("batch")).and_then(Value::as_integer);
@@ -84,7 +84,7 @@ fn recipe(system: &dyn AnySystem, set: &dyn DataSet) -> Result<Table> {
     if images.is_some_and(|images| images > enough) {
         changes.push(setting("train.images", enough));
     }
-    if let Some(shape) = of_several(set)? {
+    if let Some(shape) = of_several(stored) {
         let [channels, height, width] = shape.map(|side| side as i64);
         changes.push(setting("data.channels", channels));
         changes.push(setting("data.size", vec![height, width]));
@@ -96,28 +96,24 @@ fn recipe(system: &dyn AnySystem, set: &dyn DataSet) -> Result<Table> {
 
 /// Channels, height and width at which it sees a set whose pictures are of several shapes: colour if any is in colour,
 /// the median of each side, and no longer than [`LONGEST`].
-fn of_several(set: &dyn DataSet) -> Result<Option<[usize; 3]>> {
-    if set.uniform().is_some() {
-        return Ok(None);
-    }
-    let shape = |i| set.get(i).map(|sample| [sample.picture.channels, sample.picture.height, sample.picture.width]);
-    let shapes: Vec<[usize; 3]> = (0..set.len()).into_par_iter().map(shape).collect::<Result<_>>()?;
-    if shapes.iter().all(|shape| *shape == shapes[0]) {
-        return Ok(None);
+fn of_several(stored: &[([usize; 3], String)]) -> Option<[usize; 3]> {
+    let shapes = || stored.iter().map(|(shape, _)| shape);
+    if shapes().all(|shape| *shape == stored[0].0) {
+        return None;
     }
     let sides = [1, 2].map(|at| {
-        let mut sides: Vec<usize> = shapes.iter().map(|shape| shape[at]).collect();
+        let mut sides: Vec<usize> = shapes().map(|shape| shape[at]).collect();
         sides.sort_unstable();
         sides[sides.len() / 2]
     });
     let longest = sides[0].max(sides[1]);
     let [height, width] = sides.map(|side| if longest > LONGEST { (side * LONGEST / longest).max(1) } else { side });
-    let channels = if shapes.iter().any(|shape| shape[0] > 2) { 3 } else { 1 };
-    Ok(Some([channels, height, width]))
+    let channels = if shapes().any(|shape| shape[0] > 2) { 3 } else { 1 };
+    Some([channels, height, width])
 }
 
 /// Where it lies: named by the set for people, and by what it learns from and how.
-fn place(set: &dyn DataSet, recipe: &Table) -> Result<PathBuf> {
+fn place(set: &dyn DataSet, contents: &Contents, recipe: &Table) -> Result<PathBuf> {
     let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     // A folder has the same one by whatever path.
     let name = Path::new(set.name()).file_name().unwrap_or_default().to_string_lossy();
@@ -126,7 +122,7 @@ fn place(set: &dyn DataSet, recipe: &Table) -> Result<PathBuf> {
     // The same set is the same wherever it lies.
     merge(&mut how, &setting("data.set", ""), "feature net")?;
     let how = how.to_string();
-    let hash = feature_cache::hash([Contents::of(set)?.digest().as_bytes(), how.as_bytes()]);
+    let hash = feature_cache::hash([contents.digest().as_bytes(), how.as_bytes()]);
     Ok(cache_dir()?.join("classifiers").join(format!("{folder}-{hash}")))
 }
 
@@ -200,22 +196,27 @@ mod tests {
     fn a_judge_goes_by_what_it_was_trained_on() {
         let dir = tempfile::tempdir().unwrap();
         let system = find("classifier").unwrap();
-        let of = |set: &dyn DataSet| place(set, &recipe(&*system, set).unwrap()).unwrap();
+        let survey = |set: &dyn DataSet| Survey::of(set).unwrap();
+        let recipe = |set: &dyn DataSet| recipe(&*system, set, &survey(set).stored).unwrap();
+        let of = |set: &dyn DataSet| place(set, &survey(set).contents, &recipe(set)).unwrap();
         let one = folder(&dir.path().join("one/data"), [8; 3], 0);
         let same = folder(&dir.path().join("same/data"), [8; 3], 0);
         let other = folder(&dir.path().join("two/data"), [8; 3], 3);
         assert_eq!(of(&*one), of(&*same));
         assert_ne!(of(&*one), of(&*other));
-        let mut longer = recipe(&*system, &*one).unwrap();
+        let mut longer = recipe(&*one);
         merge(&mut longer, &setting("train.images", 7), "test").unwrap();
-        assert_ne!(place(&*one, &longer).unwrap(), of(&*one));
+        assert_ne!(place(&*one, &survey(&*one).contents, &longer).unwrap(), of(&*one));
     }
 
     #[test]
     fn pictures_of_several_sizes_are_stretched_to_one() {
         let dir = tempfile::tempdir().unwrap();
         let system = find("classifier").unwrap();
-        let of = |sizes| recipe(&*system, &*folder(&dir.path().join(format!("{sizes:?}")), sizes, 0)).unwrap();
+        let of = |sizes| {
+            let set = folder(&dir.path().join(format!("{sizes:?}")), sizes, 0);
+            recipe(&*system, &*set, &Survey::of(&*set).unwrap().stored).unwrap()
+        };
         assert_eq!(of([20, 24, 31])["data"]["resize"].as_str(), Some("stretch"));
         assert_eq!(of([20, 24, 31])["data"]["size"], Value::from(vec![24, 24]));
         assert_eq!(of([20, 200, 300])["data"]["size"], Value::from(vec![64, 64]));
@@ -227,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let system = find("classifier").unwrap();
         let set = folder(&dir.path().join("data"), [8; 3], 0);
-        let mut table = recipe(&*system, &*set).unwrap();
+        let mut table = recipe(&*system, &*set, &Survey::of(&*set).unwrap().stored).unwrap();
         for change in [setting("model.channels", 2), setting("model.features", 4), setting("train.batch", 2)] {
             merge(&mut table, &change, "test").unwrap();
         }
