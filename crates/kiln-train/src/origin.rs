@@ -22,27 +22,22 @@ pub struct Origin {
     data: Vec<String>,
 }
 
-/// Settings that change no weights: where the data lies (its contents are compared), what the data says of itself, when the
-/// run ends, and what it writes when.
-const FREE: [(&str, &[&str]); 2] = [
-    ("data", &["set", "classes", "tokenizer"]),
-    (
-        "train",
-        &[
-            "init_from",
-            "stop_after",
-            "log_every",
-            "checkpoint_every",
-            "keep",
-            "best",
-            "evaluate_every",
-            "metrics",
-            "evaluate_count",
-            "preview_every",
-            "preview_count",
-        ],
-    ),
+/// Settings that say when to look at a run and what to keep of it: they do not change what it learns.
+pub const UNLEARNT: [&str; 9] = [
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.best",
+    "train.evaluate_every",
+    "train.metrics",
+    "train.evaluate_count",
+    "train.preview_every",
+    "train.preview_count",
 ];
+
+/// Others that may change at any time: where the data lies (its contents are compared), what the data says of itself, and
+/// when the run ends.
+const FREE: [&str; 5] = ["data.set", "data.classes", "data.tokenizer", "train.init_from", "train.stop_after"];
 
 /// The list of the pictures of a run.
 const LIST: &str = "data.json";
@@ -54,9 +49,9 @@ impl Origin {
     /// If the recipe cannot be written as TOML.
     pub(crate) fn of<C: Serialize>(recipe: &Recipe<C>, streams: &[Arc<Prepared>]) -> Result<Self> {
         let mut recipe = Table::try_from(recipe).context(|| "recipe")?;
-        for (table, keys) in FREE {
+        for (table, key) in FREE.iter().chain(&UNLEARNT).filter_map(|full| full.split_once('.')) {
             if let Some(Value::Table(inside)) = recipe.get_mut(table) {
-                inside.retain(|key, _| !keys.contains(&key));
+                inside.remove(key);
             }
         }
         let data = streams.iter().map(|stream| stream.contents().digest()).collect();

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kiln_core::{Error, Result, output};
 use kiln_measure::MetricValue;
+use kiln_train::origin::UNLEARNT;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{AnySystem, Options, Run, WeightSet, device};
 use serde_json::json;
@@ -286,26 +287,16 @@ fn train(system: &dyn AnySystem, changes: &Changes, root: &Path, common: &Common
     summary.reached_end(root)
 }
 
-/// Settings that say when to look at a run and what to keep of it: they do not change what it learns.
-const UNLEARNT: [&str; 9] = [
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.best",
-    "train.evaluate_every",
-    "train.metrics",
-    "train.evaluate_count",
-    "train.preview_every",
-    "train.preview_count",
-];
-
-/// Whether a run's setting is what was wanted, as it is after the run has begun: 64 of a size of [64, 64], and the number of
-/// words there were of the most that there might be, 0 for all.
+/// Whether a run's setting is what was wanted, as it is after the run has begun: 64 of a size of [64, 64], the whole path of
+/// a relative one, and the number of words there were of the most that there might be, 0 for all.
 fn became(key: &str, has: &Setting, wants: &Setting) -> bool {
     let side = |value: &Setting| match value.as_array().map(Vec::as_slice) {
         Some([height, width]) if height == width => height.clone(),
         _ => value.clone(),
     };
+    if let (Some(has), Some(wants)) = (has.as_str(), wants.as_str()) {
+        return kiln_data::absolute(has).ok() == kiln_data::absolute(wants).ok();
+    }
     match (key, has.as_integer(), wants.as_integer()) {
         ("data.size", ..) => side(has) == side(wants),
         ("data.vocabulary", Some(has), Some(most)) => most == 0 || has <= most,

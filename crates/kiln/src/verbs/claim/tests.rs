@@ -225,6 +225,11 @@ fn settings_that_a_run_fills_in_are_no_difference() {
     ] {
         assert_eq!(told(has, wants), None, "{has} {wants}");
     }
+    // A folder that a run starts from, as a claim's command line says it and as the run keeps it.
+    let whole = std::path::absolute("src").unwrap();
+    let whole = format!("[model]\nencoder = '{}'", whole.display());
+    assert_eq!(told(&whole, "[model]\nencoder = 'src'"), None);
+    assert!(told(&whole, "[model]\nencoder = 'tests'").is_some());
     assert!(told("[data]\nsize = 64", "[data]\nsize = [64, 32]").is_some());
     assert!(told("[data]\nsize = 64", "[data]\nsize = 32").is_some());
     assert!(told("[data]\nvocabulary = 50", "[data]\nvocabulary = 20").is_some());
