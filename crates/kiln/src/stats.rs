@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result, output};
+use kiln_core::{Context, Error, Result, output, read_file};
 use kiln_measure::Features;
 use kiln_measure::frechet::{self, Gaussian};
 use safetensors::tensor::TensorView;
@@ -105,7 +105,7 @@ impl Stats {
     /// If it is not one, or damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
-        let bytes = std::fs::read(path).context(|| &place)?;
+        let bytes = read_file(path, u64::MAX)?;
         let broken = |what: &str| {
             Error::new(format!("{place}: {what}; is it a file of `kiln data stats`? Make it again if it is"))
         };
