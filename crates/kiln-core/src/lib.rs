@@ -13,4 +13,4 @@ pub use error::{Context, Error, INTERRUPTED, Result};
 pub use files::{Budget, budget, open_file, read_file, read_text, read_within, set_budget};
 pub use lock::Lock;
 pub use printable::printable;
-pub use seal::{sealed, unsealed};
+pub use seal::{hex, sealed, unsealed};

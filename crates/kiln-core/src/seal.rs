@@ -5,6 +5,11 @@ use sha2::{Digest, Sha256};
 /// Bytes of a seal.
 const LENGTH: usize = 32;
 
+/// Bytes in hexadecimal, two digits each.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The bytes behind their SHA-256.
 pub fn sealed(bytes: &[u8]) -> Vec<u8> {
     let mut out = Sha256::digest(bytes).to_vec();
@@ -22,6 +27,11 @@ pub fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_has_two_digits() {
+        assert_eq!(hex(&[0, 10, 255]), "000aff");
+    }
 
     #[test]
     fn every_bit_counts() {

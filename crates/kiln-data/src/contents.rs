@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kiln_core::Result;
+use kiln_core::{Result, hex};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::set::hash_of;
 use crate::{DataSet, Picture, Sample};
 
 /// The contents of a set: its classes, and a digest of every sample.
@@ -59,15 +60,9 @@ impl Survey {
 impl Contents {
     /// A digest of everything: the same for the same samples of the same names in the same order.
     pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut add = |text: &str| {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        };
-        add(&self.whole);
-        self.classes.iter().for_each(|class| add(class));
-        self.samples.iter().for_each(|(name, digest)| [name, digest].into_iter().for_each(|text| add(text)));
-        hex(hash)
+        let samples = self.samples.iter().flat_map(|(name, digest)| [name, digest]);
+        let texts = [&self.whole].into_iter().chain(&self.classes).chain(samples);
+        hex(&hash_of(texts.map(String::as_bytes))[..16])
     }
 
     /// What differs since `before`, in words; `None` if nothing does.
@@ -132,11 +127,7 @@ fn digest(sample: &Sample, classes: &[String]) -> String {
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }
-    hex(hash)
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize()[..16])
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kiln_core::{Context, Error, Lock, Result, open_file};
+use kiln_core::{Context, Error, Lock, Result, hex, open_file};
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
@@ -130,7 +130,7 @@ fn sha256(file: &Path) -> Result<String> {
             n => hash.update(&buffer[..n]),
         }
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// Lets the client put the archive into `folder` and gives its path.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -241,14 +241,19 @@ pub(crate) fn parted(mut number: usize, counts: &[usize]) -> Vec<usize> {
     places
 }
 
-/// The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length.
+/// The first 16 hexadecimal digits of [`hash_of`] the parts.
 pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    hex(&hash_of(parts)[..8])
+}
+
+/// The SHA-256 of the parts, each preceded by its length.
+pub(crate) fn hash_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+    hash.finalize().into()
 }
 
 #[cfg(test)]

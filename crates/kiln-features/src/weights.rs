@@ -10,7 +10,7 @@ use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use kiln_core::{Context, Error, Result, read_file};
+use kiln_core::{Context, Error, Result, hex, read_file};
 use safetensors::tensor::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, ZipArchive};
@@ -120,7 +120,7 @@ impl WeightsFile {
             Ok((name, view))
         };
         let tensors = views.and_then(|v| v.into_iter().map(checked).collect::<Result<_>>()).context(|| place)?;
-        let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = hex(&Sha256::digest(&bytes));
         Ok(Self { place: place.to_string(), bytes, sha256, tensors })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Context, Error, Result, output, read_file, read_text};
+use kiln_core::{Context, Error, Result, hex, output, read_file, read_text};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -119,7 +119,7 @@ impl Checkpoint {
                 output::write_synced(&partial.join(file), &bytes)?;
                 counters.files.insert(file.to_string(), hash(&bytes));
             }
-            output::write_synced(&partial.join(STATE), sealed(&counters)?.as_bytes())?;
+            output::write_synced(&partial.join(STATE), to_text(&counters)?.as_bytes())?;
             let whole = folder.join(&name);
             if whole.exists() {
                 fs::remove_dir_all(&whole).context(place)?;
@@ -145,7 +145,7 @@ impl Checkpoint {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(STATE);
         let text = read_text(&path, LONGEST_STATE)?;
-        let counters = unsealed(&text).context(|| path.display())?;
+        let counters = from_text(&text).context(|| path.display())?;
         let read = |file: &str| -> Result<State> {
             let Some(expected) = counters.files.get(file) else { return Ok(State::new()) };
             let path = folder.join(file);
@@ -233,14 +233,14 @@ pub fn path(folder: &Path, images: u64) -> PathBuf {
 }
 
 /// The text of `state.json`, whose last entry is the hash of all before it.
-fn sealed(counters: &Counters) -> Result<String> {
+fn to_text(counters: &Counters) -> Result<String> {
     let text = serde_json::to_string_pretty(counters).context(|| STATE)?;
     let text = text.trim_end_matches('}').trim_end();
     Ok(format!("{text}{SEAL}{}\"\n}}\n", hash(text.as_bytes())))
 }
 
 /// The counters of such a text, or of an older one without a hash.
-fn unsealed(text: &str) -> Result<Counters> {
+fn from_text(text: &str) -> Result<Counters> {
     let damaged = || Error::new("damaged (its hash differs from its content)");
     let is_whole = match text.rsplit_once(SEAL) {
         Some((content, end)) => format!("{}\"\n}}\n", hash(content.as_bytes())) == end,
@@ -266,7 +266,7 @@ fn name(images: u64) -> String {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 /// Writes a state as safetensors, tensors in the order of their names.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_core::{Result, output, sealed, tell, unsealed};
+use kiln_core::{Result, hex, output, sealed, tell, unsealed};
 use kiln_data::cache_dir;
 use kiln_train::checkpoint::{from_bytes, to_bytes};
 use kiln_train::{HostTensor, State};
@@ -79,15 +79,15 @@ impl Outputs {
     }
 }
 
+fn short(hash: Sha256) -> String {
+    hex(&hash.finalize()[..16])
+}
+
 /// The first half of a SHA-256, in hex.
 pub fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     parts.into_iter().for_each(|part| hash.update(part));
-    hex(hash)
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+    short(hash)
 }
 
 /// The name of a cache entry in the making.
@@ -110,7 +110,7 @@ impl Content {
     /// # Errors
     /// If there is no cache folder.
     pub fn place(self) -> Result<PathBuf> {
-        Ok(cache_dir()?.join("features").join(hex(self.0) + ".sealed"))
+        Ok(cache_dir()?.join("features").join(short(self.0) + ".sealed"))
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         let name = |network: &str, pictures: &[&[u8]]| {
             let mut content = Content::of(network);
             pictures.iter().for_each(|p| content.add([1, 1, p.len()], p));
-            hex(content.0)
+            short(content.0)
         };
         let all = [
             name("a", &[&[1, 2], &[3, 4]]),
