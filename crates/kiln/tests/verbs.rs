@@ -237,6 +237,10 @@ fn guides_and_runs_have_the_same_classes() {
     done(dir, &format!("train classifier --data other {small} --out judge"));
     let said = refused(dir, "sample ddpm -n 1 --steps 2 --class 1 --classifier judge --out guided", 2);
     assert!(said.contains("left, right") && said.contains("same classes"), "{said}");
+    // So must a run's and those of the labels that it is measured on.
+    done(dir, "evaluate judge --metrics accuracy --against other --quiet");
+    let said = refused(dir, "evaluate judge --metrics accuracy --against starter --split test --quiet", 2);
+    assert!(said.contains("its classes (T-shirt/top") && said.contains("trained on (left, right)"), "{said}");
 }
 
 /// Said before a picture is made, not after all of them.

@@ -21,10 +21,9 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("accuracy", Ability::Classify)?;
     // A run on source and target is judged on the target, the last set it names.
     let set = &split_specs(&asked.reference).pop().unwrap_or_default();
-    check_classes(model, kiln_data::open(set, asked.split, &model.info().data.rule())?.as_ref())?;
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     let mut classes = 0;
-    let n = asked.chunks(model, set, |images, labels| {
+    let n = asked.labelled(model, set, |images, labels| {
         let logits = model.classify(images)?;
         classes = logits.dims()[1];
         let values = to_values(logits);
@@ -61,10 +60,9 @@ pub fn check_classes(model: &dyn Model, set: &dyn DataSet) -> Result<()> {
 /// How many pixels have their class, and how the regions overlap.
 pub fn segments(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("segments", Ability::Segment)?;
-    check_classes(model, kiln_data::open(&asked.reference, asked.split, &model.info().data.rule())?.as_ref())?;
     let classes = model.info().pictures.classes.len() + 1;
     let mut found = Segmentation::new(classes, None)?;
-    let n = asked.chunks(model, &asked.reference, |images, labels| {
+    let n = asked.labelled(model, &asked.reference, |images, labels| {
         if labels.len() != images.dims()[0] {
             return Err(Error::usage(format!("{} has no labels to measure segments with", asked.reference)));
         }

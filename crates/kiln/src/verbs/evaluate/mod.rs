@@ -404,6 +404,18 @@ impl<'a> Asked<'a> {
         chunks(model, (set, self.split), self.args.n, self.common.quiet, each)
     }
 
+    /// [`Asked::chunks`] of a set whose labels are to mean what they mean to the run.
+    fn labelled(
+        &self,
+        model: &dyn Model,
+        set: &str,
+        mut each: impl FnMut(Tensor<4>, &[u32]) -> Result<()>,
+    ) -> Result<usize> {
+        let set = prepared(model, set, self.split)?;
+        check_classes(model, set.set().as_ref())?;
+        chunks_of(&set, self.args.n, self.common.quiet, self.device, |images, labels, _| each(images, labels))
+    }
+
     /// The run, if it can do what a metric needs.
     fn run(&self, metric: &str, ability: Ability) -> Result<&'a dyn Model> {
         let model = self.model.ok_or_else(|| Error::usage(format!("--metrics {metric} needs a run, not pictures")))?;
