@@ -3,15 +3,17 @@
 python benches/peers/defaults.py [--seconds N] [--only NAME,...]
 
 From the repository, with nothing else running, after `cargo build --release` and `kiln data fetch fashion`. Every
-contestant trains on Fashion-MNIST for so many seconds (300), then draws 2,000 pictures by 50 steps of DDIM. The judge is
-nobody's: a small classifier trained here in PyTorch, between whose features of the 2,000 and of 10,000 training pictures
-the Fréchet distance is taken. How many images Kiln sees in that time is measured first, for its schedules end with the run.
+contestant trains on Fashion-MNIST for so many seconds (300), then draws 2,000 pictures: a diffusion by 50 steps of DDIM, and
+again by its own sampler, with no flag. The judge is nobody's: a small classifier trained here in PyTorch, between whose
+features of the 2,000 and of 10,000 training pictures the Fréchet distance is taken. How many images Kiln sees in that time is
+measured first, for its schedules end with the run.
 
-  default    kiln train ddpm with 32 channels, batch 64, bf16
-  own        the same by its own sampler, with no flag
-  starter    recipes/ddpm/starter.toml
-  paper      recipes/ddpm/paper.toml with 32 channels and batch 64
-  torch      diffusers' UNet2DModel of 32 channels, linear schedule, ε, Adam 2e-4, bf16, batch 64
+  ddpm          kiln train ddpm with 32 channels, batch 64, bf16
+  starter       recipes/ddpm/starter.toml
+  paper         recipes/ddpm/paper.toml with 32 channels and batch 64
+  torch-ddpm    diffusers' UNet2DModel of 32 channels, linear schedule, ε, Adam 2e-4, bf16, batch 64
+  dcgan         kiln train dcgan
+  torch-dcgan   the network of PyTorch's DCGAN example for 28 pixels, 64 channels, Adam 2e-4 and β₁ 0.5, batch 64
 
 Measured with torch==2.15.0 diffusers==0.42.1 scipy==1.17.1.
 """
@@ -38,16 +40,17 @@ KILN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "
 SAMPLES, STEPS, BATCH = 2000, 50, 64
 DDIM = ["--sampler", "ddim", "--steps", str(STEPS)]
 SMALL = ["--set", "model.unet.base_channels=32", "--batch", str(BATCH)]
+SAMPLINGS = {"DDIM, 50 steps": DDIM, "as it comes": []}
 CONTESTANTS = {
-    "default": (["ddpm", *SMALL, "--precision", "bf16"], DDIM),
-    "own": (["ddpm", *SMALL, "--precision", "bf16"], []),
-    "starter": (["recipes/ddpm/starter.toml"], []),
+    "ddpm": (["ddpm", *SMALL, "--precision", "bf16"], SAMPLINGS),
+    "starter": (["recipes/ddpm/starter.toml"], SAMPLINGS),
     "paper": (
         ["recipes/ddpm/paper.toml", *SMALL, "--precision", "bf16"]
         + [f for s in ("groups=8", "dropout=0.0") for f in ("--set", f"model.unet.{s}")]
         + ["--set", "model.optimizer.warmup=5000", "--set", "train.ema_half_life=2000"],
-        DDIM,
+        {"DDIM, 50 steps": DDIM},
     ),
+    "dcgan": (["dcgan"], {"as it comes": []}),
 }
 
 
@@ -102,7 +105,7 @@ def frechet(a, b):
 
 
 def ours(name, seconds, folder):
-    train, sample = CONTESTANTS[name]
+    train, samplings = CONTESTANTS[name]
     train = ["train", *train, "--data", "fashion", "--quiet"]
     quiet = ["--set", "train.preview_every=0", "--set", "train.preview_count=1", "--set", "train.checkpoint_every=100000000"]
     timed = {}
@@ -115,13 +118,17 @@ def ours(name, seconds, folder):
     start = time.perf_counter()
     kiln(*train, *quiet, "--set", f"train.images={images}", "--out", f"{folder}/{name}")
     took = time.perf_counter() - start
-    kiln("sample", f"{folder}/{name}", "-n", SAMPLES, *sample, "--quiet", "--out", f"{folder}/{name}-samples")
-    files = sorted(p for p in Path(f"{folder}/{name}-samples").glob("0*.png"))
-    x = torch.from_numpy(np.stack([np.asarray(Image.open(p).convert("L").resize((28, 28))) for p in files]))[:, None]
-    return images, took, x.float() / 127.5 - 1
+    made = {}
+    for label, flags in samplings.items():
+        out = f"{folder}/{name}-{label}"
+        kiln("sample", f"{folder}/{name}", "-n", SAMPLES, *flags, "--quiet", "--out", out)
+        files = sorted(Path(out).glob("0*.png"))
+        x = torch.from_numpy(np.stack([np.asarray(Image.open(p).convert("L").resize((28, 28))) for p in files]))[:, None]
+        made[label] = x.float() / 127.5 - 1
+    return images, took, made
 
 
-def theirs(x, seconds):
+def torch_ddpm(x, seconds):
     from diffusers import DDIMScheduler, UNet2DModel
 
     torch.manual_seed(0)
@@ -160,13 +167,48 @@ def theirs(x, seconds):
                 said = net(z, t).sample.float()
             z = scheduler.step(said, t, z).prev_sample
         made.append(z)
-    return seen, took, torch.cat(made).clamp(-1, 1)
+    return seen, took, {"DDIM, 50 steps": torch.cat(made).clamp(-1, 1)}
+
+
+def torch_dcgan(x, seconds):
+    torch.manual_seed(0)
+    up = lambda i, o: [nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(True)]
+    down = lambda i, o: [nn.Conv2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.2, True)]
+    first = [nn.ConvTranspose2d(100, 128, 7, bias=False), nn.BatchNorm2d(128), nn.ReLU(True)]
+    g = nn.Sequential(*first, *up(128, 64), nn.ConvTranspose2d(64, 1, 4, 2, 1), nn.Tanh())
+    d = nn.Sequential(nn.Conv2d(1, 64, 4, 2, 1), nn.LeakyReLU(0.2, True), *down(64, 128), nn.Conv2d(128, 1, 7), nn.Flatten())
+    for m in [*g.modules(), *d.modules()]:
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(m.weight, 0, 0.02)
+        elif isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 1, 0.02)
+    adam_g, adam_d = (torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (g, d))
+    real, fake = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
+    start, seen = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        x0 = x[torch.randint(len(x), (BATCH,))]
+        made = g(torch.randn(BATCH, 100, 1, 1))
+        adam_d.zero_grad()
+        with_logits = F.binary_cross_entropy_with_logits
+        (with_logits(d(x0), real) + with_logits(d(made.detach()), fake)).backward()
+        adam_d.step()
+        adam_g.zero_grad()
+        with_logits(d(made), real).backward()
+        adam_g.step()
+        seen += BATCH
+    took = time.perf_counter() - start
+    g.eval()
+    with torch.inference_mode():
+        return seen, took, {"as it comes": torch.cat([g(torch.randn(250, 100, 1, 1)) for _ in range(0, SAMPLES, 250)])}
+
+
+PEERS = {"torch-ddpm": torch_ddpm, "torch-dcgan": torch_dcgan}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[*CONTESTANTS, "torch"])
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[*CONTESTANTS, *PEERS])
     args = parser.parse_args()
     x, y = pictures()
     net = judge(x, y)
@@ -174,9 +216,10 @@ def main():
     print(f"{'other training pictures':24} {frechet(reference, moments(net, x[10000:12000])):8.1f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:
-            seen, took, made = theirs(x, args.seconds) if name == "torch" else ours(name, args.seconds, folder)
-            distance = frechet(reference, moments(net, made))
-            print(f"{name:24} {distance:8.1f}   {seen:,} images in {took:.0f} s", flush=True)
+            seen, took, made = PEERS[name](x, args.seconds) if name in PEERS else ours(name, args.seconds, folder)
+            for label, samples in made.items():
+                distance = frechet(reference, moments(net, samples))
+                print(f"{name:12} {label:15} {distance:8.1f}   {seen:,} images in {took:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
