@@ -45,6 +45,7 @@ pub(crate) enum Reader {
     Photos,
     Mnistm,
     Dsprites,
+    Rings,
     /// The models whose titles have this in them.
     Shapes3d(&'static str),
     Icons,
@@ -150,6 +151,13 @@ static LISTED: &[Listed] = &[
         packages: &[],
     },
     Listed {
+        name: "rings",
+        about: "100,000 points of the plane as pictures of 2x1 pixels, on two rings: their density is known exactly",
+        licence: "made by Kiln",
+        reader: Reader::Rings,
+        packages: &[],
+    },
+    Listed {
         name: "shapes3d",
         about: "820 solid models of furniture and other things, rendered at any size from 19 x 7 directions in 9 lights",
         licence: SHAPES,
@@ -245,6 +253,7 @@ impl Listed {
                 kinds
             }
             Reader::Dsprites => factor_kinds(false),
+            Reader::Rings => picture_kinds(true, false),
             Reader::Shapes3d(_) => factor_kinds(true),
             Reader::Photos => picture_kinds(false, false),
             _ => picture_kinds(true, false),

@@ -6,6 +6,7 @@
 //! ship with the program, and the weights of [`trained`] networks. This crate does not depend on the tensor
 //! engine: values are `Vec<f32>` in [-1, 1], planar (channels, height, width).
 
+mod animation;
 mod archive;
 mod array;
 mod augment;
@@ -39,6 +40,7 @@ mod prepared;
 pub mod readers;
 mod render;
 mod resize;
+mod rings;
 mod rule;
 mod set;
 mod shapes3d;
@@ -51,6 +53,7 @@ mod tokens;
 mod trained;
 mod webp;
 
+pub use animation::Animation;
 pub use augment::Augment;
 pub use cache::cache_dir;
 pub use catalogue::{Entry, catalogue};

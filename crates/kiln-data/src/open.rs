@@ -16,6 +16,7 @@ use crate::listing::FileSet;
 use crate::litter::is_unread_picture;
 use crate::mnistm::Blended;
 use crate::packages::{self, Files};
+use crate::rings::Rings;
 use crate::shapes3d::Shapes3d;
 use crate::specs::{join_specs, split_specs};
 use crate::trained;
@@ -174,6 +175,7 @@ fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Foun
         Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
         Reader::Photos => Arc::new(photos(name, split)?),
         Reader::Dsprites => Arc::new(Dsprites::new(name, split)),
+        Reader::Rings => Arc::new(Rings::new(name, split)),
         Reader::Shapes3d(filter) => Arc::new(shapes(name, folder, filter, split, rule)?),
         Reader::Mnistm => idx_parts(folder, split, |part| {
             let digits = Arc::new(idx::open(name, folder, part, None)?);

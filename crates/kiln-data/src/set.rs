@@ -181,6 +181,11 @@ pub trait DataSet: Send + Sync {
         None
     }
 
+    /// The density of the data at a picture's values in [−1, 1], row by row, if it is known exactly.
+    fn density(&self, _values: &[f32]) -> Option<f64> {
+        None
+    }
+
     /// The kinds of data that the set offers.
     fn kinds(&self) -> Vec<DataKind>;
 

@@ -1,5 +1,7 @@
 //! Accuracy and confusion matrix of a classifier, and the class histogram of generated images.
 
+use std::collections::BTreeMap;
+
 use kiln_core::{Error, Result};
 
 /// A confusion matrix: `count(truth, predicted)`.
@@ -69,6 +71,54 @@ impl Confusion {
                 (of > 0).then(|| self.count(c, c) as f64 / of as f64)
             })
             .collect()
+    }
+}
+
+/// True classes against groups that were found without them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Groups {
+    counts: BTreeMap<(usize, usize), usize>,
+    n: usize,
+}
+
+impl Groups {
+    /// Counts pairs of true class and group; what is over on one side is left out.
+    pub fn new(truth: &[usize], groups: &[usize]) -> Self {
+        let mut counts = BTreeMap::new();
+        truth.iter().zip(groups).for_each(|pair| *counts.entry((*pair.0, *pair.1)).or_insert(0) += 1);
+        Self { counts, n: truth.len().min(groups.len()) }
+    }
+
+    /// Pictures of the class that most of their group have.
+    pub fn right(&self) -> usize {
+        let mut most = BTreeMap::new();
+        for (&(_, group), &count) in &self.counts {
+            let best = most.entry(group).or_insert(0);
+            *best = count.max(*best);
+        }
+        most.values().sum()
+    }
+
+    /// Normalised mutual information 2·I(class; group) / (H(class) + H(group)), 0 to 1; 1 where both are constant, as in
+    /// scikit-learn.
+    pub fn mutual_information(&self) -> f64 {
+        let share = |count: usize| count as f64 / self.n as f64;
+        let entropy = |counts: &BTreeMap<usize, usize>| -> f64 {
+            counts.values().map(|&count| -share(count) * share(count).ln()).sum()
+        };
+        let (mut classes, mut groups) = (BTreeMap::new(), BTreeMap::new());
+        for (&(class, group), &count) in &self.counts {
+            *classes.entry(class).or_insert(0) += count;
+            *groups.entry(group).or_insert(0) += count;
+        }
+        let both = entropy(&classes) + entropy(&groups);
+        if both == 0.0 {
+            return 1.0;
+        }
+        let term = |(&(class, group), &count): (&(usize, usize), &usize)| {
+            share(count) * (share(count) / (share(classes[&class]) * share(groups[&group]))).ln()
+        };
+        2.0 * self.counts.iter().map(term).sum::<f64>() / both
     }
 }
 

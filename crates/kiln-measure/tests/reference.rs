@@ -346,3 +346,14 @@ fn bootstrap_quantiles_agree_with_numpy() {
     let got = resampled.percentile(0.95).unwrap();
     got.iter().zip(fixture.f64("bootstrap.interval")).for_each(|(got, want)| near(*got, want, 1e-14));
 }
+
+/// `sklearn.metrics.normalized_mutual_info_score` of scikit-learn 1.9.1.
+#[test]
+fn groups_agree_with_scikit_learn() {
+    let (truth, groups) = ([0, 0, 0, 1, 1, 1, 2, 2, 2, 2], [1, 1, 0, 0, 0, 0, 2, 2, 2, 1]);
+    let found = kiln_measure::classes::Groups::new(&truth, &groups);
+    assert!((found.mutual_information() - 0.6180656462921543).abs() < 1e-12);
+    assert_eq!(found.right(), 3 + 2 + 3);
+    assert_eq!(kiln_measure::classes::Groups::new(&[0, 0, 1, 1], &[0; 4]).mutual_information(), 0.0);
+    assert!((kiln_measure::classes::Groups::new(&[0, 1, 2], &[2, 0, 1]).mutual_information() - 1.0).abs() < 1e-12);
+}

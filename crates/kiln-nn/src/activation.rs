@@ -28,6 +28,20 @@ pub fn concat<const D: usize, X: Signal<D>>(x: X, y: X) -> X {
     X::from_parts(kiln_kernels::concat(x, y), tangent)
 }
 
+/// The largest of each unit's `pieces` (Goodfellow 2013, *Maxout Networks*): unit i has columns i·pieces, …,
+/// (i + 1)·pieces − 1.
+///
+/// # Shapes
+/// `[n, units·pieces]` → `[n, units]`
+pub fn maxout<X: Signal<2>>(x: X, pieces: usize) -> X {
+    let [n, columns] = x.dims();
+    let units = columns / pieces;
+    let (x, dx) = x.into_parts();
+    let (value, which) = x.reshape([n, units, pieces]).max_dim_with_indices(2);
+    let tangent = dx.map(|dx| dx.reshape([n, units, pieces]).gather(2, which).reshape([n, units]));
+    X::from_parts(value.reshape([n, units]), tangent)
+}
+
 /// a′(x), made of operations that have a gradient themselves.
 fn slope<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
     // 1 where x > 0, 0 elsewhere.

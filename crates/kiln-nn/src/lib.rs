@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod augment;
 pub mod condition;
 pub mod conv;
 pub mod cost;
@@ -31,6 +32,7 @@ pub mod transformer;
 pub mod unet;
 
 pub use activation::{Activation, activate, add_activate, concat};
+pub use augment::Augmentation;
 pub use condition::Condition;
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
 pub use dual::{Differentiable, Dual, Signal};

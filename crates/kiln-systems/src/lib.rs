@@ -5,6 +5,7 @@ pub mod adversarial;
 pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
+pub mod kmeans;
 mod one_pass;
 pub mod segmenter;
 #[cfg(test)]
@@ -32,12 +33,16 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<autoencoder::dcign::Dcign>(),
         entry::<autoencoder::pixelcnn::PixelCnnSystem>(),
         entry::<autoencoder::pixelrnn::PixelRnnSystem>(),
+        entry::<adversarial::gan::Gan>(),
         entry::<adversarial::dcgan::Dcgan>(),
         entry::<adversarial::cgan::Cgan>(),
+        entry::<adversarial::infogan::InfoGan>(),
+        entry::<adversarial::ebgan::EbGan>(),
         entry::<diffusion::ddpm::Ddpm>(),
         entry::<diffusion::diffusers::Diffusers>(),
         entry::<diffusion::noisy_classifier::NoisyClassifier>(),
         entry::<segmenter::Segmenter>(),
+        entry::<kmeans::KMeans>(),
         entry::<translation::cyclegan::CycleGan>(),
         entry::<adaptation::dann::Dann>(),
     ]

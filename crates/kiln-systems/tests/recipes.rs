@@ -22,6 +22,7 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         set if set.starts_with("emoji:") && set.contains(',') => "starter:noto,starter:twemoji",
         set if set.starts_with("emoji:") => "starter:noto",
         "dsprites" | "shapes3d:chairs" => "dsprites",
+        "rings" => "rings",
         "starter:noto" => "starter:noto",
         "starter:noto,starter:twemoji" => "starter:noto,starter:twemoji",
         "mnist" | "fashion" | "starter" => "starter",

@@ -63,10 +63,29 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.channel_multipliers=[1, 2]",
             "model.unet.dropout=0.1",
         ],
+        "gan" => &[
+            "model.generator_hidden=[8]",
+            "model.discriminator_hidden=[8]",
+            "model.objective=wasserstein",
+            "model.gradient_penalty=10",
+            "train.augment=ada",
+            "train.augment_images=100",
+        ],
+        "infogan" => &["model.channels=4", "train.augment=diffaugment"],
+        // The game begins within the run.
+        "ebgan" => &["model.channels=4", "model.pretrain=9", "model.margin=1"],
         "dcgan" | "cgan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
         "ae" | "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "kmeans" => &[
+            "model.layers=2",
+            "model.features=8",
+            "model.patch=3",
+            "model.patches=200",
+            "model.groups=2",
+            "model.group_size=4",
+        ],
         "probe" => &["model.tune=raw", "model.head=[8]"],
         "aae" => &[
             "data.labels=10",
@@ -243,6 +262,8 @@ fn every_system_takes_rectangles() {
                 Ability::Classify => assert_eq!(model.classify(images()).unwrap().dims()[0], 2),
                 Ability::Segment => assert_eq!(model.segment(images()).unwrap().dims()[2..], [h, w]),
                 Ability::Represent => assert_eq!(model.represent(images()).unwrap().dims()[0], 2),
+                Ability::Cluster => assert_eq!(model.cluster(images()).unwrap().dims()[0], 2),
+                Ability::Discriminate => assert_eq!(model.scores(images()).unwrap().dims(), [2]),
                 Ability::Likelihood => assert_eq!(model.nll(images(), 1, Key::new(0)).unwrap().dims(), [2]),
             }
         }

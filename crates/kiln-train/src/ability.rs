@@ -165,6 +165,27 @@ pub trait Represent<N>: Sync {
     fn represent(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
 }
 
+/// Sorts pictures into groups of its own, which it has found without labels.
+pub trait Cluster<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → logits `[n, groups]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn cluster(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+}
+
+/// Says how real a picture looks.
+pub trait Discriminate<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] → the discriminator's raw output for each, `[n]`; more is more real.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn scores(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<1>>;
+
+    /// Whether it is the logit of the probability that a picture is real.
+    fn is_logit(&self) -> bool;
+}
+
 /// Knows (a bound on) the probability of a picture.
 pub trait Likelihood<N>: Sync {
     /// Negative log-likelihood in nats of each picture, `[n]`: the evidence bound if `samples` is 0,
@@ -249,6 +270,15 @@ macro_rules! abilities {
                 /// `evaluate --metrics svm`, and the features that other runs are scored by
                 Represent represent "evaluate --metrics svm" {
                     on represent(images: Tensor<4>) -> Tensor<2>;
+                }
+                /// `evaluate --metrics clusters`
+                Cluster cluster "evaluate --metrics clusters" {
+                    on cluster(images: Tensor<4>) -> Tensor<2>;
+                }
+                /// `evaluate --metrics optimal_discriminator`
+                Discriminate discriminate "evaluate --metrics optimal_discriminator" {
+                    on scores(images: Tensor<4>) -> Tensor<1>;
+                    of is_logit() -> bool;
                 }
                 /// `evaluate --metrics nll,bpd`
                 Likelihood likelihood "evaluate --metrics nll" {

@@ -4,6 +4,8 @@ use burn::tensor::{Device, Int, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::{HostBatch, Part, TokenRows};
+use kiln_nn::Augmentation;
+use kiln_nn::augment::Pipeline;
 use kiln_nn::tensor::{from_indices, from_values};
 
 /// Pictures of one domain.
@@ -82,6 +84,7 @@ pub struct Batch {
     pub kind: Option<usize>,
     key: Key,
     device: Device,
+    augment: Option<(Pipeline, f64)>,
 }
 
 impl Batch {
@@ -90,7 +93,7 @@ impl Batch {
         let (key, device) = (key.purpose("training"), device.clone());
         let domains: Vec<Domain> = host.parts.into_iter().map(|part| Domain::new(part, &device)).collect();
         let set_sizes = domains.iter().map(|d| d.indices.len()).collect();
-        Self { domains, start: host.start, budget, set_sizes, kind: None, key, device }
+        Self { domains, start: host.start, budget, set_sizes, kind: None, key, device, augment: None }
     }
 
     /// Drawn from sets of so many pictures.
@@ -101,6 +104,19 @@ impl Batch {
     /// Of a kind.
     pub fn of_kind(self, kind: Option<usize>) -> Self {
         Self { kind, ..self }
+    }
+
+    /// Whose discriminator sees pictures changed by a pipeline, with ADA's probability.
+    pub(crate) fn augmented(self, pipeline: Option<Pipeline>, p: f64) -> Self {
+        Self { augment: pipeline.map(|pipeline| (pipeline, p)), ..self }
+    }
+
+    /// The random changes of `train.augment`, for a discriminator's pictures; each `purpose` has its own.
+    pub fn augmentation(&self, purpose: &str) -> Augmentation {
+        match self.augment {
+            Some((pipeline, p)) => Augmentation::new(pipeline, p, self.key(purpose), self.start),
+            None => Augmentation::none(),
+        }
     }
 
     /// The part of all pictures that the set behind a domain has: a mean over the domain times this is its part of

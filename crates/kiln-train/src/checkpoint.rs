@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::augment::Adaptation;
 use crate::means::Means;
 use crate::origin::Origin;
 use crate::params::{HostTensor, State};
@@ -39,6 +40,12 @@ pub struct Counters {
     /// Sums of the loss terms since the last log record, and since the last checkpoint.
     #[serde(default)]
     pub means: [Means; 2],
+    /// How often ADA changes pictures.
+    #[serde(default)]
+    pub augment: Adaptation,
+    /// What has been told of failures, see [`crate::health`].
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What the run is made of; older versions of Kiln did not say.
     #[serde(default)]
     pub origin: Option<Origin>,

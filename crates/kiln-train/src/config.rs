@@ -5,6 +5,9 @@ use kiln_data::{Augment, PictureRule, PictureSize, Resize};
 use kiln_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
+use crate::augment::AugmentConfig;
+use crate::ema::Buffers;
+
 /// The `[data]` table: which images to train on, and how to prepare them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
@@ -118,6 +121,12 @@ pub struct TrainConfig {
     pub ema_half_life: f64,
     /// Limit the half-life to this fraction of the images seen so far; 0 disables the limit.
     pub ema_ramp: f64,
+    /// What the EMA takes of the statistics that batch normalisation keeps: `average`, as of weights, or `copy`, those of the
+    /// network that is trained, which do not fit averaged weights.
+    pub ema_buffers: Buffers,
+    /// What a discriminator sees.
+    #[serde(flatten)]
+    pub augment: AugmentConfig,
     /// Images between log records.
     pub log_every: u64,
     /// Images between checkpoints.
@@ -150,6 +159,8 @@ impl Default for TrainConfig {
             stop_after: 0,
             ema_half_life: 10_000.0,
             ema_ramp: 0.05,
+            ema_buffers: Buffers::Average,
+            augment: AugmentConfig::default(),
             log_every: 1_000,
             checkpoint_every: 20_000,
             keep: 2,

@@ -2,8 +2,20 @@
 
 use burn::module::Module;
 use kiln_kernels::lerp;
+use serde::{Deserialize, Serialize};
 
 use crate::params::{flat, map_flat};
+
+/// What an average of networks takes of their buffers, the running statistics of batch normalisation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Buffers {
+    /// Their average, as of weights.
+    #[default]
+    Average,
+    /// Those of the live network.
+    Copy,
+}
 
 /// Decay for one step of `batch` images, for a half-life in images. At the start the half-life is limited to
 /// `ramp` times the images seen, so that the random initialisation is forgotten quickly (StyleGAN2-ADA's
@@ -13,17 +25,18 @@ pub fn decay(batch: u64, images: u64, half_life: f64, ramp: f64) -> f64 {
     if half_life <= 0.0 { 0.0 } else { 0.5f64.powf(batch as f64 / half_life) }
 }
 
-/// ema ← decay·ema + (1 − decay)·live for parameters; buffers are copied, and what is not `trained` is shared.
-pub fn update<M: Module>(average: M, live: &M, decay: f64, trained: impl Fn(&str) -> bool) -> M {
+/// ema ← decay·ema + (1 − decay)·live for parameters, and for buffers too unless they are copied; what is not `trained` is
+/// shared.
+pub fn update<M: Module>(average: M, live: &M, decay: f64, buffers: Buffers, trained: impl Fn(&str) -> bool) -> M {
     let mut live = flat(live);
     map_flat(average, |path, old| {
         let Some(new) = live.remove(path) else { return old };
         if !trained(path) {
             return new;
         }
-        let buffer = path.ends_with("running_mean") || path.ends_with("running_var");
+        let statistic = path.ends_with("running_mean") || path.ends_with("running_var");
         // A copy of its own: the live value is changed in place by the next step.
-        lerp(old, new, if buffer { 1.0 } else { 1.0 - decay })
+        lerp(old, new, if statistic && buffers == Buffers::Copy { 1.0 } else { 1.0 - decay })
     })
 }
 

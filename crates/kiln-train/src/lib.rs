@@ -5,6 +5,7 @@
 //! bit for bit, and offers its abilities to the verbs.
 
 pub mod ability;
+pub mod augment;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod data;
 pub mod device;
 pub mod ema;
 pub mod fit;
+mod health;
 pub mod init_from;
 pub mod interrupt;
 mod live;
@@ -42,8 +44,8 @@ pub mod watch;
 pub use kiln_kernels::Precision;
 
 pub use ability::{
-    Abilities, Ability, Classify, Decode, Encode, Generate, Inpaint, Likelihood, Reconstruct, Represent, Segment,
-    Translate,
+    Abilities, Ability, Classify, Cluster, Decode, Discriminate, Encode, Generate, Inpaint, Likelihood, Reconstruct,
+    Represent, Segment, Translate,
 };
 pub use batch::{Batch, Domain, Tokens};
 pub use checkpoint::WeightSet;

@@ -9,6 +9,7 @@ use kiln_core::{Error, Result};
 use kiln_data::HostBatch;
 use kiln_nn::Init;
 
+use crate::augment::{self, Adaptation};
 use crate::batch::Batch;
 use crate::checkpoint::{Best, Checkpoint, Counters, WeightSet};
 use crate::ema;
@@ -61,7 +62,11 @@ impl<S: System> Live<S> {
             ema: averages.then(|| system.networks(&mut Init::new(plain, recipe.seed))),
             phases,
             optimizers,
-            counters: Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() },
+            counters: Counters {
+                kiln: env!("CARGO_PKG_VERSION").into(),
+                augment: Adaptation::new(&recipe.train.augment),
+                ..Counters::default()
+            },
             system,
         })
     }
@@ -101,10 +106,16 @@ impl<S: System> Live<S> {
         let (images, batch) = (self.counters.images, config.batch as u64);
         let key = Key::new(recipe.seed);
         let kind = self.system.grouping().kind(key, host.start / batch);
+        let pipeline = match config.augment.pipeline() {
+            Ok(pipeline) => pipeline,
+            Err(e) => return (self, Err(e)),
+        };
+        let p = self.counters.augment.p;
         let parts: Vec<Batch> = host
             .split(config.accumulate)
             .into_iter()
             .map(|part| Batch::new(part, config.images, key, device).of_sets(set_sizes).of_kind(kind))
+            .map(|part| part.augmented(pipeline, p))
             .collect();
         let mut terms = Terms::new();
         let steps = self.counters.steps;
@@ -128,6 +139,12 @@ impl<S: System> Live<S> {
             }
         }
         if failure.is_none() {
+            if let Some((_, signs)) = terms.iter().find(|(name, _)| name == augment::SIGNS) {
+                counters.augment.observe(&config.augment, *signs, batch);
+            }
+            if config.augment.method == augment::Method::Ada {
+                terms.push(("augment_p".into(), p));
+            }
             counters.images += batch;
             counters.steps += 1;
         }
@@ -138,7 +155,7 @@ impl<S: System> Live<S> {
         if let Some(ema) = self.ema.take() {
             let decay = ema::decay(batch, self.counters.images, config.ema_half_life, config.ema_ramp);
             let trained = |path: &str| is_trained(&self.phases, path);
-            self.ema = Some(ema::update(ema, &self.networks, decay, trained));
+            self.ema = Some(ema::update(ema, &self.networks, decay, config.ema_buffers, trained));
         }
         (self, Ok(terms))
     }

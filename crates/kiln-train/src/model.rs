@@ -110,6 +110,7 @@ impl Answer for Tensor<3, Int> {}
 impl Answer for Vec<&'static str> {}
 impl Answer for Vec<bool> {}
 impl Answer for String {}
+impl Answer for bool {}
 impl Answer for usize {}
 
 /// The trait [`Model`] and its one implementation, from the table of abilities.

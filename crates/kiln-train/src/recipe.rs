@@ -46,7 +46,8 @@ pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
 const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), ("model", "times", "timestep_sampling")];
 
 /// Settings whose default is not what older versions did without them: system, table, key, what they did.
-const ADDED: [(&str, &str, &str, Was); 4] = [
+const ADDED: [(&str, &str, &str, Was); 5] = [
+    ("", "train", "ema_buffers", Was::Text("copy")),
     ("ddpm", "model", "sigmas", Was::Text("schedule")),
     // As far as any schedule goes.
     ("ddpm", "model", "sampling_sigma_max", Was::Number(1e6)),
@@ -82,7 +83,7 @@ pub(crate) fn bring_up_to_date(recipe: &mut Table) {
         }
     }
     let system = recipe.get("system").and_then(Value::as_str).unwrap_or_default().to_string();
-    for (_, table, key, was) in ADDED.into_iter().filter(|(of, ..)| *of == system) {
+    for (_, table, key, was) in ADDED.into_iter().filter(|(of, ..)| of.is_empty() || *of == system) {
         if let Some(Value::Table(inside)) = recipe.get_mut(table)
             && !inside.contains_key(key)
         {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Context, Error, Result, tell};
 
+use crate::augment::SIGNS;
 use crate::checkpoint;
 use crate::config::TrainConfig;
+use crate::health::{Failure, Health};
 use crate::interrupt::Interruptible;
 use crate::live::{Live, Terms};
 use crate::log::Log;
@@ -15,6 +17,7 @@ use crate::model::{Info, Loaded};
 use crate::preview;
 use crate::progress::{Progress, minutes};
 use crate::recipe::Recipe;
+use crate::request::Request;
 use crate::run::Run;
 use crate::system::System;
 use crate::watch::{Evaluation, Watch, Watcher};
@@ -66,6 +69,7 @@ pub(crate) struct Session<'a> {
     saved_at: u64,
     /// The checkpoint, by its images, that no finite step has followed yet.
     unproven: Option<u64>,
+    health: Health,
 }
 
 impl<'a> Session<'a> {
@@ -94,6 +98,7 @@ impl<'a> Session<'a> {
             last: BTreeMap::new(),
             saved_at: images,
             unproven: None,
+            health: Health::default(),
         })
     }
 
@@ -168,6 +173,8 @@ impl<'a> Session<'a> {
             let means = &mut live.counters.means[0];
             let values = if crossed(config.log_every) { means.take() } else { means.clone().take() };
             self.log.record(images, live.counters.steps, live.counters.seconds, &values)?;
+            let failure = if crossed(config.log_every) { self.health.window(&values) } else { None };
+            warn(live, failure);
             self.last = values.into_iter().collect();
         }
         if let Some(p) = &mut self.progress {
@@ -180,6 +187,10 @@ impl<'a> Session<'a> {
         if crossed(config.preview_every) || done {
             let device = &self.options.device;
             config.precision.scope(|| preview(live, self.run, recipe, examples, &mut self.log, device))?;
+            if self.last.contains_key(SIGNS) {
+                let failure = config.precision.scope(|| alike(live, recipe.seed, examples, device))?;
+                warn(live, failure);
+            }
         }
         if saves {
             let means = &mut live.counters.means[1];
@@ -199,6 +210,7 @@ impl<'a> Session<'a> {
         let figures = measure(live, &**watch, recipe, self.run, &self.options.device);
         let values: Terms = figures.iter().map(|f| (format!("measure.{}", f.name), f.value)).collect();
         self.log.record(live.counters.images, live.counters.steps, live.counters.seconds, &values)?;
+        warn(live, Health::figures(&values));
         let mut is_best = false;
         for figure in figures.iter().filter(|f| f.is(&self.config.best)) {
             is_best = live.record_best(figure.value, figure.larger_is_better);
@@ -252,6 +264,23 @@ fn measure<S: System>(
         tell!("not measured at {} images: {e}", live.counters.images);
         Vec::new()
     })
+}
+
+/// Tells of a failure, once in a run.
+fn warn<S: System>(live: &mut Live<S>, failure: Option<Failure>) {
+    let Some(failure) = failure else { return };
+    let (images, told) = (live.counters.images, &mut live.counters.warnings);
+    if !told.iter().any(|line| line == failure.advice()) {
+        tell!("at {images} images: {}", failure.advice());
+        told.push(failure.advice().to_string());
+    }
+}
+
+/// Whether samples are all alike.
+fn alike<S: System>(live: &Live<S>, seed: u64, real: &[Tensor<4>], device: &Device) -> Result<Option<Failure>> {
+    let (Some(generate), [real, ..]) = (live.system.abilities().generate, real) else { return Ok(None) };
+    let samples = generate.generate(&live.ema_networks(), &Request::new(0..16, seed, device))?;
+    Ok(Health::samples(samples, real.clone()))
 }
 
 /// Draws the preview of a moment, if the system can show one.

@@ -125,6 +125,11 @@ pub trait System: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
+    /// Whether its discriminator sees pictures through [`Batch::augmentation`], so that `train.augment` works.
+    fn augments(_config: &Self::Config) -> bool {
+        false
+    }
+
     /// Which pictures come together in a batch; it knows its kind as [`Batch::kind`].
     fn grouping(&self) -> Grouping {
         Grouping::Shuffled

@@ -48,6 +48,9 @@ pub struct Summary {
     pub peak_memory: Option<u64>,
     /// Means of the last log record.
     pub losses: BTreeMap<String, f64>,
+    /// Signs that the training has failed, each with what to try.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Summary {
@@ -91,6 +94,7 @@ pub(crate) fn ready<S: System>(recipe: &mut Recipe<S::Config>, device: &Device) 
     let (streams, pictures) = prepare::<S>(recipe, None)?;
     recipe.model = S::resolve(recipe.model.clone(), &pictures);
     let system = S::new(recipe.model.clone(), &pictures)?;
+    check_augment::<S>(recipe)?;
     memory::check(&system, memory::TRAINING)?;
     check_batch(&system, recipe, &streams)?;
     check_grouping(&system, &streams)?;
@@ -124,6 +128,18 @@ pub fn resume<S: System>(mut recipe: Recipe<S::Config>, run: &Run, options: &Opt
         origin.check(before, &streams, &recipe.data.set, run)?;
     }
     train(Start { system, recipe: &recipe, streams, run, saved, origin }, options)
+}
+
+/// Refuses an augmentation that would have no effect, or that there is not.
+fn check_augment<S: System>(recipe: &Recipe<S::Config>) -> Result<()> {
+    let there_is = recipe.train.augment.pipeline()?.is_some();
+    refuse_if!(
+        there_is && !S::augments(&recipe.model),
+        "train.augment is of no effect on {}, which has no discriminator that sees augmented images; use data.flip, \
+         data.random_crop and the like",
+        S::ID
+    );
+    Ok(())
 }
 
 /// Makes the paths of a recipe whole, so that the run finds the same files wherever Kiln is started.
@@ -230,7 +246,7 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
         }
     }
     session.finish(&live)?;
-    let Counters { images, steps, seconds, .. } = live.counters;
+    let Counters { images, steps, seconds, warnings, .. } = live.counters;
     let summary = Summary {
         system: S::ID.into(),
         images,
@@ -241,6 +257,7 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
         multiply_adds: multiply_adds.checked_div(steps - session.steps_before),
         peak_memory: memory::peak(),
         losses: session.last,
+        warnings,
     };
     // A run that was complete already has said more of itself.
     if images > session.images_before || !run.root().join("report.json").exists() {

@@ -75,7 +75,7 @@ fn the_average_follows_with_its_decay() {
     let mut steps = Vec::new();
     for step in 0..10 {
         let live = One { weight: Param::from_tensor(f.tensor::<3>("adam.steps").narrow(0, step, 1).reshape([3, 4])) };
-        average = ema::update(average, &live, 0.9, |_| true);
+        average = ema::update(average, &live, 0.9, ema::Buffers::Average, |_| true);
         steps.push(average.weight.val().inner().reshape([1, 3, 4]));
     }
     f.assert_close(Tensor::cat(steps, 0), "ema.steps", 1e-5);

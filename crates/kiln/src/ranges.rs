@@ -50,6 +50,8 @@ const RANGES: &[(&str, &str, Range)] = &[
     ("train", "steps", Range::Whole(1, 1_000_000_000)),
     ("resume", "steps", Range::Whole(1, 1_000_000_000)),
     ("interpolate", "steps", COLUMNS),
+    ("interpolate", "frames", Range::Whole(2, 10_000)),
+    ("interpolate", "delay", Range::Whole(10, 10_000)),
     ("", "batch", Range::Whole(1, 1_000_000)),
     ("train", "evaluate_every", Range::Whole(0, IMAGES)),
     ("train", "then_sample", Range::Whole(1, MADE)),

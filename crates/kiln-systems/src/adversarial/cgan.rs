@@ -185,6 +185,10 @@ impl System for Cgan {
         dcgan::phases(&self.config.dcgan, Self::discriminator_loss, Self::generator_loss)
     }
 
+    fn augments(_config: &Config) -> bool {
+        true
+    }
+
     fn abilities(&self) -> Abilities<'_, Networks> {
         Abilities { generate: Some(self), decode: Some(self), ..Abilities::default() }
     }
@@ -206,13 +210,16 @@ impl Cgan {
     fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let (c, d) = (&self.config.dcgan, &networks.discriminator);
         let (fake, y) = self.fake(networks, "discriminator", batch)?;
-        let (real, fake) = (d.forward(batch.images(), y.clone()), d.forward(fake.detach(), y));
+        let real = batch.augmentation("augment real").apply(batch.images());
+        let fake = batch.augmentation("augment fake").apply(fake.detach());
+        let (real, fake) = (d.forward(real, y.clone()), d.forward(fake, y));
         Ok(Some(c.objective.discriminator_loss(real, fake, c.label_smoothing)))
     }
 
     /// G's loss: D(G(z, y), y).
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let (fake, y) = self.fake(networks, "generator", batch)?;
+        let fake = batch.augmentation("augment generator").apply(fake);
         let belief = networks.discriminator.forward(fake, y);
         Ok(Some(Loss::new("generator", self.config.dcgan.objective.generator(belief))))
     }

@@ -292,6 +292,8 @@ impl System for Dcgan {
             return Err(Error::usage(format!("model.{name} must be at least 1")));
         }
         Objective::check_smoothing(config.label_smoothing)?;
+        // Batch norm makes the penalty on single pictures meaningless (Gulrajani 2017, section 4).
+        config.objective.check_penalty(false)?;
         Ok(Self { sizes: Sizes::of(pictures.shape)?, shape: pictures.shape, config })
     }
 
@@ -305,6 +307,10 @@ impl System for Dcgan {
 
     fn phases(&self) -> Vec<Phase<Self>> {
         phases(&self.config, Self::discriminator_loss, Self::generator_loss)
+    }
+
+    fn augments(_config: &Config) -> bool {
+        true
     }
 
     fn abilities(&self) -> Abilities<'_, Networks> {
@@ -323,13 +329,16 @@ impl Dcgan {
     fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let (c, d) = (&self.config, &networks.discriminator);
         let fake = self.fake(networks, "discriminator", batch).detach();
-        let (real, fake) = (d.forward(batch.images()), d.forward(fake));
+        let (real, fake) =
+            (batch.augmentation("augment real").apply(batch.images()), batch.augmentation("augment fake").apply(fake));
+        let (real, fake) = (d.forward(real), d.forward(fake));
         Ok(Some(c.objective.discriminator_loss(real, fake, c.label_smoothing)))
     }
 
     /// G's loss: D(G(z)).
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
-        let fake = networks.discriminator.forward(self.fake(networks, "generator", batch));
+        let fake = batch.augmentation("augment generator").apply(self.fake(networks, "generator", batch));
+        let fake = networks.discriminator.forward(fake);
         Ok(Some(Loss::new("generator", self.config.objective.generator(fake))))
     }
 }

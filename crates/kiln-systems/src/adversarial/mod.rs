@@ -3,6 +3,9 @@
 
 pub mod cgan;
 pub mod dcgan;
+pub mod ebgan;
+pub mod gan;
+pub mod infogan;
 pub mod latent;
 pub mod objective;
 #[cfg(test)]

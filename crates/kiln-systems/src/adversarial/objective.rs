@@ -6,6 +6,7 @@ use burn::tensor::activation::{relu, sigmoid};
 use kiln_core::{Error, Result};
 use kiln_nn::loss::{binary_cross_entropy_to, softplus, squared_to};
 use kiln_train::Loss;
+use kiln_train::augment::SIGNS;
 use serde::{Deserialize, Serialize};
 
 /// The adversarial loss.
@@ -21,15 +22,18 @@ pub enum Objective {
     LeastSquares,
     /// Lim & Ye 2017, Miyato 2018: a margin of 1 on either side.
     Hinge,
+    /// Arjovsky 2017: the difference of the means, of a D whose slope a penalty keeps at 1 (Gulrajani 2017).
+    Wasserstein,
 }
 
 impl Objective {
     /// What the discriminator minimises, its target for real pictures being 1 − `smoothing`
-    /// (one-sided label smoothing, Salimans 2016, §3.4; `hinge` has no target):
+    /// (one-sided label smoothing, Salimans 2016, §3.4; `hinge` and `wasserstein` have no target):
     ///
     /// - cross-entropy: −(1−s)·log σ(D(x)) − s·log(1 − σ(D(x))) − log(1 − σ(D(G(z))))
     /// - `least-squares`: ½(D(x) − (1−s))² + ½D(G(z))²
     /// - `hinge`: max(0, 1 − D(x)) + max(0, 1 + D(G(z)))
+    /// - `wasserstein`: D(G(z)) − D(x)
     ///
     /// # Shapes
     /// `[n]`, `[m]` → `[1]`
@@ -41,14 +45,17 @@ impl Objective {
             }
             Self::LeastSquares => (squared_to(real, target) + squared_to(fake, 0.0)) * 0.5,
             Self::Hinge => relu(-real + 1.0).mean() + relu(fake + 1.0).mean(),
+            Self::Wasserstein => fake.mean() - real.mean(),
         }
     }
 
-    /// [`Objective::discriminator`] as a phase's loss, with how real both sides look to D beside it.
+    /// [`Objective::discriminator`] as a phase's loss, with how real both sides look to D, and r_t, beside it.
     pub fn discriminator_loss(self, real: Tensor<1>, fake: Tensor<1>, smoothing: f64) -> Loss {
+        let signs = self.signs(real.clone());
         Loss::new("discriminator", self.discriminator(real.clone(), fake.clone(), smoothing))
             .report("d_real", self.belief(real))
             .report("d_fake", self.belief(fake))
+            .report(SIGNS, signs)
     }
 
     /// What the generator minimises:
@@ -56,7 +63,7 @@ impl Objective {
     /// - `non-saturating`: −log σ(D(G(z)))
     /// - `saturating`: log(1 − σ(D(G(z))))
     /// - `least-squares`: ½(D(G(z)) − 1)²
-    /// - `hinge`: −D(G(z))
+    /// - `hinge`, `wasserstein`: −D(G(z))
     ///
     /// # Shapes
     /// `[n]` → `[1]`
@@ -65,20 +72,43 @@ impl Objective {
             Self::NonSaturating => binary_cross_entropy_to(fake, 1.0),
             Self::Saturating => -softplus(fake).mean(),
             Self::LeastSquares => squared_to(fake, 1.0) * 0.5,
-            Self::Hinge => -fake.mean(),
+            Self::Hinge | Self::Wasserstein => -fake.mean(),
         }
     }
 
     /// How real the discriminator takes pictures to be, on average: the probability σ(D) under
-    /// cross-entropy; D itself under `least-squares` (0 fake, 1 real) and `hinge` (−1, 1).
+    /// cross-entropy; D itself under `least-squares` (0 fake, 1 real), `hinge` (−1, 1) and `wasserstein` (of any size).
     ///
     /// # Shapes
     /// `[n]` → `[1]`
     pub fn belief(self, output: Tensor<1>) -> Tensor<1> {
         match self {
             Self::NonSaturating | Self::Saturating => sigmoid(output).mean(),
-            Self::LeastSquares | Self::Hinge => output.mean(),
+            Self::LeastSquares | Self::Hinge | Self::Wasserstein => output.mean(),
         }
+    }
+
+    /// r_t of real pictures (Karras 2020a, equation 1): the mean sign of D, where 0 is as real as fake.
+    ///
+    /// # Shapes
+    /// `[n]` → `[1]`
+    pub fn signs(self, real: Tensor<1>) -> Tensor<1> {
+        let middle = if self == Self::LeastSquares { 0.5 } else { 0.0 };
+        (real - middle).sign().mean()
+    }
+
+    /// Checks that `wasserstein` has its penalty.
+    ///
+    /// # Errors
+    /// A usage error if it has none.
+    pub fn check_penalty(self, penalised: bool) -> Result<()> {
+        if self == Self::Wasserstein && !penalised {
+            return Err(Error::usage(
+                "model.objective = \"wasserstein\" needs a gradient penalty: without one D grows without end; the system gan has \
+                 it as model.gradient_penalty, 10 in the paper",
+            ));
+        }
+        Ok(())
     }
 
     /// Checks the label smoothing.

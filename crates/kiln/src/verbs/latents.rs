@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Error, Result};
-use kiln_data::contact_sheet;
+use kiln_data::{Animation, contact_sheet};
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Request, WeightSet};
 use serde_json::json;
@@ -20,7 +20,7 @@ use crate::verbs::{check_png, need, open};
 pub struct InterpolateArgs {
     /// Run folder
     run: PathBuf,
-    /// PNG to write: one interpolation per row
+    /// PNG to write: one interpolation per row; or a GIF or APNG (.gif, .apng): a film through all of them and back to the first
     #[arg(long)]
     out: PathBuf,
     /// Indices of the samples to interpolate between, such as 0,1,2,3
@@ -29,6 +29,12 @@ pub struct InterpolateArgs {
     /// Images per row, both ends included
     #[arg(long, default_value_t = 9)]
     steps: usize,
+    /// Frames of a film
+    #[arg(long, default_value_t = 60)]
+    frames: usize,
+    /// Milliseconds for which each frame of a film is shown
+    #[arg(long, default_value_t = 50)]
+    delay: u32,
     /// Seed; index 3 is image 3 of `kiln sample` with this seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -75,11 +81,18 @@ fn latent(model: &dyn Model, index: u64, seed: u64, device: &burn::tensor::Devic
 }
 
 pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Result<()> {
-    check_png(&args.out)?;
+    let film = Animation::of(&args.out);
+    match film {
+        Some(_) => kiln_core::output::check(&args.out)?,
+        None => check_png(&args.out)?,
+    }
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
     if args.through.len() < 2 {
         return Err(Error::usage("--through: give at least two indices, such as 0,1"));
+    }
+    if let Some(film) = film {
+        return animate(args, film, &*model, &device, out);
     }
     let mut rows = Vec::new();
     for pair in args.through.windows(2) {
@@ -92,6 +105,31 @@ pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Res
     contact_sheet(&rows, args.steps, 1)?.write_png(&args.out, &[("system", model.info().system)])?;
     let object = json!({"sheet": shown(&args.out), "walks": args.through.len() - 1, "steps": args.steps});
     out.say(|| format!("{} walks in {}", args.through.len() - 1, args.out.display()), &object);
+    Ok(())
+}
+
+/// A film through all samples and back to the first, in frames at equal distances.
+fn animate(
+    args: &InterpolateArgs,
+    film: Animation,
+    model: &dyn Model,
+    device: &burn::tensor::Device,
+    out: &Output,
+) -> Result<()> {
+    let ends = args.through.iter().map(|&index| latent(model, index, args.seed, device)).collect::<Result<Vec<_>>>()?;
+    let mut frames = Vec::with_capacity(args.frames);
+    for i in 0..args.frames {
+        let at = (i * ends.len()) as f64 / args.frames as f64;
+        let (from, to) = (&ends[at as usize], &ends[(at as usize + 1) % ends.len()]);
+        let point = model.between(from.clone(), to.clone(), at.fract())?;
+        // As large as in a sheet.
+        frames.extend(
+            pictures(model.decode(point)?).iter().map(|frame| contact_sheet(std::slice::from_ref(frame), 1, 0)),
+        );
+    }
+    film.write(&args.out, &frames.into_iter().collect::<Result<Vec<_>>>()?, args.delay)?;
+    let object = json!({"film": shown(&args.out), "frames": args.frames});
+    out.say(|| format!("{} frames in {}", args.frames, args.out.display()), &object);
     Ok(())
 }
 

@@ -233,7 +233,7 @@ impl Bench {
                 let mut optimizer = Optimizer::new(config);
                 let step = median(runs, (live, average), |(live, average)| {
                     let live = optimizer.step(live, gradients.clone(), 1.0, 1.0);
-                    let average = ema::update(average, &live, 0.999, |_| true);
+                    let average = ema::update(average, &live, 0.999, ema::Buffers::Average, |_| true);
                     Ok((live, average))
                 })?;
                 Ok(vec![("step", step)])

@@ -3,7 +3,7 @@
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, refuse_if};
 use kiln_data::{DataSet, Split, split_specs};
-use kiln_measure::classes::{Confusion, wilson};
+use kiln_measure::classes::{Confusion, Groups, wilson};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, MetricValue, adaptation};
@@ -37,6 +37,27 @@ pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
     let confusion = Confusion::new(classes, &truth, &predicted)?;
     let measure = MetricValue::new("accuracy", confusion.accuracy(), n).within(wilson(confusion.right(), n));
     Ok(measure.against(set, &asked.split.to_string()))
+}
+
+/// How well the groups that a run has found without labels are the classes: the share of pictures of another class than most
+/// of their group (Chen 2016, section 7.2), and the normalised mutual information 2·I / (H + H).
+pub fn clusters(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
+    let model = asked.run("clusters", Ability::Cluster)?;
+    let (mut truth, mut found) = (Vec::new(), Vec::new());
+    let n = asked.chunks(model, &asked.reference, |images, labels| {
+        let logits = model.cluster(images)?;
+        let groups = logits.dims()[1];
+        found.extend(to_values(logits).chunks(groups).map(argmax));
+        truth.extend(labels.iter().map(|&l| l as usize));
+        Ok(())
+    })?;
+    refuse_if!(truth.len() != n, "{} has no labels to compare groups with", asked.reference);
+    let groups = Groups::new(&truth, &found);
+    let error = n - groups.right();
+    Ok(vec![
+        asked.against(MetricValue::new("cluster_error", error as f64 / n as f64, n).within(wilson(error, n))),
+        asked.against(MetricValue::new("cluster_nmi", groups.mutual_information(), n)),
+    ])
 }
 
 /// Refuses a set whose classes are not the run's: a label would mean one thing to the set and another to the run.

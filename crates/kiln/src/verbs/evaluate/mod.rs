@@ -1,5 +1,6 @@
 //! `kiln evaluate`: the table of metrics, and which file computes each.
 
+mod discriminator;
 mod labels;
 mod latents;
 mod likelihood;
@@ -41,6 +42,8 @@ enum On {
     Pairs,
     /// The latent space.
     Latents,
+    /// A discriminator.
+    Discriminator,
 }
 
 /// A metric that `--metrics` accepts.
@@ -80,6 +83,7 @@ pub const METRICS: &[Metric] = &[
     metric("accuracy", On::Labels, &[Ability::Classify]),
     metric("segments", On::Labels, &[Ability::Segment]),
     metric("svm", On::Labels, &[Ability::Represent]),
+    metric("clusters", On::Labels, &[Ability::Cluster]),
     metric("a_distance", On::Labels, &[Ability::Represent]),
     metric("pairs", On::Pairs, PAIRS),
     metric("ms_ssim", On::Pairs, PAIRS),
@@ -90,6 +94,8 @@ pub const METRICS: &[Metric] = &[
     metric("factor_r2", On::Latents, &[Ability::Encode]),
     metric("factor_eta2", On::Latents, &[Ability::Encode]),
     metric("prior", On::Latents, &[Ability::Encode]),
+    metric("scores", On::Discriminator, &[Ability::Discriminate]),
+    metric("optimal_discriminator", On::Discriminator, &[Ability::Discriminate]),
 ];
 
 /// The metric of a name.
@@ -117,6 +123,7 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "nll_exact" => &["nll_exact", "bpd_exact"],
         "outliers" => &["auroc_"],
         "segments" => &["pixel_accuracy", "miou"],
+        "clusters" => &["cluster_error", "cluster_nmi"],
         "svm" => &["svm_accuracy", "svm_accuracy_of_pixels"],
         "pairs" => &["pair_l1_", "pair_psnr_", "pair_ssim_", "pair_gradient_"],
         "ms_ssim" => &["pair_ms_ssim_"],
@@ -126,6 +133,8 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "factor_r2" => &["factor_r2_", "factor_leak_"],
         "factor_eta2" => &["factor_eta2_"],
         "prior" => &["prior_mmd2", "prior_p_value"],
+        "scores" => &["score_real", "score_fake", "auroc_discriminator"],
+        "optimal_discriminator" => &["d_error", "value", "value_optimum", "slope_saturating", "slope_non_saturating"],
         other => &[other],
     };
     known.iter().copied().map(String::from).collect()
@@ -148,8 +157,8 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2,
-    /// factor_eta2, prior
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2,
+    /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
     /// Feature network: classifier:SET (default, of the reference set), run:DIR, mobilenetv2-imagenet, or NAME:FILE with
@@ -350,7 +359,9 @@ fn measure_on(
         (None, None) => return Err(Error::usage("--against is needed for pictures: the set to compare them with")),
     };
     let asked = Asked { args, model, pictures: part(&args.what, args.split), reference, split, device, common };
-    let draws = |m: &&Metric| m.on == On::Sets || ["ppl", "separability", "prior"].contains(&m.name);
+    let draws = |m: &&Metric| {
+        m.on == On::Sets || ["ppl", "separability", "prior", "scores", "optimal_discriminator"].contains(&m.name)
+    };
     let without_effect = sampler_flags(&args.sampler.table()?);
     if let (Some(flag), false) = (without_effect.first(), model.is_some() && metrics.iter().any(draws)) {
         return Err(Error::usage(format!("{flag}: nothing asked for here draws samples; leave it out")));
@@ -384,6 +395,7 @@ fn measure_on(
             "accuracy" => vec![labels::accuracy(&asked)?],
             "segments" => labels::segments(&asked)?,
             "svm" => labels::svm(&asked)?,
+            "clusters" => labels::clusters(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],
             "ppl" => latents::path_length(&asked)?,
             "separability" => vec![latents::separability(&asked)?],
@@ -391,6 +403,8 @@ fn measure_on(
             "factor_r2" => latents::factor_r2(&asked)?,
             "factor_eta2" => latents::factor_eta2(&asked)?,
             "prior" => latents::prior(&asked)?,
+            "scores" => discriminator::scored(&asked)?,
+            "optimal_discriminator" => discriminator::optimal_discriminator(&asked)?,
             _ => Vec::new(),
         };
         found.into_iter().try_for_each(&mut give)?;
