@@ -126,6 +126,11 @@ fn tiny(id: &str) -> &'static [&'static str] {
     }
 }
 
+/// Steps of a run that is asked for so many: one where the whole data is looked at in closed form.
+fn steps(id: &str, asked: u64) -> u64 {
+    if id == "kmeans" { 1 } else { asked }
+}
+
 fn recipe(system: &dyn AnySystem) -> Table {
     let set = match system.data_kind() {
         DataKind::TwoDomains => "data.set=starter:noto,starter:twemoji",
@@ -167,7 +172,7 @@ fn two_n_steps_are_n_steps_a_resume_and_n_steps() {
         system.train(recipe(&*system), &whole, &options(4)).unwrap();
         system.train(recipe(&*system), &parts, &options(2)).unwrap();
         let summary = system.resume(&Run::open(&parts).unwrap(), &options(4)).unwrap();
-        assert_eq!(summary.steps, 4, "{}", system.id());
+        assert_eq!(summary.steps, steps(system.id(), 4), "{}", system.id());
         let (a, b) = (files(&whole), files(&parts));
         let names = |f: &[(String, Vec<u8>)]| f.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
         assert_eq!(names(&a), names(&b), "{}", system.id());
@@ -238,7 +243,7 @@ fn every_system_takes_rectangles() {
         }
         system.train(recipe, &root, &options(1)).unwrap();
         let run = Run::open(&root).unwrap();
-        assert_eq!(system.resume(&run, &options(2)).unwrap().steps, 2, "{id}");
+        assert_eq!(system.resume(&run, &options(2)).unwrap().steps, steps(id, 2), "{id}");
 
         let model = system.open(&run, WeightSet::Ema, &Device::flex()).unwrap();
         let shape @ [c, h, w] = model.info().pictures.shape;
