@@ -5,6 +5,7 @@ pub mod adversarial;
 pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
+pub mod exemplar;
 pub mod kmeans;
 mod one_pass;
 pub mod segmenter;
@@ -42,6 +43,7 @@ pub fn registry() -> Vec<Box<dyn AnySystem>> {
         entry::<diffusion::diffusers::Diffusers>(),
         entry::<diffusion::noisy_classifier::NoisyClassifier>(),
         entry::<segmenter::Segmenter>(),
+        entry::<exemplar::Exemplar>(),
         entry::<kmeans::KMeans>(),
         entry::<translation::cyclegan::CycleGan>(),
         entry::<adaptation::dann::Dann>(),

@@ -78,6 +78,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
         "ae" | "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
+        "exemplar" => &["model.exemplars=8", "model.channels=4", "model.hidden=16"],
         "kmeans" => &[
             "model.layers=2",
             "model.features=8",

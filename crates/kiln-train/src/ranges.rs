@@ -149,6 +149,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("input_dropout", range(0.0, 0.99)),
     ("pieces", range(1.0, 1_000.0)),
     ("gradient_penalty", range(0.0, 1e6)),
+    ("exemplars", range(2.0, 1e6)),
     ("noise_size", range(0.0, 65_536.0)),
     ("categories", range(2.0, 65_536.0)),
     ("continuous", range(0.0, 65_536.0)),

@@ -246,7 +246,7 @@ pub fn phases<S: System>(c: &Config, discriminator: PhaseLoss<S>, generator: Pha
 }
 
 /// Each map as `side`×`side` maxima of windows that cover it: window i is ⌊i·h/side⌋ to ⌈(i + 1)·h/side⌉.
-fn adaptive_max_pool(x: Tensor<4>, side: usize) -> Tensor<4> {
+pub(crate) fn adaptive_max_pool(x: Tensor<4>, side: usize) -> Tensor<4> {
     let pool = |x: Tensor<4>, dim: usize| {
         let size = x.dims()[dim];
         let window = |i: usize| {

@@ -9,6 +9,8 @@ use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
+use kiln_nn::augment::ada::Ada;
+use kiln_nn::augment::{Augmentation, Pipeline};
 use kiln_nn::loss::mse;
 use kiln_nn::tensor::{from_values, normal};
 use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig};
@@ -24,7 +26,7 @@ use unet::UNet;
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Benchmarks to run: conv, conv-transpose, unet, adamw, dcgan, vae, pixelcnn, pixelrnn; all by default
+    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, vae, pixelcnn, pixelrnn; all by default
     names: Vec<String>,
     /// Batch size, instead of the benchmark's own
     #[arg(long)]
@@ -60,6 +62,8 @@ enum Work {
     UNet,
     /// AdamW and EMA of 30 million parameters.
     AdamW,
+    /// ADA's augmentations of blit, geometry and color, all of them, on images of `channels`, with their gradient.
+    Ada,
     /// A training step of a system, and samples where it makes some. The settings are laid over its default recipe;
     /// `{channels}` is the number of `--channels`.
     System { samples: usize, colours: usize, settings: &'static [&'static str] },
@@ -72,11 +76,12 @@ const BY_PIXELS: Work = Work::System {
     settings: &["model.features={channels}", "model.output=bernoulli", "model.binarize=static"],
 };
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     Bench { name: "conv", batch: 32, size: 32, channels: 64, work: Work::Conv },
     Bench { name: "conv-transpose", batch: 64, size: 14, channels: 128, work: Work::ConvTranspose },
     Bench { name: "unet", batch: 32, size: 28, channels: 64, work: Work::UNet },
     Bench { name: "adamw", batch: 1, size: 1000, channels: 30, work: Work::AdamW },
+    Bench { name: "ada", batch: 16, size: 64, channels: 3, work: Work::Ada },
     Bench {
         name: "dcgan",
         batch: 64,
@@ -237,6 +242,19 @@ impl Bench {
                     Ok((live, average))
                 })?;
                 Ok(vec![("step", step)])
+            }
+            Work::Ada => {
+                let ada = Augmentation::new(Pipeline::Ada(Ada::parse("")?), 1.0, Key::new(0), 0);
+                let (plain, tracked) = (x(), x().autodiff().require_grad());
+                let forward = median(runs, (), |()| {
+                    finish(ada.apply(plain.clone()));
+                    Ok(())
+                })?;
+                let step = median(runs, (), |()| {
+                    drop(ada.apply(tracked.clone()).sum().backward());
+                    Ok(())
+                })?;
+                Ok(vec![("forward", forward), ("step", step)])
             }
             Work::System { samples, colours, settings } => {
                 self.system(*samples, *colours, settings, runs, precision, device)
