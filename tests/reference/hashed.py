@@ -1,4 +1,4 @@
-"""Pseudo-random weights by formula: the same numbers here and in crates/kiln-features/tests/hashed/mod.rs,
+"""Pseudo-random weights by formula: the same numbers here and in crates/kiln-features/tests/hashed/mod.rs (uniform: hashed.rs),
 so that networks of many megabytes can be compared through fixtures of a few kilobytes.
 
 Element i of tensor NAME: u = top 24 bits of splitmix64's finaliser at FNV-1a(NAME) + (i + 1) * GOLDEN, over

@@ -20,6 +20,8 @@ pub(crate) enum Value<'a> {
     Bool(bool),
     /// Wide enough for the ten bytes of PyTorch's magic number.
     Int(i128),
+    /// A number with a point, which nothing here needs.
+    Float,
     Text(&'a str),
     Global(Global),
     /// Index of an [`Object`].
@@ -33,6 +35,8 @@ pub(crate) enum Global {
     RebuildTensor,
     RebuildParameter,
     Storage(Element),
+    /// `argparse.Namespace`, the settings that trainers save beside their networks. Nothing of it is kept.
+    Namespace,
 }
 
 /// What values refer to.
@@ -123,6 +127,46 @@ impl<'a> Unpickled<'a> {
         };
         pairs.iter().map(entry).collect()
     }
+
+    /// Name and tensor of every entry of a dict, and `dict.name` of every tensor of the dicts in it; what else there is is
+    /// left out. Such is a trainer's checkpoint: several networks, their optimisers, its settings.
+    pub(crate) fn parts(&self) -> Result<Vec<(String, &Tensor<'a>)>> {
+        let object = |value: &Value<'a>| match value {
+            Value::Object(at) => self.objects.get(*at),
+            _ => None,
+        };
+        let Some(Object::Pairs(pairs)) = object(&self.root) else {
+            return Err(Error::new("it holds no dict of tensors; save a model's state_dict()"));
+        };
+        let mut found = Vec::new();
+        for (key, value) in pairs {
+            let Value::Text(name) = key else { continue };
+            match object(value) {
+                Some(Object::Tensor(tensor)) => found.push((name.to_string(), tensor)),
+                Some(Object::Pairs(inner)) => {
+                    for (key, value) in inner {
+                        if let (Value::Text(inside), Some(Object::Tensor(tensor))) = (key, object(value)) {
+                            found.push((format!("{name}.{inside}"), tensor));
+                        }
+                        // Each takes bytes to write, unless one dict is there again and again.
+                        if found.len() > self.end {
+                            return Err(confused());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every storage that the pickle names, whatever uses it.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = &Storage<'a>> {
+        self.objects.iter().filter_map(|object| match object {
+            Object::Storage(storage) => Some(storage),
+            _ => None,
+        })
+    }
 }
 
 fn text(value: Value<'_>) -> Result<&str> {
@@ -145,6 +189,7 @@ fn global(module: &str, name: &str) -> Result<Global> {
         ("collections", "OrderedDict") => Global::OrderedDict,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
         ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
+        ("argparse", "Namespace") => Global::Namespace,
         ("torch", storage) if storage.ends_with("Storage") => Global::Storage(match storage {
             "FloatStorage" => Element::F32,
             "DoubleStorage" => Element::F64,
@@ -241,6 +286,11 @@ impl<'a> Machine<'a> {
                 let value = self.long()?;
                 self.stack.push(Value::Int(value));
             }
+            // BINFLOAT
+            b'G' => {
+                self.array::<8>()?;
+                self.stack.push(Value::Float);
+            }
             // BINUNICODE, BINSTRING, SHORT_BINSTRING (Python 2's str)
             b'X' | b'T' => {
                 let len = u32::from_le_bytes(self.array()?);
@@ -301,6 +351,11 @@ impl<'a> Machine<'a> {
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
                 self.stack.push(Value::Global(global(module, name)?));
+            }
+            // NEWOBJ of a Namespace, whose attributes BUILD will drop
+            0x81 if self.is_new_namespace() => {
+                self.top(2)?;
+                self.make(Object::Pairs(Vec::new()));
             }
             // REDUCE, BUILD, BINPERSID
             b'R' => self.call()?,
@@ -437,6 +492,12 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// Whether a Namespace without arguments is on the stack.
+    fn is_new_namespace(&self) -> bool {
+        let [.., Value::Global(Global::Namespace), arguments] = self.stack[..] else { return false };
+        self.items(arguments).is_ok_and(<[_]>::is_empty)
+    }
+
     /// REDUCE: our case of the function on the stack, with its arguments.
     fn call(&mut self) -> Result<()> {
         let arguments = self.pop()?;
@@ -560,6 +621,28 @@ mod tests {
         assert!(said(b"(o.").contains("0x6f"));
         assert!(said(b"\x81.").contains("0x81"));
         assert!(said(b"\x80\x04.").contains("protocol 4"));
+    }
+
+    #[test]
+    fn a_checkpoint_has_parts() {
+        // {"e": {"a": a tensor, 1: None}, "args": Namespace(lr=0.5), "p": 0.5}
+        let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01tQK\x00))tR";
+        let bytes = [
+            b"}(U\x01e}(U\x01a".as_slice(),
+            tensor,
+            b"K\x01NuU\x04argscargparse\nNamespace\n)\x81}U\x02lrG?\xe0\0\0\0\0\0\0sbU\x01pG?\xe0\0\0\0\0\0\0u.",
+        ]
+        .concat();
+        let read = unpickle(&bytes).unwrap();
+        assert_eq!(read.parts().unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["e.a"]);
+        assert_eq!(read.storages().map(|storage| storage.key).collect::<Vec<_>>(), ["0"]);
+        assert!(read.tensors().unwrap_err().to_string().contains("`e` is no tensor"));
+        // One dict under many names is not read as often.
+        let inner = [b"}(".as_slice(), &[b"U\x02ab".as_slice(), tensor].concat().repeat(30), b"uq\x01"].concat();
+        let many: Vec<u8> = (0..400u16).flat_map(|i| [b"U\x02".as_slice(), &i.to_le_bytes(), b"h\x01"].concat()).collect();
+        let many = many.into_iter().map(|b| b & 0x7f).collect::<Vec<_>>();
+        let bytes = [b"}(U\x01x".as_slice(), &inner, &many, b"u."].concat();
+        assert!(unpickle(&bytes).unwrap().parts().is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::element::Element;
-use crate::pickle::{Tensor, Value, unpickle};
+use crate::pickle::{Tensor, Unpickled, Value, unpickle};
 
 /// A tensor's place in the file.
 #[derive(Debug)]
@@ -104,14 +104,27 @@ impl WeightsFile {
         Self::from_bytes(&path.display().to_string(), bytes)
     }
 
+    /// Reads a trainer's checkpoint: a dict of tensors and of dicts of tensors, which get names such as `g_ema.input`. What
+    /// else is in it is left out, and not executed.
+    ///
+    /// # Errors
+    /// As [`WeightsFile::open`].
+    pub fn open_checkpoint(path: &Path) -> Result<Self> {
+        Self::read(&path.display().to_string(), read_file(path, u64::MAX)?, parts)
+    }
+
     /// The same of a file in memory; `place` is what errors call it.
     ///
     /// # Errors
     /// As [`WeightsFile::open`].
     pub fn from_bytes(place: &str, bytes: Vec<u8>) -> Result<Self> {
+        Self::read(place, bytes, whole)
+    }
+
+    fn read(place: &str, bytes: Vec<u8>, entries: Entries) -> Result<Self> {
         let views = match bytes.as_slice() {
-            [b'P', b'K', ..] => read_zip(&bytes),
-            [0x80, ..] => read_legacy(&bytes),
+            [b'P', b'K', ..] => read_zip(&bytes, entries),
+            [0x80, ..] => read_legacy(&bytes, entries),
             [_, _, _, _, _, _, _, _, b'{', ..] => read_safetensors(&bytes),
             _ => Err(Error::new("neither safetensors nor written by torch.save")),
         };
@@ -153,6 +166,19 @@ impl WeightsFile {
 
 type Views = Vec<(String, View)>;
 
+/// Which tensors of a pickle are the file's.
+type Entries = for<'u, 'a> fn(&'u Unpickled<'a>) -> Result<Vec<(String, &'u Tensor<'a>)>>;
+
+/// Those of a checkpoint's parts.
+fn parts<'u, 'a>(pickled: &'u Unpickled<'a>) -> Result<Vec<(String, &'u Tensor<'a>)>> {
+    pickled.parts()
+}
+
+/// A state dict and nothing else.
+fn whole<'u, 'a>(pickled: &'u Unpickled<'a>) -> Result<Vec<(String, &'u Tensor<'a>)>> {
+    Ok(pickled.tensors()?.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect())
+}
+
 fn read_safetensors(bytes: &[u8]) -> Result<Views> {
     let (header, metadata) = SafeTensors::read_metadata(bytes).context(|| "damaged safetensors")?;
     let data = 8 + header;
@@ -189,7 +215,7 @@ fn view(tensor: &Tensor<'_>, stored: Range<usize>) -> Result<View> {
 }
 
 /// PyTorch's zip: records below one folder, stored without compression.
-fn read_zip(bytes: &[u8]) -> Result<Views> {
+fn read_zip(bytes: &[u8], entries: Entries) -> Result<Views> {
     let damaged = || "a damaged zip of torch.save";
     let mut archive = ZipArchive::new(Cursor::new(bytes)).context(damaged)?;
     if archive.has_overlapping_entries().context(damaged)? {
@@ -222,16 +248,17 @@ fn read_zip(bytes: &[u8]) -> Result<Views> {
         return Err(Error::new("its numbers are big-endian; save it on a little-endian machine"));
     }
     let pickled = unpickle(&bytes[record("data.pkl")?])?;
-    let entry = |(name, tensor): (&str, &Tensor<'_>)| {
+    let entry = |(name, tensor): (String, &Tensor<'_>)| {
         let stored = record(&format!("data/{}", tensor.storage.key))?;
-        Ok((name.to_string(), view(tensor, stored).context(|| format!("tensor `{name}`"))?))
+        let view = view(tensor, stored).context(|| format!("tensor `{name}`"))?;
+        Ok((name, view))
     };
-    pickled.tensors()?.into_iter().map(entry).collect()
+    entries(&pickled)?.into_iter().map(entry).collect()
 }
 
 /// PyTorch's format before 1.6: pickles of a magic number, a version, the machine's byte order, the
 /// state dict and a list of storage keys; then for each key a 64-bit length and the numbers.
-fn read_legacy(bytes: &[u8]) -> Result<Views> {
+fn read_legacy(bytes: &[u8], entries: Entries) -> Result<Views> {
     const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
     const VERSION: i128 = 1001;
     let mut at = 0;
@@ -251,8 +278,8 @@ fn read_legacy(bytes: &[u8]) -> Result<Views> {
         return Err(Error::new("its numbers are big-endian; save it on a little-endian machine"));
     }
     let (pickled, keys) = (next()?, next()?);
-    let tensors = pickled.tensors()?;
-    let elements: BTreeMap<&str, Element> = tensors.iter().map(|(_, t)| (t.storage.key, t.storage.element)).collect();
+    let tensors = entries(&pickled)?;
+    let elements: BTreeMap<&str, Element> = pickled.storages().map(|storage| (storage.key, storage.element)).collect();
     let mut stored = BTreeMap::new();
     let mut rest = Cursor::new(bytes);
     rest.set_position(at as u64);
@@ -267,10 +294,11 @@ fn read_legacy(bytes: &[u8]) -> Result<Views> {
         rest.set_position(end as u64);
         stored.insert(key, start..end);
     }
-    let entry = |(name, tensor): (&str, &Tensor<'_>)| {
+    let entry = |(name, tensor): (String, &Tensor<'_>)| {
         let range = stored.get(tensor.storage.key).cloned();
         let range = range.ok_or_else(|| Error::new(format!("tensor `{name}` has no numbers in the file")))?;
-        Ok((name.to_string(), view(tensor, range).context(|| format!("tensor `{name}`"))?))
+        let view = view(tensor, range).context(|| format!("tensor `{name}`"))?;
+        Ok((name, view))
     };
     tensors.into_iter().map(entry).collect()
 }

@@ -197,6 +197,16 @@ impl InstanceNorm2d {
     }
 }
 
+/// Adaptive instance normalisation (Huang & Belongie 2017): each channel of each sample normalised, times `scale` plus
+/// `shift`.
+///
+/// # Shapes
+/// `[n, channels, h, w]`, twice `[n, channels]` → `[n, channels, h, w]`
+pub fn adain(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>, eps: f64) -> Tensor<4> {
+    let [_, channels, ..] = x.dims();
+    group_norm(x, scale, shift, channels, eps, Activation::None)
+}
+
 /// Layer normalisation over the last dimension (Ba 2016), PyTorch's `LayerNorm`.
 #[derive(Module, Debug)]
 pub struct LayerNorm {

@@ -2,6 +2,8 @@
 
 #[path = "../../../tests/reference/fixtures.rs"]
 mod fixtures;
+#[path = "../../../tests/reference/hashed.rs"]
+pub mod hashed;
 use burn::tensor::Tensor;
 pub use fixtures::Fixtures;
 use kiln_core::Result;

@@ -77,6 +77,17 @@ fn tiny(id: &str) -> &'static [&'static str] {
         "dcgan" | "cgan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
+        // Sizes fade in while a run is stopped and resumed, and lazy losses come before and after.
+        "progan" => &["model.latent_size=8", "model.channel_base=64", "model.channel_max=8", "train.images=32"],
+        "stylegan" => &["model.latent_size=8", "model.channel_base=64", "model.channel_max=8", "train.images=16"],
+        "stylegan2" => &[
+            "model.latent_size=8",
+            "model.mapping_layers=2",
+            "model.channel_base=64",
+            "model.channel_max=8",
+            "model.r1_interval=2",
+            "model.path_length_interval=2",
+        ],
         "ae" | "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
         "exemplar" => &["model.exemplars=8", "model.channels=4", "model.hidden=16"],
         "kmeans" => &[
@@ -142,7 +153,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
     let common =
         ["train.batch=4", "train.accumulate=2", "train.images=1000", "train.preview_every=0", "train.preview_count=1"];
     let mut recipe = system.defaults().unwrap();
-    for text in tiny(system.id()).iter().chain([&set]).chain(&common) {
+    for text in common.iter().chain([&set]).chain(tiny(system.id())) {
         merge(&mut recipe, &assignment(text).unwrap(), "test").unwrap();
     }
     recipe
@@ -263,6 +274,18 @@ fn every_system_takes_rectangles() {
                     // This one needs a label, which latents do not have.
                     Err(e) => assert!(id == "diffusers" && e.is_usage(), "{id}: {e}"),
                 },
+                Ability::Mix => {
+                    let width = model.latents(&request).unwrap().dims()[1];
+                    let groups = model.styles().unwrap();
+                    assert_eq!(groups.last().unwrap().1.end, width, "{id}: styles are the latents");
+                }
+                Ability::Project => {
+                    let squared = |a: Tensor<4>, b: Tensor<4>| Ok((a - b).square().mean_dims(&[1, 2, 3]).flatten(0, 3));
+                    let request = Request { sampler: "steps = 2".parse().unwrap(), ..request };
+                    let found = model.project(images(), &squared, &request).unwrap();
+                    made(found.images);
+                    made(model.decode(found.latents).unwrap());
+                }
                 Ability::Translate => made(model.translate(images(), &request).unwrap()),
                 Ability::Inpaint => made(model.inpaint(images(), &request).unwrap()),
                 Ability::Classify => assert_eq!(model.classify(images()).unwrap().dims()[0], 2),

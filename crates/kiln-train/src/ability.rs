@@ -1,5 +1,7 @@
 //! What a system can do. Each ability is a trait here, a row of the table at the end, and a verb of the command line.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor};
 use kiln_core::Result;
 use kiln_core::random::Key;
@@ -51,6 +53,12 @@ pub trait Encode<N>: Sync {
 
 /// Maps latents to pictures: what interpolation and latent arithmetic walk on.
 pub trait Decode<N>: Sync {
+    /// The spaces that latents may be taken from, the default first. With more than one the sampler's setting `space` says
+    /// which.
+    fn spaces(&self) -> Vec<&'static str> {
+        vec!["z"]
+    }
+
     /// Latents of samples, `[n, d]`: the ones [`Generate`] would use.
     ///
     /// # Errors
@@ -68,6 +76,45 @@ pub trait Decode<N>: Sync {
     fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
         slerp(a, b, t)
     }
+}
+
+/// Knows which of its latents shape what: those of [`Decode`] that are styles of layers.
+pub trait Mix<N>: Sync {
+    /// Names of groups of styles, the coarsest first, and the numbers of a latent that hold them.
+    fn styles(&self) -> Vec<StyleGroup>;
+}
+
+/// A group of styles and the numbers of a latent that hold them.
+pub type StyleGroup = (&'static str, Range<usize>);
+
+/// How unlike pictures are: `[n, c, h, w]` twice → `[n]`, differentiable in the first.
+pub type Distance<'a> = dyn Fn(Tensor<4>, Tensor<4>) -> Result<Tensor<1>> + 'a;
+
+/// The nearest pictures that a generator makes.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    /// `[n, c, h, w]` in [−1, 1].
+    pub images: Tensor<4>,
+    /// Their latents as [`Decode`] has them, `[n, d]`.
+    pub latents: Tensor<2>,
+    /// How far they are from the given ones, `[n]`.
+    pub distances: Tensor<1>,
+}
+
+/// Finds the latents of pictures by descent.
+pub trait Project<N>: Sync {
+    /// What is nearest to `[n, c, h, w]` in [−1, 1]; picture i is sample `request.indices[i]`. The request's sampler has the
+    /// settings, its watch is called at each step.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network, or the distance fails.
+    fn project(
+        &self,
+        networks: &N,
+        images: Tensor<4>,
+        distance: &Distance<'_>,
+        request: &Request,
+    ) -> Result<Projection>;
 }
 
 /// Spherical interpolation: sin((1−t)θ)/sin θ · a + sin(tθ)/sin θ · b, θ the angle between them.
@@ -241,9 +288,18 @@ macro_rules! abilities {
                 }
                 /// `interpolate`, `edit`: pictures from latents
                 Decode decode "interpolate" {
+                    of spaces() -> Vec<&'static str>;
                     on latents(request: &Request) -> Tensor<2>;
                     on decode(latents: Tensor<2>) -> Tensor<4>;
                     of between(a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2>;
+                }
+                /// `edit --mix`: styles of one sample in another
+                Mix mix "edit --mix" {
+                    of styles() -> Vec<StyleGroup>;
+                }
+                /// `reconstruct` by a generator: the nearest picture that it makes
+                Project project "reconstruct" {
+                    on project(images: Tensor<4>, distance: &Distance<'_>, request: &Request) -> Projection;
                 }
                 /// `translate`
                 Translate translate "translate" {

@@ -44,8 +44,8 @@ pub mod watch;
 pub use kiln_kernels::Precision;
 
 pub use ability::{
-    Abilities, Ability, Classify, Cluster, Decode, Discriminate, Encode, Generate, Inpaint, Likelihood, Reconstruct,
-    Represent, Segment, Translate,
+    Abilities, Ability, Classify, Cluster, Decode, Discriminate, Distance, Encode, Generate, Inpaint, Likelihood, Mix,
+    Project, Projection, Reconstruct, Represent, Segment, StyleGroup, Translate,
 };
 pub use batch::{Batch, Domain, Tokens};
 pub use checkpoint::WeightSet;

@@ -7,7 +7,7 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::Tokenizer;
 
-use crate::ability::{Ability, abilities};
+use crate::ability::{Ability, Distance, Projection, StyleGroup, abilities};
 use crate::checkpoint::Counters;
 use crate::config::{DataConfig, TrainConfig};
 use crate::recipe::Recipe;
@@ -106,9 +106,16 @@ impl<T: Answer> Answer for Option<T> {
     }
 }
 
+impl Answer for Projection {
+    fn all_finite(&self) -> bool {
+        self.images.all_finite() && self.latents.all_finite() && self.distances.all_finite()
+    }
+}
+
 impl Answer for Tensor<3, Int> {}
 impl Answer for Vec<&'static str> {}
 impl Answer for Vec<bool> {}
+impl Answer for Vec<StyleGroup> {}
 impl Answer for String {}
 impl Answer for bool {}
 impl Answer for usize {}

@@ -79,6 +79,8 @@ const RANGES: &[(&str, &str, Range)] = &[
     ("", "backward_rate", Range::Real(0.0, 1e6)),
     ("", "recurrence", Range::Whole(0, REPEATS)),
     ("", "truncation_psi", Range::Real(-100.0, 100.0)),
+    // A sampler setting is a number of TOML, which is signed.
+    ("", "noise_seed", Range::Whole(0, i64::MAX as u64)),
     // Latents.
     ("interpolate", "through", Range::Whole(0, IMAGES)),
     ("edit", "start", Range::Whole(0, IMAGES)),

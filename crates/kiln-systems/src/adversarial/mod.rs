@@ -4,9 +4,15 @@
 pub mod cgan;
 pub mod dcgan;
 pub mod ebgan;
+pub mod equalised;
 pub mod gan;
+pub mod growing;
 pub mod infogan;
 pub mod latent;
 pub mod objective;
+pub mod progan;
+pub mod style;
+pub mod stylegan;
+pub mod stylegan2;
 #[cfg(test)]
 mod testing;

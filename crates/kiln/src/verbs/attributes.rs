@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::output::{Output, shown};
 use crate::verbs::evaluate::{chunks_of, prepared};
+use crate::verbs::latents::Source;
 use crate::verbs::traverse::starts;
 use crate::verbs::{encode, need};
 
@@ -90,12 +91,13 @@ fn means(model: &dyn Model) -> Result<Vec<Option<Tensor<2>>>> {
 pub fn attribute(
     args: &AttributeArgs,
     text: &str,
-    starts_at: (&[u64], Option<&Path>, u64),
+    starts_at: (&[u64], Option<&Path>),
     columns: usize,
     sheet: &Path,
-    model: &dyn Model,
+    source: &Source<'_>,
     out: &Output,
 ) -> Result<()> {
+    let model = source.model;
     need(model, Ability::Encode)?;
     let names = &model.info().pictures.classes;
     let (with, without) = sides(text, names)?;
@@ -109,7 +111,7 @@ pub fn attribute(
     let direction = mean(with)? - Tensor::cat(rest, 0).mean_dim(0);
     let length = f64::from(direction.clone().square().sum().into_scalar::<f32>()).sqrt();
     let mut rows = Vec::new();
-    let starts = starts(starts_at, model)?;
+    let starts = starts(starts_at, source)?;
     for start in &starts {
         let at = |column: usize| args.strength * (2.0 * column as f64 / (columns - 1) as f64 - 1.0);
         let points = (0..columns).map(|column| start.clone() + direction.clone() * at(column)).collect();

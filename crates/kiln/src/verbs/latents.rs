@@ -9,12 +9,68 @@ use kiln_data::{Animation, contact_sheet};
 use kiln_train::preview::pictures;
 use kiln_train::{Ability, Model, Request, WeightSet};
 use serde_json::json;
+use toml::Table;
 
 use crate::Common;
 use crate::output::{Output, shown};
 use crate::verbs::attributes::{AttributeArgs, attribute};
+use crate::verbs::mix::mix;
 use crate::verbs::traverse::{TraverseArgs, traverse};
 use crate::verbs::{check_png, need, open};
+
+/// Which latents of samples.
+#[derive(Args)]
+struct LatentArgs {
+    /// Space of the latents, where a run has several: w or z
+    #[arg(long)]
+    space: Option<String>,
+    /// Draw the latents of W towards their mean by ψ
+    #[arg(long)]
+    truncation_psi: Option<f64>,
+}
+
+impl LatentArgs {
+    /// Latents of a run's samples of a seed.
+    fn of<'a>(&self, model: &'a dyn Model, seed: u64) -> Result<Source<'a>> {
+        let (spaces, mut sampler) = (model.spaces()?, Table::new());
+        if let Some(space) = &self.space {
+            if !spaces.contains(&space.as_str()) {
+                return Err(Error::usage(format!("--space {space}: the latents of this run are of {}", spaces.join(", "))));
+            }
+            if spaces.len() > 1 {
+                sampler.insert("space".into(), space.as_str().into());
+            }
+        }
+        if let Some(psi) = self.truncation_psi {
+            if !spaces.contains(&"w") {
+                return Err(Error::usage(format!("--truncation-psi {psi}: the latents of this run are not truncated; leave it out")));
+            }
+            sampler.insert("truncation_psi".into(), psi.into());
+        }
+        Ok(Source { model, seed, sampler })
+    }
+}
+
+/// Latents of a run's samples.
+pub struct Source<'a> {
+    /// The run.
+    pub model: &'a dyn Model,
+    seed: u64,
+    sampler: Table,
+}
+
+impl Source<'_> {
+    /// The latent of one sample, `[1, d]`.
+    pub fn latent(&self, index: u64) -> Result<Tensor<2>> {
+        let request = Request::new(index..index + 1, self.seed, &self.model.info().device);
+        self.model.latents(&Request { sampler: self.sampler.clone(), ..request })
+    }
+
+    /// The latents of samples, `[n, d]`.
+    pub fn latents(&self, indices: &[u64]) -> Result<Tensor<2>> {
+        Ok(Tensor::cat(indices.iter().map(|&i| self.latent(i)).collect::<Result<Vec<_>>>()?, 0))
+    }
+}
 
 #[derive(Args)]
 pub struct InterpolateArgs {
@@ -38,6 +94,8 @@ pub struct InterpolateArgs {
     /// Seed; index 3 is image 3 of `kiln sample` with this seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    latents: LatentArgs,
 }
 
 #[derive(Args)]
@@ -51,7 +109,7 @@ pub struct EditArgs {
     #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
     start: Vec<u64>,
     /// Indices of the samples whose mean latent is subtracted
-    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute", "mix"])]
     minus: Vec<u64>,
     /// Indices of the samples whose mean latent is added
     #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
@@ -60,6 +118,9 @@ pub struct EditArgs {
     /// mean(plus) − mean(minus)
     #[arg(long)]
     turn: Option<usize>,
+    /// Draw samples of --start, one a row, with the coarse, middle or fine styles of samples of --plus, one a column
+    #[arg(long, conflicts_with_all = ["minus", "turn", "traverse", "attribute", "from"])]
+    mix: Option<String>,
     #[command(flatten)]
     traverse: TraverseArgs,
     #[command(flatten)]
@@ -73,11 +134,8 @@ pub struct EditArgs {
     /// Seed of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
-}
-
-/// The latent of one sample, `[1, d]`.
-fn latent(model: &dyn Model, index: u64, seed: u64, device: &burn::tensor::Device) -> Result<Tensor<2>> {
-    model.latents(&Request::new(index..index + 1, seed, device))
+    #[command(flatten)]
+    latents: LatentArgs,
 }
 
 pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Result<()> {
@@ -86,17 +144,18 @@ pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Res
         Some(_) => kiln_core::output::check(&args.out)?,
         None => check_png(&args.out)?,
     }
-    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
+    let (model, _) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
     if args.through.len() < 2 {
         return Err(Error::usage("--through: give at least two indices, such as 0,1"));
     }
+    let source = args.latents.of(&*model, args.seed)?;
     if let Some(film) = film {
-        return animate(args, film, &*model, &device, out);
+        return animate(args, film, &source, out);
     }
     let mut rows = Vec::new();
     for pair in args.through.windows(2) {
-        let (a, b) = (latent(&*model, pair[0], args.seed, &device)?, latent(&*model, pair[1], args.seed, &device)?);
+        let (a, b) = (source.latent(pair[0])?, source.latent(pair[1])?);
         let points = (0..args.steps)
             .map(|i| model.between(a.clone(), b.clone(), i as f64 / (args.steps - 1) as f64))
             .collect::<Result<Vec<_>>>()?;
@@ -112,11 +171,11 @@ pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Res
 fn animate(
     args: &InterpolateArgs,
     film: Animation,
-    model: &dyn Model,
-    device: &burn::tensor::Device,
+    source: &Source<'_>,
     out: &Output,
 ) -> Result<()> {
-    let ends = args.through.iter().map(|&index| latent(model, index, args.seed, device)).collect::<Result<Vec<_>>>()?;
+    let model = source.model;
+    let ends = args.through.iter().map(|&index| source.latent(index)).collect::<Result<Vec<_>>>()?;
     let mut frames = Vec::with_capacity(args.frames);
     for i in 0..args.frames {
         let at = (i * ends.len()) as f64 / args.frames as f64;
@@ -133,20 +192,15 @@ fn animate(
     Ok(())
 }
 
-/// The latents of samples, `[n, d]`.
-fn latents(model: &dyn Model, indices: &[u64], seed: u64, device: &burn::tensor::Device) -> Result<Tensor<2>> {
-    let each = indices.iter().map(|&i| latent(model, i, seed, device)).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(each, 0))
-}
-
 /// Radford 2016, §6.3.2 and figure 8: an axis between the means of two poses, walked along from
 /// samples that had no part in it.
-fn turn(args: &EditArgs, columns: usize, model: &dyn Model, device: &burn::tensor::Device, out: &Output) -> Result<()> {
-    let mean = |indices: &[u64]| Ok::<_, Error>(latents(model, indices, args.seed, device)?.mean_dim(0));
+fn turn(args: &EditArgs, columns: usize, source: &Source<'_>, out: &Output) -> Result<()> {
+    let model = source.model;
+    let mean = |indices: &[u64]| Ok::<_, Error>(source.latents(indices)?.mean_dim(0));
     let half = (mean(&args.plus)? - mean(&args.minus)?) * 0.5;
     let mut rows = Vec::new();
     for &start in &args.start {
-        let start = latent(model, start, args.seed, device)?;
+        let start = source.latent(start)?;
         let at = |i: usize| 2.0 * i as f64 / (columns - 1) as f64 - 1.0;
         let points = (0..columns).map(|i| start.clone() + half.clone() * at(i)).collect();
         rows.extend(pictures(model.decode(Tensor::cat(points, 0))?));
@@ -163,22 +217,26 @@ pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
     check_png(&args.out)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     need(&*model, Ability::Decode)?;
-    let start_at = (args.start.as_slice(), args.from.as_deref(), args.seed);
+    let source = args.latents.of(&*model, args.seed)?;
+    let start_at = (args.start.as_slice(), args.from.as_deref());
     if args.traverse.traverse {
-        return traverse(&args.traverse, start_at, args.columns, &args.out, &*model, out);
+        return traverse(&args.traverse, start_at, args.columns, &args.out, &source, out);
     }
     if let Some(text) = &args.attribute.attribute {
-        return attribute(&args.attribute, text, start_at, args.columns, &args.out, &*model, out);
+        return attribute(&args.attribute, text, start_at, args.columns, &args.out, &source, out);
+    }
+    if let Some(group) = &args.mix {
+        return mix(group, &args.start, &args.plus, &source, &args.out, out);
     }
     if let Some(columns) = args.turn {
-        return turn(args, columns, &*model, &device, out);
+        return turn(args, columns, &source, out);
     }
     let terms = [&args.start, &args.minus, &args.plus];
     let mut means = Vec::new();
     let mut rows = Vec::new();
     let columns = terms.iter().map(|t| t.len()).max().unwrap_or(1).max(8) + 1;
     for indices in terms {
-        let latents = latents(&*model, indices, args.seed, &device)?;
+        let latents = source.latents(indices)?;
         let mean = latents.clone().mean_dim(0);
         let mut row = pictures(model.decode(Tensor::cat(vec![latents, mean.clone()], 0))?);
         let blank = row[0].clone();

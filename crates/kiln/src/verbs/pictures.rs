@@ -12,14 +12,18 @@ use kiln_data::{DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSa
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Info;
 use kiln_train::preview::pictures;
+use kiln_train::request::sampler_flags;
 use kiln_train::{Ability, Model, Progress, Request, WeightSet};
 use safetensors::tensor::{Dtype, TensorView};
+use serde::Serialize;
 use serde_json::json;
+use toml::Table;
 
 use crate::Common;
 use crate::feature_cache::argmax;
 use crate::output::{Output, shown};
-use crate::verbs::{check_png, need, open};
+use crate::verbs::project::project;
+use crate::verbs::{check_png, need, open, perceptual};
 
 #[derive(Args)]
 pub struct TranslateArgs {
@@ -48,6 +52,23 @@ pub struct ReconstructArgs {
     input: PathBuf,
     /// Image or folder to write
     output: PathBuf,
+    #[command(flatten)]
+    projection: ProjectionArgs,
+}
+
+/// How a run without an encoder looks for images.
+#[derive(Args, Serialize)]
+struct ProjectionArgs {
+    /// Steps of the search for the nearest image (500 by default)
+    #[arg(long, help_heading = "Runs without an encoder")]
+    steps: Option<usize>,
+    /// Where to look for it: w (the default), or w+, with a style of its own for each layer
+    #[arg(long, help_heading = "Runs without an encoder")]
+    space: Option<String>,
+    /// Network of the distance: lpips-like-mobilenetv2 (the default), lpips-vgg16:FILE or lpips-alex:FILE
+    #[arg(long, help_heading = "Runs without an encoder")]
+    #[serde(skip)]
+    perceptual: Option<String>,
 }
 
 #[derive(Args)]
@@ -298,7 +319,17 @@ pub fn translate(args: &TranslateArgs, common: &Common, out: &Output) -> Result<
 
 pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Result<()> {
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
+    let named = args.projection.perceptual.as_ref();
+    let sampler = Table::try_from(&args.projection).context(|| "settings of the search")?;
+    if model.abilities().contains(&Ability::Project) {
+        let spec = named.map_or(perceptual::DEFAULT, String::as_str);
+        return project((&args.input, &args.output), sampler, spec, &*model, common, out);
+    }
     need(&*model, Ability::Reconstruct)?;
+    let flag = sampler_flags(&sampler).into_iter().next().or(named.map(|spec| format!("--perceptual {spec}")));
+    if let Some(flag) = flag {
+        return Err(Error::usage(format!("{flag}: {} encodes images and searches nothing; leave it out", model.info().system)));
+    }
     map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, _| model.reconstruct(x))
 }
 

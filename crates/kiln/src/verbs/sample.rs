@@ -171,9 +171,12 @@ pub struct SamplerArgs {
     /// Undo and repeat each step of ddpm and ddim this many times
     #[arg(long, help_heading = GUIDANCE)]
     pub recurrence: Option<usize>,
-    /// Multiply the latent by ψ: below 1 gives more typical, less varied images
+    /// Draw the latent towards its mean by ψ: below 1 gives more typical, less varied images
     #[arg(long, help_heading = SAMPLER)]
     pub truncation_psi: Option<f64>,
+    /// Seed of the noise inputs, which are the same for all images otherwise
+    #[arg(long, help_heading = SAMPLER)]
+    pub noise_seed: Option<u64>,
 }
 
 /// The ends of `0.2,5`.

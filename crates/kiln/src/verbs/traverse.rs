@@ -12,11 +12,12 @@ use kiln_core::{Error, Result};
 use kiln_data::{Prepared, Split, contact_sheet};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::preview::pictures;
-use kiln_train::{Ability, Model, Request};
+use kiln_train::{Ability, Model};
 use serde_json::json;
 
 use crate::output::{Output, shown};
 use crate::verbs::evaluate::{chunks_of, part, prepared};
+use crate::verbs::latents::Source;
 use crate::verbs::{encode, need};
 
 /// Pictures whose codes say how much each latent varies.
@@ -39,14 +40,15 @@ pub struct TraverseArgs {
 /// Draws the sheet of each start, one below the other.
 pub fn traverse(
     args: &TraverseArgs,
-    start_at: (&[u64], Option<&Path>, u64),
+    start_at: (&[u64], Option<&Path>),
     columns: usize,
     sheet: &Path,
-    model: &dyn Model,
+    source: &Source<'_>,
     out: &Output,
 ) -> Result<()> {
+    let model = source.model;
     let device = &model.info().device;
-    let latents = starts(start_at, model)?;
+    let latents = starts(start_at, source)?;
     let width = latents[0].dims()[1];
     let activity = if model.abilities().contains(&Ability::Encode) { Some(activity(model)?) } else { None };
     let mut order: Vec<usize> = (0..width).collect();
@@ -76,13 +78,11 @@ pub fn traverse(
     Ok(())
 }
 
-/// The latents of samples of a seed, or of pictures of a set, at these indices (0 if there are none), `[1, d]` each.
-pub fn starts((indices, from, seed): (&[u64], Option<&Path>, u64), model: &dyn Model) -> Result<Vec<Tensor<2>>> {
+/// The latents of samples, or of pictures of a set, at these indices (0 if there are none), `[1, d]` each.
+pub fn starts((indices, from): (&[u64], Option<&Path>), source: &Source<'_>) -> Result<Vec<Tensor<2>>> {
     let indices = if indices.is_empty() { &[0] } else { indices };
-    let Some(from) = from else {
-        let latent = |&i: &u64| model.latents(&Request::new(i..i + 1, seed, &model.info().device));
-        return indices.iter().map(latent).collect();
-    };
+    let Some(from) = from else { return indices.iter().map(|&i| source.latent(i)).collect() };
+    let model = source.model;
     need(model, Ability::Encode)?;
     let (spec, split) = part(&from.display().to_string(), None);
     let set = prepared(model, &spec, split)?;

@@ -16,7 +16,7 @@ use clap::{Args, Command, FromArgMatches};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, output};
 use kiln_data::{Prepared, Split};
-use kiln_features::{Lpips, WeightsFile};
+use kiln_features::Lpips;
 use kiln_measure::MetricValue;
 use kiln_nn::tensor::from_values;
 use kiln_train::request::sampler_flags;
@@ -26,7 +26,7 @@ pub use self::labels::check_classes;
 use crate::output::Output;
 use crate::ranges::ranged;
 use crate::verbs::sample::SamplerArgs;
-use crate::verbs::{need, open, weight_set};
+use crate::verbs::{need, open, perceptual, weight_set};
 use crate::{Common, usage};
 
 /// What a metric is computed on.
@@ -219,7 +219,7 @@ impl EvaluateArgs {
             against: None,
             metrics: metrics.split(',').map(str::to_string).collect(),
             features: None,
-            perceptual: "lpips-like-mobilenetv2".into(),
+            perceptual: perceptual::DEFAULT.into(),
             n,
             split: None,
             seed: 0,
@@ -444,23 +444,7 @@ impl<'a> Asked<'a> {
 
     /// The network of perceptual distances.
     fn perceptual(&self) -> Result<Lpips> {
-        let spec = self.args.perceptual.as_str();
-        let heads = |name: &str| WeightsFile::open(&kiln_data::trained_file(name)?);
-        match spec.split_once(':') {
-            None if spec == "lpips-like-mobilenetv2" => Lpips::like_mobilenetv2(
-                &WeightsFile::open(&kiln_data::trained_file("weights:mobilenetv2")?)?,
-                self.device,
-            ),
-            Some(("lpips-vgg16", file)) => {
-                Lpips::vgg16(&WeightsFile::open(Path::new(file))?, &heads("weights:lpips-vgg16")?, self.device)
-            }
-            Some(("lpips-alex", file)) => {
-                Lpips::alex(&WeightsFile::open(Path::new(file))?, &heads("weights:lpips-alex")?, self.device)
-            }
-            _ => Err(Error::usage(format!(
-                "--perceptual {spec}: give lpips-like-mobilenetv2, or lpips-vgg16:FILE or lpips-alex:FILE with torchvision's weights"
-            ))),
-        }
+        perceptual::open(&self.args.perceptual, self.device)
     }
 }
 
