@@ -243,8 +243,9 @@ def path_length():
     w = net.mapping(z).tanh().reshape(4, 2, 5)
     g = torch.autograd.grad((net(w) * noise / math.sqrt(24)).sum(), w, create_graph=True)[0]
     lengths = g.square().sum(2).mean(1).sqrt()
-    mean = 1.5 + 0.01 * (lengths.mean().detach() - 1.5)
-    out["path.mean"] = mean
+    # The gradient goes through the mean, as in StyleGAN2's code.
+    mean = 1.5 + 0.01 * (lengths.mean() - 1.5)
+    out["path.mean"] = mean.detach()
     return (lengths - mean).square().mean()
 
 

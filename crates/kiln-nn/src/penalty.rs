@@ -59,7 +59,8 @@ pub struct MeanLength {
 }
 
 /// Path length regularisation (Karras 2020, equation 4): E (‖Jᵀy‖₂ − a)², where J is the generator's Jacobian in w, y
-/// random pictures and a the running mean of the lengths, which is updated first. With a w for each layer,
+/// random pictures and a the running mean of the lengths, which is updated first (and differentiated, as in the paper's code).
+/// With a w for each layer,
 /// `[n, layers, d]`, the squared length is the mean over layers. `noise` is drawn from N(0, 1) and divided by
 /// √(height · width) here.
 ///
@@ -87,7 +88,8 @@ pub fn path_length<const I: usize>(
     lengths.mean += lengths.rate * (mean - lengths.mean);
     let apart = norms.clone() - lengths.mean;
     let value = apart.clone().square().mean();
-    // ∂/∂g (‖g‖ − a)² = 2 (‖g‖ − a) g / (layers ‖g‖).
+    // ∂/∂g (‖g‖ − a)² = 2 (‖g‖ − a) g / (layers ‖g‖), less what the lengths do to a themselves.
+    let apart = apart.clone() - apart.mean() * lengths.rate;
     let factor = apart / norms.clamp_min(1e-12) * (2.0 / (n as f64 * layers));
     let w = if w.is_autodiff() { w } else { on(w, device) };
     let tangent = generator.apply(Dual::new(w, g * per_sample(factor))).tangent;

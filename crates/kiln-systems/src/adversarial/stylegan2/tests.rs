@@ -241,7 +241,7 @@ fn requests_are_of_z_and_w() {
     for (settings, says) in [
         ("truncation_psi = 1.5", "between −1 and 1"),
         ("steps = 10", "--steps"),
-        ("space = 'y'", "space"),
+        ("space = 'y'", "`z` or `w`"),
     ] {
         let said = s.generate(&n, &with(settings, 0..1)).unwrap_err();
         assert!(said.is_usage() && said.to_string().contains(says), "{said}");
