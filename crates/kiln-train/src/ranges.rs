@@ -146,7 +146,6 @@ pub const RANGES: &[(&str, Range)] = &[
     ("path_length_interval", range(1.0, 1e6)),
     ("path_length_shrink", range(1.0, 1e6)),
     ("path_length_decay", SHARE),
-    ("gradient_penalty", range(0.0, 1e6)),
     ("drift", range(0.0, 1e6)),
     ("beta_start", SHARE),
     ("beta_end", SHARE),

@@ -27,9 +27,9 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::Init;
 use kiln_nn::norm::pixel_norm;
 use kiln_nn::penalty::wgan_gp;
+use kiln_nn::{Augmentation, Init};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule,
     State, System, TrainConfig,
@@ -40,6 +40,7 @@ use super::dcgan::Sizes;
 use super::equalised::Widths;
 use super::growing::discriminator::Critic;
 use super::growing::{Discriminator, Growth, Level, Parts, Synthesis, enlarge, seen};
+use super::objective::Objective;
 use super::style::latents::{repeated, z};
 use crate::one_pass::NoSettings;
 
@@ -150,6 +151,10 @@ impl System for ProGan {
         }
     }
 
+    fn augments(_config: &Config) -> bool {
+        true
+    }
+
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
         vec![
@@ -179,7 +184,8 @@ impl System for ProGan {
     }
 }
 
-/// What D minimises: E D(G(z)) − E D(x) + λ E (‖∇D(x̂)‖ − 1)² + ε_drift E D(x)², of pictures as large as the level.
+/// What D minimises: E D(G(z)) − E D(x) + λ E (‖∇D(x̂)‖ − 1)² + ε_drift E D(x)², of pictures as large as the level, which are
+/// augmented first.
 pub fn wasserstein(
     d: &Discriminator,
     [real, fake]: [Tensor<4>; 2],
@@ -187,13 +193,15 @@ pub fn wasserstein(
     [gradient_penalty, drift]: [f64; 2],
     batch: &Batch,
 ) -> Loss {
+    let real = batch.augmentation("augment real").apply(real);
+    let fake = batch.augmentation("augment fake").apply(fake);
     let (on_real, on_fake) = (d.scores(real.clone(), level), d.scores(fake.clone(), level));
-    let penalty = wgan_gp(&Critic(d, level), real, fake, batch.uniform("mix", [batch.len()]), batch.device());
-    Loss::new("discriminator", on_fake.clone().mean() - on_real.clone().mean())
+    let critic = Critic { discriminator: d, level, augmentation: Augmentation::none() };
+    let penalty = wgan_gp(&critic, real, fake, batch.uniform("mix", [batch.len()]), batch.device());
+    Objective::Wasserstein
+        .discriminator_loss(on_real.clone(), on_fake, 0.0)
         .plus("gradient_penalty", gradient_penalty, penalty)
-        .plus("drift", drift, on_real.clone().square().mean())
-        .report("d_real", on_real.mean())
-        .report("d_fake", on_fake.mean())
+        .plus("drift", drift, on_real.square().mean())
 }
 
 /// The level as one number, for the log.
@@ -229,8 +237,9 @@ impl ProGan {
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let level = self.growth.at(batch.start, batch.budget);
         let fake = self.fake(networks, "generator", batch, level);
+        let fake = batch.augmentation("augment generator").apply(fake);
         let scores = networks.discriminator.scores(fake, level);
-        Ok(Some(Loss::new("generator", -scores.mean())))
+        Ok(Some(Loss::new("generator", Objective::Wasserstein.generator(scores))))
     }
 }
 

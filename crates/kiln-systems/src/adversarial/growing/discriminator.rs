@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use kiln_nn::discriminator::minibatch_std;
 use kiln_nn::dual::{Differentiable, Of, Signal};
 use kiln_nn::fir::{Rate, conv2d_resample};
-use kiln_nn::{Activation, Conv2d, Init, Linear, activate};
+use kiln_nn::{Activation, Augmentation, Conv2d, Init, Linear, activate};
 
 use super::{Level, blend, shrink};
 use crate::adversarial::dcgan::{LEAK, Sizes};
@@ -99,11 +99,18 @@ impl Discriminator {
     }
 }
 
-/// D at a level as a function of pictures alone.
-pub struct Critic<'a>(pub &'a Discriminator, pub Level);
+/// D at a level as a function of pictures before they are augmented.
+pub struct Critic<'a> {
+    /// D.
+    pub discriminator: &'a Discriminator,
+    /// The level.
+    pub level: Level,
+    /// What is done to pictures before.
+    pub augmentation: Augmentation,
+}
 
 impl Differentiable<4, 2> for Critic<'_> {
     fn apply<X: Signal<4>>(&self, images: X) -> Of<X, 4, 2> {
-        self.0.forward(images, self.1)
+        self.discriminator.forward(self.augmentation.apply(images), self.level)
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use kiln_nn::Init;
+use kiln_nn::{Augmentation, Init};
 use kiln_nn::norm::pixel_norm;
 use kiln_nn::penalty::wgan_gp;
 use kiln_nn::tensor::{from_values, to_values};
@@ -79,7 +79,8 @@ fn scores_and_penalties_of_growing_networks_are_pytorchs() {
         f.assert_close(scores.inner(), &format!("d.{name}.scores"), 1e-5);
 
         let mix = input("mix", [3], &device).abs() * 0.5;
-        let penalty = wgan_gp(&Critic(&d, level), real, input("fake", [3, 2, h, w], &device), mix, &device);
+        let critic = Critic { discriminator: &d, level, augmentation: Augmentation::none() };
+        let penalty = wgan_gp(&critic, real, input("fake", [3, 2, h, w], &device), mix, &device);
         let expected = values(&f, &format!("d.{name}.gp"))[0];
         let value = penalty.clone().into_scalar::<f32>();
         assert!((value - expected).abs() < 1e-4 * expected, "{name}: {value}, expected {expected}");

@@ -269,6 +269,10 @@ impl System for StyleGan {
         }
     }
 
+    fn augments(_config: &Config) -> bool {
+        true
+    }
+
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
         vec![
@@ -320,8 +324,10 @@ impl StyleGan {
         let real = seen(batch.images(), level, self.growth.last);
         let fake = self.fake(networks, "discriminator", batch, level).detach();
         let loss = if c.has(Configuration::B) {
-            let penalty = r1(&Critic(d, level), real.clone(), batch.device());
-            let (on_real, on_fake) = (d.scores(real, level), d.scores(fake, level));
+            let augmentation = batch.augmentation("augment real");
+            let on_real = d.scores(augmentation.apply(real.clone()), level);
+            let on_fake = d.scores(batch.augmentation("augment fake").apply(fake), level);
+            let penalty = r1(&Critic { discriminator: d, level, augmentation }, real, batch.device());
             Objective::NonSaturating.discriminator_loss(on_real, on_fake, 0.0).plus("r1", c.r1_gamma / 2.0, penalty * 2.0)
         } else {
             wasserstein(d, [real, fake], level, [c.gradient_penalty, c.drift], batch)
@@ -332,13 +338,11 @@ impl StyleGan {
     /// G's loss: softplus(−D(g(w))); −D(g(w)) in `a`.
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let level = self.growth.at(batch.start, batch.budget);
-        let scores = networks.discriminator.scores(self.fake(networks, "generator", batch, level), level);
-        let loss = if self.config.has(Configuration::B) {
-            Objective::NonSaturating.generator(scores)
-        } else {
-            -scores.mean()
-        };
-        Ok(Some(Loss::new("generator", loss)))
+        let fake = batch.augmentation("augment generator").apply(self.fake(networks, "generator", batch, level));
+        let scores = networks.discriminator.scores(fake, level);
+        let b = self.config.has(Configuration::B);
+        let objective = if b { Objective::NonSaturating } else { Objective::Wasserstein };
+        Ok(Some(Loss::new("generator", objective.generator(scores))))
     }
 
     fn grown<'a>(&self, networks: &'a Networks) -> Grown<'a> {

@@ -42,10 +42,10 @@ use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::Init;
 use kiln_nn::dual::{Differentiable, Of, Signal};
 use kiln_nn::modulated::Modulate;
 use kiln_nn::penalty::{MeanLength, path_length, r1};
+use kiln_nn::{Augmentation, Init};
 use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Distance, Generate, HostTensor, Input, Loss, Mix, OptimizerConfig, Phase,
@@ -168,12 +168,12 @@ impl Styled for Generator {
     }
 }
 
-/// D as a function of pictures alone.
-pub struct Critic<'a>(pub &'a Discriminator);
+/// D as a function of pictures before they are augmented.
+pub struct Critic<'a>(pub &'a Discriminator, pub Augmentation);
 
 impl Differentiable<4, 2> for Critic<'_> {
     fn apply<X: Signal<4>>(&self, images: X) -> Of<X, 4, 2> {
-        self.0.forward(images)
+        self.0.forward(self.1.apply(images))
     }
 }
 
@@ -283,6 +283,10 @@ impl System for StyleGan2 {
         }
     }
 
+    fn augments(_config: &Config) -> bool {
+        true
+    }
+
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
         let (regularises_d, regularises_g) = (c.r1_gamma > 0.0, c.path_length_weight > 0.0);
@@ -355,22 +359,26 @@ impl StyleGan2 {
     /// D's loss: softplus(−D(x)) + softplus(D(g(w))).
     fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let fake = self.fake(networks, "discriminator", batch).detach();
+        let fake = batch.augmentation("augment fake").apply(fake);
+        let real = batch.augmentation("augment real").apply(batch.images());
         let d = &networks.discriminator;
-        let (real, fake) = (d.logits(batch.images()), d.logits(fake));
+        let (real, fake) = (d.logits(real), d.logits(fake));
         Ok(Some(Objective::NonSaturating.discriminator_loss(real, fake, 0.0)))
     }
 
     /// γ/2 · ‖∇D(x)‖², as often heavier as it is rarer.
     fn r1_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let c = &self.config;
-        let half = r1(&Critic(&networks.discriminator), batch.images(), batch.device());
+        let critic = Critic(&networks.discriminator, batch.augmentation("augment r1"));
+        let half = r1(&critic, batch.images(), batch.device());
         let total = half.clone() * (c.r1_gamma * c.r1_interval as f64);
         Ok(Some(Loss { total, terms: vec![("r1", half.detach() * 2.0)] }))
     }
 
     /// G's loss: softplus(−D(g(w))).
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
-        let fake = networks.discriminator.logits(self.fake(networks, "generator", batch));
+        let fake = batch.augmentation("augment generator").apply(self.fake(networks, "generator", batch));
+        let fake = networks.discriminator.logits(fake);
         Ok(Some(Loss::new("generator", Objective::NonSaturating.generator(fake))))
     }
 

@@ -124,7 +124,7 @@ fn penalties_and_their_gradients_are_those_of_the_port() {
             assert!((found - expected).abs() < 1e-4 * expected.abs(), "{side} {name}: {found}, expected {expected}");
         };
         let n = reference(side, base, Modulation::Maps, &device);
-        let penalty = r1(&Critic(&n.discriminator), input("real", [4, 3, side, side], &device), &device);
+        let penalty = r1(&Critic(&n.discriminator, Augmentation::none()), input("real", [4, 3, side, side], &device), &device);
         near(penalty.clone(), "r1");
         let apart = off(&f, &format!("{side}.r1"), "discriminator", &n, penalty);
         assert!(apart < 1e-4, "{side}: gradients of R1 are off by {apart:e}");

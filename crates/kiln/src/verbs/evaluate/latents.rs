@@ -29,51 +29,52 @@ const WIDTHS: [f64; 3] = [0.5, 1.0, 2.0];
 /// Regroupings behind the probability that latents of pictures are latents of samples: none is below 0.005.
 const PERMUTATIONS: usize = 199;
 
-/// Perceptual path length in Z over pairs of samples: from end to end, and at the ends alone.
-pub fn path_length(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
-    let model = asked.run("ppl", Ability::Decode)?;
+/// Perceptual path length over pairs of samples, by its name: from end to end or at the ends alone (`_end`), in Z or in W
+/// (`_w`).
+pub fn path_length(asked: &Asked<'_>, name: &str) -> Result<MetricValue> {
+    let space = space(name);
+    let model = asked.run(name, space.ability())?;
     let net = asked.perceptual()?;
-    let places = Key::new(asked.args.seed).purpose("ppl").uniform(0..asked.args.n as u64, 1);
-    let ends = vec![0.0; asked.args.n];
-    let mut out = Vec::new();
-    for (name, places) in [("ppl", places), ("ppl_end", ends)] {
-        let mut distances = Vec::with_capacity(asked.args.n);
-        in_chunks(asked, "walking", |range| {
-            let from = latents(model, range.clone(), asked)?;
-            // The other ends are the samples that follow these.
-            let to = latents(model, range.start + asked.args.n as u64..range.end + asked.args.n as u64, asked)?;
-            let at = |step: f64| -> Result<Tensor<4>> {
-                let points = (0..from.dims()[0]).map(|i| {
-                    let t = f64::from(places[range.start as usize + i]) + step;
-                    model.between(from.clone().narrow(0, i, 1), to.clone().narrow(0, i, 1), t)
-                });
-                model.decode(Tensor::cat(points.collect::<Result<Vec<_>>>()?, 0))
-            };
-            distances.extend(to_values(net.distance(at(0.0)?, at(EPSILON)?)?).into_iter().map(f64::from));
-            Ok(())
-        })?;
-        out.push(
-            MetricValue::new(name, path_length::mean(&distances, EPSILON)?, distances.len())
-                .features(net.name(), "none"),
-        );
-    }
-    Ok(out)
+    let places = match name.ends_with("_end") {
+        true => vec![0.0; asked.args.n],
+        false => Key::new(asked.args.seed).purpose("ppl").uniform(0..asked.args.n as u64, 1),
+    };
+    let mut distances = Vec::with_capacity(asked.args.n);
+    in_chunks(asked, "walking", |range| {
+        let from = latents(model, range.clone(), space, asked)?;
+        // The other ends are the samples that follow these.
+        let to = latents(model, range.start + asked.args.n as u64..range.end + asked.args.n as u64, space, asked)?;
+        let at = |step: f64| -> Result<Tensor<4>> {
+            let points = (0..from.dims()[0]).map(|i| {
+                let t = f64::from(places[range.start as usize + i]) + step;
+                model.between(from.clone().narrow(0, i, 1), to.clone().narrow(0, i, 1), t)
+            });
+            model.decode(Tensor::cat(points.collect::<Result<Vec<_>>>()?, 0))
+        };
+        distances.extend(to_values(net.distance(at(0.0)?, at(EPSILON)?)?).into_iter().map(f64::from));
+        Ok(())
+    })?;
+    let value = path_length::mean(&distances, EPSILON)?;
+    Ok(MetricValue::new(name, value, distances.len()).features(net.name(), "none"))
 }
 
-/// Linear separability of the reference's classes in Z: the feature net says which samples have
-/// each.
-pub fn separability(asked: &Asked<'_>) -> Result<MetricValue> {
-    let model = asked.run("separability", Ability::Decode)?;
+/// Linear separability of the reference's classes, in Z or in W (`_w`): the feature net says which samples have each.
+pub fn separability(asked: &Asked<'_>, name: &str) -> Result<MetricValue> {
+    let space = space(name);
+    let model = asked.run(name, space.ability())?;
     let rule = model.info().data.rule();
     let net = FeatureNet::of(asked.args.features.as_deref(), &asked.reference, &rule, asked.common, asked.device)?;
     let classes = net.classes().ok_or_else(|| {
-        Error::usage(format!("--metrics separability: {} has no attributes; use --features classifier:SET", net.name))
+        Error::usage(format!("--metrics {name}: {} has no attributes; use --features classifier:SET", net.name))
     })?;
+    let single = latents(model, 0..1, Space::Z, asked)?.dims()[1];
     let (mut table, mut width, mut outputs) = (Vec::new(), 0, Outputs::default());
     in_chunks(asked, "sampling", |range| {
-        let latents = latents(model, range, asked)?;
-        width = latents.dims()[1];
+        let latents = latents(model, range, space, asked)?;
         net.apply(model.decode(latents.clone())?, &mut outputs)?;
+        // All layers have one w.
+        let latents = if space == Space::W { latents.narrow(1, 0, single) } else { latents };
+        width = latents.dims()[1];
         table.extend(to_values(latents));
         Ok(())
     })?;
@@ -84,7 +85,7 @@ pub fn separability(asked: &Asked<'_>) -> Result<MetricValue> {
     let odds: Vec<f32> = outputs.logits.chunks(classes).flat_map(log_odds).collect();
     let sides = (Features::new("the latents", &table, width)?, Features::new("the classes", &odds, classes)?);
     let found = planes::measure(sides.0, sides.1, SVM_C)?;
-    Ok(MetricValue::new("separability", found.score, outputs.n).features(&net.name, &net.resize()))
+    Ok(MetricValue::new(name, found.score, outputs.n).features(&net.name, &net.resize()))
 }
 
 /// Mutual information gap between what is known of the reference's pictures and the means of their codes: the set's
@@ -224,7 +225,7 @@ pub fn prior(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
         encoded.extend(to_values(latents));
         Ok(())
     })?;
-    let drawn = to_values(latents(model, 0..n as u64, asked)?);
+    let drawn = to_values(latents(model, 0..n as u64, Space::Z, asked)?);
     let (a, b) = (Features::new("the encoded pictures", &encoded, width)?, Features::new("the prior", &drawn, width)?);
     let unit = median_distance(a, b)?;
     let compared = TwoSamples::new(a, b, &WIDTHS.map(|w| w * unit))?;
@@ -244,9 +245,34 @@ fn log_odds(logits: &[f32]) -> Vec<f32> {
     (0..logits.len()).map(of).collect()
 }
 
+/// Where latents are measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Space {
+    Z,
+    W,
+}
+
+/// The space of a metric, by its name.
+fn space(metric: &str) -> Space {
+    if metric.split('_').any(|part| part == "w") { Space::W } else { Space::Z }
+}
+
+impl Space {
+    /// What a run must be able to do.
+    fn ability(self) -> Ability {
+        match self {
+            Self::Z => Ability::Decode,
+            Self::W => Ability::Mix,
+        }
+    }
+}
+
 /// The latents `[n, d]` of samples.
-fn latents(model: &dyn Model, range: std::ops::Range<u64>, asked: &Asked<'_>) -> Result<Tensor<2>> {
-    let sampler = asked.args.sampler.table()?;
+fn latents(model: &dyn Model, range: std::ops::Range<u64>, space: Space, asked: &Asked<'_>) -> Result<Tensor<2>> {
+    let mut sampler = asked.args.sampler.table()?;
+    if model.spaces()?.len() > 1 {
+        sampler.insert("space".into(), if space == Space::W { "w" } else { "z" }.into());
+    }
     model.latents(&Request { sampler, ..Request::new(range, asked.args.seed, asked.device) })
 }
 

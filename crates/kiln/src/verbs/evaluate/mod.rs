@@ -89,7 +89,10 @@ pub const METRICS: &[Metric] = &[
     metric("ms_ssim", On::Pairs, PAIRS),
     metric("lpips", On::Pairs, PAIRS),
     metric("ppl", On::Latents, &[Ability::Decode]),
+    metric("ppl_w", On::Latents, &[Ability::Mix]),
+    metric("ppl_w_end", On::Latents, &[Ability::Mix]),
     metric("separability", On::Latents, &[Ability::Decode]),
+    metric("separability_w", On::Latents, &[Ability::Mix]),
     metric("mig", On::Latents, &[Ability::Encode]),
     metric("factor_r2", On::Latents, &[Ability::Encode]),
     metric("factor_eta2", On::Latents, &[Ability::Encode]),
@@ -157,7 +160,8 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, ppl, separability, mig, factor_r2,
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, ppl, ppl_w, ppl_w_end, separability, separability_w, mig,
+    /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
@@ -360,7 +364,8 @@ fn measure_on(
     };
     let asked = Asked { args, model, pictures: part(&args.what, args.split), reference, split, device, common };
     let draws = |m: &&Metric| {
-        m.on == On::Sets || ["ppl", "separability", "prior", "scores", "optimal_discriminator"].contains(&m.name)
+        m.on == On::Sets || m.on == On::Latents && [Ability::Decode, Ability::Mix].contains(&m.needs[0])
+            || ["prior", "scores", "optimal_discriminator"].contains(&m.name)
     };
     let without_effect = sampler_flags(&args.sampler.table()?);
     if let (Some(flag), false) = (without_effect.first(), model.is_some() && metrics.iter().any(draws)) {
@@ -397,8 +402,9 @@ fn measure_on(
             "svm" => labels::svm(&asked)?,
             "clusters" => labels::clusters(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],
-            "ppl" => latents::path_length(&asked)?,
-            "separability" => vec![latents::separability(&asked)?],
+            "ppl" => vec![latents::path_length(&asked, "ppl")?, latents::path_length(&asked, "ppl_end")?],
+            name @ ("ppl_w" | "ppl_w_end") => vec![latents::path_length(&asked, name)?],
+            name @ ("separability" | "separability_w") => vec![latents::separability(&asked, name)?],
             "mig" => latents::mig(&asked)?,
             "factor_r2" => latents::factor_r2(&asked)?,
             "factor_eta2" => latents::factor_eta2(&asked)?,
