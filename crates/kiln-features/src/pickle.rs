@@ -626,7 +626,8 @@ mod tests {
     #[test]
     fn a_checkpoint_has_parts() {
         // {"e": {"a": a tensor, 1: None}, "args": Namespace(lr=0.5), "p": 0.5}
-        let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01tQK\x00))tR";
+        let tensor =
+            b"ctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01tQK\x00))tR";
         let bytes = [
             b"}(U\x01e}(U\x01a".as_slice(),
             tensor,
@@ -639,7 +640,8 @@ mod tests {
         assert!(read.tensors().unwrap_err().to_string().contains("`e` is no tensor"));
         // One dict under many names is not read as often.
         let inner = [b"}(".as_slice(), &[b"U\x02ab".as_slice(), tensor].concat().repeat(30), b"uq\x01"].concat();
-        let many: Vec<u8> = (0..400u16).flat_map(|i| [b"U\x02".as_slice(), &i.to_le_bytes(), b"h\x01"].concat()).collect();
+        let many: Vec<u8> =
+            (0..400u16).flat_map(|i| [b"U\x02".as_slice(), &i.to_le_bytes(), b"h\x01"].concat()).collect();
         let many = many.into_iter().map(|b| b & 0x7f).collect::<Vec<_>>();
         let bytes = [b"}(U\x01x".as_slice(), &inner, &many, b"u."].concat();
         assert!(unpickle(&bytes).unwrap().parts().is_err());

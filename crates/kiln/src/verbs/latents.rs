@@ -35,7 +35,10 @@ impl LatentArgs {
         let (spaces, mut sampler) = (model.spaces()?, Table::new());
         if let Some(space) = &self.space {
             if !spaces.contains(&space.as_str()) {
-                return Err(Error::usage(format!("--space {space}: the latents of this run are of {}", spaces.join(", "))));
+                return Err(Error::usage(format!(
+                    "--space {space}: the latents of this run are of {}",
+                    spaces.join(", ")
+                )));
             }
             if spaces.len() > 1 {
                 sampler.insert("space".into(), space.as_str().into());
@@ -43,7 +46,9 @@ impl LatentArgs {
         }
         if let Some(psi) = self.truncation_psi {
             if !spaces.contains(&"w") {
-                return Err(Error::usage(format!("--truncation-psi {psi}: the latents of this run are not truncated; leave it out")));
+                return Err(Error::usage(format!(
+                    "--truncation-psi {psi}: the latents of this run are not truncated; leave it out"
+                )));
             }
             sampler.insert("truncation_psi".into(), psi.into());
         }
@@ -168,12 +173,7 @@ pub fn interpolate(args: &InterpolateArgs, common: &Common, out: &Output) -> Res
 }
 
 /// A film through all samples and back to the first, in frames at equal distances.
-fn animate(
-    args: &InterpolateArgs,
-    film: Animation,
-    source: &Source<'_>,
-    out: &Output,
-) -> Result<()> {
+fn animate(args: &InterpolateArgs, film: Animation, source: &Source<'_>, out: &Output) -> Result<()> {
     let model = source.model;
     let ends = args.through.iter().map(|&index| source.latent(index)).collect::<Result<Vec<_>>>()?;
     let mut frames = Vec::with_capacity(args.frames);

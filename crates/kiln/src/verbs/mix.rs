@@ -8,8 +8,8 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, contact_sheet};
-use kiln_train::preview::pictures;
 use kiln_train::Ability;
+use kiln_train::preview::pictures;
 use serde_json::json;
 
 use crate::output::{Output, shown};
@@ -17,14 +17,7 @@ use crate::verbs::latents::Source;
 use crate::verbs::need;
 
 /// Draws the sheet.
-pub fn mix(
-    group: &str,
-    rows: &[u64],
-    columns: &[u64],
-    source: &Source<'_>,
-    sheet: &Path,
-    out: &Output,
-) -> Result<()> {
+pub fn mix(group: &str, rows: &[u64], columns: &[u64], source: &Source<'_>, sheet: &Path, out: &Output) -> Result<()> {
     let model = source.model;
     need(model, Ability::Mix)?;
     let groups = model.styles()?;

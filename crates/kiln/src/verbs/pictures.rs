@@ -65,7 +65,7 @@ struct ProjectionArgs {
     /// Where to look for it: w (the default), or w+, with a style of its own for each layer
     #[arg(long, help_heading = "Runs without an encoder")]
     space: Option<String>,
-    /// Network of the distance: lpips-like-mobilenetv2 (the default), lpips-vgg16:FILE or lpips-alex:FILE
+    /// The distance: lpips-like-mobilenetv2 (the default), lpips-vgg16:FILE, lpips-alex:FILE, or pixels, which needs no network
     #[arg(long, help_heading = "Runs without an encoder")]
     #[serde(skip)]
     perceptual: Option<String>,
@@ -328,7 +328,10 @@ pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Res
     need(&*model, Ability::Reconstruct)?;
     let flag = sampler_flags(&sampler).into_iter().next().or(named.map(|spec| format!("--perceptual {spec}")));
     if let Some(flag) = flag {
-        return Err(Error::usage(format!("{flag}: {} encodes images and searches nothing; leave it out", model.info().system)));
+        return Err(Error::usage(format!(
+            "{flag}: {} encodes images and searches nothing; leave it out",
+            model.info().system
+        )));
     }
     map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, _| model.reconstruct(x))
 }

@@ -2,10 +2,10 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use kiln_nn::{Augmentation, Init};
 use kiln_nn::norm::pixel_norm;
 use kiln_nn::penalty::wgan_gp;
 use kiln_nn::tensor::{from_values, to_values};
+use kiln_nn::{Augmentation, Init};
 use kiln_train::{HostTensor, params};
 
 use super::discriminator::Critic;

@@ -119,7 +119,8 @@ fn correlation(mut noise: Tensor<4>) -> Tensor<1> {
         let [_, _, h, w] = noise.dims();
         for axis in [2, 3] {
             let len = noise.dims()[axis];
-            let moved = Tensor::cat(vec![noise.clone().narrow(axis, len - 1, 1), noise.clone().narrow(axis, 0, len - 1)], axis);
+            let moved =
+                Tensor::cat(vec![noise.clone().narrow(axis, len - 1, 1), noise.clone().narrow(axis, 0, len - 1)], axis);
             let square = (noise.clone() * moved).mean_dims(&[2, 3]).square().sum();
             total = Some(match total {
                 Some(total) => total + square,

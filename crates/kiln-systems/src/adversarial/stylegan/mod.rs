@@ -39,8 +39,8 @@ use kiln_nn::Init;
 use kiln_nn::penalty::r1;
 use kiln_train::request::check_pictures;
 use kiln_train::{
-    Abilities, Batch, DataConfig, Decode, Distance, Generate, Input, Loss, Mix, OptimizerConfig, Phase, Pictures, Project,
-    Projection, Request, SizeRule, State, StyleGroup, System, TrainConfig,
+    Abilities, Batch, DataConfig, Decode, Distance, Generate, Input, Loss, Mix, OptimizerConfig, Phase, Pictures,
+    Project, Projection, Request, SizeRule, State, StyleGroup, System, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -243,29 +243,17 @@ impl System for StyleGan {
         }
         let sizes = Sizes::of(pictures.shape)?;
         let last = sizes.doublings;
-        let growth =
-            Growth { first: usize::from(config.has(Configuration::B)).min(last), last, share: config.growth };
+        let growth = Growth { first: usize::from(config.has(Configuration::B)).min(last), last, share: config.growth };
         Ok(Self { config, shape: pictures.shape, sizes, growth, level: growth.at(0, u64::MAX) })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
         let (c, channels) = (&self.config, self.shape[0]);
         let widths = Widths { base: c.channel_base, max: c.channel_max };
-        let mapping =
-            Mapping::new(c.latent_size, c.mapping_layers(), c.mapping_lr_multiplier, Gain::Weights, init);
+        let mapping = Mapping::new(c.latent_size, c.mapping_layers(), c.mapping_lr_multiplier, Gain::Weights, init);
         Networks {
-            generator: Generator {
-                mapping,
-                synthesis: Synthesis::new(c.parts(), widths, channels, self.sizes, init),
-            },
-            discriminator: Discriminator::new(
-                channels,
-                widths,
-                self.sizes,
-                c.filter(),
-                c.minibatch_std_group,
-                init,
-            ),
+            generator: Generator { mapping, synthesis: Synthesis::new(c.parts(), widths, channels, self.sizes, init) },
+            discriminator: Discriminator::new(channels, widths, self.sizes, c.filter(), c.minibatch_std_group, init),
         }
     }
 
@@ -328,7 +316,11 @@ impl StyleGan {
             let on_real = d.scores(augmentation.apply(real.clone()), level);
             let on_fake = d.scores(batch.augmentation("augment fake").apply(fake), level);
             let penalty = r1(&Critic { discriminator: d, level, augmentation }, real, batch.device());
-            Objective::NonSaturating.discriminator_loss(on_real, on_fake, 0.0).plus("r1", c.r1_gamma / 2.0, penalty * 2.0)
+            Objective::NonSaturating.discriminator_loss(on_real, on_fake, 0.0).plus(
+                "r1",
+                c.r1_gamma / 2.0,
+                penalty * 2.0,
+            )
         } else {
             wasserstein(d, [real, fake], level, [c.gradient_penalty, c.drift], batch)
         };

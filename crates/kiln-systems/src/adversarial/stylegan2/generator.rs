@@ -70,8 +70,7 @@ impl ToPicture {
 
     fn forward<P: Pass>(&self, x: P::Of<4>, w: P::Of<2>) -> P::Of<4> {
         let (weight, bias) = self.conv.effective::<P>();
-        let how =
-            Modulation { demodulate: false, side: Modulate::Maps, rate: Rate::Same, filter: &BLUR, padding: 0 };
+        let how = Modulation { demodulate: false, side: Modulate::Maps, rate: Rate::Same, filter: &BLUR, padding: 0 };
         let y = modulated_conv2d::<P::Of<4>>(x, weight, self.affine.forward::<2, P::Of<2>>(w), how);
         match bias {
             Some(bias) => {

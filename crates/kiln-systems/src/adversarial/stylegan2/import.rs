@@ -213,7 +213,10 @@ impl Source {
             if name.ends_with(".kernel") && self.is_used(name, discriminator) {
                 self.check_filter(name, shape)?;
             } else if self.is_used(name, discriminator) {
-                return Err(Error::new(format!("{}: tensor `{name}` has no place in StyleGAN2's networks", self.place)));
+                return Err(Error::new(format!(
+                    "{}: tensor `{name}` has no place in StyleGAN2's networks",
+                    self.place
+                )));
             }
         }
         Ok(state)
@@ -238,6 +241,9 @@ impl Source {
         if values.len() == 16 && sum > 0.5 && (0..16).all(is) {
             return Ok(());
         }
-        Err(Error::new(format!("{}: `{name}` is a filter other than [1, 3, 3, 1], which alone is supported", self.place)))
+        Err(Error::new(format!(
+            "{}: `{name}` is a filter other than [1, 3, 3, 1], which alone is supported",
+            self.place
+        )))
     }
 }

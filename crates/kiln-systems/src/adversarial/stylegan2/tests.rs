@@ -124,7 +124,8 @@ fn penalties_and_their_gradients_are_those_of_the_port() {
             assert!((found - expected).abs() < 1e-4 * expected.abs(), "{side} {name}: {found}, expected {expected}");
         };
         let n = reference(side, base, Modulation::Maps, &device);
-        let penalty = r1(&Critic(&n.discriminator, Augmentation::none()), input("real", [4, 3, side, side], &device), &device);
+        let penalty =
+            r1(&Critic(&n.discriminator, Augmentation::none()), input("real", [4, 3, side, side], &device), &device);
         near(penalty.clone(), "r1");
         let apart = off(&f, &format!("{side}.r1"), "discriminator", &n, penalty);
         assert!(apart < 1e-4, "{side}: gradients of R1 are off by {apart:e}");
@@ -238,11 +239,9 @@ fn requests_are_of_z_and_w() {
     let of = |seed: u64| to_values(s.generate(&n, &with(&format!("noise_seed = {seed}"), 0..2)).unwrap());
     assert_eq!(of(3), of(3));
     assert_ne!(of(3), of(4));
-    for (settings, says) in [
-        ("truncation_psi = 1.5", "between −1 and 1"),
-        ("steps = 10", "--steps"),
-        ("space = 'y'", "`z` or `w`"),
-    ] {
+    for (settings, says) in
+        [("truncation_psi = 1.5", "between −1 and 1"), ("steps = 10", "--steps"), ("space = 'y'", "`z` or `w`")]
+    {
         let said = s.generate(&n, &with(settings, 0..1)).unwrap_err();
         assert!(said.is_usage() && said.to_string().contains(says), "{said}");
     }
@@ -256,7 +255,8 @@ fn requests_are_of_z_and_w() {
 
 #[test]
 fn groups_of_styles_are_the_papers() {
-    let of = |layers| latents::groups(layers, 1).into_iter().map(|(name, n)| (name, n.start, n.end)).collect::<Vec<_>>();
+    let of =
+        |layers| latents::groups(layers, 1).into_iter().map(|(name, n)| (name, n.start, n.end)).collect::<Vec<_>>();
     assert_eq!(of(18), [("coarse", 0, 4), ("middle", 4, 8), ("fine", 8, 18)]);
     assert_eq!(of(10), [("coarse", 0, 2), ("middle", 2, 4), ("fine", 4, 10)]);
     assert_eq!(of(6), [("coarse", 0, 2), ("middle", 2, 4), ("fine", 4, 6)]);

@@ -364,7 +364,8 @@ fn measure_on(
     };
     let asked = Asked { args, model, pictures: part(&args.what, args.split), reference, split, device, common };
     let draws = |m: &&Metric| {
-        m.on == On::Sets || m.on == On::Latents && [Ability::Decode, Ability::Mix].contains(&m.needs[0])
+        m.on == On::Sets
+            || m.on == On::Latents && [Ability::Decode, Ability::Mix].contains(&m.needs[0])
             || ["prior", "scores", "optimal_discriminator"].contains(&m.name)
     };
     let without_effect = sampler_flags(&args.sampler.table()?);
