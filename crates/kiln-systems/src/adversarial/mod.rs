@@ -15,4 +15,4 @@ pub mod style;
 pub mod stylegan;
 pub mod stylegan2;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
