@@ -177,7 +177,8 @@ impl System for Exemplar {
 
     fn networks(&self, init: &mut Init) -> Networks {
         let (c, [channels, height, width]) = (&self.config, self.shape);
-        let conv = |i, o| Conv2dConfig { padding: KERNEL / 2, weight: WeightInit::He, ..Conv2dConfig::new(i, o, KERNEL) };
+        let conv =
+            |i, o| Conv2dConfig { padding: KERNEL / 2, weight: WeightInit::He, ..Conv2dConfig::new(i, o, KERNEL) };
         let convs = vec![conv(channels, c.channels).init(init), conv(c.channels, 2 * c.channels).init(init)];
         let flat = 2 * c.channels * (height / 4) * (width / 4);
         let hidden = LinearConfig { weight: WeightInit::He, ..LinearConfig::new(flat, c.hidden) }.init(init);
@@ -190,10 +191,7 @@ impl System for Exemplar {
         let n = self.config.exemplars;
         let parts = data.some(0, n).map(|part| part.map(|part| part.images)).collect::<Result<Vec<_>>>()?;
         let found = parts.iter().map(|part| part.dims()[0]).sum::<usize>();
-        refuse_if!(
-            found < n,
-            "the set has {found} images, and model.exemplars = {n}: set it to {found} or less"
-        );
+        refuse_if!(found < n, "the set has {found} images, and model.exemplars = {n}: set it to {found} or less");
         let images = Tensor::cat(parts, 0);
         Ok(Networks {
             exemplars: fresh.exemplars.map(|old| {
@@ -232,7 +230,11 @@ impl Represent<Networks> for Exemplar {
     fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
         let [_, c, h, w] = images.dims();
         if [c, h, w] != self.shape {
-            return Err(Error::usage(format!("exemplar was trained on pictures {:?}, not {:?}", self.shape, [c, h, w])));
+            return Err(Error::usage(format!(
+                "exemplar was trained on pictures {:?}, not {:?}",
+                self.shape,
+                [c, h, w]
+            )));
         }
         Ok(networks.net.representation(images))
     }

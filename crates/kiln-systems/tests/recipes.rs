@@ -43,7 +43,9 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         settings.push("model.unet.base_channels=64".into());
     }
     if recipe["system"].as_str() == Some("kmeans") {
-        settings.extend(["model.patches=1000", "model.features=16", "model.groups=2", "model.group_size=8"].map(String::from));
+        settings.extend(
+            ["model.patches=1000", "model.features=16", "model.groups=2", "model.group_size=8"].map(String::from),
+        );
     }
     if recipe["model"].get("channel_base").and_then(Value::as_integer) > Some(2048) {
         settings.extend(["model.channel_base=512", "model.channel_max=64", "model.latent_size=64"].map(String::from));

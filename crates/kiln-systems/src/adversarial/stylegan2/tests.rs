@@ -333,6 +333,9 @@ fn the_ports_files_become_runs() {
     }
 }
 
+/// Shape and bytes of each tensor of a file.
+type Tensors = std::collections::BTreeMap<String, (Vec<usize>, Vec<u8>)>;
+
 #[test]
 fn files_of_other_networks_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -341,7 +344,7 @@ fn files_of_other_networks_are_refused() {
     // One tensor away, one too many, and one of another shape.
     let whole = std::fs::read(Fixtures::folder().join("stylegan2/g_ema.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&whole).unwrap();
-    let changed = |change: &dyn Fn(&mut std::collections::BTreeMap<String, (Vec<usize>, Vec<u8>)>)| {
+    let changed = |change: &dyn Fn(&mut Tensors)| {
         let mut all = tensors.iter().map(|(n, v)| (n.to_string(), (v.shape().to_vec(), v.data().to_vec()))).collect();
         change(&mut all);
         let views = all.iter().map(|(name, (shape, data))| {
