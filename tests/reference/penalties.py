@@ -267,4 +267,22 @@ for shape in [(6, 4), (4, 6), (5, 3, 2, 2), (3, 4, 3, 3)]:
     print(name, float((own - q).abs().max()))
     out |= {f"{name}.normal": normal, f"{name}.output": own}
 
+# Batch normalisation whose scale 1 + gain(y) and shift bias(y) a condition gives, by spectrally normalised weights.
+class ConditionalBatchNorm(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        norm = nn.utils.parametrizations.spectral_norm
+        self.gain, self.bias = (norm(nn.Linear(3, c, bias=False)) for _ in range(2))
+        self.norm = nn.BatchNorm2d(c, affine=False)
+
+    def forward(self, x):
+        y = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
+        gain, bias = ((f(y)[:, :, None, None]) for f in (self.gain, self.bias))
+        return F.relu(self.norm(x) * (1 + gain) + bias)
+
+
+net = Critic(8, ConditionalBatchNorm(8)).double()
+RENAMED |= {"layer.norm.": "layer."}
+record("conditional_batch_norm", net, list(net.named_parameters()), penalties(net))
+
 save("penalties", out, versions)

@@ -48,12 +48,12 @@ pub struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// `channels` is at least 8; all 1×1 convolutions, without bias, take `parametrization`.
-    pub fn new(channels: usize, parametrization: Parametrization, init: &mut Init) -> Self {
+    /// All 1×1 convolutions, without bias, are drawn so and take `parametrization`.
+    pub fn new(channels: usize, weight: WeightInit, parametrization: Parametrization, init: &mut Init) -> Self {
         let mut conv = |inputs, outputs| {
-            Conv2dConfig { bias: false, parametrization, ..Conv2dConfig::new(inputs, outputs, 1) }.init(init)
+            Conv2dConfig { bias: false, weight, parametrization, ..Conv2dConfig::new(inputs, outputs, 1) }.init(init)
         };
-        let inner = channels / 8;
+        let inner = (channels / 8).max(1);
         Self {
             query: conv(channels, inner),
             key: conv(channels, inner),

@@ -14,6 +14,8 @@ pub enum WeightInit {
     Normal(f64),
     /// Normal with standard deviation √(2 / fan_in) (He 2015).
     He,
+    /// Uniform in ±√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010; PyTorch's `xavier_uniform_`).
+    Xavier,
     /// A matrix of orthogonal rows or columns, whichever are fewer, times a gain; of a convolution the matrix
     /// `[out, in · taps]` (Saxe 2014; PyTorch's `orthogonal_`).
     Orthogonal {
@@ -65,6 +67,15 @@ impl Init {
             }
             WeightInit::Normal(std) => scaled(key.normal([index], len), std),
             WeightInit::He => scaled(key.normal([index], len), (2.0 / fan_in as f64).sqrt()),
+            WeightInit::Xavier => {
+                // Inputs and outputs are the first two dimensions, in either order; the others are taps.
+                let fans = match shape[..] {
+                    [outputs, inputs, ref taps @ ..] => (outputs + inputs) * taps.iter().product::<usize>(),
+                    _ => fan_in + 1,
+                };
+                let unit = key.uniform([index], len);
+                scaled(unit.into_iter().map(|u| 2.0 * u - 1.0).collect(), (6.0 / fans as f64).sqrt())
+            }
             WeightInit::Orthogonal { gain } => {
                 scaled(orthogonal(&key.normal([index], len), shape.first().map_or(1, |rows| *rows)), gain)
             }
@@ -143,6 +154,14 @@ mod tests {
         let w = init.weight([64, 16, 3, 3], 144, WeightInit::FanIn).val();
         let max = w.abs().max().into_scalar::<f32>();
         assert!(max <= 1.0 / 12.0 && max > 0.083);
+    }
+
+    #[test]
+    fn xavier_weights_fill_their_bound() {
+        let mut init = Init::new(&Device::flex(), 1);
+        let w = init.weight([32, 16, 3, 3], 144, WeightInit::Xavier).val();
+        let (max, bound) = (w.abs().max().into_scalar::<f32>(), (6.0f32 / (48.0 * 9.0)).sqrt());
+        assert!(max <= bound && max > 0.99 * bound, "{max} of {bound}");
     }
 
     #[test]

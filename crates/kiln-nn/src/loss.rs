@@ -36,6 +36,21 @@ pub fn squared_to<const D: usize>(x: Tensor<D>, target: f64) -> Tensor<1> {
     (x - target).square().mean()
 }
 
+/// The mode seeking term (Mao 2019, equations 3 and 4) as their code minimises it: 1 / (d(a, b) / d(z_a, z_b) + 10⁻⁵), where
+/// pictures a and b come from latents z_a and z_b under the same conditions and d is the mean absolute difference. It falls
+/// as different latents give more different pictures.
+///
+/// # Shapes
+/// `[n, …]` twice, `[n, …]` twice → `[1]`
+pub fn mode_seeking<const D: usize, const E: usize>(
+    a: Tensor<D>,
+    b: Tensor<D>,
+    z_a: Tensor<E>,
+    z_b: Tensor<E>,
+) -> Tensor<1> {
+    (l1(a, b) / l1(z_a, z_b) + 1e-5).recip()
+}
+
 /// Mean cross-entropy −log softmax(logits)`[label]`.
 ///
 /// # Shapes

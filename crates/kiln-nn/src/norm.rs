@@ -4,8 +4,8 @@ use burn::module::{Module, Param, RunningState};
 use burn::tensor::Tensor;
 use kiln_kernels::{Activation, batch_norm, batch_norm_inference, batch_stats, group_norm, layer_norm};
 
-use crate::dual::{Pass, Signal};
-use crate::{Init, activate};
+use crate::dual::{Of, Pass, Signal};
+use crate::{Init, Linear, LinearConfig, Parametrization, WeightInit, activate};
 
 /// Batch normalisation over `[n, channels, h, w]` (Ioffe & Szegedy 2015), PyTorch's `BatchNorm2d`.
 #[derive(Module, Debug)]
@@ -43,9 +43,13 @@ impl BatchNorm2d {
             bias: init.constant([channels], 0.0),
             running_mean: RunningState::new(Tensor::zeros([channels], init.device())),
             running_var: RunningState::new(Tensor::ones([channels], init.device())),
-            momentum: 0.1,
+            momentum: MOMENTUM,
             eps: 1e-5,
         }
+    }
+
+    fn running(&self) -> [&RunningState<Tensor<1>>; 2] {
+        [&self.running_mean, &self.running_var]
     }
 
     /// Training mode (parameters on an autodiff device) normalises by the batch's own statistics
@@ -55,13 +59,8 @@ impl BatchNorm2d {
     /// `[n, channels, h, w]` → the same
     pub fn forward<X: Signal<4>>(&self, x: X, activation: Activation) -> X {
         let both = |x: X| {
-            let normalised = if self.weight.val().is_autodiff() {
-                x.standardise(&[0, 2, 3], self.eps)
-            } else {
-                let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
-                (x - X::constant(per_channel(mean))) / X::constant(per_channel((var + self.eps).sqrt()))
-            };
-            scale_and_shift(normalised, &self.weight, &self.bias, activation)
+            let running = (!self.weight.val().is_autodiff()).then(|| self.running());
+            scale_and_shift(standard(x, running, self.eps), &self.weight, &self.bias, activation)
         };
         normalise(x, |x| self.forward_plain(x, activation), both)
     }
@@ -69,20 +68,103 @@ impl BatchNorm2d {
     fn forward_plain(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         if !weight.is_autodiff() {
-            let (mean, var) = (self.running_mean.value_sync(), self.running_var.value_sync());
+            let [mean, var] = self.running().map(RunningState::value_sync);
             return batch_norm_inference(x, mean, var, weight, bias, self.eps, activation);
         }
-        let [n, _, h, w] = x.dims();
-        let count = (n * h * w) as f64;
-        let (mean, var) = batch_stats(x.clone());
-        let unbiased = var.clone() * (count / (count - 1.0).max(1.0));
-        for (state, new) in [(&self.running_mean, mean.clone()), (&self.running_var, unbiased)] {
-            let old = state.value_sync().inner();
-            let blend = old * (1.0 - self.momentum) + new.inner() * self.momentum;
-            state.update(Tensor::from_inner(blend));
-            state.value_sync();
-        }
+        let [mean, var] = gathered(&x, self.running(), self.momentum);
         batch_norm(x, mean, var, weight, bias, self.eps, activation)
+    }
+}
+
+/// How much of a batch's statistics goes into the running ones.
+const MOMENTUM: f64 = 0.1;
+
+/// Mean and biased variance of a batch's channels, which move the running ones (with the unbiased variance).
+fn gathered(x: &Tensor<4>, running: [&RunningState<Tensor<1>>; 2], momentum: f64) -> [Tensor<1>; 2] {
+    let [n, _, h, w] = x.dims();
+    let count = (n * h * w) as f64;
+    let (mean, var) = batch_stats(x.clone());
+    let unbiased = var.clone() * (count / (count - 1.0).max(1.0));
+    for (state, new) in running.into_iter().zip([mean.clone(), unbiased]) {
+        let old = state.value_sync().inner();
+        state.update(Tensor::from_inner(old * (1.0 - momentum) + new.inner() * momentum));
+        state.value_sync();
+    }
+    [mean, var]
+}
+
+/// Zero mean and unit variance of each channel: by the running statistics, or by the batch's own.
+fn standard<X: Signal<4>>(x: X, running: Option<[&RunningState<Tensor<1>>; 2]>, eps: f64) -> X {
+    match running.map(|states| states.map(RunningState::value_sync)) {
+        None => x.standardise(&[0, 2, 3], eps),
+        Some([mean, var]) => (x - X::constant(per_channel(mean))) / X::constant(per_channel((var + eps).sqrt())),
+    }
+}
+
+/// Batch normalisation whose scale and shift a condition gives, for each sample its own: with a condition y,
+///
+/// (1 + W_γ y) · (x − mean) / √(var + ε) + W_β y.
+///
+/// Of a one-hot class it is class-conditional batch norm (Dumoulin 2017; Miyato & Koyama 2018), a scale and a shift for each
+/// class, and a blend of classes has the blend of theirs. BigGAN's y is an embedding of the class beside a part of the latent
+/// (Brock 2019, appendix B).
+#[derive(Module, Debug)]
+pub struct ConditionalBatchNorm2d {
+    /// W_γ, `[channels, condition]`.
+    pub gain: Linear,
+    /// W_β, `[channels, condition]`.
+    pub bias: Linear,
+    /// Mean for inference, `[channels]`.
+    pub running_mean: RunningState<Tensor<1>>,
+    /// Unbiased variance for inference, `[channels]`.
+    pub running_var: RunningState<Tensor<1>>,
+    #[module(skip)]
+    eps: f64,
+}
+
+impl ConditionalBatchNorm2d {
+    /// Of a condition of so many numbers; momentum 0.1, ε = 10⁻⁵. Drawn from zero, it begins as batch norm without
+    /// parameters.
+    pub fn new(
+        channels: usize,
+        condition: usize,
+        weight: WeightInit,
+        parametrization: Parametrization,
+        init: &mut Init,
+    ) -> Self {
+        let linear = LinearConfig { bias: false, weight, parametrization, ..LinearConfig::new(condition, channels) };
+        Self {
+            gain: linear.init(init),
+            bias: linear.init(init),
+            running_mean: RunningState::new(Tensor::zeros([channels], init.device())),
+            running_var: RunningState::new(Tensor::ones([channels], init.device())),
+            eps: 1e-5,
+        }
+    }
+
+    /// By the batch's statistics in training mode, by the running ones in inference mode, as [`BatchNorm2d::forward`].
+    ///
+    /// # Shapes
+    /// `[n, channels, h, w]`, `[n, condition]` → `[n, channels, h, w]`
+    pub fn forward<X: Signal<4>>(&self, x: X, condition: Of<X, 4, 2>, activation: Activation) -> X {
+        let gamma = self.gain.forward(condition.clone()) + 1.0;
+        let beta = self.bias.forward(condition);
+        let running = [&self.running_mean, &self.running_var];
+        let trains = self.gain.weight.val().is_autodiff();
+        if X::Pass::TANGENT {
+            let [n, c] = gamma.dims();
+            let normalised = standard(x, (!trains).then_some(running), self.eps);
+            return activate(normalised * gamma.reshape([n, c, 1, 1]) + beta.reshape([n, c, 1, 1]), activation);
+        }
+        let (x, gamma, beta) = (x.into_parts().0, gamma.into_parts().0, beta.into_parts().0);
+        let y = if trains {
+            let [mean, var] = gathered(&x, running, MOMENTUM);
+            batch_norm(x, mean, var, gamma, beta, self.eps, activation)
+        } else {
+            let [mean, var] = running.map(RunningState::value_sync);
+            batch_norm_inference(x, mean, var, gamma, beta, self.eps, activation)
+        };
+        X::from_parts(y, None)
     }
 }
 

@@ -8,12 +8,13 @@ mod fixtures;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 use fixtures::Fixtures;
+use kiln_nn::orthogonal::orthogonality;
 use kiln_nn::resample::{reflect_pad, upsample_nearest};
 use kiln_nn::transformer::{MultiHeadAttention, SpatialTransformer, SpatialTransformerConfig};
 use kiln_nn::unet::{Pooling, UNetConfig};
 use kiln_nn::{
-    Activation, BatchNorm2d, Condition, Conv2dConfig, Embedding, GroupNorm, Init, InstanceNorm2d, LayerNorm,
-    LinearConfig, Parametrization, attention, loss, tensor, time,
+    Activation, BatchNorm2d, Condition, ConditionalBatchNorm2d, Conv2dConfig, Embedding, GroupNorm, Init,
+    InstanceNorm2d, LayerNorm, LinearConfig, Parametrization, WeightInit, attention, loss, tensor, time,
 };
 
 fn init() -> Init {
@@ -152,6 +153,65 @@ fn batch_normalisation_trains_and_infers() {
     f.assert_close(y, "batch_norm2d_eval.output", 1e-5);
     // A frozen network under an input with gradients, as guidance has it: the statistics are constants.
     check(&f, "batch_norm2d_eval", |x: Tensor<4>| layer.forward(x, Activation::None));
+}
+
+/// Scale and shift of a condition, whose gradient is PyTorch's too; the buffers after a step, and inference by them.
+#[test]
+fn conditional_batch_normalisation_trains_and_infers() {
+    let f = Fixtures::open("residual");
+    let layer = || ConditionalBatchNorm2d::new(5, 3, WeightInit::Zero, Parametrization::Direct, &mut init());
+    let norm = with_reference(layer(), &f, "conditional_norm");
+    let y = f.tensor::<2>("conditional_norm_io.condition").autodiff().require_grad();
+    let g = check(&f, "conditional_norm_io", |x: Tensor<4>| norm.forward(x, y.clone(), Activation::None));
+    f.assert_close(y.grad(&g).unwrap(), "conditional_norm_io.grad_condition", 1e-4);
+    check_param(&f, &g, &norm.gain.weight, "conditional_norm_grad.gain.weight");
+    check_param(&f, &g, &norm.bias.weight, "conditional_norm_grad.bias.weight");
+    f.assert_close(norm.running_mean.value_sync().inner(), "conditional_norm_after.running_mean", 1e-5);
+    f.assert_close(norm.running_var.value_sync().inner(), "conditional_norm_after.running_var", 1e-5);
+
+    let norm = with_reference(layer(), &f, "conditional_norm_eval").valid();
+    let [x, y] = ["input", "condition"].map(|name| format!("conditional_norm_eval.{name}"));
+    let output = norm.forward(f.tensor::<4>(&x), f.tensor::<2>(&y), Activation::None);
+    f.assert_close(output, "conditional_norm_eval.output", 1e-5);
+}
+
+#[test]
+fn orthogonal_regularisation() {
+    #[derive(Module, Debug)]
+    struct Weights {
+        wide: Param<Tensor<4>>,
+        tall: Param<Tensor<2>>,
+        left_out: Param<Tensor<2>>,
+        vector: Param<Tensor<1>>,
+    }
+    let f = Fixtures::open("residual");
+    let mut init = init();
+    let (left_out, vector) = (init.normal([2, 2], 0.0, 1.0), init.normal([3], 0.0, 1.0));
+    let parameter = |name: &str| format!("orthogonality.{name}");
+    let weights = Weights {
+        wide: Param::from_tensor(f.tensor::<4>(&parameter("wide")).autodiff().require_grad()),
+        tall: Param::from_tensor(f.tensor::<2>(&parameter("tall")).autodiff().require_grad()),
+        left_out,
+        vector,
+    };
+    let penalty = orthogonality(&weights, |path| path != "left_out").unwrap();
+    f.assert_close(penalty.clone().inner(), "orthogonality.value", 1e-5);
+    let g = penalty.backward();
+    check_param(&f, &g, &weights.wide, "orthogonality.grad_wide");
+    check_param(&f, &g, &weights.tall, "orthogonality.grad_tall");
+    assert!(orthogonality(&weights, |_| false).is_none());
+}
+
+#[test]
+fn mode_seeking() {
+    let f = Fixtures::open("residual");
+    let [a, b] = ["a", "b"].map(|name| f.tensor::<4>(&format!("mode_seeking.{name}")).autodiff().require_grad());
+    let [z_a, z_b] = ["z_a", "z_b"].map(|name| f.tensor::<2>(&format!("mode_seeking.{name}")).autodiff());
+    let term = loss::mode_seeking(a.clone(), b.clone(), z_a, z_b);
+    f.assert_close(term.clone().inner(), "mode_seeking.value", 1e-5);
+    let g = term.backward();
+    f.assert_close(a.grad(&g).unwrap(), "mode_seeking.grad_a", 1e-4);
+    f.assert_close(b.grad(&g).unwrap(), "mode_seeking.grad_b", 1e-4);
 }
 
 #[test]

@@ -21,8 +21,8 @@ use kiln_nn::resample::{
 };
 use kiln_nn::tensor::{from_indices, normal};
 use kiln_nn::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Embedding, GroupNorm, Init, InstanceNorm2d,
-    LayerNorm, Linear, LinearConfig, Parametrization, activate, add_activate, concat,
+    Activation, BatchNorm2d, ConditionalBatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Embedding, GroupNorm, Init,
+    InstanceNorm2d, LayerNorm, Linear, LinearConfig, Parametrization, WeightInit, activate, add_activate, concat,
 };
 
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
@@ -126,6 +126,7 @@ enum Layer {
     Group(GroupNorm),
     Rows(LayerNorm),
     Batch(BatchNorm2d),
+    Conditional(ConditionalBatchNorm2d),
     Attention(SelfAttention),
     Projection(Embedding),
 }
@@ -140,7 +141,7 @@ struct Critic {
     case: &'static str,
 }
 
-const CASES: [&str; 38] = [
+const CASES: [&str; 39] = [
     "conv",
     "conv_transpose",
     "linear",
@@ -156,6 +157,7 @@ const CASES: [&str; 38] = [
     "group_norm",
     "layer_norm",
     "batch_norm",
+    "conditional_batch_norm",
     "pixel_norm",
     "avg_pool",
     "upsample_nearest",
@@ -208,7 +210,12 @@ impl Critic {
             "group_norm" => Some(Layer::Group(GroupNorm::new(2, 8, init))),
             "layer_norm" => Some(Layer::Rows(LayerNorm::new(4, init))),
             "batch_norm" => Some(Layer::Batch(BatchNorm2d::new(8, init))),
-            "self_attention" => Some(Layer::Attention(SelfAttention::new(16, Parametrization::Direct, init))),
+            "conditional_batch_norm" => {
+                Some(Layer::Conditional(ConditionalBatchNorm2d::new(8, 3, WeightInit::FanIn, spectral, init)))
+            }
+            "self_attention" => {
+                Some(Layer::Attention(SelfAttention::new(16, WeightInit::FanIn, Parametrization::Direct, init)))
+            }
             "projection" => Some(Layer::Projection(Embedding::new(3, 8, init))),
             _ => None,
         };
@@ -228,6 +235,11 @@ impl Differentiable<4, 2> for Critic {
             (Some(Layer::Group(layer)), _) => layer.forward(x, Activation::Silu).flatten(),
             (Some(Layer::Rows(layer)), _) => layer.forward(x).flatten(),
             (Some(Layer::Batch(layer)), _) => layer.forward(x, Activation::Relu).flatten(),
+            (Some(Layer::Conditional(layer)), _) => {
+                let y = [[0., 0., 1.], [1., 0., 0.], [0., 1., 0.], [0., 0.5, 0.5]];
+                let y = Tensor::from_inner(Tensor::<2>::from_data(y, (&Device::flex(), x.value().dtype())));
+                layer.forward(x, Of::<X, 4, 2>::constant(y), Activation::Relu).flatten()
+            }
             (Some(Layer::Attention(layer)), _) => layer.forward(x).flatten(),
             (Some(Layer::Projection(table)), _) => {
                 let h = global_sum(activate(x, Activation::Silu));

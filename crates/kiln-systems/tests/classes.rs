@@ -8,7 +8,9 @@ use kiln_systems::find;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::{Ability, Request};
 
-const SYSTEMS: [(&str, &[&str]); 5] = [
+const GAN: &[&str] = &["model.generator_channels=4", "model.discriminator_channels=4"];
+
+const SYSTEMS: [(&str, &[&str]); 10] = [
     ("cvae", &["model.network=mlp", "model.hidden=[16]", "model.latent=4"]),
     ("ssvae", &["model.hidden=[16]", "model.classifier=[8]", "model.latent=4"]),
     ("aae", &["model.mode=semi-supervised", "model.network=mlp", "model.hidden=[16]", "model.discriminator=[8]"]),
@@ -24,7 +26,12 @@ const SYSTEMS: [(&str, &[&str]); 5] = [
             "model.optimizer.learning_rate=0.1",
         ],
     ),
-    ("cgan", &["model.generator_channels=4", "model.discriminator_channels=4"]),
+    ("cgan", GAN),
+    ("acgan", GAN),
+    ("msgan", GAN),
+    ("cgan", &["model.generator_channels=4", "model.discriminator_channels=4", "model.generator_condition=batch-norm"]),
+    ("sagan", GAN),
+    ("biggan", GAN),
 ];
 
 #[test]

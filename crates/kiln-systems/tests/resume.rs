@@ -74,7 +74,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
         "infogan" => &["model.channels=4", "train.augment=diffaugment"],
         // The game begins within the run.
         "ebgan" => &["model.channels=4", "model.pretrain=9", "model.margin=1"],
-        "dcgan" | "cgan" => {
+        "dcgan" | "cgan" | "acgan" | "msgan" | "sagan" => {
             &["model.generator_channels=4", "model.discriminator_channels=4", "model.discriminator_steps=2"]
         }
         // Sizes fade in while a run is stopped and resumed, and lazy losses come before and after.
@@ -88,6 +88,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.r1_interval=2",
             "model.path_length_interval=2",
         ],
+        "biggan" => &["model.generator_channels=4", "model.discriminator_channels=4", "model.embedding_size=8"],
         "ae" | "vae" | "cvae" | "iwae" | "dvae" => &["model.network=mlp", "model.hidden=[16]", "model.latent=4"],
         "exemplar" => &["model.exemplars=8", "model.channels=4", "model.hidden=16"],
         "kmeans" => &[

@@ -22,6 +22,11 @@ pub trait Generate<N>: Sync {
     /// If the request asks for what the system does not have (a class, a sampler).
     fn generate(&self, networks: &N, request: &Request) -> Result<Tensor<4>>;
 
+    /// Whether each sample is of a class: the one the request asks for, else the one that [`Request::classes`] draws for it.
+    fn shows_classes(&self) -> bool {
+        false
+    }
+
     /// Features of the context that it looks at, if it does.
     fn context_features(&self) -> Option<usize> {
         None
@@ -276,6 +281,7 @@ macro_rules! abilities {
                 /// `sample`
                 Generate generate "sample" {
                     draws generate(request: &Request) -> Tensor<4>;
+                    of shows_classes() -> bool;
                     of context_features() -> Option<usize>;
                 }
                 /// `reconstruct`

@@ -247,3 +247,25 @@ fn a_run_is_a_feature_net() {
     assert!(ask("run:drawn", "fid").contains("pixelcnn has no features"), "{}", ask("run:drawn", "fid"));
     assert!(ask("run:nowhere", "fid").contains("not a run"));
 }
+
+/// Where a system was told classes, a classifier says how many samples are of the class they were to show.
+#[test]
+fn samples_of_a_system_of_classes_are_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    write_pictures(&here.join("a"), 40, 0);
+    let train = |system: &str, out: &str, more: &[&str]| {
+        let args = ["train", system, "--data", "a", "--batch", "8", "--steps", "2", "--out", out, "--quiet"];
+        let output = kiln(here, &[&args[..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let narrow = ["--set", "model.generator_channels=4", "--set", "model.discriminator_channels=4"];
+    train("classifier", "judge", &[]);
+    train("cgan", "told", &narrow);
+    train("sagan", "untold", &[&narrow[..], &["--set", "model.class_conditional=false"]].concat());
+    let ask = |run| ["evaluate", run, "--metrics", "class_accuracy", "--features", "run:judge", "-n", "16"];
+    let found = figures(here, &ask("told"));
+    assert_eq!((found[0].0.as_str(), found[0].1["n"].as_u64()), ("class_accuracy", Some(16)));
+    assert!((0.0..=1.0).contains(&found[0].1["value"].as_f64().unwrap()), "{found:?}");
+    assert!(refused(here, &[&ask("untold")[..], &["--quiet"]].concat()).contains("nothing tells"));
+}

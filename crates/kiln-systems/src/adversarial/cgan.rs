@@ -6,10 +6,12 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | y, one-hot | [`one_hot`] |
-//! | y at G's input (figure 1) | embedded in `embedding_size` numbers and concatenated with z |
+//! | y, one-hot | [`one_hot`](super::class_latents::one_hot) |
+//! | y at G's input (figure 1) | `generator_condition = "concat"`: embedded in `embedding_size` numbers and concatenated with z |
+//! | | `generator_condition = "batch-norm"` (Miyato & Koyama 2018): every norm has a scale and a shift for each class |
 //! | y at D's input (figure 1) | `condition = "map"`: embedded as one more channel of the picture |
 //! | | `condition = "projection"` (Miyato & Koyama 2018): D(x\|y) = ψ(φ(x)) + e_yᵀ·mean φ(x) |
+//! | | `condition = "none"`: not told, which shows what the condition is for |
 //! | z | `latent_size`, `latent_distribution` |
 //!
 //! Generated images get the labels of the batch's real ones, so that D cannot recognise them by class
@@ -21,16 +23,25 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::tensor::from_values;
-use kiln_nn::{Embedding, Init};
-use kiln_train::request::check_class;
+use kiln_nn::{Activation, ConditionalBatchNorm2d, Embedding, Init, Parametrization, WeightInit};
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, Phase, Pictures, Request, SizeRule, System,
     TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
+use super::class_latents::ClassLatents;
 use super::dcgan::{self, Discriminator, Generator, Sizes};
+
+/// How G is told the class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GeneratorConditioning {
+    /// By a learned vector beside z.
+    Concat,
+    /// By a scale and a shift for each class after every norm.
+    BatchNorm,
+}
 
 /// How D is told the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,14 +51,18 @@ pub enum Conditioning {
     Map,
     /// By the inner product of a learned vector with D's features.
     Projection,
+    /// Not at all.
+    None,
 }
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `map` or `projection`.
+    /// How D is told the class: `map`, `projection` or `none`.
     pub condition: Conditioning,
-    /// Length of the class embedding at G's input.
+    /// How G is: `concat` or `batch-norm`.
+    pub generator_condition: GeneratorConditioning,
+    /// Length of the class embedding at G's input, with `concat`.
     pub embedding_size: usize,
     /// DCGAN's settings.
     #[serde(flatten)]
@@ -56,7 +71,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { condition: Conditioning::Projection, embedding_size: 50, dcgan: dcgan::Config::default() }
+        Self {
+            condition: Conditioning::Projection,
+            generator_condition: GeneratorConditioning::Concat,
+            embedding_size: 50,
+            dcgan: dcgan::Config::default(),
+        }
     }
 }
 
@@ -69,39 +89,86 @@ pub struct Networks {
     pub discriminator: ConditionalDiscriminator,
 }
 
-/// G(z|y): DCGAN's generator on z and an embedding of y.
+/// G(z|y): DCGAN's generator on z and an embedding of y, or with norms of y.
 #[derive(Module, Debug)]
 pub struct ConditionalGenerator {
-    embedding: Embedding,
+    embedding: Option<Embedding>,
     net: Generator,
+    norms: Vec<ConditionalBatchNorm2d>,
 }
 
 impl ConditionalGenerator {
+    /// For pictures of so many channels, of so many classes.
+    pub fn new(config: &Config, channels: usize, classes: usize, sizes: Sizes, init: &mut Init) -> Self {
+        let c = &config.dcgan;
+        match config.generator_condition {
+            GeneratorConditioning::Concat => {
+                let inputs = c.latent_size + config.embedding_size;
+                let embedding = Some(Embedding::new(classes, config.embedding_size, init));
+                let net = Generator::new(inputs, c.generator_channels, channels, sizes, init);
+                Self { embedding, net, norms: Vec::new() }
+            }
+            GeneratorConditioning::BatchNorm => {
+                let net = Generator::without_norms(c.latent_size, c.generator_channels, channels, sizes, init);
+                // Scales about 1 and shifts about 0, as DCGAN draws its scales.
+                let norm = |width| {
+                    let how = (WeightInit::Normal(0.02), Parametrization::Direct);
+                    ConditionalBatchNorm2d::new(width, classes, how.0, how.1, init)
+                };
+                let norms = Generator::widths(c.generator_channels, sizes).map(norm).collect();
+                Self { embedding: None, net, norms }
+            }
+        }
+    }
+
     /// `y` is one-hot, or a blend of classes.
     ///
     /// # Shapes
     /// `[n, latent_size]`, `[n, classes]` → `[n, c, h, w]` in (−1, 1)
     pub fn forward(&self, z: Tensor<2>, y: Tensor<2>) -> Tensor<4> {
-        let embedded = y.matmul(self.embedding.weight.val());
-        self.net.forward(Tensor::cat(vec![z, embedded], 1))
+        match &self.embedding {
+            Some(table) => self.net.forward(Tensor::cat(vec![z, y.matmul(table.weight.val())], 1)),
+            None => self.net.forward_by(z, |i, x| self.norms[i].forward(x, y.clone(), Activation::Relu)),
+        }
     }
 }
 
-/// D(x|y): DCGAN's discriminator told of y by a map or by projection.
+/// D(x|y): DCGAN's discriminator told of y by a map, by projection or not at all.
 #[derive(Module, Debug)]
 pub struct ConditionalDiscriminator {
-    embedding: Embedding,
+    embedding: Option<Embedding>,
     net: Discriminator,
     #[module(skip)]
     projects: bool,
 }
 
 impl ConditionalDiscriminator {
+    fn new(
+        config: &Config,
+        [channels, height, width]: [usize; 3],
+        classes: usize,
+        sizes: Sizes,
+        init: &mut Init,
+    ) -> Self {
+        let widest = config.dcgan.discriminator_channels;
+        let net = |inputs, init: &mut Init| Discriminator::new(inputs, widest, sizes, init);
+        let (embedding, inputs) = match config.condition {
+            Conditioning::None => (None, channels),
+            Conditioning::Projection => {
+                let features = widest << (sizes.doublings - 1);
+                (Some(Embedding::from_parameters(init.normal([classes, features], 0.0, 0.02))), channels)
+            }
+            Conditioning::Map => (Some(Embedding::new(classes, height * width, init)), channels + 1),
+        };
+        Self { embedding, net: net(inputs, init), projects: config.condition == Conditioning::Projection }
+    }
+
     /// # Shapes
     /// `[n, c, h, w]` in [−1, 1], `[n, classes]` → `[n]`
     pub fn forward(&self, images: Tensor<4>, y: Tensor<2>) -> Tensor<1> {
         let [n, _, h, w] = images.dims();
-        let embedded = y.matmul(self.embedding.weight.val());
+        let Some(table) = &self.embedding else { return self.net.forward(images) };
+        let embedded = y.matmul(table.weight.val());
         if self.projects {
             let features = self.net.features(images);
             let similarity = (kiln_nn::resample::global_mean(features.clone()) * embedded).sum_dim(1);
@@ -111,20 +178,12 @@ impl ConditionalDiscriminator {
     }
 }
 
-/// Labels as rows of the unit matrix.
-///
-/// # Shapes
-/// `[n]` → `[n, classes]`
-pub fn one_hot(labels: &[u32], classes: usize, device: &burn::tensor::Device) -> Tensor<2> {
-    let row = |&label: &u32| (0..classes).map(move |c| if c == label as usize { 1.0 } else { 0.0 });
-    from_values(labels.iter().flat_map(row).collect(), [labels.len(), classes], device)
-}
-
 /// The system.
 pub struct Cgan {
     config: Config,
-    pictures: Pictures,
+    shape: [usize; 3],
     sizes: Sizes,
+    latents: ClassLatents,
 }
 
 impl System for Cgan {
@@ -143,42 +202,15 @@ impl System for Cgan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        if pictures.classes.len() < 2 {
-            return Err(Error::usage(
-                "cgan needs a set of at least two classes; use a folder with one sub-folder a class",
-            ));
-        }
-        if config.embedding_size == 0 {
-            return Err(Error::usage("model.embedding_size must be at least 1"));
-        }
-        dcgan::Dcgan::new(config.dcgan.clone(), pictures)?;
-        Ok(Self { sizes: Sizes::of(pictures.shape)?, pictures: pictures.clone(), config })
+        Self::called(Self::ID, config, pictures)
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let (c, classes) = (&self.config.dcgan, self.pictures.classes.len());
-        let [channels, height, width] = self.pictures.shape;
-        let inputs = c.latent_size + self.config.embedding_size;
-        let generator = ConditionalGenerator {
-            embedding: Embedding::new(classes, self.config.embedding_size, init),
-            net: Generator::new(inputs, c.generator_channels, channels, self.sizes, init),
-        };
-        let projects = self.config.condition == Conditioning::Projection;
-        let discriminator = if projects {
-            let features = c.discriminator_channels << (self.sizes.doublings - 1);
-            ConditionalDiscriminator {
-                embedding: Embedding::from_parameters(init.normal([classes, features], 0.0, 0.02)),
-                net: Discriminator::new(channels, c.discriminator_channels, self.sizes, init),
-                projects,
-            }
-        } else {
-            ConditionalDiscriminator {
-                embedding: Embedding::new(classes, height * width, init),
-                net: Discriminator::new(channels + 1, c.discriminator_channels, self.sizes, init),
-                projects,
-            }
-        };
-        Networks { generator, discriminator }
+        let classes = self.latents.count();
+        Networks {
+            generator: ConditionalGenerator::new(&self.config, self.shape[0], classes, self.sizes, init),
+            discriminator: ConditionalDiscriminator::new(&self.config, self.shape, classes, self.sizes, init),
+        }
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
@@ -195,19 +227,49 @@ impl System for Cgan {
 }
 
 impl Cgan {
-    /// Classes of a batch as vectors, and G's pictures of them; each player has fresh z.
+    /// The same under another system's name, which messages say.
+    ///
+    /// # Errors
+    /// A usage error naming the setting that does not fit.
+    pub fn called(system: &'static str, config: Config, pictures: &Pictures) -> Result<Self> {
+        if pictures.classes.len() < 2 {
+            return Err(Error::usage(format!(
+                "{system} needs a set of at least two classes; use a folder with one sub-folder a class"
+            )));
+        }
+        if config.embedding_size == 0 {
+            return Err(Error::usage("model.embedding_size must be at least 1"));
+        }
+        dcgan::Dcgan::new(config.dcgan.clone(), pictures)?;
+        let latents = ClassLatents {
+            system,
+            size: config.dcgan.latent_size,
+            distribution: config.dcgan.latent_distribution,
+            classes: pictures.classes.clone(),
+        };
+        Ok(Self { sizes: Sizes::of(pictures.shape)?, shape: pictures.shape, latents, config })
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// z and classes.
+    pub fn class_latents(&self) -> &ClassLatents {
+        &self.latents
+    }
+
+    /// G's pictures of the batch's classes; each player has fresh z.
     fn fake(&self, networks: &Networks, phase: &str, batch: &Batch) -> Result<(Tensor<4>, Tensor<2>)> {
         let c = &self.config.dcgan;
-        let y = match &batch.domains[0].host_labels {
-            Some(labels) => one_hot(labels, self.pictures.classes.len(), batch.device()),
-            None => return Err(Error::usage("cgan needs labels, and the data set has none")),
-        };
+        let y = self.latents.of_batch(batch)?;
         let z = c.latent_distribution.train(batch, phase, c.latent_size);
         Ok((networks.generator.forward(z, y.clone()), y))
     }
 
     /// D's loss: real pictures and their classes against G(z, y).
-    fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+    pub fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let (c, d) = (&self.config.dcgan, &networks.discriminator);
         let (fake, y) = self.fake(networks, "discriminator", batch)?;
         let real = batch.augmentation("augment real").apply(batch.images());
@@ -224,54 +286,42 @@ impl Cgan {
         Ok(Some(Loss::new("generator", self.config.dcgan.objective.generator(belief))))
     }
 
-    /// The classes of a request, one-hot: the one asked for, else a uniform draw for each sample.
-    fn classes(&self, request: &Request) -> Tensor<2> {
-        let classes = self.pictures.classes.len();
-        one_hot(&request.classes(classes), classes, &request.device)
+    /// z and y of a request.
+    fn requested(&self, request: &Request) -> Result<[Tensor<2>; 2]> {
+        let y = self.latents.requested(request)?;
+        let z = self.latents.distribution.requested(request, self.latents.size, self.latents.system)?;
+        Ok([z, y])
     }
 }
 
 impl Generate<Networks> for Cgan {
     fn takes(&self) -> Vec<Input> {
-        vec![Input::Class, Input::Noise]
+        self.latents.takes()
+    }
+
+    fn shows_classes(&self) -> bool {
+        true
     }
 
     fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
-        check_class(request.condition.class, &self.pictures.classes)?;
-        let c = &self.config.dcgan;
-        let z = c.latent_distribution.requested(request, c.latent_size, Self::ID)?;
-        Ok(networks.generator.forward(z, self.classes(request)))
+        let [z, y] = self.requested(request)?;
+        Ok(networks.generator.forward(z, y))
     }
 }
 
-/// Latents are z and the one-hot y, side by side: a walk changes the class as well, and sums of
-/// latents add and subtract classes.
 impl Decode<Networks> for Cgan {
     fn latents(&self, _networks: &Networks, request: &Request) -> Result<Tensor<2>> {
-        let c = &self.config.dcgan;
-        let z = c.latent_distribution.requested(request, c.latent_size, Self::ID)?;
-        Ok(Tensor::cat(vec![z, self.classes(request)], 1))
+        let [z, y] = self.requested(request)?;
+        Ok(self.latents.join(z, y))
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let (size, classes) = (self.config.dcgan.latent_size, self.pictures.classes.len());
-        let [_, got] = latents.dims();
-        if got != size + classes {
-            return Err(Error::usage(format!(
-                "latents of {got} numbers; this run's have {} (z and the class)",
-                size + classes
-            )));
-        }
-        Ok(networks.generator.forward(latents.clone().narrow(1, 0, size), latents.narrow(1, size, classes)))
+        let [z, y] = self.latents.split(latents)?;
+        Ok(networks.generator.forward(z, y))
     }
 
-    /// z as in DCGAN, y on the straight line.
     fn between(&self, a: Tensor<2>, b: Tensor<2>, t: f64) -> Tensor<2> {
-        let (size, classes) = (self.config.dcgan.latent_size, self.pictures.classes.len());
-        let part = |x: &Tensor<2>, from, len| x.clone().narrow(1, from, len);
-        let z = self.config.dcgan.latent_distribution.between(part(&a, 0, size), part(&b, 0, size), t);
-        let y = part(&a, size, classes) * (1.0 - t) + part(&b, size, classes) * t;
-        Tensor::cat(vec![z, y], 1)
+        self.latents.between(a, b, t)
     }
 }
 
@@ -281,6 +331,7 @@ mod tests {
     use kiln_nn::tensor::to_values;
 
     use super::*;
+    use crate::adversarial::class_latents::one_hot;
     use crate::adversarial::testing::{batch, close, overfit};
 
     fn system(condition: Conditioning, classes: usize) -> Result<Cgan> {
@@ -291,7 +342,13 @@ mod tests {
             ..dcgan::Config::default()
         };
         let classes = (0..classes).map(|c| format!("class {c}")).collect();
-        Cgan::new(Config { condition, embedding_size: 6, dcgan }, &Pictures::new([1, 16, 16], classes))
+        // Both ways to tell G, one with each way to tell D.
+        let generator_condition = match condition {
+            Conditioning::Map => GeneratorConditioning::Concat,
+            _ => GeneratorConditioning::BatchNorm,
+        };
+        let config = Config { condition, generator_condition, embedding_size: 6, dcgan };
+        Cgan::new(config, &Pictures::new([1, 16, 16], classes))
     }
 
     #[test]
@@ -320,6 +377,11 @@ mod tests {
             let verdicts = to_values(n.discriminator.forward(same, one_hot(&[0, 3], 4, &device)));
             assert_ne!(verdicts[0], verdicts[1]);
         }
+        let s = system(Conditioning::None, 4).unwrap();
+        let n = s.networks(&mut Init::new(&device, 0));
+        let verdicts =
+            to_values(n.discriminator.forward(Tensor::ones([2, 1, 16, 16], &device), one_hot(&[0, 3], 4, &device)));
+        assert_eq!(verdicts[0], verdicts[1]);
     }
 
     #[test]
@@ -328,16 +390,20 @@ mod tests {
         let s = system(Conditioning::Map, 4).unwrap();
         let n = s.networks(&mut Init::new(&device, 0));
         let request = Request::new(0..3, 1, &device).of_class(Some(2));
-        close(&to_values(s.classes(&request)), &[0., 0., 1., 0., 0., 0., 1., 0., 0., 0., 1., 0.], 0.0);
-        let latents = s.latents(&n, &request).unwrap();
+        close(
+            &to_values(s.latents.requested(&request).unwrap()),
+            &[0., 0., 1., 0., 0., 0., 1., 0., 0., 0., 1., 0.],
+            0.0,
+        );
+        let latents = Decode::latents(&s, &n, &request).unwrap();
         let direct = s.generate(&n, &request).unwrap();
         close(&to_values(s.decode(&n, latents).unwrap()), &to_values(direct), 1e-6);
 
         let request = Request::new(0..400, 1, &device);
-        let counts = to_values(s.classes(&request).sum_dim(0));
+        let counts = to_values(s.latents.requested(&request).unwrap().sum_dim(0));
         assert!(counts.iter().all(|&c| c > 60.0), "{counts:?}");
-        let alone = s.classes(&Request::new(17..18, 1, &device));
-        close(&to_values(alone), &to_values(s.classes(&request).narrow(0, 17, 1)), 0.0);
+        let alone = s.latents.requested(&Request::new(17..18, 1, &device)).unwrap();
+        close(&to_values(alone), &to_values(s.latents.requested(&request).unwrap().narrow(0, 17, 1)), 0.0);
     }
 
     #[test]
@@ -345,7 +411,7 @@ mod tests {
         let device = Device::flex();
         let s = system(Conditioning::Map, 4).unwrap();
         let n = s.networks(&mut Init::new(&device, 0));
-        let at = |class| s.latents(&n, &Request::new(0..1, 1, &device).of_class(Some(class))).unwrap();
+        let at = |class| Decode::latents(&s, &n, &Request::new(0..1, 1, &device).of_class(Some(class))).unwrap();
         let middle = to_values(s.between(at(0), at(1), 0.5));
         close(&middle[8..], &[0.5, 0.5, 0.0, 0.0], 1e-6);
         close(&middle[..8], &to_values(at(0))[..8], 1e-6);

@@ -145,24 +145,40 @@ pub struct Generator {
 impl Generator {
     /// From `inputs` numbers to pictures of `outputs` channels, with `channels` before the last layer.
     pub fn new(inputs: usize, channels: usize, outputs: usize, sizes: Sizes, init: &mut Init) -> Self {
+        let bare = Self::without_norms(inputs, channels, outputs, sizes, init);
+        let norms = Self::widths(channels, sizes).map(|w| BatchNorm2d::dcgan(w, init)).collect();
+        Self { norms, ..bare }
+    }
+
+    /// Channels of every map but the picture.
+    pub fn widths(channels: usize, sizes: Sizes) -> impl Iterator<Item = usize> {
+        (0..sizes.doublings).rev().map(move |k| channels << k)
+    }
+
+    /// Of layers alone, for [`Generator::forward_by`].
+    pub fn without_norms(inputs: usize, channels: usize, outputs: usize, sizes: Sizes, init: &mut Init) -> Self {
         let layer = |i, o, k| Conv2dConfig { bias: false, weight: WEIGHTS, ..Conv2dConfig::new(i, o, k) };
         let double = |i, o| Conv2dConfig { stride: 2, padding: 1, ..layer(i, o, 4) };
-        let widths: Vec<usize> = (0..sizes.doublings).rev().map(|k| channels << k).chain([outputs]).collect();
+        let widths: Vec<usize> = Self::widths(channels, sizes).chain([outputs]).collect();
         let mut layers = vec![Conv2dConfig { kernel: sizes.base, ..layer(inputs, widths[0], 1) }.init_transposed(init)];
         layers.extend(widths.windows(2).map(|w| double(w[0], w[1]).init_transposed(init)));
-        let norms = widths[..sizes.doublings].iter().map(|&w| BatchNorm2d::dcgan(w, init)).collect();
-        Self { layers, norms }
+        Self { layers, norms: Vec::new() }
     }
 
     /// # Shapes
     /// `[n, inputs]` → `[n, c, h, w]` in (−1, 1), of sides base·2^doublings
     pub fn forward(&self, z: Tensor<2>) -> Tensor<4> {
+        self.forward_by(z, |i, x| self.norms[i].forward(x, Activation::Relu))
+    }
+
+    /// The same with another norm and activation after each layer but the last.
+    pub fn forward_by(&self, z: Tensor<2>, activated: impl Fn(usize, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         let [n, inputs] = z.dims();
         let mut x = z.reshape([n, inputs, 1, 1]);
         for (i, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x);
-            if let Some(norm) = self.norms.get(i) {
-                x = norm.forward(x, Activation::Relu);
+            if i + 1 < self.layers.len() {
+                x = activated(i, x);
             }
         }
         tanh(x)
@@ -191,15 +207,16 @@ impl Discriminator {
         }
     }
 
-    /// What every layer but the head makes of the picture, in order.
-    fn maps(&self, images: Tensor<4>) -> Vec<Tensor<4>> {
+    /// What every layer but the head makes of the picture, in order, `after` having changed it.
+    fn maps(&self, images: Tensor<4>, after: impl Fn(usize, Tensor<4>) -> Tensor<4>) -> Vec<Tensor<4>> {
         let mut maps: Vec<Tensor<4>> = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             let x = layer.forward(maps.last().unwrap_or(&images).clone());
-            maps.push(match i.checked_sub(1).and_then(|i| self.norms.get(i)) {
+            let x = match i.checked_sub(1).and_then(|i| self.norms.get(i)) {
                 Some(norm) => norm.forward(x, Activation::LeakyRelu(LEAK)),
                 None => activate(x, Activation::LeakyRelu(LEAK)),
-            });
+            };
+            maps.push(after(i, x));
         }
         maps
     }
@@ -207,8 +224,13 @@ impl Discriminator {
     /// # Shapes
     /// `[n, c, h, w]` → `[n, channels·2^(doublings − 1), base…]`
     pub fn features(&self, images: Tensor<4>) -> Tensor<4> {
+        self.features_by(images, |_, x| x)
+    }
+
+    /// The same with something after each layer, such as dropout.
+    pub fn features_by(&self, images: Tensor<4>, after: impl Fn(usize, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         // At least one layer: `Sizes` has at least one doubling.
-        self.maps(images.clone()).pop().unwrap_or(images)
+        self.maps(images.clone(), after).pop().unwrap_or(images)
     }
 
     /// Every layer's maps, pooled to 4×4 by their maxima and laid out in a row: what Radford 2016,
@@ -217,7 +239,7 @@ impl Discriminator {
     /// # Shapes
     /// `[n, c, h, w]` → `[n, 16·(sum of the layers' channels)]`
     pub fn representation(&self, images: Tensor<4>) -> Tensor<2> {
-        let maps = self.maps(images).into_iter().map(|x| adaptive_max_pool(x, 4));
+        let maps = self.maps(images, |_, x| x).into_iter().map(|x| adaptive_max_pool(x, 4));
         Tensor::cat(maps.map(|x| x.flatten::<2>(1, 3)).collect(), 1)
     }
 
@@ -389,10 +411,9 @@ mod tests {
     use burn::tensor::Device;
     use kiln_core::random::Key;
     use kiln_nn::tensor::{from_values, to_values};
-    use kiln_train::params;
 
     use super::*;
-    use crate::adversarial::testing::{Fixtures, batch, close, overfit, state, values};
+    use crate::adversarial::testing::{Fixtures, agrees, batch, close, overfit};
     use crate::testing::requested;
 
     fn sizes(side: usize) -> Result<Sizes> {
@@ -460,13 +481,13 @@ mod tests {
 
     /// `main.{0,3,6,9}` and `main.{0,2,5,8}` are convolutions; what follows them is batch norm.
     fn generator_path(path: &str) -> String {
-        let (index, rest) = path.split_once('.').unwrap();
+        let (index, rest) = path["main.".len()..].split_once('.').unwrap();
         let index: usize = index.parse().unwrap();
         format!("{}.{}.{rest}", if index.is_multiple_of(3) { "layers" } else { "norms" }, index / 3)
     }
 
     fn discriminator_path(path: &str) -> String {
-        let (index, rest) = path.split_once('.').unwrap();
+        let (index, rest) = path["main.".len()..].split_once('.').unwrap();
         match index.parse().unwrap() {
             0 => format!("layers.0.{rest}"),
             8 => format!("head.{rest}"),
@@ -475,37 +496,11 @@ mod tests {
         }
     }
 
-    /// Output, all gradients and the running statistics after the step, against PyTorch.
-    fn agrees<M: Module>(name: &str, network: M, rename: fn(&str) -> String, forward: fn(&M, Tensor<4>) -> Tensor<4>) {
-        let fixture = Fixtures::open("systems");
-        let device = Device::flex().autodiff();
-        let network = params::load(network, &state(&fixture, &format!("{name}.main."), rename), "fixture").unwrap();
-        let input = fixture.tensor::<4>(&format!("{name}_io.input")).autodiff().require_grad();
-        let output = forward(&network, input.clone());
-        close(&to_values(output.clone()), &values(&fixture, &format!("{name}_io.output")), 1e-5);
-        let upstream = from_values(values(&fixture, &format!("{name}_io.grad_output")), output.dims(), &device);
-        let mut gradients = (output * upstream).sum().backward();
-        close(&to_values(input.grad(&gradients).unwrap()), &values(&fixture, &format!("{name}_io.grad_input")), 1e-4);
-        let mut found = params::take_gradients(&network, &mut gradients);
-        let expected = state(&fixture, &format!("{name}_grad.main."), rename);
-        assert!(expected.len() > 5);
-        for (path, value) in expected {
-            close(&to_values(found.remove(&path).unwrap()), &value.values, 1e-4);
-        }
-        assert!(found.is_empty());
-        let own = params::state(&network);
-        let after = state(&fixture, &format!("{name}_after.main."), rename);
-        assert_eq!(after.len(), own.keys().filter(|k| k.contains("running")).count());
-        for (path, value) in after {
-            close(&own[&path].values, &value.values, 1e-5);
-        }
-    }
-
     #[test]
     fn the_generator_is_pytorchs() {
         let init = &mut Init::new(&Device::flex().autodiff(), 0);
         let g = Generator::new(8, 4, 3, sizes(32).unwrap(), init);
-        agrees("dcgan_g", g, generator_path, |g, z| {
+        agrees(&Fixtures::open("systems"), "dcgan_g", g, "input", generator_path, |g, z: Tensor<4>| {
             let [n, inputs, ..] = z.dims();
             g.forward(z.reshape([n, inputs]))
         });
@@ -515,10 +510,7 @@ mod tests {
     fn the_discriminator_is_pytorchs() {
         let init = &mut Init::new(&Device::flex().autodiff(), 0);
         let d = Discriminator::new(3, 4, sizes(32).unwrap(), init);
-        agrees("dcgan_d", d, discriminator_path, |d, x| {
-            let n = x.dims()[0];
-            d.forward(x).reshape([n, 1, 1, 1])
-        });
+        agrees(&Fixtures::open("systems"), "dcgan_d", d, "input", discriminator_path, |d, x: Tensor<4>| d.forward(x));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Generative adversarial networks. Their losses and latents are shared; each system brings its own
 //! networks.
 
+pub mod acgan;
+pub mod biggan;
 pub mod cgan;
+pub mod class_latents;
 pub mod dcgan;
 pub mod ebgan;
 pub mod equalised;
@@ -9,10 +12,13 @@ pub mod gan;
 pub mod growing;
 pub mod infogan;
 pub mod latent;
+pub mod msgan;
 pub mod objective;
 pub mod progan;
 pub mod style;
 pub mod stylegan;
 pub mod stylegan2;
+pub mod residual;
+pub mod sagan;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -358,6 +358,10 @@ impl Generate<Networks> for Cvae {
         vec![Input::Class, Input::Noise]
     }
 
+    fn shows_classes(&self) -> bool {
+        true
+    }
+
     /// The mean of p(x|c, z) at z ~ p(z|c), deviations scaled by ψ; without a class, of one drawn for each sample.
     fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         check_class(request.condition.class, &self.classes)?;

@@ -274,6 +274,10 @@ impl Generate<Networks> for Ddpm {
         vec![Input::Class, Input::Noise, Input::Guides]
     }
 
+    fn shows_classes(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
     fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         let settings: SamplerSettings = request.sampler(Self::ID)?;
         let (plan, guidance) = (self.process.plan(&settings)?, self.guidance(request, &settings)?);

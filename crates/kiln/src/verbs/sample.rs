@@ -171,7 +171,8 @@ pub struct SamplerArgs {
     /// Undo and repeat each step of ddpm and ddim this many times
     #[arg(long, help_heading = GUIDANCE)]
     pub recurrence: Option<usize>,
-    /// Draw the latent towards its mean by ψ: below 1 gives more typical, less varied images
+    /// Draw the latent towards its mean by ψ: below 1 gives more typical, less varied images. Of biggan: draw its numbers beyond
+    /// ±ψ again
     #[arg(long, help_heading = SAMPLER)]
     pub truncation_psi: Option<f64>,
     /// Seed of the noise inputs, which are the same for all images otherwise

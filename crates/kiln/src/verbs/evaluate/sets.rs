@@ -135,6 +135,7 @@ fn told(model: &dyn Model, asked: &Asked<'_>) -> Option<Vec<usize>> {
     let classes = model.info().pictures.classes.len();
     let by = &asked.args.sampler;
     let led = by.guidance_scale.is_some() || by.classifier.is_some() || by.segmenter.is_some();
+    let led = led || model.shows_classes().unwrap_or(false);
     (led && classes > 0).then(|| request(asked).classes(classes).into_iter().map(|c| c as usize).collect())
 }
 
@@ -282,7 +283,8 @@ fn in_equal_number(metric: &str, real: Features<'_>, made: Features<'_>) -> Resu
 
 fn untold() -> Error {
     Error::usage(
-        "--metrics class_accuracy: nothing tells the pictures a class; it is for a run with --guidance-scale or --classifier",
+        "--metrics class_accuracy: nothing tells the pictures a class; it is for a run that was told classes, and for \
+         --guidance-scale and --classifier",
     )
 }
 
