@@ -3,7 +3,7 @@
 Made with torch==2.15.0, safetensors==0.8.0.
 
 Networks as Zhang 2019 and Brock 2019 (appendix B) have them, from PyTorch's layers. <name>.<path> is the state, <name>_io the
-values, <name>_grad.<path> gradients, <name>_after.<path> the buffers after the pass. Weights under spectral norm are named as
+values, <name>_grad.<path> gradients, <name>_after.<path> the buffers after the pass; sagan_d_r1 is its R1 penalty. Weights under spectral norm are named as
 without, with `parametrization.u` and `.v` beside them.
 """
 
@@ -155,8 +155,10 @@ out |= {"conditional_norm_eval.input": x, "conditional_norm_eval.condition": y, 
 
 # SAGAN: one-hot classes at every norm, plain weights there. BigGAN: an embedding and a part of z, spectrally normalised.
 z = torch.randn(4, 6)
+d = Discriminator(3)
+start = {k: v.clone() for k, v in d.state_dict().items()}
 record("sagan_g", Generator(6, 3, lambda x: x), {"z": z, "y0": y, "y1": y})
-record("sagan_d", Discriminator(3), {"input": torch.randn(4, 3, 8, 12), "classes": torch.tensor([2, 0, 1, 2])})
+record("sagan_d", d, {"input": torch.randn(4, 3, 8, 12), "classes": torch.tensor([2, 0, 1, 2])})
 
 
 class BigGan(nn.Module):
@@ -190,5 +192,15 @@ value = 1 / ((b - a).abs().mean() / (zb - za).abs().mean() + 1e-5)
 value.backward()
 out |= {"mode_seeking.a": a, "mode_seeking.b": b, "mode_seeking.z_a": za, "mode_seeking.z_b": zb}
 out |= {"mode_seeking.value": value[None], "mode_seeking.grad_a": a.grad, "mode_seeking.grad_b": b.grad}
+
+# R1, ½ E |grad D|², by double backward, from the same state as sagan_d.
+d.load_state_dict(start)
+d.zero_grad()
+x = out["sagan_d_io.input"].detach().clone().requires_grad_()
+score = d(x, torch.tensor([2, 0, 1, 2])).sum()
+penalty = 0.5 * torch.autograd.grad(score, x, create_graph=True)[0].flatten(1).square().sum(1).mean()
+penalty.backward()
+out["sagan_d_r1.value"] = penalty[None]
+out.update({f"sagan_d_r1_grad.{clean(k)}": p.grad for k, p in d.named_parameters() if p.grad is not None and p.grad.abs().max() > 0})
 
 save("residual", out, versions)

@@ -29,7 +29,8 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         other => panic!("data.set = {other}: name the shipped set that stands in for it"),
     };
     let mut settings = vec![format!("data.set={set}")];
-    settings.extend(["train.batch=2", "train.preview_every=0", "train.preview_count=1"].map(String::from));
+    let short = ["train.batch=2", "train.accumulate=1", "train.preview_every=0", "train.preview_count=1"];
+    settings.extend(short.map(String::from));
     // A hundred labels of each class, where the recipe has more.
     if recipe["data"]["labels"].as_integer().unwrap() > 1000 {
         settings.push("data.labels=1000".into());
