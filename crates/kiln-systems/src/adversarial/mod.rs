@@ -15,10 +15,10 @@ pub mod latent;
 pub mod msgan;
 pub mod objective;
 pub mod progan;
+pub mod residual;
+pub mod sagan;
 pub mod style;
 pub mod stylegan;
 pub mod stylegan2;
-pub mod residual;
-pub mod sagan;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -26,7 +26,7 @@ use unet::UNet;
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, vae, pixelcnn, pixelrnn; all by default
+    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, stylegan2, vae, pixelcnn, pixelrnn; all by default
     names: Vec<String>,
     /// Batch size, instead of the benchmark's own
     #[arg(long)]
@@ -66,7 +66,13 @@ enum Work {
     Ada,
     /// A training step of a system, and samples where it makes some. The settings are laid over its default recipe;
     /// `{channels}` is the number of `--channels`.
-    System { samples: usize, colours: usize, settings: &'static [&'static str] },
+    System {
+        samples: usize,
+        colours: usize,
+        settings: &'static [&'static str],
+        /// So many steps are timed together, and their mean counts: those between two updates that come less often.
+        together: u32,
+    },
 }
 
 /// The pixel-by-pixel systems, on bits.
@@ -74,9 +80,10 @@ const BY_PIXELS: Work = Work::System {
     samples: 16,
     colours: 1,
     settings: &["model.features={channels}", "model.output=bernoulli", "model.binarize=static"],
+    together: 1,
 };
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     Bench { name: "conv", batch: 32, size: 32, channels: 64, work: Work::Conv },
     Bench { name: "conv-transpose", batch: 64, size: 14, channels: 128, work: Work::ConvTranspose },
     Bench { name: "unet", batch: 32, size: 28, channels: 64, work: Work::UNet },
@@ -91,6 +98,19 @@ const BENCHES: [Bench; 9] = [
             samples: 64,
             colours: 3,
             settings: &["model.generator_channels={channels}", "model.discriminator_channels={channels}"],
+            together: 1,
+        },
+    },
+    Bench {
+        name: "stylegan2",
+        batch: 16,
+        size: 64,
+        channels: 1024,
+        work: Work::System {
+            samples: 16,
+            colours: 3,
+            settings: &["model.channel_base={channels}", "model.channel_max=128", "model.latent_size=128"],
+            together: 16,
         },
     },
     Bench {
@@ -107,6 +127,7 @@ const BENCHES: [Bench; 9] = [
                 "model.latent=50",
                 "model.binarize=static",
             ],
+            together: 1,
         },
     },
     Bench { name: "pixelcnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
@@ -256,8 +277,8 @@ impl Bench {
                 })?;
                 Ok(vec![("forward", forward), ("step", step)])
             }
-            Work::System { samples, colours, settings } => {
-                self.system(*samples, *colours, settings, runs, precision, device)
+            Work::System { samples, colours, settings, together } => {
+                self.system((*samples, *colours), settings, *together, runs, precision, device)
             }
         }
     }
@@ -292,9 +313,9 @@ impl Bench {
     /// A step of a system's recipe without EMA, and samples.
     fn system(
         &self,
-        samples: usize,
-        colours: usize,
+        (samples, colours): (usize, usize),
         settings: &[&str],
+        together: u32,
         runs: usize,
         precision: Precision,
         device: &Device,
@@ -314,7 +335,7 @@ impl Bench {
             merge(&mut recipe, &assignment(&text)?, self.name)?;
         }
         let mut trial = system.trial(recipe, device)?;
-        let step = median(runs, (), |()| trial.step())?;
+        let step = median(runs, (), |()| (0..together).try_for_each(|_| trial.step()))? / f64::from(together);
         let model = trial.model()?;
         if !model.abilities().contains(&Ability::Generate) {
             return Ok(vec![("step", step)]);
