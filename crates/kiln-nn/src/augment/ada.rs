@@ -386,11 +386,11 @@ fn amplify<X: Signal<4>>(x: X, dice: &Dice<'_>) -> X {
     let [n, c, h, w] = x.dims();
     let device = x.value().device();
     let mut gains = vec![[1.0; BANDS]; n];
-    for band in 0..BANDS {
+    for (band, share) in POWER.into_iter().enumerate() {
         let name = format!("band {band}");
         let amplified = dice.normal(&name, 1, dice.p, 1.0, |z| (AMPLIFICATION * z[0]).exp2());
         for (gains, amplified) in gains.iter_mut().zip(amplified) {
-            let power = 1.0 + POWER[band] * (amplified * amplified - 1.0);
+            let power = 1.0 + share * (amplified * amplified - 1.0);
             for (i, gain) in gains.iter_mut().enumerate() {
                 *gain *= if i == band { amplified } else { 1.0 } / power.sqrt();
             }
