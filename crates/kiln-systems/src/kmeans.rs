@@ -8,10 +8,10 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | patches of 6×6, each with its mean taken out and divided by its deviation | `patch`, [`contrast`] |
-//! | ZCA whitening | [`Group::fit`] |
-//! | k-means | [`lloyd`] |
-//! | a deeper layer: sums of 2×2 neighbours, of which groups of channels with the largest squared correlation are clustered | `layers`, `groups`, `group_size`, [`related`] |
+//! | patches of 6×6, each with its mean taken out and divided by its deviation | `patch`, `contrast` |
+//! | ZCA whitening | `Group::fit` |
+//! | k-means | `lloyd` |
+//! | a deeper layer: sums of 2×2 neighbours, of which groups of channels with the largest squared correlation are clustered | `layers`, `groups`, `group_size`, `related` |
 //! | all layers' features together | [`KMeans::represent`] |
 //!
 //! It is trained in one pass, in closed form. `kiln train kmeans --data fashion`, then `kiln evaluate RUN --metrics svm`.

@@ -43,7 +43,7 @@ pub struct Counters {
     /// How often ADA changes pictures.
     #[serde(default)]
     pub augment: Adaptation,
-    /// What has been told of failures, see [`crate::health`].
+    /// What has been told of failures (`health.rs`).
     #[serde(default)]
     pub warnings: Vec<String>,
     /// What the run is made of; older versions of Kiln did not say.

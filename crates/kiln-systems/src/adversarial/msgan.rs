@@ -8,7 +8,7 @@
 //! |---|---|
 //! | d_I(G(c, z₁), G(c, z₂)) / d_z(z₁, z₂), mean absolute differences | [`mode_seeking`], minimised as 1 / (ratio + 10⁻⁵) as in the code |
 //! | λ_ms = 1 | `mode_seeking` |
-//! | z₁, z₂ and the same condition c for both | [`Msgan::generator_loss`] |
+//! | z₁, z₂ and the same condition c for both | `generator_loss` |
 //! | any conditional GAN | [`mode_seeking`] takes pictures and latents of any |
 //!
 //! G's adversarial loss is the mean over both pictures; D's is that of the conditional GAN.

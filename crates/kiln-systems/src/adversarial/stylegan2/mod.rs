@@ -10,11 +10,11 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | f, the mapping network; w | [`Mapping`](super::style::Mapping), `latent_size`, `mapping_layers` |
+//! | f, the mapping network; w | [`Mapping`], `latent_size`, `mapping_layers` |
 //! | its learning rate, a hundredth of the others' (Karras 2019) | `mapping_lr_multiplier` |
 //! | (de)modulation (equations 1 and 3) | [`kiln_nn::modulated`], `modulation` |
 //! | noise B, outside the style | [`NoiseInput`](super::style::noise::NoiseInput) |
-//! | skip generator (figure 7b) | [`Synthesis`](generator::Synthesis) |
+//! | skip generator (figure 7b) | [`Synthesis`] |
 //! | residual discriminator (figure 7c), minibatch deviation | [`Discriminator`], `minibatch_std_group` |
 //! | resampling by the filter [1, 3, 3, 1] | [`kiln_nn::fir`] |
 //! | lazy regularisation (section 3.1): the loss times its interval k, Adam's rate times c = k/(k + 1) and its β to the power c | [`lazy`] |
@@ -24,7 +24,7 @@
 //! | truncation (Karras 2019): w̄ + ψ(w − w̄) | `--truncation-psi`, [`Mapping::truncate`](super::style::Mapping::truncate) |
 //! | equalised learning rates, Adam 0.002, β = (0, 0.99) | [`equalised`](super::equalised), `generator_optimizer`, `discriminator_optimizer` |
 //! | average of G's weights | `train.ema_half_life` |
-//! | projection of a picture (appendix D) | [`projection`](super::style::projection) |
+//! | projection of a picture (appendix D) | [`projection`] |
 //!
 //! Channels of the maps of size 4·2ˡ are `channel_base` / (4·2ˡ), at most `channel_max`: 32768 and 512 in configuration F of
 //! the paper. Pictures need not be square: what G begins with has their proportions.
