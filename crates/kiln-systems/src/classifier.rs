@@ -133,6 +133,8 @@ impl System for Classifier {
 impl Classifier {
     fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let net = &networks.classifier;
+        // A mask for each place in the batch, the same all run long: with `dropout_key` every figure by `classifier:SET` would
+        // be another, and could not be compared with those there are.
         let features = dropout(net.features(batch.images()), self.config.dropout, Some(batch.key("dropout")));
         Ok(Loss::new("cross_entropy", cross_entropy(net.logits.forward(features), batch.labels()?)))
     }

@@ -219,7 +219,7 @@ impl Exemplar {
         let chosen = from_indices(&chosen, batch.device());
         let images = networks.exemplars.val().detach().select(0, chosen.clone());
         let images = changed(images, batch);
-        let key = batch.key("dropout").at(batch.start);
+        let key = batch.dropout_key();
         let logits = networks.net.forward(images, self.config.dropout, key);
         let right = logits.clone().argmax(1).reshape([-1]).equal(chosen.clone()).float().mean();
         Ok(Loss::new("cross_entropy", cross_entropy(logits, chosen)).report("accuracy", right))

@@ -120,7 +120,7 @@ impl Segmenter {
         let images = batch.images();
         let truth = self.segment_map(images.clone(), batch.labels()?);
         let time = Tensor::zeros([batch.len()], batch.device());
-        let condition = Condition { dropout: Some(batch.key("dropout")), ..Condition::default() };
+        let condition = Condition { dropout: Some(batch.dropout_key()), ..Condition::default() };
         let logits = networks.segmenter.forward(images, time, &condition);
         let [n, classes, h, w] = logits.dims();
         let by_pixel = logits.permute([0, 2, 3, 1]).reshape([n * h * w, classes]);

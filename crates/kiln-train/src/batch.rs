@@ -211,6 +211,12 @@ impl Batch {
         self.key.purpose(purpose)
     }
 
+    /// The key of dropout masks in this step. [`kiln_nn::tensor::dropout`] counts the samples of a batch from 0, so that without
+    /// the step each place in the batch would keep one mask for the whole run.
+    pub fn dropout_key(&self) -> Key {
+        self.key("dropout").at(self.start)
+    }
+
     /// Global indices of the samples: the n-th image of the run has index n.
     pub fn samples(&self) -> std::ops::Range<u64> {
         self.start..self.start + self.len() as u64

@@ -349,7 +349,7 @@ impl EbGan {
 
     /// Codes and energies under D's dropout.
     fn judge(&self, networks: &Networks, images: Tensor<4>, side: &str, batch: &Batch) -> (Tensor<2>, Tensor<1>) {
-        let key = batch.key("dropout").purpose(side).at(batch.start);
+        let key = batch.dropout_key().purpose(side);
         let (codes, again) = networks.discriminator.forward(images.clone(), Some(key));
         (codes, energy(images, again))
     }

@@ -270,7 +270,7 @@ impl Gan {
         }
         let real = batch.augmentation("augment real").apply(real);
         let fake = batch.augmentation("augment fake").apply(self.fake(networks, "discriminator", batch).detach());
-        let key = |side: &str| batch.key("dropout").purpose(side).at(batch.start);
+        let key = |side: &str| batch.dropout_key().purpose(side);
         let score = |x: &Tensor<4>, side: &str| d.forward(x.clone(), Some(key(side))).reshape([batch.len()]);
         let loss = c.objective.discriminator_loss(score(&real, "real"), score(&fake, "fake"), c.label_smoothing);
         if c.gradient_penalty == 0.0 {
@@ -284,7 +284,7 @@ impl Gan {
     /// G's loss: D(G(z)).
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let fake = batch.augmentation("augment generator").apply(self.fake(networks, "generator", batch));
-        let key = batch.key("dropout").purpose("generator").at(batch.start);
+        let key = batch.dropout_key().purpose("generator");
         let score = networks.discriminator.forward(fake, Some(key)).reshape([batch.len()]);
         Ok(Some(Loss::new("generator", self.config.objective.generator(score))))
     }

@@ -204,7 +204,7 @@ impl Ddpm {
             }
             _ => Condition::default(),
         };
-        condition.dropout = Some(batch.key("dropout"));
+        condition.dropout = Some(batch.dropout_key());
         Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
     }
 

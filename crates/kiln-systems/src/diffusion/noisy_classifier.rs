@@ -138,7 +138,7 @@ impl NoisyClassifier {
         let noise = batch.normal("noise", x0.dims());
         let levels = NoiseLevels::new(&levels, device);
         let xt = levels.noised(x0, noise);
-        let logits = networks.classifier.forward(xt, levels.timesteps(), Some(batch.key("dropout")));
+        let logits = networks.classifier.forward(xt, levels.timesteps(), Some(batch.dropout_key()));
         Ok(Loss::new("cross_entropy", cross_entropy(logits, batch.labels()?)))
     }
 

@@ -223,7 +223,7 @@ impl Diffusers {
     /// L_simple; a learned variance keeps what it has learned elsewhere, and the context is 0.
     fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let class = if self.classes.is_empty() { None } else { Some(batch.labels()?) };
-        let condition = Condition { class, dropout: Some(batch.key("dropout")), ..Condition::default() };
+        let condition = Condition { class, dropout: Some(batch.dropout_key()), ..Condition::default() };
         Ok(self.training.loss(&self.process, &networks.predict(), batch, batch.images(), &condition))
     }
 
