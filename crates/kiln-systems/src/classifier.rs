@@ -11,6 +11,7 @@ use kiln_data::DataKind;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::tensor::dropout;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, WeightInit, activate};
+use kiln_train::ema::Buffers;
 use kiln_train::{
     Abilities, Batch, Classify, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
     TrainConfig,
@@ -85,6 +86,8 @@ impl System for Classifier {
             batch: 64,
             images: 60_000,
             ema_half_life: 2_000.0,
+            // As when the figures by `classifier:SET` were measured.
+            ema_buffers: Buffers::Copy,
             checkpoint_every: 60_000,
             preview_every: 0,
             ..TrainConfig::default()
