@@ -17,12 +17,13 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::loss::cross_entropy;
 use kiln_nn::resample::{GridOptions, SampleMode, SamplePadding, grid_sample};
 use kiln_nn::tensor::{dropout, from_indices, from_values, to_values};
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, WeightInit, activate};
+use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, DataConfig, FitData, Loss, OptimizerConfig, Phase, Pictures, Represent, Schedule, System,
     TrainConfig,
@@ -44,7 +45,7 @@ const COLOR: f64 = 0.2;
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Images that are classes; all, if there are fewer.
+    /// Images that are classes; at most as many as the set has.
     pub exemplars: usize,
     /// Channels of the first convolution; doubled by the second.
     pub channels: usize,
@@ -186,7 +187,7 @@ impl System for Exemplar {
         Networks { net, exemplars: init.constant([c.exemplars, channels, height, width], 0.0) }
     }
 
-    /// With the images that are classes; where there are fewer, they come again, and only the first of each is drawn.
+    /// With the images that are classes.
     fn initialise(&self, fresh: Networks, data: &FitData<'_>) -> Result<Networks> {
         let n = self.config.exemplars;
         let parts = data.some(0, n).map(|part| part.map(|part| part.images)).collect::<Result<Vec<_>>>()?;
@@ -228,14 +229,7 @@ impl Exemplar {
 
 impl Represent<Networks> for Exemplar {
     fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        let [_, c, h, w] = images.dims();
-        if [c, h, w] != self.shape {
-            return Err(Error::usage(format!(
-                "exemplar was trained on pictures {:?}, not {:?}",
-                self.shape,
-                [c, h, w]
-            )));
-        }
+        check_pictures(&images, self.shape)?;
         Ok(networks.net.representation(images))
     }
 }

@@ -24,6 +24,7 @@ use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::tensor::{from_indices, from_values, to_values};
+use kiln_train::request::check_pictures;
 use kiln_train::{Abilities, DataConfig, FitData, Phase, Pictures, Represent, System, TrainConfig};
 use serde::{Deserialize, Serialize};
 
@@ -455,8 +456,7 @@ impl KMeans {
 
 impl Represent<Networks> for KMeans {
     fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        let [_, c, h, w] = images.dims();
-        refuse_if!([c, h, w] != self.shape, "kmeans was fitted to pictures {:?}, not {:?}", self.shape, [c, h, w]);
+        check_pictures(&images, self.shape)?;
         let found = self.features(networks, images);
         let row = |p: &Param<Tensor<1>>| p.val().unsqueeze_dim::<2>(0);
         Ok((found - row(&networks.mean)) / row(&networks.deviation))

@@ -8,8 +8,9 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::HostBatch;
 use kiln_nn::Init;
+use kiln_nn::augment::Pipeline;
 
-use crate::augment::{self, Adaptation};
+use crate::augment::{Adaptation, Method, SIGNS};
 use crate::batch::Batch;
 use crate::checkpoint::{Best, Checkpoint, Counters, WeightSet};
 use crate::ema;
@@ -30,6 +31,8 @@ pub(crate) struct Live<S: System> {
     pub(crate) networks: S::Networks,
     pub(crate) ema: Option<S::Networks>,
     phases: Vec<Phase<S>>,
+    /// What a discriminator's pictures go through.
+    augment: Option<Pipeline>,
     /// By the name of the phase that owns it.
     optimizers: BTreeMap<&'static str, Optimizer>,
     pub(crate) counters: Counters,
@@ -61,6 +64,7 @@ impl<S: System> Live<S> {
             networks: system.networks(&mut Init::new(device, recipe.seed)),
             ema: averages.then(|| system.networks(&mut Init::new(plain, recipe.seed))),
             phases,
+            augment: recipe.train.augment.pipeline()?,
             optimizers,
             counters: Counters {
                 kiln: env!("CARGO_PKG_VERSION").into(),
@@ -106,11 +110,7 @@ impl<S: System> Live<S> {
         let (images, batch) = (self.counters.images, config.batch as u64);
         let key = Key::new(recipe.seed);
         let kind = self.system.grouping().kind(key, host.start / batch);
-        let pipeline = match config.augment.pipeline() {
-            Ok(pipeline) => pipeline,
-            Err(e) => return (self, Err(e)),
-        };
-        let p = self.counters.augment.p;
+        let (pipeline, p) = (self.augment, self.counters.augment.p);
         let parts: Vec<Batch> = host
             .split(config.accumulate)
             .into_iter()
@@ -119,7 +119,7 @@ impl<S: System> Live<S> {
             .collect();
         let mut terms = Terms::new();
         let steps = self.counters.steps;
-        let Self { mut system, mut networks, ema, phases, mut optimizers, mut counters } = self;
+        let Self { mut system, mut networks, ema, phases, augment, mut optimizers, mut counters } = self;
         let mut failure = None;
         for phase in phases.iter().filter(|p| p.is_due(steps, images)) {
             networks = params::set_trainable(networks, &phase.trains);
@@ -139,16 +139,16 @@ impl<S: System> Live<S> {
             }
         }
         if failure.is_none() {
-            if let Some((_, signs)) = terms.iter().find(|(name, _)| name == augment::SIGNS) {
+            if let Some((_, signs)) = terms.iter().find(|(name, _)| name == SIGNS) {
                 counters.augment.observe(&config.augment, *signs, batch);
             }
-            if config.augment.method == augment::Method::Ada {
+            if config.augment.method == Method::Ada {
                 terms.push(("augment_p".into(), p));
             }
             counters.images += batch;
             counters.steps += 1;
         }
-        self = Self { system, networks, ema, phases, optimizers, counters };
+        self = Self { system, networks, ema, phases, augment, optimizers, counters };
         if let Some(e) = failure {
             return (self, Err(e));
         }

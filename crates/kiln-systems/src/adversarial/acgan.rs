@@ -169,7 +169,7 @@ impl System for Acgan {
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
-        dcgan::phases(&self.config.dcgan, Self::discriminator_loss, Self::generator_loss)
+        self.config.dcgan.phases(Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {

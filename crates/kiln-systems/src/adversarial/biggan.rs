@@ -38,6 +38,8 @@ use super::class_latents::ClassLatents;
 use super::dcgan::Sizes;
 use super::latent::{Distribution, resampled};
 use super::objective::Objective;
+use super::players;
+use super::players::check_positive;
 use super::residual::{Conditioned, Design, Discriminator, Generator};
 
 /// How every weight is drawn.
@@ -160,16 +162,13 @@ impl System for BigGan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let positive = [
+        check_positive(&[
             ("latent_size", config.latent_size),
             ("embedding_size", config.embedding_size),
             ("generator_channels", config.generator_channels),
             ("discriminator_channels", config.discriminator_channels),
             ("discriminator_steps", config.discriminator_steps as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("model.{name} must be at least 1")));
-        }
+        ])?;
         let beta = config.orthogonal_regularization;
         if !(0.0..=1e3).contains(&beta) {
             return Err(Error::usage(format!("model.orthogonal_regularization = {beta}: must be 0 to 1000")));
@@ -225,12 +224,8 @@ impl System for BigGan {
 
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
-        let discriminator = c.discriminator_optimizer.clone();
-        let generator = c.generator_optimizer.clone();
-        vec![
-            Phase::new("discriminator", &["discriminator"], discriminator, Self::discriminator_loss),
-            Phase::new("generator", &["generator"], generator, Self::generator_loss).every(c.discriminator_steps),
-        ]
+        let optimizers = [&c.discriminator_optimizer, &c.generator_optimizer];
+        players::phases(optimizers, c.discriminator_steps, Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {

@@ -214,7 +214,7 @@ impl System for Cgan {
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
-        dcgan::phases(&self.config.dcgan, Self::discriminator_loss, Self::generator_loss)
+        self.config.dcgan.phases(Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {

@@ -31,6 +31,7 @@ use burn::tensor::activation::tanh;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, activate};
+use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Generate, Input, Loss, OptimizerConfig, Phase, PhaseLoss, Pictures,
     Represent, Request, SizeRule, System, TrainConfig,
@@ -38,7 +39,10 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::latent::Distribution;
+use super::latent::check_length;
 use super::objective::Objective;
+use super::players;
+use super::players::check_positive;
 
 /// Slope of LeakyReLU below 0.
 pub const LEAK: f32 = 0.2;
@@ -85,6 +89,14 @@ impl Default for Config {
             generator_optimizer: adam.clone(),
             discriminator_optimizer: adam,
         }
+    }
+}
+
+impl Config {
+    /// The phases of a system with these settings.
+    pub fn phases<S: System>(&self, discriminator: PhaseLoss<S>, generator: PhaseLoss<S>) -> Vec<Phase<S>> {
+        let optimizers = [&self.discriminator_optimizer, &self.generator_optimizer];
+        players::phases(optimizers, self.discriminator_steps, discriminator, generator)
     }
 }
 
@@ -259,14 +271,6 @@ impl Discriminator {
     }
 }
 
-/// The two phases of a step, D's `discriminator_steps` times as often as G's.
-pub fn phases<S: System>(c: &Config, discriminator: PhaseLoss<S>, generator: PhaseLoss<S>) -> Vec<Phase<S>> {
-    vec![
-        Phase::new("discriminator", &["discriminator"], c.discriminator_optimizer.clone(), discriminator),
-        Phase::new("generator", &["generator"], c.generator_optimizer.clone(), generator).every(c.discriminator_steps),
-    ]
-}
-
 /// Each map as `side`×`side` maxima of windows that cover it: window i is ⌊i·h/side⌋ to ⌈(i + 1)·h/side⌉.
 pub(crate) fn adaptive_max_pool(x: Tensor<4>, side: usize) -> Tensor<4> {
     let pool = |x: Tensor<4>, dim: usize| {
@@ -304,15 +308,12 @@ impl System for Dcgan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let positive = [
+        check_positive(&[
             ("latent_size", config.latent_size),
             ("generator_channels", config.generator_channels),
             ("discriminator_channels", config.discriminator_channels),
             ("discriminator_steps", config.discriminator_steps as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("model.{name} must be at least 1")));
-        }
+        ])?;
         Objective::check_smoothing(config.label_smoothing)?;
         // Batch norm makes the penalty on single pictures meaningless (Gulrajani 2017, section 4).
         config.objective.check_penalty(false)?;
@@ -328,7 +329,7 @@ impl System for Dcgan {
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
-        phases(&self.config, Self::discriminator_loss, Self::generator_loss)
+        self.config.phases(Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {
@@ -384,10 +385,7 @@ impl Decode<Networks> for Dcgan {
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let (expected, got) = (self.config.latent_size, latents.dims()[1]);
-        if got != expected {
-            return Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")));
-        }
+        check_length(&latents, self.config.latent_size)?;
         Ok(networks.generator.forward(latents))
     }
 
@@ -398,10 +396,7 @@ impl Decode<Networks> for Dcgan {
 
 impl Represent<Networks> for Dcgan {
     fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        let [_, c, h, w] = images.dims();
-        if [c, h, w] != self.shape {
-            return Err(Error::usage(format!("dcgan was trained on pictures {:?}, not {:?}", self.shape, [c, h, w])));
-        }
+        check_pictures(&images, self.shape)?;
         Ok(networks.discriminator.representation(images))
     }
 }

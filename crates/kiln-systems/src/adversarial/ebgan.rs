@@ -22,13 +22,14 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 use kiln_core::random::Key;
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::tensor::dropout;
 use kiln_nn::{
     Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, WeightInit, activate,
 };
 use kiln_train::augment::SIGNS;
+use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Discriminate, Generate, Input, Loss, OptimizerConfig, Phase, Pictures,
     Reconstruct, Request, SizeRule, System, TrainConfig,
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use super::dcgan::{self, LEAK, Sizes, WEIGHTS};
 use super::gan;
 use super::latent::Distribution;
+use super::latent::check_length;
 use crate::autoencoder::networks::Network;
 
 /// The `[model]` table.
@@ -383,12 +385,6 @@ impl EbGan {
             weight => loss.plus("pull_away", weight, pulling_away(codes)),
         }))
     }
-
-    fn check(&self, images: &Tensor<4>) -> Result<()> {
-        let [_, c, h, w] = images.dims();
-        refuse_if!([c, h, w] != self.shape, "ebgan was trained on pictures {:?}, not {:?}", self.shape, [c, h, w]);
-        Ok(())
-    }
 }
 
 impl Generate<Networks> for EbGan {
@@ -407,10 +403,7 @@ impl Decode<Networks> for EbGan {
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let (expected, got) = (self.config.latent_size, latents.dims()[1]);
-        if got != expected {
-            return Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")));
-        }
+        check_length(&latents, self.config.latent_size)?;
         Ok(networks.generator.forward(latents))
     }
 
@@ -422,7 +415,7 @@ impl Decode<Networks> for EbGan {
 /// What D makes of pictures.
 impl Reconstruct<Networks> for EbGan {
     fn reconstruct(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<4>> {
-        self.check(&images)?;
+        check_pictures(&images, self.shape)?;
         Ok(networks.discriminator.forward(images, None).1)
     }
 }
@@ -430,7 +423,7 @@ impl Reconstruct<Networks> for EbGan {
 /// The negative energy.
 impl Discriminate<Networks> for EbGan {
     fn scores(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<1>> {
-        self.check(&images)?;
+        check_pictures(&images, self.shape)?;
         let (_, again) = networks.discriminator.forward(images.clone(), None);
         Ok(-energy(images, again))
     }

@@ -19,13 +19,14 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::activation::maxout;
 use kiln_nn::dual::{Differentiable, Of, Signal};
 use kiln_nn::penalty::wgan_gp;
 use kiln_nn::tensor::dropout;
 use kiln_nn::{Activation, Init, Linear, LinearConfig, WeightInit, activate};
+use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, DataConfig, Decode, Discriminate, Generate, Input, Loss, OptimizerConfig, Phase, Pictures,
     Request, System, TrainConfig,
@@ -33,7 +34,9 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::latent::Distribution;
+use super::latent::check_length;
 use super::objective::Objective;
+use super::players;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,16 +235,8 @@ impl System for Gan {
 
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
-        vec![
-            Phase::new(
-                "discriminator",
-                &["discriminator"],
-                c.discriminator_optimizer.clone(),
-                Self::discriminator_loss,
-            ),
-            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss)
-                .every(c.discriminator_steps),
-        ]
+        let optimizers = [&c.discriminator_optimizer, &c.generator_optimizer];
+        players::phases(optimizers, c.discriminator_steps, Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {
@@ -306,10 +301,7 @@ impl Decode<Networks> for Gan {
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let (expected, got) = (self.config.latent_size, latents.dims()[1]);
-        if got != expected {
-            return Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")));
-        }
+        check_length(&latents, self.config.latent_size)?;
         Ok(networks.generator.forward(latents))
     }
 
@@ -320,10 +312,8 @@ impl Decode<Networks> for Gan {
 
 impl Discriminate<Networks> for Gan {
     fn scores(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<1>> {
-        let [n, c, h, w] = images.dims();
-        if [c, h, w] != self.shape {
-            return Err(Error::usage(format!("gan was trained on pictures {:?}, not {:?}", self.shape, [c, h, w])));
-        }
+        check_pictures(&images, self.shape)?;
+        let n = images.dims()[0];
         Ok(networks.discriminator.forward(images, None).reshape([n]))
     }
 

@@ -22,10 +22,11 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_softmax, softmax, tanh};
 use kiln_core::random::Key;
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::tensor::{from_values, uniform};
 use kiln_nn::{Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig, activate};
+use kiln_train::request::check_pictures;
 use kiln_train::{
     Abilities, Batch, Cluster, DataConfig, Decode, Encode, Generate, Input, Loss, OptimizerConfig, Phase, Pictures,
     Request, SizeRule, System, TrainConfig,
@@ -33,7 +34,9 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::dcgan::{Sizes, WEIGHTS};
+use super::latent::check_length;
 use super::objective::Objective;
+use super::players;
 use crate::one_pass::truncation_psi;
 
 /// D's slope below 0 (appendix C).
@@ -263,15 +266,8 @@ impl System for InfoGan {
 
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
-        vec![
-            Phase::new(
-                "discriminator",
-                &["discriminator"],
-                c.discriminator_optimizer.clone(),
-                Self::discriminator_loss,
-            ),
-            Phase::new("generator", &["generator"], c.generator_optimizer.clone(), Self::generator_loss),
-        ]
+        let optimizers = [&c.discriminator_optimizer, &c.generator_optimizer];
+        players::phases(optimizers, 1, Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {
@@ -349,12 +345,6 @@ impl InfoGan {
         let loss = Loss::new("generator", self.config.objective.generator(score));
         Ok(Some(loss.plus("generator_information", 1.0, self.information(found, codes))))
     }
-
-    fn check(&self, images: &Tensor<4>) -> Result<()> {
-        let [_, c, h, w] = images.dims();
-        refuse_if!([c, h, w] != self.shape, "infogan was trained on pictures {:?}, not {:?}", self.shape, [c, h, w]);
-        Ok(())
-    }
 }
 
 impl Generate<Networks> for InfoGan {
@@ -380,10 +370,7 @@ impl Decode<Networks> for InfoGan {
     }
 
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let (expected, got) = (self.config.latent(), latents.dims()[1]);
-        if got != expected {
-            return Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")));
-        }
+        check_length(&latents, self.config.latent())?;
         Ok(networks.generator.forward(latents))
     }
 
@@ -395,7 +382,7 @@ impl Decode<Networks> for InfoGan {
 /// Probabilities of the categories, and means of the continuous codes.
 impl Encode<Networks> for InfoGan {
     fn encode(&self, networks: &Networks, images: Tensor<4>, _request: &Request) -> Result<Tensor<2>> {
-        self.check(&images)?;
+        check_pictures(&images, self.shape)?;
         let (_, codes) = networks.discriminator.forward(images);
         let mut at = 0;
         let mut parts = Vec::new();
@@ -413,7 +400,7 @@ impl Encode<Networks> for InfoGan {
 /// By the first categorical code, c₁.
 impl Cluster<Networks> for InfoGan {
     fn cluster(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        self.check(&images)?;
+        check_pictures(&images, self.shape)?;
         let values = self.config.categories.first().copied().unwrap_or_default();
         Ok(networks.discriminator.forward(images).1.narrow(1, 0, values))
     }

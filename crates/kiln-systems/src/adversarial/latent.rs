@@ -20,6 +20,18 @@ pub enum Distribution {
     Normal,
 }
 
+/// Checks latents that a system is given.
+///
+/// # Errors
+/// A usage error if a row has another number of them than `expected`.
+pub fn check_length(latents: &Tensor<2>, expected: usize) -> Result<()> {
+    let got = latents.dims()[1];
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")))
+}
+
 impl Distribution {
     fn draw(self, key: Key, samples: std::ops::Range<u64>, size: usize, device: &burn::tensor::Device) -> Tensor<2> {
         let shape = [(samples.end - samples.start) as usize, size];

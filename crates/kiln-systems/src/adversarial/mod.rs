@@ -14,6 +14,7 @@ pub mod infogan;
 pub mod latent;
 pub mod msgan;
 pub mod objective;
+pub mod players;
 pub mod progan;
 pub mod residual;
 pub mod sagan;

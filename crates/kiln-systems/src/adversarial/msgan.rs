@@ -24,7 +24,6 @@ use kiln_train::{Abilities, Batch, DataConfig, Loss, Phase, Pictures, SizeRule, 
 use serde::{Deserialize, Serialize};
 
 use super::cgan::{self, Cgan};
-use super::dcgan;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,7 +78,7 @@ impl System for Msgan {
     fn phases(&self) -> Vec<Phase<Self>> {
         let discriminator =
             |s: &mut Self, networks: &cgan::Networks, batch: &Batch| s.cgan.discriminator_loss(networks, batch);
-        dcgan::phases(&self.cgan.config().dcgan, discriminator, Self::generator_loss)
+        self.cgan.config().dcgan.phases(discriminator, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {
@@ -110,6 +109,7 @@ impl Msgan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adversarial::dcgan;
     use crate::adversarial::testing::{batch, overfit};
 
     fn system(weight: f64) -> Result<Msgan> {

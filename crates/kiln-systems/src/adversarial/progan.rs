@@ -25,7 +25,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_nn::norm::pixel_norm;
 use kiln_nn::penalty::wgan_gp;
@@ -40,7 +40,9 @@ use super::dcgan::Sizes;
 use super::equalised::Widths;
 use super::growing::discriminator::Critic;
 use super::growing::{Discriminator, Growth, Level, Parts, Synthesis, enlarge, seen};
+use super::latent::check_length;
 use super::objective::Objective;
+use super::players::check_positive;
 use super::style::latents::{repeated, z};
 use crate::one_pass::NoSettings;
 
@@ -126,16 +128,13 @@ impl System for ProGan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let positive = [
+        check_positive(&[
             ("latent_size", config.latent_size),
             ("channel_base", config.channel_base),
             ("channel_max", config.channel_max),
             ("minibatch_std_group", config.minibatch_std_group),
             ("discriminator_steps", config.discriminator_steps as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("model.{name} must be at least 1")));
-        }
+        ])?;
         let sizes = Sizes::of(pictures.shape)?;
         let growth = Growth { first: 0, last: sizes.doublings, share: config.growth };
         Ok(Self { config, shape: pictures.shape, sizes, growth, level: growth.at(0, u64::MAX) })
@@ -263,10 +262,7 @@ impl Decode<Networks> for ProGan {
 
     /// Pictures of the size the networks have grown to, their pixels repeated up to the run's.
     fn decode(&self, networks: &Networks, latents: Tensor<2>) -> Result<Tensor<4>> {
-        let (expected, got) = (self.config.latent_size, latents.dims()[1]);
-        if got != expected {
-            return Err(Error::usage(format!("latents of {got} numbers; this run's have {expected}")));
-        }
+        check_length(&latents, self.config.latent_size)?;
         Ok(enlarge(self.pictures(networks, latents, self.level), self.growth.last - self.level.size))
     }
 }

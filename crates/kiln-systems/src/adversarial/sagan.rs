@@ -21,7 +21,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::Result;
 use kiln_data::DataKind;
 use kiln_nn::{Init, Parametrization, WeightInit};
 use kiln_train::{
@@ -34,6 +34,8 @@ use super::class_latents::ClassLatents;
 use super::dcgan::Sizes;
 use super::latent::Distribution;
 use super::objective::Objective;
+use super::players;
+use super::players::check_positive;
 use super::residual::{Conditioned, Design, Discriminator, Generator};
 
 /// The `[model]` table.
@@ -115,15 +117,12 @@ impl System for Sagan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let positive = [
+        check_positive(&[
             ("latent_size", config.latent_size),
             ("generator_channels", config.generator_channels),
             ("discriminator_channels", config.discriminator_channels),
             ("discriminator_steps", config.discriminator_steps as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("model.{name} must be at least 1")));
-        }
+        ])?;
         config.objective.check_penalty(false)?;
         let sizes = Sizes::of(pictures.shape)?;
         Design::check(&config.attention_levels, sizes)?;
@@ -161,12 +160,8 @@ impl System for Sagan {
 
     fn phases(&self) -> Vec<Phase<Self>> {
         let c = &self.config;
-        let discriminator = c.discriminator_optimizer.clone();
-        let generator = c.generator_optimizer.clone();
-        vec![
-            Phase::new("discriminator", &["discriminator"], discriminator, Self::discriminator_loss),
-            Phase::new("generator", &["generator"], generator, Self::generator_loss).every(c.discriminator_steps),
-        ]
+        let optimizers = [&c.discriminator_optimizer, &c.generator_optimizer];
+        players::phases(optimizers, c.discriminator_steps, Self::discriminator_loss, Self::generator_loss)
     }
 
     fn augments(_config: &Config) -> bool {

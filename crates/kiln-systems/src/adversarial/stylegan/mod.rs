@@ -32,8 +32,8 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use kiln_core::Result;
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::penalty::r1;
@@ -50,6 +50,7 @@ use super::growing::discriminator::Critic;
 use super::growing::synthesis::layers_at;
 use super::growing::{Discriminator, Growth, Level, Parts, Synthesis, enlarge, seen};
 use super::objective::Objective;
+use super::players::check_positive;
 use super::progan::{BOX, reported, wasserstein};
 use super::style::latents::{self, SPACES, Styled};
 use super::style::noise::Noise;
@@ -232,15 +233,12 @@ impl System for StyleGan {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let positive = [
+        check_positive(&[
             ("latent_size", config.latent_size),
             ("channel_base", config.channel_base),
             ("channel_max", config.channel_max),
             ("minibatch_std_group", config.minibatch_std_group),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("model.{name} must be at least 1")));
-        }
+        ])?;
         let sizes = Sizes::of(pictures.shape)?;
         let last = sizes.doublings;
         let growth = Growth { first: usize::from(config.has(Configuration::B)).min(last), last, share: config.growth };

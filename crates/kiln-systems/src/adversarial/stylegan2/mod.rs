@@ -56,6 +56,7 @@ use serde::{Deserialize, Serialize};
 use super::dcgan::Sizes;
 use super::equalised::Widths;
 use super::objective::Objective;
+use super::players::check_positive;
 use super::style::latents::{self, SPACES, Styled};
 use super::style::noise::Noise;
 use super::style::{Gain, Mapping, projection};
@@ -242,7 +243,7 @@ impl System for StyleGan2 {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        let positive = [
+        check_positive(&[
             ("latent_size", config.latent_size),
             ("channel_base", config.channel_base),
             ("channel_max", config.channel_max),
@@ -250,10 +251,7 @@ impl System for StyleGan2 {
             ("path_length_shrink", config.path_length_shrink),
             ("r1_interval", config.r1_interval as usize),
             ("path_length_interval", config.path_length_interval as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("model.{name} must be at least 1")));
-        }
+        ])?;
         let sizes = Sizes::of(pictures.shape)?;
         if config.frozen_sizes > sizes.doublings {
             return Err(Error::usage(format!(
