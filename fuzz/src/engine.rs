@@ -4,7 +4,7 @@ use kiln_core::{Context, Error, Result};
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
-use kiln_systems::{adaptation, adversarial, autoencoder, classifier, diffusion, segmenter, translation};
+use kiln_systems::{Visitor, visit_systems};
 use kiln_train::checkpoint::{self, Checkpoint, Counters};
 use kiln_train::run::read_table;
 use kiln_train::{HostTensor, Pictures, Recipe, Run, State, System, recipe};
@@ -32,13 +32,17 @@ fn safetensors(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A file of weights in any of its formats, every tensor read.
+/// A file of weights in any of its formats, every tensor read; then the same as a trainer's checkpoint.
 fn weights(bytes: &[u8]) -> Result<()> {
-    let file = WeightsFile::from_bytes("weights.pth", bytes.to_vec())?;
-    for (name, shape) in file.shapes() {
-        assert!(file.values(name, shape)?.len() <= bytes.len());
+    let whole = WeightsFile::from_bytes("weights.pth", bytes.to_vec());
+    let parts = WeightsFile::open_checkpoint(&file("weights.pth", bytes));
+    let accepted = whole.is_ok() || parts.is_ok();
+    for weights in [&whole, &parts].into_iter().flatten() {
+        for (name, shape) in weights.shapes() {
+            assert!(weights.values(name, shape)?.len() <= bytes.len());
+        }
     }
-    Ok(())
+    if accepted { Ok(()) } else { whole.map(drop) }
 }
 
 /// What each record of a zip of `torch.save` holds.
@@ -84,43 +88,24 @@ enum Form<'a> {
     Changes(&'a [Table]),
 }
 
-/// What is done to a form of a recipe, for one system.
-type Check = fn(Form) -> Result<()>;
-
 /// Finds the system that a recipe names, and makes its networks without their numbers.
 fn of_system(table: &Table, form: Form) -> Result<()> {
+    struct Named<'a> {
+        id: &'a str,
+        form: Form<'a>,
+        made: Result<()>,
+    }
+    impl Visitor for Named<'_> {
+        fn visit<S: System>(&mut self) {
+            if S::ID == self.id {
+                self.made = make::<S>(self.form);
+            }
+        }
+    }
     let id = table.get("system").and_then(Value::as_str).unwrap_or_default();
-    let entries: &[(&str, Check)] = &[
-        entry::<classifier::Classifier>(),
-        entry::<autoencoder::ae::Ae>(),
-        entry::<autoencoder::probe::Probe>(),
-        entry::<autoencoder::aae::Aae>(),
-        entry::<autoencoder::ssvae::Ssvae>(),
-        entry::<autoencoder::vae::Vae>(),
-        entry::<autoencoder::cvae::Cvae>(),
-        entry::<autoencoder::iwae::Iwae>(),
-        entry::<autoencoder::dvae::Dvae>(),
-        entry::<autoencoder::betavae::BetaVae>(),
-        entry::<autoencoder::betatcvae::BetaTcVae>(),
-        entry::<autoencoder::dcign::Dcign>(),
-        entry::<autoencoder::pixelcnn::PixelCnnSystem>(),
-        entry::<autoencoder::pixelrnn::PixelRnnSystem>(),
-        entry::<adversarial::dcgan::Dcgan>(),
-        entry::<adversarial::cgan::Cgan>(),
-        entry::<diffusion::ddpm::Ddpm>(),
-        entry::<diffusion::diffusers::Diffusers>(),
-        entry::<diffusion::noisy_classifier::NoisyClassifier>(),
-        entry::<segmenter::Segmenter>(),
-        entry::<translation::cyclegan::CycleGan>(),
-        entry::<adaptation::dann::Dann>(),
-    ];
-    assert_eq!(entries.len(), kiln_systems::registry().len());
-    let entry = entries.iter().find(|(own, _)| *own == id).ok_or_else(|| Error::usage("no such system"))?;
-    (entry.1)(form)
-}
-
-fn entry<S: System>() -> (&'static str, fn(Form) -> Result<()>) {
-    (S::ID, make::<S>)
+    let mut named = Named { id, form, made: Err(Error::usage("no such system")) };
+    visit_systems(&mut named);
+    named.made
 }
 
 fn make<S: System>(form: Form) -> Result<()> {

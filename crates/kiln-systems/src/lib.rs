@@ -15,46 +15,63 @@ pub mod translation;
 
 use kiln_core::{Error, Result};
 use kiln_train::recipe::nearest;
-use kiln_train::{AnySystem, entry};
+use kiln_train::{AnySystem, System, entry};
 
-/// All systems. A new one is a line here, its file, and a recipe.
+/// What is done with every system, as a type.
+pub trait Visitor {
+    /// Does it with `S`.
+    fn visit<S: System>(&mut self);
+}
+
+/// Shows every system to `visitor`. A new system is a line here, its file, and a recipe.
+pub fn visit_systems(visitor: &mut impl Visitor) {
+    visitor.visit::<classifier::Classifier>();
+    visitor.visit::<autoencoder::ae::Ae>();
+    visitor.visit::<autoencoder::probe::Probe>();
+    visitor.visit::<autoencoder::aae::Aae>();
+    visitor.visit::<autoencoder::ssvae::Ssvae>();
+    visitor.visit::<autoencoder::vae::Vae>();
+    visitor.visit::<autoencoder::cvae::Cvae>();
+    visitor.visit::<autoencoder::iwae::Iwae>();
+    visitor.visit::<autoencoder::dvae::Dvae>();
+    visitor.visit::<autoencoder::betavae::BetaVae>();
+    visitor.visit::<autoencoder::betatcvae::BetaTcVae>();
+    visitor.visit::<autoencoder::dcign::Dcign>();
+    visitor.visit::<autoencoder::pixelcnn::PixelCnnSystem>();
+    visitor.visit::<autoencoder::pixelrnn::PixelRnnSystem>();
+    visitor.visit::<adversarial::gan::Gan>();
+    visitor.visit::<adversarial::dcgan::Dcgan>();
+    visitor.visit::<adversarial::cgan::Cgan>();
+    visitor.visit::<adversarial::infogan::InfoGan>();
+    visitor.visit::<adversarial::ebgan::EbGan>();
+    visitor.visit::<adversarial::progan::ProGan>();
+    visitor.visit::<adversarial::stylegan::StyleGan>();
+    visitor.visit::<adversarial::stylegan2::StyleGan2>();
+    visitor.visit::<adversarial::acgan::Acgan>();
+    visitor.visit::<adversarial::msgan::Msgan>();
+    visitor.visit::<adversarial::sagan::Sagan>();
+    visitor.visit::<adversarial::biggan::BigGan>();
+    visitor.visit::<diffusion::ddpm::Ddpm>();
+    visitor.visit::<diffusion::diffusers::Diffusers>();
+    visitor.visit::<diffusion::noisy_classifier::NoisyClassifier>();
+    visitor.visit::<segmenter::Segmenter>();
+    visitor.visit::<exemplar::Exemplar>();
+    visitor.visit::<kmeans::KMeans>();
+    visitor.visit::<translation::cyclegan::CycleGan>();
+    visitor.visit::<adaptation::dann::Dann>();
+}
+
+/// All systems.
 pub fn registry() -> Vec<Box<dyn AnySystem>> {
-    vec![
-        entry::<classifier::Classifier>(),
-        entry::<autoencoder::ae::Ae>(),
-        entry::<autoencoder::probe::Probe>(),
-        entry::<autoencoder::aae::Aae>(),
-        entry::<autoencoder::ssvae::Ssvae>(),
-        entry::<autoencoder::vae::Vae>(),
-        entry::<autoencoder::cvae::Cvae>(),
-        entry::<autoencoder::iwae::Iwae>(),
-        entry::<autoencoder::dvae::Dvae>(),
-        entry::<autoencoder::betavae::BetaVae>(),
-        entry::<autoencoder::betatcvae::BetaTcVae>(),
-        entry::<autoencoder::dcign::Dcign>(),
-        entry::<autoencoder::pixelcnn::PixelCnnSystem>(),
-        entry::<autoencoder::pixelrnn::PixelRnnSystem>(),
-        entry::<adversarial::gan::Gan>(),
-        entry::<adversarial::dcgan::Dcgan>(),
-        entry::<adversarial::cgan::Cgan>(),
-        entry::<adversarial::infogan::InfoGan>(),
-        entry::<adversarial::ebgan::EbGan>(),
-        entry::<adversarial::progan::ProGan>(),
-        entry::<adversarial::stylegan::StyleGan>(),
-        entry::<adversarial::stylegan2::StyleGan2>(),
-        entry::<adversarial::acgan::Acgan>(),
-        entry::<adversarial::msgan::Msgan>(),
-        entry::<adversarial::sagan::Sagan>(),
-        entry::<adversarial::biggan::BigGan>(),
-        entry::<diffusion::ddpm::Ddpm>(),
-        entry::<diffusion::diffusers::Diffusers>(),
-        entry::<diffusion::noisy_classifier::NoisyClassifier>(),
-        entry::<segmenter::Segmenter>(),
-        entry::<exemplar::Exemplar>(),
-        entry::<kmeans::KMeans>(),
-        entry::<translation::cyclegan::CycleGan>(),
-        entry::<adaptation::dann::Dann>(),
-    ]
+    struct Entries(Vec<Box<dyn AnySystem>>);
+    impl Visitor for Entries {
+        fn visit<S: System>(&mut self) {
+            self.0.push(entry::<S>());
+        }
+    }
+    let mut entries = Entries(Vec::new());
+    visit_systems(&mut entries);
+    entries.0
 }
 
 /// The system named `id`.
