@@ -65,6 +65,15 @@ impl BatchNorm2d {
         normalise(x, |x| self.forward_plain(x, activation), both)
     }
 
+    /// Normalises each picture by its own statistics, as training mode would a batch of it alone. The running ones stay.
+    ///
+    /// # Shapes
+    /// `[n, channels, h, w]` → the same
+    pub fn forward_by_picture(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let channels = x.dims()[1];
+        group_norm(x, self.weight.val(), self.bias.val(), channels, self.eps, activation)
+    }
+
     fn forward_plain(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         if !weight.is_autodiff() {

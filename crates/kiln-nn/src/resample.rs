@@ -78,7 +78,7 @@ impl Interpolation {
 
 fn mean(pixels: std::ops::Range<usize>) -> Vec<(usize, f32)> {
     let weight = 1.0 / pixels.len() as f32;
-    pixels.map(|pixel| (pixel, weight)).collect()
+    pixels.map(|pixel| (pixel, weight)).collect::<Vec<_>>()
 }
 
 /// Taps of a kernel with this support, stretched to an output pixel of `scale` pixels where that is more
@@ -127,17 +127,38 @@ pub fn upsample_nearest<X: Signal<4>>(x: X, factor: usize) -> X {
 ///
 /// Panics if the window is larger than the padded picture.
 pub fn avg_pool2d<X: Signal<4>>(x: X, kernel: usize, stride: usize, padding: usize) -> X {
+    mean_of_windows(x, kernel, stride, padding, |_| kernel)
+}
+
+/// The same with only the pixels of the picture counted: PyTorch's `avg_pool2d` with `count_include_pad=False`.
+///
+/// # Shapes
+/// As [`avg_pool2d`].
+///
+/// Panics as [`avg_pool2d`].
+pub fn avg_pool2d_inside<X: Signal<4>>(x: X, kernel: usize, stride: usize, padding: usize) -> X {
+    mean_of_windows(x, kernel, stride, padding, |inside| inside)
+}
+
+/// Sums of windows over `count` of their pixels inside the picture, along each axis.
+fn mean_of_windows<X: Signal<4>>(
+    x: X,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    count: impl Fn(usize) -> usize,
+) -> X {
     let [_, _, h, w] = x.dims();
-    let weight = 1.0 / kernel as f32;
     let windows = |len: usize| {
         assert!(len + 2 * padding >= kernel, "avg_pool2d: windows of {kernel} in {len} pixels padded by {padding}");
-        let count = (len + 2 * padding - kernel) / stride + 1;
+        let windows = (len + 2 * padding - kernel) / stride + 1;
         let inside = |at: usize| at.checked_sub(padding).filter(|pixel| *pixel < len);
-        Filter::new(
-            len,
-            (0..count)
-                .map(|i| (i * stride..i * stride + kernel).filter_map(inside).map(|pixel| (pixel, weight)).collect()),
-        )
+        let window = |i: usize| {
+            let pixels: Vec<usize> = (i * stride..i * stride + kernel).filter_map(inside).collect();
+            let weight = 1.0 / count(pixels.len()).max(1) as f32;
+            pixels.into_iter().map(|pixel| (pixel, weight)).collect::<Vec<_>>()
+        };
+        Filter::new(len, (0..windows).map(window))
     };
     along_axes(x, &windows(h), &windows(w))
 }

@@ -47,9 +47,19 @@ pub fn uniform<const D: usize>(
 /// Dropout (Srivastava 2014): zeroes each element with probability `rate` and scales the rest by
 /// 1 / (1 − rate). The mask is keyed; pass `None` for inference.
 pub fn dropout<const D: usize, X: Signal<D>>(x: X, rate: f64, key: Option<Key>) -> X {
-    let Some(key) = key.filter(|_| rate > 0.0) else { return x };
-    let shape = x.dims();
-    let kept = uniform(key, 0..shape[0] as u64, shape, &x.value().device()).greater_equal_elem(rate as f32).float();
+    let samples = 0..x.dims()[0] as u64;
+    match key {
+        Some(key) => dropout_of(x, rate, key, samples),
+        None => x,
+    }
+}
+
+/// Dropout where each sample has a mask of its own, whatever batch it comes in.
+pub fn dropout_of<const D: usize, X: Signal<D>>(x: X, rate: f64, key: Key, samples: std::ops::Range<u64>) -> X {
+    if rate <= 0.0 {
+        return x;
+    }
+    let kept = uniform(key, samples, x.dims(), &x.value().device()).greater_equal_elem(rate as f32).float();
     x.linear(|x| x * kept.clone() / (1.0 - rate))
 }
 

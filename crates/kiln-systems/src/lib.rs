@@ -6,6 +6,7 @@ pub mod autoencoder;
 pub mod classifier;
 pub mod diffusion;
 pub mod exemplar;
+mod imported;
 pub mod kmeans;
 mod one_pass;
 pub mod segmenter;
@@ -57,7 +58,11 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<segmenter::Segmenter>();
     visitor.visit::<exemplar::Exemplar>();
     visitor.visit::<kmeans::KMeans>();
+    visitor.visit::<translation::pix2pix::Pix2Pix>();
+    visitor.visit::<translation::bicyclegan::BicycleGan>();
     visitor.visit::<translation::cyclegan::CycleGan>();
+    visitor.visit::<translation::discogan::DiscoGan>();
+    visitor.visit::<translation::dualgan::DualGan>();
     visitor.visit::<adaptation::dann::Dann>();
 }
 

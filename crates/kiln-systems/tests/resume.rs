@@ -130,10 +130,27 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "data.size=16",
             "model.generator_channels=4",
             "model.discriminator_channels=4",
-            "model.discriminator_layers=1",
             "model.blocks=1",
+            "model.dropout=0.5",
             "model.pool=3",
         ],
+        "pix2pix" => &[
+            "data.size=16",
+            "model.generator_channels=4",
+            "model.discriminator_channels=4",
+            "model.noise_size=2",
+            "model.mode_seeking_weight=1",
+        ],
+        "bicyclegan" => &[
+            "data.size=16",
+            "model.generator_channels=4",
+            "model.encoder_channels=4",
+            "model.discriminator_channels=4",
+        ],
+        "discogan" => {
+            &["data.size=16", "model.generator_channels=4", "model.discriminator_channels=4", "model.curriculum=9"]
+        }
+        "dualgan" => &["data.size=16", "model.generator_channels=4", "model.discriminator_channels=4"],
         "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=8"],
         other => panic!("{other}: give settings that make it small"),
     }
@@ -146,7 +163,7 @@ fn steps(id: &str, asked: u64) -> u64 {
 
 fn recipe(system: &dyn AnySystem) -> Table {
     let set = match system.data_kind() {
-        DataKind::TwoDomains => "data.set=starter:noto,starter:twemoji",
+        DataKind::TwoDomains | DataKind::Paired => "data.set=starter:noto,starter:twemoji",
         DataKind::SourceTarget => "data.set=starter,starter",
         DataKind::Factors => "data.set=dsprites",
         _ => "data.set=starter",

@@ -8,6 +8,7 @@ use kiln_core::random::Key;
 use serde::Serialize;
 
 use crate::request::{Input, Request};
+use crate::sizes::SizeRule;
 
 /// Draws pictures from noise, perhaps under a condition.
 pub trait Generate<N>: Sync {
@@ -143,8 +144,8 @@ pub trait Translate<N>: Sync {
     /// Names of the directions, the default first (`a2b`, `b2a`).
     fn directions(&self) -> Vec<&'static str>;
 
-    /// For a network that takes pictures of any size: what both sides must be multiples of.
-    fn multiple_of(&self) -> Option<usize> {
+    /// For a network that takes pictures of other sizes than those it was trained on: which.
+    fn own_sizes(&self) -> Option<SizeRule> {
         None
     }
 
@@ -310,7 +311,7 @@ macro_rules! abilities {
                 /// `translate`
                 Translate translate "translate" {
                     of directions() -> Vec<&'static str>;
-                    of multiple_of() -> Option<usize>;
+                    of own_sizes() -> Option<SizeRule>;
                     of scale() -> usize;
                     draws translate(images: Tensor<4>, request: &Request) -> Tensor<4>;
                 }

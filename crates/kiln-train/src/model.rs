@@ -13,6 +13,7 @@ use crate::config::{DataConfig, TrainConfig};
 use crate::recipe::Recipe;
 use crate::request::Request;
 use crate::run::TOKENIZER;
+use crate::sizes::SizeRule;
 use crate::system::{Pictures, System};
 
 /// What is known of a loaded run.
@@ -119,6 +120,7 @@ impl Answer for Vec<StyleGroup> {}
 impl Answer for String {}
 impl Answer for bool {}
 impl Answer for usize {}
+impl Answer for SizeRule {}
 
 /// The trait [`Model`] and its one implementation, from the table of abilities.
 macro_rules! model {

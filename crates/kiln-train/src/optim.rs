@@ -51,6 +51,9 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
     /// Clip the phase's gradients to this global norm; 0 does not clip.
     pub clip_norm: f64,
+    /// After each update cut every weight to this absolute value, as the critic of the Wasserstein GAN (Arjovsky 2017, algorithm 1,
+    /// 0.01); 0 does not cut.
+    pub clip_weights: f64,
 }
 
 impl Default for OptimizerConfig {
@@ -74,12 +77,18 @@ impl OptimizerConfig {
             eps: 1e-8,
             weight_decay: 0.0,
             clip_norm: 0.0,
+            clip_weights: 0.0,
         }
     }
 
     /// Stochastic gradient descent.
     pub fn sgd(learning_rate: f64, momentum: f64) -> Self {
         Self { method: Method::Sgd, momentum, ..Self::adam(learning_rate) }
+    }
+
+    /// RMSprop with α = 0.99.
+    pub fn rmsprop(learning_rate: f64) -> Self {
+        Self { method: Method::RmsProp, beta2: 0.99, ..Self::adam(learning_rate) }
     }
 
     /// Sets Adam's β₁ and β₂ (GANs use 0.5 and 0.999).
@@ -184,7 +193,7 @@ impl Optimizer {
             }
         };
         self.moments.insert(path.to_string(), moments);
-        value
+        if c.clip_weights > 0.0 { value.clamp(-c.clip_weights, c.clip_weights) } else { value }
     }
 
     /// Steps taken so far.

@@ -119,6 +119,11 @@ pub const RANGES: &[(&str, Range)] = &[
     ("levels", range(0.0, 16.0)),
     ("doublings", range(0.0, 16.0)),
     ("discriminator_layers", range(0.0, 16.0)),
+    ("discriminator_scales", range(1.0, 4.0)),
+    ("encoder_channels", WIDTH),
+    ("encoder_blocks", range(1.0, 10.0)),
+    ("halvings", range(0.0, 10.0)),
+    ("bottleneck", range(0.0, 65_536.0)),
     ("layers_per_block", DEPTH),
     ("transformer_layers_per_block", DEPTH),
     ("attention_levels", DEPTH),
@@ -134,6 +139,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("order", range(1.0, 3.0)),
     ("samples", range(1.0, 1e5)),
     ("discriminator_steps", range(1.0, 1e3)),
+    ("generator_steps", range(1.0, 1e3)),
     // Generators with styles.
     ("mapping_lr_multiplier", range(1e-6, 1e3)),
     ("style_mixing", SHARE),
@@ -174,6 +180,10 @@ pub const RANGES: &[(&str, Range)] = &[
     ("margin", range(0.0, 1e6)),
     ("pull_away", range(0.0, 1e6)),
     ("pretrain", IMAGES),
+    ("curriculum", IMAGES),
+    ("starting_rate", SHARE),
+    ("reconstruction_rate", SHARE),
+    ("feature_matching", SHARE),
     ("label_dropout", SHARE),
     ("label_smoothing", SHARE),
     ("corruption_level", SHARE),
@@ -187,6 +197,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("beta2", DECAY),
     ("eps", range(1e-30, 1.0)),
     ("clip_norm", range(0.0, 1e9)),
+    ("clip_weights", range(0.0, 1e9)),
 ];
 
 impl fmt::Display for Range {

@@ -43,8 +43,8 @@ pub struct Condition {
     pub text: Option<String>,
     /// Sequences of features for cross-attention, such as those of a text encoder.
     pub context: Option<Context>,
-    /// Pictures `[n, c, h, w]` or `[1, c, h, w]` in [−1, 1] to go by, such as a style.
-    pub images: Option<Tensor<4>>,
+    /// Pictures whose style to take, of any size, each with its part in the blend; the parts make 1.
+    pub styles: Vec<Style>,
     /// Where to paint, `[n, 1, h, w]` or `[1, 1, h, w]`: 1 is painted anew, 0 is kept.
     pub mask: Option<Tensor<4>>,
     /// Of a translation: one of [`Translate::directions`](crate::Translate::directions), the first by default.
@@ -60,8 +60,8 @@ pub enum Input {
     Text,
     /// [`Condition::context`]
     Context,
-    /// [`Condition::images`]
-    Images,
+    /// [`Condition::styles`]
+    Styles,
     /// [`Condition::mask`]
     Mask,
     /// [`Request::noise`]
@@ -77,7 +77,7 @@ impl Input {
             Self::Class => "--class",
             Self::Text => "--text",
             Self::Context => "--context",
-            Self::Images => "--style",
+            Self::Styles => "--style",
             Self::Mask => "--mask",
             Self::Noise => "--noise",
             Self::Guides => "--classifier (and --guide)",
@@ -168,7 +168,7 @@ impl Request {
         let given = [
             (c.text.is_some(), Input::Text),
             (c.context.is_some(), Input::Context),
-            (c.images.is_some(), Input::Images),
+            (!c.styles.is_empty(), Input::Styles),
             (c.mask.is_some(), Input::Mask),
             (self.noise.is_some(), Input::Noise),
             (!self.guides.is_empty(), Input::Guides),
@@ -233,11 +233,19 @@ impl Condition {
             |t: &Option<Tensor<4>>| t.clone().map(|t| if t.dims()[0] == 1 { t } else { t.narrow(0, start, len) });
         Self {
             context: self.context.as_ref().map(|context| context.narrow(start, len)),
-            images: rows(&self.images),
             mask: rows(&self.mask),
             ..self.clone()
         }
     }
+}
+
+/// A picture whose style is taken.
+#[derive(Clone, Debug)]
+pub struct Style {
+    /// `[1, c, h, w]` in [−1, 1].
+    pub image: Tensor<4>,
+    /// Its part in a blend of styles.
+    pub weight: f64,
 }
 
 /// Sequences of features that condition samples, such as a text's: `[n, tokens, features]`, or

@@ -75,7 +75,7 @@ enum Verb {
     /// Sample images from a run
     Sample(verbs::sample::SampleArgs),
     /// Translate images from one domain to the other
-    Translate(verbs::pictures::TranslateArgs),
+    Translate(verbs::translate::TranslateArgs),
     /// Encode images and decode them again
     Reconstruct(verbs::pictures::ReconstructArgs),
     /// Inpaint the masked part of images
@@ -153,7 +153,7 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Train(args) => verbs::train::train(args, common, out),
         Verb::Resume(args) => verbs::train::resume(args, common, out),
         Verb::Sample(args) => verbs::sample::run(args, common, out),
-        Verb::Translate(args) => verbs::pictures::translate(args, common, out),
+        Verb::Translate(args) => verbs::translate::run(args, common, out),
         Verb::Reconstruct(args) => verbs::pictures::reconstruct(args, common, out),
         Verb::Inpaint(args) => verbs::inpaint::run(args, common, out),
         Verb::Encode(args) => verbs::pictures::encode(args, common, out),

@@ -173,7 +173,7 @@ impl System for BigGan {
         if !(0.0..=1e3).contains(&beta) {
             return Err(Error::usage(format!("model.orthogonal_regularization = {beta}: must be 0 to 1000")));
         }
-        config.objective.check_penalty(false)?;
+        config.objective.check_penalty(false, &config.discriminator_optimizer)?;
         let sizes = Sizes::of(pictures.shape)?;
         Design::check(&config.attention_levels, sizes)?;
         let parts = sizes.doublings + 1;

@@ -220,7 +220,7 @@ impl Discriminator {
     }
 
     /// What every layer but the head makes of the picture, in order, `after` having changed it.
-    fn maps(&self, images: Tensor<4>, after: impl Fn(usize, Tensor<4>) -> Tensor<4>) -> Vec<Tensor<4>> {
+    pub fn maps(&self, images: Tensor<4>, after: impl Fn(usize, Tensor<4>) -> Tensor<4>) -> Vec<Tensor<4>> {
         let mut maps: Vec<Tensor<4>> = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             let x = layer.forward(maps.last().unwrap_or(&images).clone());
@@ -316,7 +316,7 @@ impl System for Dcgan {
         ])?;
         Objective::check_smoothing(config.label_smoothing)?;
         // Batch norm makes the penalty on single pictures meaningless (Gulrajani 2017, section 4).
-        config.objective.check_penalty(false)?;
+        config.objective.check_penalty(false, &config.discriminator_optimizer)?;
         Ok(Self { sizes: Sizes::of(pictures.shape)?, shape: pictures.shape, config })
     }
 

@@ -214,7 +214,7 @@ impl System for Gan {
             "model.input_dropout and model.dropout must be at least 0 and below 1"
         );
         Objective::check_smoothing(c.label_smoothing)?;
-        c.objective.check_penalty(c.gradient_penalty > 0.0)?;
+        c.objective.check_penalty(c.gradient_penalty > 0.0, &c.discriminator_optimizer)?;
         Ok(Self { shape: pictures.shape, config })
     }
 

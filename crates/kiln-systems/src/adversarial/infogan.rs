@@ -252,7 +252,7 @@ impl System for InfoGan {
         refuse_if!(c.codes() == 0, "model.categories and model.continuous: a system without codes is dcgan");
         refuse_if!(c.categories.iter().any(|&k| k < 2), "model.categories: each code has at least 2 values");
         refuse_if!(c.channels == 0, "model.channels must be at least 1");
-        c.objective.check_penalty(false)?;
+        c.objective.check_penalty(false, &c.discriminator_optimizer)?;
         Ok(Self { sizes: Sizes::of(pictures.shape)?, shape: pictures.shape, config })
     }
 

@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 use kiln_core::{Error, Result};
 use kiln_nn::loss::{binary_cross_entropy_to, softplus, squared_to};
-use kiln_train::Loss;
 use kiln_train::augment::SIGNS;
+use kiln_train::{Loss, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
 /// The adversarial loss.
@@ -97,15 +97,15 @@ impl Objective {
         (real - middle).sign().mean()
     }
 
-    /// Checks that `wasserstein` has its penalty.
+    /// Checks that `wasserstein` keeps its discriminator's slope finite: by a penalty, or by an optimiser that cuts weights.
     ///
     /// # Errors
-    /// A usage error if it has none.
-    pub fn check_penalty(self, penalised: bool) -> Result<()> {
-        if self == Self::Wasserstein && !penalised {
+    /// A usage error if nothing does.
+    pub fn check_penalty(self, penalised: bool, discriminator: &OptimizerConfig) -> Result<()> {
+        if self == Self::Wasserstein && !penalised && discriminator.clip_weights == 0.0 {
             return Err(Error::usage(
-                "model.objective = \"wasserstein\" needs a gradient penalty: without one D grows without end; the system gan has \
-                 it as model.gradient_penalty, 10 in the paper",
+                "model.objective = \"wasserstein\" needs a limit to D, which grows without end: set clip_weights of D's optimizer, \
+                 0.01 in the paper, or take the system gan with model.gradient_penalty, 10 in Gulrajani 2017",
             ));
         }
         Ok(())

@@ -123,7 +123,7 @@ impl System for Sagan {
             ("discriminator_channels", config.discriminator_channels),
             ("discriminator_steps", config.discriminator_steps as usize),
         ])?;
-        config.objective.check_penalty(false)?;
+        config.objective.check_penalty(false, &config.discriminator_optimizer)?;
         let sizes = Sizes::of(pictures.shape)?;
         Design::check(&config.attention_levels, sizes)?;
         let latents = ClassLatents {

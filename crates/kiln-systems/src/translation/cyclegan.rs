@@ -18,15 +18,14 @@
 //! | λ = 10 | `cycle_weight` |
 //! | ½, the share of λ on L_identity | `identity_weight` |
 //! | the history of 50 generated images (§4) | `pool`, [`ImagePool`] |
-//! | c7s1-k, dk, Rk, uk (appendix 7.2) | [`Generator`] |
+//! | c7s1-k, dk, Rk, uk (appendix 7.2) | [`ResnetGenerator`](super::networks::ResnetGenerator) |
 //! | Ck (appendix 7.2) | [`PatchDiscriminator`] |
 //!
 //! `kiln train cyclegan --data starter:noto,starter:twemoji`, then
 //! `kiln translate RUN picture.png out.png`.
 
-use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{l1, squared_to};
@@ -36,20 +35,23 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::networks::{Generator, ImagePool, PatchDiscriminator};
+use super::networks::{Generator, GeneratorConfig, ImagePool, Made, Normalization, Pass, PatchDiscriminator};
+use super::two_way::{self, DIRECTIONS, check_weights, real};
+use crate::adversarial::players::check_positive;
 use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Channels of the generators' first convolution; they double twice. The paper has 64.
-    pub generator_channels: usize,
-    /// Residual blocks of each generator. The paper has 6 at 128 pixels and 9 at 256.
-    pub blocks: usize,
+    /// Both generators.
+    #[serde(flatten)]
+    pub generators: GeneratorConfig,
     /// Channels of the discriminators' first convolution. The paper has 64.
     pub discriminator_channels: usize,
-    /// Downsampling layers of each discriminator: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16.
+    /// Downsampling layers of each discriminator: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16, 0 sees pixels.
     pub discriminator_layers: usize,
+    /// `instance`, `batch` or `none`, of the discriminators.
+    pub discriminator_norm: Normalization,
     /// Weight of the adversarial loss; 0 trains with cycle consistency alone.
     pub adversarial_weight: f64,
     /// λ, the weight of the cycle loss; 0 trains with the adversarial loss alone.
@@ -65,10 +67,10 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            generator_channels: 32,
-            blocks: 3,
+            generators: GeneratorConfig { generator_channels: 32, blocks: 3, ..GeneratorConfig::default() },
             discriminator_channels: 32,
-            discriminator_layers: 2,
+            discriminator_layers: 1,
+            discriminator_norm: Normalization::Instance,
             adversarial_weight: 1.0,
             cycle_weight: 10.0,
             identity_weight: 0.5,
@@ -78,18 +80,8 @@ impl Default for Config {
     }
 }
 
-/// All four networks.
-#[derive(Module, Debug)]
-pub struct Networks {
-    /// G, from a to b.
-    pub g_ab: Generator,
-    /// F, from b to a.
-    pub g_ba: Generator,
-    /// D_X, whether a picture is of a.
-    pub d_a: PatchDiscriminator,
-    /// D_Y, whether a picture is of b.
-    pub d_b: PatchDiscriminator,
-}
+/// All four networks: G, F, D_X and D_Y.
+pub type Networks = two_way::Networks<Generator, PatchDiscriminator>;
 
 /// L_GAN for a generator: E (D(G(x)) − 1)².
 pub fn adversarial_loss(fake: Tensor<4>) -> Tensor<1> {
@@ -110,11 +102,11 @@ pub fn consistency_loss(again: [Tensor<4>; 2], real: [Tensor<4>; 2]) -> Tensor<1
 /// The system.
 pub struct CycleGan {
     config: Config,
-    channels: usize,
+    shape: [usize; 3],
     pool_a: ImagePool,
     pool_b: ImagePool,
-    /// Generated in the generators' phase of this step and not yet judged: first sample, a, b.
-    fakes: Vec<(u64, [Tensor<4>; 2])>,
+    /// Generated in the generators' phase of this step and not yet judged: of a and of b.
+    fakes: Made<[Tensor<4>; 2]>,
 }
 
 impl System for CycleGan {
@@ -125,65 +117,42 @@ impl System for CycleGan {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig {
-            set: "starter:noto,starter:twemoji".into(),
-            size: 32.into(),
-            channels: 3,
-            ..DataConfig::default()
-        };
-        let train = TrainConfig {
-            batch: 4,
-            images: 40_000,
-            ema_half_life: 0.0,
-            preview_every: 4_000,
-            checkpoint_every: 10_000,
-            ..TrainConfig::default()
-        };
-        (data, train)
+        two_way::defaults(4)
     }
 
-    /// The discriminators see 3×3 patches of what their layers leave.
     fn sizes(config: &Config) -> SizeRule {
-        let layers = config.discriminator_layers;
-        let seen = 3usize.checked_shl(layers as u32).unwrap_or(usize::MAX);
-        let rule = generated();
-        if rule.min >= seen {
-            return rule;
-        }
-        SizeRule { because: format!("model.discriminator_layers = {layers}"), ..rule }.at_least(seen)
+        PatchDiscriminator::sizes(config.discriminator_layers, config.generators.sizes(Self::ID))
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        refuse_if!(
-            config.generator_channels == 0 || config.discriminator_channels == 0,
-            "model.generator_channels and model.discriminator_channels must be at least 1"
-        );
-        refuse_if!(
-            !(1..=5).contains(&config.discriminator_layers),
-            "model.discriminator_layers must be 1 to 5, not {}",
-            config.discriminator_layers
-        );
-        for (name, weight) in [
+        config.generators.check()?;
+        check_positive(&[("discriminator_channels", config.discriminator_channels)])?;
+        PatchDiscriminator::check_layers(config.discriminator_layers)?;
+        check_weights(&[
             ("adversarial_weight", config.adversarial_weight),
             ("cycle_weight", config.cycle_weight),
             ("identity_weight", config.identity_weight),
-        ] {
-            refuse_if!(!weight.is_finite() || weight < 0.0, "model.{name} must be at least 0, not {weight}");
-        }
+        ])?;
         refuse_if!(
             config.adversarial_weight == 0.0 && config.cycle_weight == 0.0,
             "model.adversarial_weight and model.cycle_weight are both 0: nothing to learn"
         );
         Self::sizes(&config).check(pictures.shape)?;
-        let [channels, ..] = pictures.shape;
-        Ok(Self { config, channels, pool_a: ImagePool::default(), pool_b: ImagePool::default(), fakes: Vec::new() })
+        Ok(Self {
+            config,
+            shape: pictures.shape,
+            pool_a: ImagePool::default(),
+            pool_b: ImagePool::default(),
+            fakes: Made::default(),
+        })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let Config { generator_channels, blocks, discriminator_channels, discriminator_layers, .. } = self.config;
-        let generator = |init: &mut Init| Generator::new(self.channels, generator_channels, blocks, init);
+        let (c, [channels, h, w]) = (&self.config, self.shape);
+        let generator = |init: &mut Init| c.generators.init(channels, channels, [h, w], init);
         let discriminator = |init: &mut Init| {
-            PatchDiscriminator::new(self.channels, discriminator_channels, discriminator_layers, init)
+            let (width, layers) = (c.discriminator_channels, c.discriminator_layers);
+            PatchDiscriminator::new(channels, width, layers, c.discriminator_norm, init)
         };
         Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
@@ -214,33 +183,24 @@ impl System for CycleGan {
 }
 
 impl CycleGan {
-    /// The pictures of both domains.
-    fn real(batch: &Batch) -> Result<[Tensor<4>; 2]> {
-        match batch.domains.as_slice() {
-            [a, b] => Ok([a.images.clone(), b.images.clone()]),
-            _ => Err(Error::usage("cyclegan wants two sets, such as --data starter:noto,starter:twemoji")),
-        }
-    }
-
     /// L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc + ½λ L_identity.
     fn generators(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
-        let (real, start) = (Self::real(batch)?, batch.start);
+        let (real, pass) = (real(batch, Self::ID)?, Pass::training(batch));
         let Config { adversarial_weight, cycle_weight, identity_weight, .. } = self.config;
         let Networks { g_ab, g_ba, d_a, d_b } = networks;
         let [a, b] = real.clone();
-        let (fake_a, fake_b) = (g_ba.forward(b.clone()), g_ab.forward(a.clone()));
+        let (fake_a, fake_b) = (g_ba.forward(b.clone(), &pass), g_ab.forward(a.clone(), &pass));
         let mut loss = Loss { total: Tensor::zeros([1], &a.device()), terms: Vec::new() };
         if adversarial_weight > 0.0 {
             let term = adversarial_loss(d_b.forward(fake_b.clone())) + adversarial_loss(d_a.forward(fake_a.clone()));
             loss = loss.plus("adversarial", adversarial_weight, term);
-            self.fakes.retain(|(at, _)| *at != start);
-            self.fakes.push((start, [fake_a.clone().detach(), fake_b.clone().detach()]));
+            self.fakes.put(batch, [fake_a.clone().detach(), fake_b.clone().detach()]);
         }
         if cycle_weight > 0.0 {
-            let again = [g_ba.forward(fake_b), g_ab.forward(fake_a)];
+            let again = [g_ba.forward(fake_b, &pass), g_ab.forward(fake_a, &pass)];
             loss = loss.plus("cycle", cycle_weight, consistency_loss(again, real.clone()));
             if identity_weight > 0.0 {
-                let same = [g_ba.forward(a), g_ab.forward(b)];
+                let same = [g_ba.forward(a, &pass), g_ab.forward(b, &pass)];
                 loss = loss.plus("identity", cycle_weight * identity_weight, consistency_loss(same, real));
             }
         }
@@ -249,12 +209,10 @@ impl CycleGan {
 
     /// The two discriminators' losses on real pictures and on fakes that went through the pools.
     fn discriminators(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
-        let [a, b] = Self::real(batch)?;
-        let made = self.fakes.iter().position(|(start, _)| *start == batch.start);
-        let [fake_a, fake_b] = match made {
-            Some(at) => self.fakes.swap_remove(at).1,
-            None => [networks.g_ba.forward(b.clone()).detach(), networks.g_ab.forward(a.clone()).detach()],
-        };
+        let [a, b] = real(batch, Self::ID)?;
+        let made = |g: &Generator, x: &Tensor<4>| g.forward(x.clone(), &Pass::training(batch)).detach();
+        let [fake_a, fake_b] =
+            self.fakes.take(batch).unwrap_or_else(|| [made(&networks.g_ba, &b), made(&networks.g_ab, &a)]);
         let size = self.config.pool;
         let fake_a = self.pool_a.exchange(fake_a, size, batch.key("pool a"), batch.samples());
         let fake_b = self.pool_b.exchange(fake_b, size, batch.key("pool b"), batch.samples());
@@ -264,46 +222,29 @@ impl CycleGan {
     }
 }
 
-/// The sizes that a generator takes: it halves them twice and reflects what is left.
-fn generated() -> SizeRule {
-    SizeRule::multiple_of(4, "cyclegan").at_least(8)
-}
-
 impl Translate<Networks> for CycleGan {
     fn directions(&self) -> Vec<&'static str> {
-        vec!["a2b", "b2a"]
+        DIRECTIONS.to_vec()
     }
 
-    fn multiple_of(&self) -> Option<usize> {
-        Some(4)
+    fn own_sizes(&self) -> Option<SizeRule> {
+        Some(self.config.generators.own_sizes(self.shape, Self::ID))
     }
 
     fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
-        let [_, channels, height, width] = images.dims();
-        if channels != self.channels {
-            return Err(Error::usage(format!("cyclegan was trained on {} channels, not {channels}", self.channels)));
-        }
-        generated().check([channels, height, width])?;
+        self.config.generators.check_input(&images, self.shape, Self::ID)?;
         request.sampler::<NoSettings>(Self::ID)?;
-        match request.condition.direction.as_deref().unwrap_or("a2b") {
-            "a2b" => Ok(networks.g_ab.forward(images)),
-            "b2a" => Ok(networks.g_ba.forward(images)),
-            other => Err(Error::usage(format!("direction `{other}`: cyclegan has `a2b` and `b2a`"))),
-        }
+        Ok(networks.along(request, Self::ID)?.forward(images, &Pass::default()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use kiln_core::random::Key;
-    use kiln_data::{HostBatch, Part};
     use kiln_nn::tensor::to_values;
-    use kiln_train::optim::Optimizer;
-    use kiln_train::params;
 
     use super::*;
-    use crate::translation::testing::{assert_close, host, tensor, with_fixture};
+    use crate::translation::testing::{assert_close, fit, host, tensor, term, with_fixture};
 
     #[test]
     fn losses_equal_pytorch() {
@@ -334,69 +275,27 @@ mod tests {
     fn tiny() -> Config {
         let optimizer = OptimizerConfig::adam(2e-3).betas(0.5, 0.999);
         Config {
-            generator_channels: 4,
-            blocks: 1,
+            generators: GeneratorConfig { generator_channels: 4, blocks: 1, ..GeneratorConfig::default() },
             discriminator_channels: 4,
-            discriminator_layers: 1,
             pool: 4,
             optimizer,
             ..Config::default()
         }
     }
 
-    /// Light pictures on the one side, the same turned dark on the other.
-    fn batch(start: u64, device: &Device) -> Batch {
-        let shape = [2, 3, 8, 8];
-        let a = Key::new(5).uniform(0..2, 3 * 8 * 8);
-        let b = a.iter().map(|v| -v).collect();
-        let part = |values| Part {
-            shape,
-            values,
-            labels: None,
-            captions: vec![None; 2],
-            indices: vec![0, 1],
-            ..Part::default()
-        };
-        Batch::new(HostBatch { start, parts: vec![part(a), part(b)] }, 1_000, Key::new(0), device)
-    }
-
-    /// Trains a tiny system; the losses' terms of every step.
-    fn fit(config: Config, steps: u64) -> Vec<Vec<(String, f32)>> {
-        let device = Device::flex().autodiff();
-        let pictures = Pictures::new([3, 8, 8], Vec::new());
-        let mut system = CycleGan::new(config, &pictures).unwrap();
-        let mut networks = system.networks(&mut Init::new(&device, 0));
-        let phases = system.phases();
-        let mut optimizers: Vec<_> = phases.iter().map(|p| Optimizer::new(p.optimizer.clone())).collect();
-        let mut log = Vec::new();
-        for step in 0..steps {
-            let batch = batch(2 * step, &device);
-            let mut terms = Vec::new();
-            for (phase, optimizer) in phases.iter().zip(&mut optimizers) {
-                networks = params::set_trainable(networks, &phase.trains);
-                let loss = (phase.loss)(&mut system, &networks, &batch).unwrap().unwrap();
-                terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
-                let mut gradients = loss.total.backward();
-                let gradients = params::take_gradients(&networks, &mut gradients);
-                networks = optimizer.step(networks, gradients, 1.0, 1.0);
-            }
-            log.push(terms);
-        }
-        assert!(system.fakes.is_empty());
-        log
-    }
-
     #[test]
     fn fits_one_batch() {
-        let log = fit(tiny(), 60);
-        let cycle = |terms: &Vec<(String, f32)>| terms.iter().find(|(name, _)| name == "cycle").unwrap().1;
-        let (first, last) = (cycle(&log[0]), cycle(&log[59]));
+        let (log, system) = fit::<CycleGan>(tiny(), 60, 2, 8);
+        let (first, last) = (term(&log[0], "cycle"), term(&log[59], "cycle"));
         assert!(last < 0.5 * first, "cycle loss {first} -> {last}");
+        assert!(system.fakes.is_empty());
     }
 
     #[test]
     fn weights_switch_terms_and_phases_off() {
-        let names = |config| -> Vec<String> { fit(config, 1)[0].iter().map(|(name, _)| name.clone()).collect() };
+        let names = |config| -> Vec<String> {
+            fit::<CycleGan>(config, 1, 2, 8).0[0].iter().map(|(name, _)| name.clone()).collect()
+        };
         assert_eq!(names(tiny()), ["adversarial", "cycle", "identity", "d_a", "d_b"]);
         assert_eq!(names(Config { cycle_weight: 0.0, ..tiny() }), ["adversarial", "d_a", "d_b"]);
         assert_eq!(names(Config { adversarial_weight: 0.0, ..tiny() }), ["cycle", "identity"]);
@@ -421,8 +320,9 @@ mod tests {
     fn bad_settings_are_usage_errors() {
         let pictures = |side| Pictures::new([3, side, side], Vec::new());
         for (config, side) in [
-            (Config { generator_channels: 0, ..tiny() }, 8),
-            (Config { discriminator_layers: 0, ..tiny() }, 8),
+            (Config { discriminator_channels: 0, ..tiny() }, 8),
+            (Config { generators: GeneratorConfig { dropout: 1.0, ..tiny().generators }, ..tiny() }, 8),
+            (Config { discriminator_layers: 7, ..tiny() }, 512),
             (Config { discriminator_layers: 2, ..tiny() }, 8),
             (Config { cycle_weight: -1.0, ..tiny() }, 8),
             (Config { cycle_weight: 0.0, adversarial_weight: 0.0, ..tiny() }, 8),

@@ -1,6 +1,12 @@
 //! Image-to-image translation.
 
+pub mod bicyclegan;
 pub mod cyclegan;
+pub mod discogan;
+pub mod dualgan;
+pub mod import;
 pub mod networks;
+pub mod pix2pix;
 #[cfg(test)]
 mod testing;
+pub mod two_way;

@@ -1,19 +1,30 @@
 //! What the tests of translation share: PyTorch's values, and a network compared with them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use kiln_core::random::Key;
+use kiln_data::{HostBatch, Part};
 use kiln_nn::Init;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::HostTensor;
-use kiln_train::params;
+use kiln_train::optim::Optimizer;
+use kiln_train::{Batch, HostTensor, Pictures, System, params};
 use safetensors::SafeTensors;
+
+/// The folder of fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures")
+}
 
 /// tests/reference/systems.py: PyTorch 2.15.
 pub fn with_fixture<T>(read: impl FnOnce(&SafeTensors) -> T) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures/systems.safetensors");
-    let bytes = std::fs::read(path).unwrap();
+    with_fixture_of("systems", read)
+}
+
+/// A fixture by its name, such as tests/reference/translation.py: the authors' code.
+pub fn with_fixture_of<T>(name: &str, read: impl FnOnce(&SafeTensors) -> T) -> T {
+    let bytes = std::fs::read(fixtures().join(name).with_extension("safetensors")).unwrap();
     read(&SafeTensors::deserialize(&bytes).unwrap())
 }
 
@@ -35,42 +46,114 @@ pub fn assert_close(what: &str, got: Vec<f32>, want: Vec<f32>, tolerance: f32) {
     assert!(worst <= tolerance * scale, "{what}: differs by {worst}, scale {scale}");
 }
 
-/// Loads `prefix`'s state by a map from our names to PyTorch's, then compares the output, the
-/// gradient of the input and the gradients of the parameters that the fixture has.
+/// The parts of a layer that a state dict may have.
+const PARTS: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
+
+/// Loads the state `prefix` of a fixture into a network, whose layers have these paths and these names there, and compares the output,
+/// the gradient of the input, and all gradients of parameters that the fixture has; there must be some.
+pub fn compare_in<M: Module, const D: usize>(
+    fixture: &str,
+    prefix: &str,
+    network: impl FnOnce(&mut Init) -> M,
+    forward: impl FnOnce(&M, Tensor<4>) -> Tensor<D>,
+    names: &[(String, String)],
+) {
+    let device = Device::flex().autodiff();
+    with_fixture_of(fixture, |file| {
+        let has = |name: &str| file.names().contains(&name);
+        let pairs: Vec<(String, String)> = names
+            .iter()
+            .flat_map(|(ours, theirs)| PARTS.map(|part| (format!("{ours}.{part}"), format!("{theirs}.{part}"))))
+            .filter(|(_, theirs)| has(&format!("{prefix}.{theirs}")))
+            .collect();
+        let state = pairs.iter().map(|(ours, theirs)| (ours.clone(), host(file, &format!("{prefix}.{theirs}"))));
+        let network = params::load(network(&mut Init::new(&device, 0)), &state.collect(), prefix).unwrap();
+        let input = tensor::<4>(file, &format!("{prefix}_io.input"), &device).require_grad();
+        let output = forward(&network, input.clone());
+        let want = host(file, &format!("{prefix}_io.output"));
+        assert_eq!(output.dims().to_vec(), want.shape, "{prefix}");
+        assert_close(prefix, to_values(output.clone()), want.values, 1e-5);
+
+        let upstream = tensor::<D>(file, &format!("{prefix}_io.grad_output"), &device);
+        let mut gradients = (output * upstream).sum().backward();
+        let got = to_values(input.grad(&gradients).unwrap());
+        assert_close(prefix, got, host(file, &format!("{prefix}_io.grad_input")).values, 1e-4);
+        let got = params::take_gradients(&network, &mut gradients);
+        let mut compared = 0;
+        for (ours, theirs) in pairs {
+            let name = format!("{prefix}_grad.{theirs}");
+            if has(&name) {
+                assert_close(&ours, to_values(got[&ours].clone()), host(file, &name).values, 1e-4);
+                compared += 1;
+            }
+        }
+        assert!(compared > 1, "{prefix}: {compared} gradients compared");
+    });
+}
+
+/// [`compare_in`] of names that need no making.
+pub fn named(names: &[(&str, &str)]) -> Vec<(String, String)> {
+    names.iter().map(|(ours, theirs)| (ours.to_string(), theirs.to_string())).collect()
+}
+
+/// [`compare_in`] the fixture of the systems, whose layers are all in `model`.
 pub fn compare<M: Module>(
     prefix: &str,
     network: impl FnOnce(&mut Init) -> M,
     forward: impl FnOnce(&M, Tensor<4>) -> Tensor<4>,
     names: &[(&str, &str)],
 ) {
-    let device = Device::flex().autodiff();
-    with_fixture(|file| {
-        let pairs = || {
-            names.iter().flat_map(|(ours, theirs)| {
-                ["weight", "bias"].map(|p| (format!("{ours}.{p}"), format!("model.{theirs}.{p}")))
-            })
-        };
-        let state = pairs().map(|(o, t)| (o, host(file, &format!("{prefix}.{t}")))).collect();
-        let network = params::load(network(&mut Init::new(&device, 0)), &state, prefix).unwrap();
-        let input = tensor::<4>(file, &format!("{prefix}_io.input"), &device).require_grad();
-        let output = forward(&network, input.clone());
-        let want = host(file, &format!("{prefix}_io.output"));
-        assert_eq!(output.dims().to_vec(), want.shape);
-        assert_close("output", to_values(output.clone()), want.values, 1e-5);
+    let names: Vec<_> = names.iter().map(|(ours, theirs)| (ours.to_string(), format!("model.{theirs}"))).collect();
+    compare_in("systems", prefix, network, forward, &names);
+}
 
-        let upstream = tensor::<4>(file, &format!("{prefix}_io.grad_output"), &device);
-        let mut gradients = (output * upstream).sum().backward();
-        let got = to_values(input.grad(&gradients).unwrap());
-        assert_close("input", got, host(file, &format!("{prefix}_io.grad_input")).values, 1e-4);
-        let got = params::take_gradients(&network, &mut gradients);
-        let mut compared = 0;
-        for (ours, theirs) in pairs() {
-            let name = format!("{prefix}_grad.{theirs}");
-            if file.names().contains(&name.as_str()) {
-                assert_close(&ours, to_values(got[&ours].clone()), host(file, &name).values, 1e-4);
-                compared += 1;
+/// Two sets of `n` pictures of `side` pixels: light ones, and the same turned dark.
+pub fn pairs(start: u64, n: usize, side: usize, device: &Device) -> Batch {
+    let shape = [n, 3, side, side];
+    let a = Key::new(5).uniform(0..n as u64, 3 * side * side);
+    let b = a.iter().map(|v| -v).collect();
+    let part = |values| Part {
+        shape,
+        values,
+        labels: None,
+        captions: vec![None; n],
+        indices: (0..n).collect(),
+        ..Part::default()
+    };
+    Batch::new(HostBatch { start, parts: vec![part(a), part(b)] }, 1_000, Key::new(0), device)
+}
+
+/// The losses' terms of a step.
+pub type Terms = Vec<(String, f32)>;
+
+/// Trains a system on one batch of pairs; the losses' terms of every step, and the system.
+pub fn fit<S: System>(config: S::Config, steps: u64, n: usize, side: usize) -> (Vec<Terms>, S) {
+    let device = Device::flex().autodiff();
+    let mut system = S::new(config, &Pictures::new([3, side, side], Vec::new())).unwrap();
+    let mut networks = system.networks(&mut Init::new(&device, 1));
+    let phases = system.phases();
+    let mut optimizers: Vec<Optimizer> = phases.iter().map(|p| Optimizer::new(p.optimizer.clone())).collect();
+    let mut log = Vec::new();
+    for step in 0..steps {
+        let batch = pairs(step * n as u64, n, side, &device);
+        let mut terms = Terms::new();
+        for (phase, optimizer) in phases.iter().zip(&mut optimizers) {
+            if !phase.is_due(step, step * n as u64) {
+                continue;
             }
+            networks = params::set_trainable(networks, &phase.trains);
+            let Some(loss) = (phase.loss)(&mut system, &networks, &batch).unwrap() else { continue };
+            terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
+            let mut gradients = loss.total.backward();
+            let gradients = params::take_gradients(&networks, &mut gradients);
+            networks = optimizer.step(networks, gradients, 1.0, 1.0);
         }
-        assert_eq!(compared, 4);
-    });
+        log.push(terms);
+    }
+    (log, system)
+}
+
+/// The value of a term.
+pub fn term(terms: &Terms, name: &str) -> f32 {
+    terms.iter().find(|(own, _)| own == name).unwrap_or_else(|| panic!("no term {name} in {terms:?}")).1
 }

@@ -7,7 +7,7 @@ use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::resample::upsample_nearest;
 use kiln_train::{
-    Abilities, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, System, TrainConfig, Translate,
+    Abilities, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule, System, TrainConfig, Translate,
 };
 
 pub struct Doubler;
@@ -63,8 +63,8 @@ impl Translate<Networks> for Doubler {
         vec!["larger"]
     }
 
-    fn multiple_of(&self) -> Option<usize> {
-        Some(2)
+    fn own_sizes(&self) -> Option<SizeRule> {
+        Some(SizeRule::multiple_of(2, Self::ID).at_least(4))
     }
 
     fn scale(&self) -> usize {

@@ -1,4 +1,5 @@
-//! `kiln import`: reads a diffusers model, or a StyleGAN2 generator of its PyTorch port, as a run.
+//! `kiln import`: reads other people's networks as runs: diffusers models, StyleGAN2 of its PyTorch port, pix2pix and CycleGAN of their
+//! authors' code.
 
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use kiln_core::{Error, Result};
 use kiln_data::PictureSize;
 use kiln_systems::adversarial::stylegan2;
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
+use kiln_systems::translation::import as translator;
 use kiln_train::recipe::{assignment, setting};
 use serde_json::json;
 use toml::Table;
@@ -15,8 +17,9 @@ use crate::output::{Output, shown};
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// Folder of a diffusers model: unet/config.json with its weights, scheduler/scheduler_config.json; or a checkpoint of
-    /// rosinality/stylegan2-pytorch, .pt or .safetensors
+    /// Folder of a diffusers model (unet/config.json with its weights, scheduler/scheduler_config.json); a checkpoint of
+    /// rosinality/stylegan2-pytorch; or of junyanz/pytorch-CycleGAN-and-pix2pix a latest_net_G.pth, or a folder with
+    /// latest_net_G_A.pth and latest_net_G_B.pth. Files may be .pth, .pt or .safetensors
     source: PathBuf,
     /// Run folder to create
     #[arg(long)]
@@ -36,8 +39,14 @@ pub fn run(args: &ImportArgs, out: &Output) -> Result<()> {
     let data = args.data.as_ref().map(|set| Ok((setting("data.set", set.as_str()), "--data".to_string())));
     let set = args.set.iter().map(|text| Ok((assignment(text)?, format!("--set {text}"))));
     let changes = data.into_iter().chain(set).collect::<Result<_>>()?;
-    if args.source.is_file() {
-        return generator(args, changes, out);
+    let translators = match args.source.is_file() {
+        true if translator::is_one(&args.source)? => vec![args.source.clone()],
+        true => return generator(args, changes, out),
+        false if args.source.is_dir() => translator::files(&args.source)?,
+        false => Vec::new(),
+    };
+    if !translators.is_empty() {
+        return translation(args, &translators, changes, out);
     }
     let options = ImportOptions { size: args.size.unwrap_or_default(), changes };
     let imported = import(&args.source, &args.out, &options)?;
@@ -51,6 +60,21 @@ pub fn run(args: &ImportArgs, out: &Output) -> Result<()> {
             line += &format!("; left out: {}", imported.left_out.join(", "));
         }
         line
+    };
+    out.say(line, &json!({"run": shown(&args.out), "imported": imported}));
+    Ok(())
+}
+
+/// One file or two: generators of pix2pix and CycleGAN.
+fn translation(args: &ImportArgs, files: &[PathBuf], changes: Vec<(Table, String)>, out: &Output) -> Result<()> {
+    let options = translator::Options { size: args.size.unwrap_or_default(), changes };
+    let imported = translator::import(files, &args.out, &options)?;
+    let line = || {
+        let (root, [height, width]) = (args.out.display(), imported.size);
+        format!(
+            "{root}: {} of {} parameters for pictures of {width} x {height}; translate by `kiln translate {root} IN.png OUT.png`",
+            imported.system, imported.parameters
+        )
     };
     out.say(line, &json!({"run": shown(&args.out), "imported": imported}));
     Ok(())

@@ -57,7 +57,7 @@ pub fn run(args: &InpaintArgs, common: &Common, out: &Output) -> Result<()> {
         None => model.default_mask()?,
     };
     let sampler = Table::from_iter(args.truncation_psi.map(|psi| ("truncation_psi".to_string(), psi.into())));
-    let mut results = Results::of(&args.input, &args.output, &samples, info)?;
+    let mut results = Results::of(&args.input, &args.output, samples.len(), info)?;
     let (mut rows, mut done) = (Vec::new(), 0);
     in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {
         let [n, c, h, w] = images.dims();
@@ -72,7 +72,7 @@ pub fn run(args: &InpaintArgs, common: &Common, out: &Output) -> Result<()> {
         done += n as u64;
         for (i, sample) in chunk.iter().enumerate() {
             for (draw, made) in columns.iter().enumerate() {
-                results.write(sample, (args.n > 1).then_some(draw), &made[i])?;
+                results.write(&sample.name, (args.n > 1).then_some(draw), &made[i])?;
             }
             if args.sheet.is_some() {
                 rows.push(kept(sample, &covered, [c, h, w]));

@@ -18,6 +18,7 @@ pub mod project;
 pub mod sample;
 pub mod systems;
 pub mod train;
+pub mod translate;
 pub mod traverse;
 
 use std::path::Path;

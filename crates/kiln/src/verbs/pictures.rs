@@ -1,4 +1,4 @@
-//! `kiln translate`, `reconstruct`, `encode` and `classify`: verbs that take a picture or a folder.
+//! `kiln reconstruct`, `encode` and `classify`: verbs that take a picture or a folder.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result, output};
-use kiln_data::{DataSet, Picture, PictureRule, PictureSize, Prepared, PreparedSample, Resize, Sample, Split};
+use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Split};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Info;
 use kiln_train::preview::pictures;
 use kiln_train::request::sampler_flags;
-use kiln_train::{Ability, Model, Progress, Request, WeightSet};
+use kiln_train::{Ability, Progress, Request, WeightSet};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::json;
@@ -24,25 +24,6 @@ use crate::feature_cache::argmax;
 use crate::output::{Output, shown};
 use crate::verbs::project::project;
 use crate::verbs::{check_png, need, open, perceptual};
-
-#[derive(Args)]
-pub struct TranslateArgs {
-    /// Run folder
-    run: PathBuf,
-    /// Image, or folder or zip of images
-    input: PathBuf,
-    /// Image or folder to write
-    output: PathBuf,
-    /// Direction, such as a2b or b2a; the run's first by default
-    #[arg(long)]
-    direction: Option<String>,
-    /// Seed; the same seed gives the same images
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Keep each image's own size instead of resizing to the training size
-    #[arg(long)]
-    native: bool,
-}
 
 #[derive(Args)]
 pub struct ReconstructArgs {
@@ -91,7 +72,7 @@ pub struct ClassifyArgs {
 }
 
 /// Every picture of a file, folder or zip under a rule.
-fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
+pub fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
     if !path.exists() {
         return Err(Error::usage(format!("{}: no such file or folder", path.display())));
     }
@@ -105,7 +86,7 @@ fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
 }
 
 /// How a user's pictures become what a run's network takes.
-fn rule(info: &Info) -> PictureRule {
+pub fn rule(info: &Info) -> PictureRule {
     let [channels, height, width] = info.pictures.shape;
     let resize = if info.data.resize == Resize::None { Resize::Pad } else { info.data.resize };
     PictureRule { size: [height, width].into(), channels, resize, ..info.data.rule().still() }
@@ -134,18 +115,6 @@ pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
     let mask = rule.adapt_mask(&sample.picture.with_channels(1, [0; 3]), shape, &name)?;
     let values = mask.pixels.iter().map(|&level| if level > 127 { 1.0 } else { 0.0 }).collect();
     Ok(from_values(values, [1, 1, h, w], &info.device))
-}
-
-/// A user's pictures at their own sizes.
-fn read_native(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
-    let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, ..info.data.rule().still() };
-    let set = open_whole(path, &rule)?;
-    let sample = |i: usize| {
-        let Sample { picture, label, caption, mask, name } = set.get(i)?;
-        let picture = picture.with_channels(info.pictures.shape[0], rule.background);
-        Ok(PreparedSample { values: picture.to_unit(), label, caption, mask, name, picture })
-    };
-    (0..set.len()).map(sample).collect()
 }
 
 /// Applies `f` to pictures a few at a time.
@@ -185,12 +154,12 @@ pub struct Results<'a> {
 
 impl<'a> Results<'a> {
     /// Errors: an output that is the input, which would be lost; one that cannot be written.
-    pub fn of(input: &'a Path, output: &'a Path, samples: &[PreparedSample], info: &'a Info) -> Result<Self> {
+    pub fn of(input: &'a Path, output: &'a Path, count: usize, info: &'a Info) -> Result<Self> {
         let same = |(a, b): (PathBuf, PathBuf)| a == b;
         if input.canonicalize().ok().zip(output.canonicalize().ok()).is_some_and(same) {
             return Err(Error::usage(format!("{}: is what is read; write to another place", output.display())));
         }
-        let single = input.is_file() && samples.len() == 1;
+        let single = input.is_file() && count == 1;
         if single {
             check_png(output)?
         } else {
@@ -199,8 +168,8 @@ impl<'a> Results<'a> {
         Ok(Self { input, output, single, info, written: BTreeSet::new() })
     }
 
-    /// Writes a result for a sample, the `draw`-th where it has several.
-    pub fn write(&mut self, sample: &PreparedSample, draw: Option<usize>, picture: &Picture) -> Result<()> {
+    /// Writes a result for the picture of a name, the `draw`-th where it has several.
+    pub fn write(&mut self, name: &str, draw: Option<usize>, picture: &Picture) -> Result<()> {
         let numbered = |path: PathBuf| match draw {
             None => path,
             Some(draw) => {
@@ -212,7 +181,7 @@ impl<'a> Results<'a> {
         if self.single {
             path = numbered(path);
         } else {
-            let inside = Path::new(&sample.name).strip_prefix(self.input).unwrap_or(Path::new(&sample.name));
+            let inside = Path::new(name).strip_prefix(self.input).unwrap_or(Path::new(name));
             // A zip may name what lies outside of it.
             path.extend(inside.components().filter(|part| matches!(part, Component::Normal(_))));
             let whole = path.clone();
@@ -222,7 +191,7 @@ impl<'a> Results<'a> {
             }
         }
         output::folder_of(&path)?;
-        let text = [("system", self.info.system), ("run", self.info.run.as_str()), ("input", sample.name.as_str())];
+        let text = [("system", self.info.system), ("run", self.info.run.as_str()), ("input", name)];
         picture.write_png(&path, &text)?;
         self.written.insert(path);
         Ok(())
@@ -247,74 +216,18 @@ fn map_pictures(
     mut f: impl FnMut(Tensor<4>, Range<u64>) -> Result<Tensor<4>>,
 ) -> Result<()> {
     let samples = read(input, info)?;
-    let mut results = Results::of(input, output, &samples, info)?;
+    let mut results = Results::of(input, output, samples.len(), info)?;
     let mut done = 0;
     in_chunks(&samples, info.pictures.shape, device, common.quiet, |chunk, images| {
         let indices = done..done + chunk.len() as u64;
         done = indices.end;
         for (sample, picture) in chunk.iter().zip(pictures(f(images, indices)?)) {
-            results.write(sample, None, &picture)?;
+            results.write(&sample.name, None, &picture)?;
         }
         Ok(())
     })?;
     results.say(out);
     Ok(())
-}
-
-/// Translates each picture at its own size: its edges repeated up to a size the network takes, and what came of them
-/// cut off again.
-fn translate_native(
-    args: &TranslateArgs,
-    along: &dyn Fn(Range<u64>) -> Request,
-    multiple: usize,
-    model: &dyn Model,
-    common: &Common,
-    out: &Output,
-) -> Result<()> {
-    let (samples, scale) = (read_native(&args.input, model.info())?, model.scale()?);
-    let mut results = Results::of(&args.input, &args.output, &samples, model.info())?;
-    let mut progress = (!common.quiet).then(|| Progress::new("pictures", "pictures", 0, samples.len() as u64));
-    for (i, sample) in samples.iter().enumerate() {
-        let Picture { width, height, .. } = sample.picture;
-        // Two multiples at least: a reflection needs something to reflect.
-        let fit = |side: usize| side.next_multiple_of(multiple).max(2 * multiple);
-        let padded = sample.picture.extend(fit(width), fit(height));
-        let shape = [1, padded.channels, padded.height, padded.width];
-        let index = i as u64;
-        let images = from_values(padded.to_unit(), shape, &model.info().device);
-        let made = model.translate(images, &along(index..index + 1))?;
-        for picture in pictures(made) {
-            results.write(sample, None, &picture.crop(0, 0, scale * width, scale * height))?;
-        }
-        if let Some(p) = &mut progress {
-            p.update(i as u64 + 1, String::new);
-        }
-    }
-    if let Some(p) = &progress {
-        p.finish();
-    }
-    results.say(out);
-    Ok(())
-}
-
-pub fn translate(args: &TranslateArgs, common: &Common, out: &Output) -> Result<()> {
-    let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
-    need(&*model, Ability::Translate)?;
-    let directions = model.directions()?;
-    let direction = args.direction.as_deref().unwrap_or(directions[0]);
-    if !directions.contains(&direction) {
-        return Err(Error::usage(format!("--direction {direction}: this run has {}", directions.join(", "))));
-    }
-    let along = |indices| Request::new(indices, args.seed, &device).along(direction);
-    if args.native {
-        let multiple = model.multiple_of()?.ok_or_else(|| {
-            Error::usage(format!("--native: {} takes pictures of the size it was trained at only", model.info().system))
-        })?;
-        return translate_native(args, &along, multiple, &*model, common, out);
-    }
-    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, indices| {
-        model.translate(x, &along(indices))
-    })
 }
 
 pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Result<()> {
@@ -385,78 +298,4 @@ pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()
         }
         Ok(())
     })
-}
-
-#[cfg(test)]
-#[path = "../../../kiln-train/tests/common/doubler.rs"]
-mod doubler;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kiln_train::{Options, Run};
-
-    /// A translation that makes pictures larger is written larger, at the run's size and at a picture's own.
-    #[test]
-    fn a_larger_translation_is_written_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = |name: &str| dir.path().join(name);
-        std::fs::create_dir(place("data")).unwrap();
-        let picture = |width: usize, height: usize| {
-            Picture::new(width, height, 1, (0..width * height).map(|i| (i * 9 % 250) as u8).collect()).unwrap()
-        };
-        for i in 0..12 {
-            picture(6, 6).write_png(&place("data").join(format!("{i}.png")), &[]).unwrap();
-        }
-        picture(7, 3).write_png(&place("in.png"), &[]).unwrap();
-        let (system, run) = (kiln_train::entry::<doubler::Doubler>(), place("run"));
-        let mut recipe = system.defaults().unwrap();
-        for text in [format!("data.set={}", place("data").display()), "train.batch=2".into()] {
-            let change = kiln_train::recipe::assignment(&text).unwrap();
-            kiln_train::recipe::merge(&mut recipe, &change, "test").unwrap();
-        }
-        let options = Options { steps: Some(1), quiet: true, ..Options::on(Device::flex()) };
-        system.train(recipe, &run, &options).unwrap();
-        let model = system.open(&Run::open(&run).unwrap(), WeightSet::Ema, &Device::flex()).unwrap();
-
-        let common = Common {
-            json: false,
-            quiet: true,
-            device: "cpu".into(),
-            precision: None,
-            threads: 0,
-            max_pixels: 1 << 20,
-            max_bytes: 1 << 20,
-        };
-        let out = Output::new(false);
-        let along = |indices| Request::new(indices, 0, &Device::flex());
-        let args = |input: &str, output: &str| TranslateArgs {
-            run: run.clone(),
-            input: place(input),
-            output: place(output),
-            direction: None,
-            seed: 0,
-            native: true,
-        };
-        let native = args("in.png", "native.png");
-        translate_native(&native, &along, model.multiple_of().unwrap().unwrap(), &*model, &common, &out).unwrap();
-        let made = Picture::open(&place("native.png")).unwrap();
-        assert_eq!((made.width, made.height), (14, 6));
-        // Each pixel four times, as the network has it, whose gain is 1 but for a step of training.
-        let original = picture(7, 3);
-        for (i, pixel) in made.pixels.iter().enumerate() {
-            let from = original.pixels[i / 14 / 2 * 7 + i % 14 / 2];
-            assert!(pixel.abs_diff(from) <= 2, "{i}: {pixel} of {from}");
-        }
-
-        let sized = args("data", "sized");
-        map_pictures(&sized.input, &sized.output, model.info(), &Device::flex(), &common, &out, |x, indices| {
-            model.translate(x, &along(indices))
-        })
-        .unwrap();
-        let made = Picture::open(&place("sized").join("3.png")).unwrap();
-        assert_eq!((made.width, made.height), (12, 12));
-        // And so is the preview.
-        assert!(std::fs::read_dir(run.join("previews")).unwrap().count() > 0);
-    }
 }

@@ -33,7 +33,7 @@ pub fn project(
     };
     let name = net.as_ref().map_or(perceptual::PIXELS, Lpips::name);
     let samples = read(input, info)?;
-    let mut results = Results::of(input, output, &samples, info)?;
+    let mut results = Results::of(input, output, samples.len(), info)?;
     let [c, h, w] = info.pictures.shape;
     for (i, sample) in samples.iter().enumerate() {
         let images = from_values(sample.values.clone(), [1, c, h, w], &info.device);
@@ -58,7 +58,7 @@ pub fn project(
         }
         let distance = to_values(found.distances)[0];
         for picture in pictures(found.images) {
-            results.write(sample, None, &picture)?;
+            results.write(&sample.name, None, &picture)?;
         }
         let object = json!({"name": sample.name, "distance": distance, "perceptual": name});
         out.say(|| format!("{}: {name} {distance:.4}", sample.name), &object);

@@ -6,12 +6,11 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
-use kiln_core::{Context, Error, Result};
+use kiln_core::{Error, Result};
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
 use kiln_nn::tensor::{normal, to_values};
-use kiln_train::checkpoint::{Checkpoint, Counters};
-use kiln_train::{DataConfig, Pictures, Recipe, Run, State, System, params, recipe};
+use kiln_train::{Pictures, State, System, params};
 use serde::Serialize;
 use toml::Table;
 
@@ -19,6 +18,7 @@ use super::rosinality::{discriminator_name, generator_name};
 use super::{Config, Networks, StyleGan2};
 use crate::adversarial::dcgan::Sizes;
 use crate::adversarial::equalised::Widths;
+use crate::imported;
 
 /// Draws whose mean is that of W where the file does not say it, as in the port.
 const DRAWS: u64 = 4096;
@@ -45,22 +45,8 @@ pub struct Imported {
 /// Names the tensor that is missing, left over, or of another network.
 pub fn import(file: &Path, root: &Path, changes: &[(Table, String)]) -> Result<Imported> {
     let source = Source::open(file)?;
-    let (config, shape @ [channels, height, width]) = source.settings()?;
-    let (_, train) = StyleGan2::defaults();
-    let data = DataConfig {
-        set: String::new(),
-        size: [height, width].into(),
-        channels,
-        shape,
-        classes: Vec::new(),
-        ..DataConfig::default()
-    };
-    let recipe = Recipe { system: StyleGan2::ID.to_string(), seed: 0, data, train, model: config };
-    let mut table = Table::try_from(recipe).context(|| "recipe")?;
-    for (changes, place) in changes {
-        recipe::merge(&mut table, changes, place)?;
-    }
-    let recipe = recipe::typed::<StyleGan2>(table, "recipe")?;
+    let (config, shape @ [_, height, width]) = source.settings()?;
+    let recipe = imported::recipe_of::<StyleGan2>(config, shape, Vec::new(), changes)?;
     let system = StyleGan2::new(recipe.model.clone(), &Pictures::new(shape, Vec::new()))?;
     let device = Device::flex();
     let fresh = system.networks(&mut Init::new(&device, recipe.seed));
@@ -70,12 +56,7 @@ pub fn import(file: &Path, root: &Path, changes: &[(Table, String)]) -> Result<I
     let network = if mean { network } else { with_mean(fresh, network, recipe.model.latent_size, &device)? };
     let parameters = network.values().map(|tensor| tensor.values.len()).sum();
 
-    let run = Run::create(root)?;
-    let _lock = run.lock()?;
-    let counters = Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() };
-    Checkpoint { counters, network, ..Checkpoint::default() }.save(&run.checkpoints())?;
-    // Last: a folder without a recipe is no run.
-    run.write_recipe(&recipe)?;
+    imported::write::<StyleGan2>(root, &recipe, network)?;
     Ok(Imported { size: [height, width], parameters, discriminator, mean })
 }
 

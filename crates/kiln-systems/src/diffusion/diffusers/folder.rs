@@ -15,8 +15,8 @@ use kiln_core::{Context, Error, Result, output};
 use kiln_data::PictureSize;
 use kiln_features::WeightsFile;
 use kiln_nn::Init;
-use kiln_train::checkpoint::{self, Checkpoint, Counters};
-use kiln_train::{DataConfig, HostTensor, Pictures, Recipe, Run, State, System, WeightSet, params, recipe};
+use kiln_train::checkpoint;
+use kiln_train::{HostTensor, Pictures, Run, State, System, WeightSet, params};
 use serde::Serialize;
 use serde_json::{Value, json};
 use toml::Table;
@@ -26,6 +26,7 @@ use super::json::Fields;
 use super::scheduler::{SchedulerClass, SchedulerConfig};
 use super::unet::state_dict_name;
 use super::{Config, Diffusers, Networks, VERSION};
+use crate::imported;
 
 const WEIGHTS: &str = "diffusion_pytorch_model";
 
@@ -103,22 +104,10 @@ pub fn import(folder: &Path, root: &Path, options: &ImportOptions) -> Result<Imp
         ..Config::default()
     };
 
-    let (_, train) = Diffusers::defaults();
     let [height, width] = config.unet.sample_size;
-    let data = DataConfig {
-        set: String::new(),
-        size: [height, width].into(),
-        channels: config.unet.in_channels,
-        shape: [config.unet.in_channels, height, width],
-        classes: (0..config.labels()).map(|label| label.to_string()).collect(),
-        ..DataConfig::default()
-    };
-    let recipe = Recipe { system: Diffusers::ID.to_string(), seed: 0, data, train, model: config };
-    let mut table = Table::try_from(recipe).context(|| "recipe")?;
-    for (changes, place) in &options.changes {
-        recipe::merge(&mut table, changes, place)?;
-    }
-    let recipe = recipe::typed::<Diffusers>(table, "recipe")?;
+    let shape = [config.unet.in_channels, height, width];
+    let classes = (0..config.labels()).map(|label| label.to_string()).collect();
+    let recipe = imported::recipe_of::<Diffusers>(config, shape, classes, &options.changes)?;
     let pictures = Pictures::new([recipe.data.channels, height, width], recipe.data.classes.clone());
     let system = Diffusers::new(recipe.model.clone(), &pictures)?;
     let unet = &recipe.model.unet;
@@ -128,12 +117,7 @@ pub fn import(folder: &Path, root: &Path, options: &ImportOptions) -> Result<Imp
     let network = weights.state(&system)?;
     let parameters = network.values().map(|t| t.values.len()).sum();
 
-    let run = Run::create(root)?;
-    let _lock = run.lock()?;
-    let counters = Counters { kiln: env!("CARGO_PKG_VERSION").into(), ..Counters::default() };
-    Checkpoint { counters, network, ..Checkpoint::default() }.save(&run.checkpoints())?;
-    // Last: a folder without a recipe is no run.
-    run.write_recipe(&recipe)?;
+    imported::write::<Diffusers>(root, &recipe, network)?;
     Ok(Imported { model: unet.class, scheduler: class, parameters, left_out })
 }
 
