@@ -17,7 +17,7 @@ pub struct Spread {
 
 impl Spread {
     /// Of at least one value; 0 ± 0 of none.
-    pub(crate) fn of(values: &[f64]) -> Self {
+    pub fn of(values: &[f64]) -> Self {
         let n = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;

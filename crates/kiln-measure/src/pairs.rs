@@ -1,4 +1,4 @@
-//! Differences of an image and its target: L1, MSE, RMSE, PSNR, SSIM, MS-SSIM, gradient differences.
+//! Differences of an image and its target: L1, MSE, RMSE, PSNR, SSIM, MS-SSIM, gradient differences, lightness and chroma.
 //!
 //! Pictures are values `[channels, height, width]`; `range` is the distance between black and white
 //! (1, 2 or 255) and must be the same for figures to be compared.
@@ -28,6 +28,41 @@ pub fn rmse(a: &[f32], b: &[f32]) -> Result<f64> {
 pub fn psnr(a: &[f32], b: &[f32], range: f64) -> Result<f64> {
     check_range(range)?;
     Ok(10.0 * (range * range / mse(a, b)?).log10())
+}
+
+/// Differences of colour in CIELAB (CIE 1976, illuminant D65) of pictures in [−1, 1], each a mean over pixels: of lightness |ΔL*|, 0 to 100,
+/// and of chroma √(Δa*² + Δb*²). scikit-image's `rgb2lab`. Grey pictures have no chroma.
+pub fn lab(a: &[f32], b: &[f32], shape: [usize; 3]) -> Result<[f64; 2]> {
+    check_shape(a, b, shape)?;
+    let [channels, height, width] = shape;
+    let pixels = height * width;
+    let of = |picture: &[f32], at: usize| match channels {
+        3 => to_lab([0, 1, 2].map(|c| f64::from(picture[c * pixels + at]))),
+        _ => to_lab([f64::from(picture[at]); 3]),
+    };
+    let mut sums = [0.0; 2];
+    for at in 0..pixels {
+        let ([l, a_star, b_star], [m, c_star, d_star]) = (of(a, at), of(b, at));
+        sums[0] += (l - m).abs();
+        sums[1] += (a_star - c_star).hypot(b_star - d_star);
+    }
+    Ok(sums.map(|sum| sum / pixels.max(1) as f64))
+}
+
+/// L*, a* and b* of an sRGB colour in [−1, 1].
+fn to_lab(rgb: [f64; 3]) -> [f64; 3] {
+    let linear = rgb.map(|value| {
+        let level = ((value + 1.0) / 2.0).clamp(0.0, 1.0);
+        if level > 0.04045 { ((level + 0.055) / 1.055).powf(2.4) } else { level / 12.92 }
+    });
+    const XYZ: [[f64; 3]; 3] =
+        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]];
+    const WHITE: [f64; 3] = [0.95047, 1.0, 1.08883];
+    let [x, y, z] = [0, 1, 2].map(|row| {
+        let t = (0..3).map(|c| XYZ[row][c] * linear[c]).sum::<f64>() / WHITE[row];
+        if t > 0.008856 { t.cbrt() } else { 7.787 * t + 16.0 / 116.0 }
+    });
+    [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
 }
 
 /// Radius of SSIM's window: 11 × 11 pixels.

@@ -254,6 +254,18 @@ fn pairs_agree_with_pytorch_msssim_and_numpy() {
 }
 
 #[test]
+fn colours_differ_as_scikit_image_has_it() {
+    let fixture = Fixture::of("color");
+    let [lightness, chroma] = pairs::lab(&fixture.f32("a"), &fixture.f32("b"), [3, 5, 7]).unwrap();
+    near(lightness, fixture.f64("lightness")[0], 1e-6);
+    near(chroma, fixture.f64("chroma")[0], 1e-6);
+    // Grey has lightness alone.
+    let [lightness, chroma] = pairs::lab(&[1.0, -1.0], &[-1.0, -1.0], [1, 1, 2]).unwrap();
+    near(lightness, 50.0, 1e-4);
+    assert!(chroma < 0.02, "{chroma}");
+}
+
+#[test]
 fn bins_agree_with_scipy_and_scikit_learn() {
     let fixture = Fixture::of("measures2");
     let (training, generated) = (fixture.indices("ndb.training"), fixture.indices("ndb.generated"));

@@ -298,6 +298,41 @@ pub fn adain(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>, eps: f64) -> Tens
     group_norm(x, scale, shift, channels, eps, Activation::None)
 }
 
+/// Layer normalisation of a whole map (Ba 2016) with scale and shift for each channel. as MUNIT's
+/// code has it (Huang 2018): the deviation is unbiased, and ε is added to it; here twice as much to its square, which is the same to
+/// second order where it is 1.
+#[derive(Module, Debug)]
+pub struct MapNorm {
+    /// Scale γ, `[channels]`.
+    pub gamma: Param<Tensor<1>>,
+    /// Shift β, `[channels]`.
+    pub beta: Param<Tensor<1>>,
+}
+
+impl MapNorm {
+    /// Scale 1 and shift 0.
+    pub fn new(channels: usize, init: &mut Init) -> Self {
+        Self { gamma: init.constant([channels], 1.0), beta: init.constant([channels], 0.0) }
+    }
+
+    /// # Shapes
+    /// `[n, channels, h, w]` → the same
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let [_, c, h, w] = x.dims();
+        let count = (c * h * w) as f64;
+        let unbiased = ((count - 1.0) / count).sqrt();
+        group_norm(x, self.gamma.val() * unbiased, self.beta.val(), 1, 2e-5, activation)
+    }
+
+    /// The same with the biased deviation and ε = 10⁻⁵ added to its square, PyTorch's `layer_norm` over channels and pixels.
+    ///
+    /// # Shapes
+    /// `[n, channels, h, w]` → the same
+    pub fn forward_biased(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        group_norm(x, self.gamma.val(), self.beta.val(), 1, 1e-5, activation)
+    }
+}
+
 /// Layer normalisation over the last dimension (Ba 2016), PyTorch's `LayerNorm`.
 #[derive(Module, Debug)]
 pub struct LayerNorm {

@@ -63,6 +63,9 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<translation::cyclegan::CycleGan>();
     visitor.visit::<translation::discogan::DiscoGan>();
     visitor.visit::<translation::dualgan::DualGan>();
+    visitor.visit::<translation::unit::Unit>();
+    visitor.visit::<translation::munit::Munit>();
+    visitor.visit::<translation::drit::Drit>();
     visitor.visit::<adaptation::dann::Dann>();
 }
 

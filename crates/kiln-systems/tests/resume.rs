@@ -151,6 +151,18 @@ fn tiny(id: &str) -> &'static [&'static str] {
             &["data.size=16", "model.generator_channels=4", "model.discriminator_channels=4", "model.curriculum=9"]
         }
         "dualgan" => &["data.size=16", "model.generator_channels=4", "model.discriminator_channels=4"],
+        "munit" => {
+            &["model.generator_channels=2", "model.blocks=1", "model.hidden=8", "model.discriminator_channels=2"]
+        }
+        "unit" => &["data.size=16", "model.generator_channels=2", "model.blocks=2", "model.discriminator_channels=2"],
+        "drit" => &[
+            "data.size=16",
+            "model.generator_channels=4",
+            "model.discriminator_channels=4",
+            "model.blocks=1",
+            "model.content_steps=2",
+            "model.mode_seeking_weight=1",
+        ],
         "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=8"],
         other => panic!("{other}: give settings that make it small"),
     }

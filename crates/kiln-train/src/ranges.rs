@@ -104,6 +104,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("top_latent", WIDTH),
     ("latent_size", WIDTH),
     ("embedding_size", WIDTH),
+    ("style_size", WIDTH),
     ("channel_base", range(1.0, 1e6)),
     ("channel_max", WIDTH),
     ("channel_multipliers", range(1.0, 64.0)),
@@ -114,6 +115,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("kernel", range(1.0, 63.0)),
     ("first_kernel", range(1.0, 63.0)),
     ("blocks", DEPTH),
+    ("shared_blocks", DEPTH),
     ("layers", DEPTH),
     ("mapping_layers", DEPTH),
     ("levels", range(0.0, 16.0)),
@@ -140,6 +142,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("samples", range(1.0, 1e5)),
     ("discriminator_steps", range(1.0, 1e3)),
     ("generator_steps", range(1.0, 1e3)),
+    ("content_steps", range(1.0, 1e3)),
     // Generators with styles.
     ("mapping_lr_multiplier", range(1e-6, 1e3)),
     ("style_mixing", SHARE),

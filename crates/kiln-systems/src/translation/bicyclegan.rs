@@ -36,7 +36,7 @@ use super::networks::{
     Architecture, GeneratorConfig, Made, MultiScaleDiscriminator, Normalization, Pass, PatchDiscriminator,
     ResidualEncoder, UnetGenerator,
 };
-use super::two_way::{self, check_weights};
+use super::two_way::{self, check_weights, fooling, halves, telling_apart};
 use crate::adversarial::objective::Objective;
 use crate::adversarial::players::check_positive;
 use crate::autoencoder::bound::reparameterise;
@@ -151,14 +151,10 @@ struct Halves {
 }
 
 impl Halves {
-    /// A batch of one is both halves.
     fn of(batch: &Batch) -> Result<Self> {
         let (a, b) = batch.pairs()?;
-        let n = batch.len();
-        let half = (n / 2).max(1);
-        let part = |x: &Tensor<4>, start: usize, len: usize| x.clone().narrow(0, start, len);
-        let both = |start: usize, len: usize| [part(&a.images, start, len), part(&b.images, start, len)];
-        Ok(Self { encoded: both(0, half), others: both(n - half, half) })
+        let ([a1, a2], [b1, b2]) = (halves(a.images.clone()), halves(b.images.clone()));
+        Ok(Self { encoded: [a1, b1], others: [a2, b2] })
     }
 }
 
@@ -277,9 +273,8 @@ impl BicycleGan {
         let (halves, c) = (Halves::of(batch)?, &self.config);
         let made = self.made(networks, &halves, batch);
         let [a, b] = &halves.encoded;
-        let adversarial = |d: &MultiScaleDiscriminator, fake: &Tensor<4>| {
-            sum(self.judge(d, a, fake.clone()).into_iter().map(|fake| c.objective.generator(fake)))
-        };
+        let adversarial =
+            |d: &MultiScaleDiscriminator, fake: &Tensor<4>| fooling(c.objective, self.judge(d, a, fake.clone()));
         let mut loss = Loss { total: Tensor::zeros([1], &a.device()), terms: Vec::new() };
         if c.vae_weight > 0.0 {
             loss = loss.plus("vae", c.vae_weight, adversarial(&networks.discriminator_vae, &made.encoded));
@@ -313,8 +308,7 @@ impl BicycleGan {
         });
         let from = &halves.encoded[0];
         let loss = |d: &MultiScaleDiscriminator, [a, b]: &[Tensor<4>; 2], fake: Tensor<4>| {
-            let scales = self.judge(d, a, b.clone()).into_iter().zip(self.judge(d, from, fake));
-            sum(scales.map(|(real, fake)| c.objective.discriminator(real, fake, 0.0)))
+            telling_apart(c.objective, self.judge(d, a, b.clone()), self.judge(d, from, fake))
         };
         let mut total = Loss { total: Tensor::zeros([1], &from.device()), terms: Vec::new() };
         if c.vae_weight > 0.0 {
@@ -334,11 +328,6 @@ struct Translations {
     mean: Tensor<2>,
     log_var: Tensor<2>,
     random: Tensor<2>,
-}
-
-/// The sum of the scales' losses, of which there is at least one.
-fn sum(terms: impl Iterator<Item = Tensor<1>>) -> Tensor<1> {
-    terms.reduce(|sum, term| sum + term).unwrap_or_else(|| Tensor::zeros([1], &Default::default()))
 }
 
 impl Translate<Networks> for BicycleGan {
@@ -410,7 +399,7 @@ mod tests {
         };
         let (with, without) = (gradients(1.0), gradients(0.0));
         let same = |path: &str| to_values(with[path].clone()) == to_values(without[path].clone());
-        assert!(same("encoder.first.weight"));
+        assert!(same("encoder.first.conv.weight"));
         assert!(!same("generator.up.0.weight"));
     }
 

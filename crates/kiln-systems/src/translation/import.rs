@@ -333,7 +333,7 @@ mod tests {
 
     fn model(paths: &[PathBuf], set: &[&str], root: &Path) -> Box<dyn Model> {
         let changes = set.iter().map(|text| (assignment(text).unwrap(), "test".to_string())).collect();
-        let imported = import(paths, root, &Options { size: 32.into(), changes }).unwrap();
+        let imported = import(paths, root, &Options { changes, ..Options::default() }).unwrap();
         let run = Run::open(root).unwrap();
         crate::find(imported.system).unwrap().open(&run, WeightSet::Ema, &Device::flex()).unwrap()
     }

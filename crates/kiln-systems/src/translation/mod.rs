@@ -3,10 +3,13 @@
 pub mod bicyclegan;
 pub mod cyclegan;
 pub mod discogan;
+pub mod drit;
 pub mod dualgan;
 pub mod import;
+pub mod munit;
 pub mod networks;
 pub mod pix2pix;
 #[cfg(test)]
 mod testing;
 pub mod two_way;
+pub mod unit;

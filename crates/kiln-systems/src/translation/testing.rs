@@ -9,8 +9,10 @@ use kiln_data::{HostBatch, Part};
 use kiln_nn::Init;
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::optim::Optimizer;
-use kiln_train::{Batch, HostTensor, Pictures, System, params};
+use kiln_train::{Batch, HostTensor, Loss, Pictures, System, params};
 use safetensors::SafeTensors;
+
+use crate::testing::hashed::uniform;
 
 /// The folder of fixtures.
 pub fn fixtures() -> PathBuf {
@@ -156,4 +158,45 @@ pub fn fit<S: System>(config: S::Config, steps: u64, n: usize, side: usize) -> (
 /// The value of a term.
 pub fn term(terms: &Terms, name: &str) -> f32 {
     terms.iter().find(|(own, _)| own == name).unwrap_or_else(|| panic!("no term {name} in {terms:?}")).1
+}
+
+/// 2u − 1, of a name (tests/reference/hashed.py).
+pub fn by_formula<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let values = uniform(name, shape.iter().product()).map(|u| (2.0 * u - 1.0) as f32).collect();
+    from_values(values, shape, device)
+}
+
+/// A network with the weights of tests/reference/translation.py, by formula of their paths.
+pub fn with_weights_by_formula<M: Module>(network: M) -> M {
+    let mut state = params::state(&network);
+    for (path, tensor) in &mut state {
+        let name = path.replace("gamma", "gamma.weight");
+        let fan_in: usize = tensor.shape[1..].iter().product();
+        let value = |u: f64| match tensor.shape.len() {
+            1 if name.ends_with("weight") => 0.5 + u,
+            1 => 0.2 * u - 0.1,
+            _ => (2.0 * u - 1.0) * (6.0 / fan_in as f64).sqrt(),
+        };
+        tensor.values = uniform(&name, tensor.values.len()).map(|u| value(u) as f32).collect();
+    }
+    params::load(network, &state, "formula").unwrap()
+}
+
+/// Compares the terms of a loss, and the gradients that it has, with those of the authors' code.
+pub fn compare_objective<M: Module>(name: &str, network: &M, loss: Loss, terms: &[&str], tolerance: f32) {
+    with_fixture_of("translation", |file| {
+        for wanted in terms {
+            let (_, value) = loss.terms.iter().find(|(term, _)| term == wanted).unwrap();
+            let want = host(file, &format!("{name}.{wanted}")).values;
+            assert_close(wanted, to_values(value.clone()), want, 2e-5);
+        }
+        let found = params::take_gradients(network, &mut loss.total.backward());
+        let prefix = format!("{name}.grad.");
+        let wanted: Vec<&str> = file.names().into_iter().filter_map(|n| n.strip_prefix(&prefix)).collect();
+        assert!(wanted.len() > 20, "{}", wanted.len());
+        for path in wanted {
+            let got = found.get(path).unwrap_or_else(|| panic!("{path} has no gradient"));
+            assert_close(path, to_values(got.clone()), host(file, &format!("{prefix}{path}")).values, tolerance);
+        }
+    });
 }

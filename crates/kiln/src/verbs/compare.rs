@@ -24,7 +24,7 @@ use crate::report::plot::{Line, Plot};
 use crate::report::{Cell, Column, Content, Figure, Matrix, Report, Row, Section, colour, html, markdown, now};
 use crate::verbs::evaluate::{self, EvaluateArgs, check_classes, measure};
 use crate::verbs::sample::generate;
-use crate::verbs::{open, translate};
+use crate::verbs::{open, translate_along};
 use crate::{Common, hardware};
 
 /// Pictures in a row of inputs above outputs.
@@ -331,7 +331,7 @@ fn pictures_section(
         };
         if subject.can(Ability::Translate) {
             for (direction, spec) in model.directions()?.into_iter().zip(&sets) {
-                above(spec, &format!("translation {direction}"), &|x| translate(model, x, 0, direction))?;
+                above(spec, &format!("translation {direction}"), &|x| translate_along(model, x, 0, direction))?;
             }
         }
         if subject.can(Ability::Reconstruct) {

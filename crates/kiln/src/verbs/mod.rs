@@ -62,7 +62,7 @@ pub fn encode(model: &dyn Model, images: Tensor<4>, first: usize) -> Result<Tens
 }
 
 /// Translations of pictures, the first of which is the `first`-th, along a direction, in the system's own way.
-pub fn translate(model: &dyn Model, images: Tensor<4>, first: usize, direction: &str) -> Result<Tensor<4>> {
+pub fn translate_along(model: &dyn Model, images: Tensor<4>, first: usize, direction: &str) -> Result<Tensor<4>> {
     let (first, n) = (first as u64, images.dims()[0] as u64);
     let request = Request::new(first..first + n, 0, &model.info().device);
     model.translate(images, &request.along(direction))

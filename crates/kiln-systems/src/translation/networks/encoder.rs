@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_nn::resample::{avg_pool2d, global_mean};
-use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, Linear, LinearConfig, activate, add_activate};
+use kiln_nn::{Activation, Conv2d, Init, Linear, LinearConfig, activate, add_activate};
 
+use super::codes::PaddedConv;
 use super::{Normalization, Norms, Pass, WEIGHTS, conv};
 
 /// Slope of LeakyReLU.
@@ -16,21 +17,55 @@ const WIDEST: usize = 4;
 /// variance of z by a linear layer each.
 #[derive(Module, Debug)]
 pub struct ResidualEncoder {
-    first: Conv2d,
+    first: PaddedConv,
     blocks: Vec<EncoderBlock>,
     mean: Linear,
     log_var: Linear,
 }
 
+/// What is around a picture.
+#[derive(Clone, Copy, Debug)]
+enum Border {
+    Zeros,
+    Reflection,
+}
+
+impl Border {
+    /// A convolution with so much of it on each side.
+    fn conv(self, sides: [usize; 2], kernel: usize, stride: usize, padding: usize, init: &mut Init) -> PaddedConv {
+        match self {
+            Self::Zeros => PaddedConv::with_zeros(sides, kernel, stride, padding, WEIGHTS, init),
+            Self::Reflection => PaddedConv::new(sides, kernel, stride, padding, WEIGHTS, init),
+        }
+    }
+}
+
 impl ResidualEncoder {
-    /// Pictures of `channels` channels, `k` channels after the first layer, z of `latent` numbers.
+    /// Pictures of `channels` channels, `k` channels after the first layer, z of `latent` numbers; padded by zeros.
     pub fn new(channels: usize, k: usize, blocks: usize, latent: usize, norm: Normalization, init: &mut Init) -> Self {
+        Self::bordered(channels, k, [blocks, latent], norm, Border::Zeros, init)
+    }
+
+    /// The same without norms, padded by reflection, as DRIT has it (Lee 2018).
+    pub fn reflecting(channels: usize, k: usize, blocks: usize, latent: usize, init: &mut Init) -> Self {
+        Self::bordered(channels, k, [blocks, latent], Normalization::None, Border::Reflection, init)
+    }
+
+    fn bordered(
+        channels: usize,
+        k: usize,
+        [blocks, latent]: [usize; 2],
+        norm: Normalization,
+        border: Border,
+        init: &mut Init,
+    ) -> Self {
         let width = |at: usize| k * (at + 1).min(WIDEST);
         let linear =
             |init: &mut Init| LinearConfig { weight: WEIGHTS, ..LinearConfig::new(width(blocks), latent) }.init(init);
+        let block = |at: usize, init: &mut Init| EncoderBlock::new(width(at), width(at + 1), norm, border, init);
         Self {
-            first: Conv2dConfig { stride: 2, padding: 1, ..conv(channels, k, 4) }.init(init),
-            blocks: (0..blocks).map(|at| EncoderBlock::new(width(at), width(at + 1), norm, init)).collect(),
+            first: border.conv([channels, k], 4, 2, 1, init),
+            blocks: (0..blocks).map(|at| block(at, init)).collect(),
             mean: linear(init),
             log_var: linear(init),
         }
@@ -50,18 +85,17 @@ impl ResidualEncoder {
 #[derive(Module, Debug)]
 pub struct EncoderBlock {
     norms: Norms,
-    conv1: Conv2d,
-    conv2: Conv2d,
+    conv1: PaddedConv,
+    conv2: PaddedConv,
     shortcut: Conv2d,
 }
 
 impl EncoderBlock {
-    fn new(inputs: usize, outputs: usize, norm: Normalization, init: &mut Init) -> Self {
-        let same = |outputs: usize| Conv2dConfig { padding: 1, ..conv(inputs, outputs, 3) };
+    fn new(inputs: usize, outputs: usize, norm: Normalization, border: Border, init: &mut Init) -> Self {
         Self {
             norms: Norms::new(norm, [inputs; 2], init),
-            conv1: same(inputs).init(init),
-            conv2: same(outputs).init(init),
+            conv1: border.conv([inputs; 2], 3, 1, 1, init),
+            conv2: border.conv([inputs, outputs], 3, 1, 1, init),
             shortcut: conv(inputs, outputs, 1).init(init),
         }
     }
@@ -83,9 +117,9 @@ mod tests {
     #[test]
     fn equals_the_authors() {
         let names = named(&[
-            ("first", "net.conv.0"),
-            ("blocks.0.conv1", "net.conv.1.conv.2"),
-            ("blocks.0.conv2", "net.conv.1.conv.5.0"),
+            ("first.conv", "net.conv.0"),
+            ("blocks.0.conv1.conv", "net.conv.1.conv.2"),
+            ("blocks.0.conv2.conv", "net.conv.1.conv.5.0"),
             ("blocks.0.shortcut", "net.conv.1.shortcut.1"),
             ("mean", "net.fc.0"),
             ("log_var", "net.fcVar.0"),

@@ -1,5 +1,6 @@
 //! Networks of image-to-image translation, with the settings and the initialisation that the papers share.
 
+pub mod codes;
 mod encoder;
 mod patch;
 mod pool;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::encoder::ResidualEncoder;
 pub use self::patch::{MultiScaleDiscriminator, PatchDiscriminator};
 pub use self::pool::ImagePool;
-pub use self::resnet::ResnetGenerator;
+pub use self::resnet::{ResidualBlock, ResnetGenerator};
 pub use self::unet::UnetGenerator;
 
 /// Every weight is drawn from N(0, 0.02²) (Isola 2017, §6.2; Zhu 2017, appendix 7.1).

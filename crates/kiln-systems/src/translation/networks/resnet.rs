@@ -3,9 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_nn::resample::reflect_pad;
-use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, add_activate};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, ConvTranspose2d, Init, WeightInit, add_activate};
 
-use super::{GeneratorConfig, Normalization, Norms, Pass, conv};
+use super::{GeneratorConfig, Normalization, Norms, Pass, WEIGHTS, conv};
 
 /// c7s1-k, d2k, d4k, R4k…, u2k, uk, c7s1-channels, tanh: reflection padding, a norm and ReLU after each convolution but the
 /// last.
@@ -29,7 +29,7 @@ impl ResnetGenerator {
             Conv2dConfig { stride: 2, padding: 1, output_padding: 1, ..norm.conv(2 * o, o, 3) }.init_transposed(init)
         };
         let widths = || (0..halvings).map(|at| k << at);
-        let block = |init: &mut Init| ResidualBlock::new(k << halvings, norm, config.dropout, init);
+        let block = |init: &mut Init| ResidualBlock::new(k << halvings, norm, config.dropout, WEIGHTS, init);
         Self {
             first: norm.conv(inputs, k, 7).init(init),
             down: widths().map(|width| down(width, init)).collect(),
@@ -64,8 +64,9 @@ pub struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    fn new(channels: usize, norm: Normalization, dropout: f64, init: &mut Init) -> Self {
-        let config = norm.conv(channels, channels, 3);
+    /// Of so many channels, in and out.
+    pub fn new(channels: usize, norm: Normalization, dropout: f64, weight: WeightInit, init: &mut Init) -> Self {
+        let config = Conv2dConfig { weight, ..norm.conv(channels, channels, 3) };
         let (conv1, conv2) = (config.init(init), config.init(init));
         Self { conv1, conv2, norms: Norms::new(norm, [channels; 2], init), dropout }
     }
@@ -74,7 +75,7 @@ impl ResidualBlock {
     ///
     /// # Shapes
     /// `[n, channels, h, w]` → the same
-    fn forward(&self, at: usize, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+    pub fn forward(&self, at: usize, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let h = self.norms.forward(0, self.conv1.forward(reflect_pad(x.clone(), 1)), Activation::Relu, pass);
         let h = pass.drop(at, h, self.dropout);
         let h = self.norms.forward(1, self.conv2.forward(reflect_pad(h, 1)), Activation::None, pass);

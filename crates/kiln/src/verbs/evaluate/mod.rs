@@ -88,6 +88,10 @@ pub const METRICS: &[Metric] = &[
     metric("pairs", On::Pairs, PAIRS),
     metric("ms_ssim", On::Pairs, PAIRS),
     metric("lpips", On::Pairs, PAIRS),
+    metric("color", On::Pairs, PAIRS),
+    metric("translation_fid", On::Pairs, &[Ability::Translate]),
+    metric("translation_diversity", On::Pairs, &[Ability::Translate]),
+    metric("pair_latents", On::Pairs, &[Ability::Encode]),
     metric("ppl", On::Latents, &[Ability::Decode]),
     metric("ppl_w", On::Latents, &[Ability::Mix]),
     metric("ppl_w_end", On::Latents, &[Ability::Mix]),
@@ -131,6 +135,10 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "pairs" => &["pair_l1_", "pair_psnr_", "pair_ssim_", "pair_gradient_"],
         "ms_ssim" => &["pair_ms_ssim_"],
         "lpips" => &["pair_lpips_"],
+        "color" => &["pair_lightness_", "pair_chroma_"],
+        "translation_fid" => &["translation_fid_"],
+        "translation_diversity" => &["translation_diversity_"],
+        "pair_latents" => &["latent_distance_of_pairs", "latent_distance_of_others"],
         "ppl" => &["ppl", "ppl_end"],
         "mig" => &["mig_"],
         "factor_r2" => &["factor_r2_", "factor_leak_"],
@@ -160,7 +168,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, ppl, ppl_w, ppl_w_end, separability, separability_w, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]

@@ -3,15 +3,19 @@
 //! A run that translates is evaluated on known pairs of its two domains, one that reconstructs on its own
 //! data, and a folder of images on those at the same position of the reference.
 
+use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
 use kiln_data::{Picture, PictureRule, Prepared, Split, check_pairs};
 use kiln_features::Lpips;
-use kiln_measure::{MetricValue, pairs};
+use kiln_measure::{MetricValue, Spread, pairs};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::{Ability, Model};
+use kiln_train::{Ability, Model, Request};
 
 use super::Asked;
-use crate::verbs::translate;
+use crate::feature_cache::Outputs;
+use crate::feature_net::FeatureNet;
+use crate::stats::Side;
+use crate::verbs::translate_along as translate;
 
 /// A distance of a picture to its counterpart.
 enum Distance {
@@ -21,6 +25,8 @@ enum Distance {
     /// L1 of the differences between neighbouring pixels.
     Gradient,
     MsSsim,
+    Lightness,
+    Chroma,
     Lpips(Box<Lpips>),
 }
 
@@ -31,6 +37,7 @@ impl Distance {
         for metric in metrics {
             match *metric {
                 "ms_ssim" => all.push(Self::MsSsim),
+                "color" => all.extend([Self::Lightness, Self::Chroma]),
                 "lpips" => all.push(Self::Lpips(Box::new(asked.perceptual()?))),
                 _ => all.extend([Self::L1, Self::Psnr, Self::Ssim, Self::Gradient]),
             }
@@ -45,6 +52,8 @@ impl Distance {
             Self::Ssim => "pair_ssim",
             Self::Gradient => "pair_gradient",
             Self::MsSsim => "pair_ms_ssim",
+            Self::Lightness => "pair_lightness",
+            Self::Chroma => "pair_chroma",
             Self::Lpips(_) => "pair_lpips",
         }
     }
@@ -57,6 +66,8 @@ impl Distance {
             Self::Ssim => pairs::ssim(a, b, shape, 2.0),
             Self::Gradient => pairs::gradient_l1(a, b, shape),
             Self::MsSsim => pairs::ms_ssim(a, b, shape, 2.0),
+            Self::Lightness => Ok(pairs::lab(a, b, shape)?[0]),
+            Self::Chroma => Ok(pairs::lab(a, b, shape)?[1]),
             Self::Lpips(net) => {
                 let [c, h, w] = shape;
                 let tensor = |x: &[f32]| from_values::<4>(x.to_vec(), [1, c, h, w], asked.device);
@@ -102,43 +113,154 @@ impl<'a> Means<'a> {
     }
 }
 
+/// Metrics that are no distances of a picture to its counterpart.
+const OTHERS: [&str; 3] = ["translation_fid", "translation_diversity", "pair_latents"];
+
 /// The metrics of pairs.
 pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> {
-    let distances = Distance::of(asked, metrics)?;
-    match asked.model {
-        None => of_pictures(asked, &distances),
-        Some(model) if model.abilities().contains(&Ability::Translate) => of_translations(model, asked, &distances),
-        Some(_) => of_reconstructions(asked.run(metrics[0], Ability::Reconstruct)?, asked, &distances),
+    let (others, near): (Vec<&str>, Vec<&str>) = metrics.iter().partition(|metric| OTHERS.contains(metric));
+    let mut found = Vec::new();
+    if !near.is_empty() {
+        let distances = Distance::of(asked, &near)?;
+        found = match asked.model {
+            None => of_pictures(asked, &distances)?,
+            Some(model) if model.abilities().contains(&Ability::Translate) => {
+                of_translations(model, asked, &distances)?
+            }
+            Some(_) => of_reconstructions(asked.run(near[0], Ability::Reconstruct)?, asked, &distances)?,
+        };
+    }
+    for metric in others {
+        let model = asked.run(metric, Ability::Translate)?;
+        let domains = Domains::open(model, asked, metric)?;
+        found.extend(match metric {
+            "translation_fid" => domains.frechet(model, asked)?,
+            "translation_diversity" => domains.diversity(model, asked)?,
+            _ => domains.latents(asked.run(metric, Ability::Encode)?, asked)?,
+        });
+    }
+    Ok(found)
+}
+
+/// Two sets of known pairs: a run's two domains.
+struct Domains {
+    sides: [Prepared; 2],
+    names: [String; 2],
+    n: usize,
+}
+
+impl Domains {
+    fn open(model: &dyn Model, asked: &Asked<'_>, metric: &str) -> Result<Self> {
+        let rule = model.info().data.rule().still();
+        let sets = kiln_data::open_all(&asked.reference, asked.split, &rule)?;
+        let [a, b] = &sets[..] else {
+            let reference = &asked.reference;
+            return Err(Error::usage(format!("--metrics {metric} needs two sets of known pairs, not `{reference}`")));
+        };
+        check_pairs(a, b)?;
+        let scale = model.scale()?;
+        if scale != 1 {
+            return Err(Error::usage(format!(
+                "--metrics {metric}: this run's translations are {scale} times as large as its pictures, and the known ones are not"
+            )));
+        }
+        let sides = [Prepared::new(a.clone(), rule.clone())?, Prepared::new(b.clone(), rule)?];
+        let specs = kiln_data::split_specs(&asked.reference);
+        let name = |i: usize| specs.get(i).cloned().unwrap_or_default();
+        let n = sides[0].len().min(asked.args.n);
+        Ok(Self { sides, names: [name(0), name(1)], n })
+    }
+
+    /// A picture of a side, `[1, c, h, w]`.
+    fn picture(&self, side: usize, i: usize, asked: &Asked<'_>) -> Result<Tensor<4>> {
+        let [c, h, w] = self.sides[side].shape();
+        Ok(from_values(self.sides[side].get(i)?.values, [1, c, h, w], asked.device))
+    }
+
+    /// Each direction of a run: its name, and the sides it goes from and to.
+    fn directions(model: &dyn Model) -> Result<Vec<(&'static str, [usize; 2])>> {
+        let way = |name: &'static str| (name, if name == "b2a" { [1, 0] } else { [0, 1] });
+        Ok(model.directions()?.into_iter().map(way).collect())
+    }
+
+    /// The Fréchet distance of translations to the pictures of the domain they are in, and that of the untouched pictures.
+    fn frechet(&self, model: &dyn Model, asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
+        let rule = model.info().data.rule();
+        let mut out = Vec::new();
+        for (direction, [from, to]) in Self::directions(model)? {
+            let net =
+                FeatureNet::of(asked.args.features.as_deref(), &self.names[to], &rule, asked.common, asked.device)?;
+            let [mut made, mut inputs, mut real] = [(); 3].map(|()| Outputs::default());
+            for i in 0..self.n {
+                let input = self.picture(from, i, asked)?;
+                net.apply(translate(model, input.clone(), i, direction)?, &mut made)?;
+                net.apply(input, &mut inputs)?;
+                net.apply(self.picture(to, i, asked)?, &mut real)?;
+            }
+            let real = Side::of(&self.names[to], &asked.split.to_string(), real);
+            for (name, outputs) in [(direction.to_string(), made), (format!("of_input_{direction}"), inputs)] {
+                let fid = Side::of("translations", "", outputs).frechet(&real)?;
+                let figure = MetricValue::new(&format!("translation_fid_{name}"), fid, self.n);
+                out.push(asked.against(figure).features(&net.name, &net.resize()));
+            }
+        }
+        Ok(out)
+    }
+
+    /// The mean perceptual distance of two translations of a picture with other noise (Zhu 2017, *Toward Multimodal Image-to-Image
+    /// Translation*, §5.2).
+    fn diversity(&self, model: &dyn Model, asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
+        let net = asked.perceptual()?;
+        let mut out = Vec::new();
+        for (direction, [from, _]) in Self::directions(model)? {
+            let mut distances = Vec::new();
+            for i in 0..self.n {
+                let input = self.picture(from, i, asked)?;
+                let [first, second] = [i, self.n + i];
+                let made = |at: usize| translate(model, input.clone(), at, direction);
+                distances.push(f64::from(net.distance(made(first)?, made(second)?)?.into_scalar::<f32>()));
+            }
+            let figure =
+                MetricValue::spread(&format!("translation_diversity_{direction}"), Spread::of(&distances), self.n);
+            out.push(asked.against(figure).features(net.name(), "none"));
+        }
+        Ok(out)
+    }
+
+    /// How far latents of pairs are from each other, and those of pictures that are none, where both domains have one space.
+    fn latents(&self, model: &dyn Model, asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
+        if self.n < 2 {
+            return Err(Error::usage("--metrics pair_latents: give two pairs or more"));
+        }
+        let latent = |side: usize, i: usize| -> Result<Tensor<2>> {
+            let direction = ["a2b", "b2a"][side];
+            let request = Request::new(i as u64..i as u64 + 1, 0, asked.device).along(direction);
+            model.encode(self.picture(side, i, asked)?, &request)
+        };
+        let distance = |x: Tensor<2>, y: Tensor<2>| f64::from((x - y).square().sum().sqrt().into_scalar::<f32>());
+        let (mut pairs, mut others) = (Vec::new(), Vec::new());
+        for i in 0..self.n {
+            let own = latent(0, i)?;
+            pairs.push(distance(own.clone(), latent(1, i)?));
+            others.push(distance(own, latent(1, (i + 1) % self.n)?));
+        }
+        let figure = |name: &str, found: &[f64]| asked.against(MetricValue::spread(name, Spread::of(found), self.n));
+        Ok(vec![figure("latent_distance_of_pairs", &pairs), figure("latent_distance_of_others", &others)])
     }
 }
 
 /// Translations beside the known counterparts, and the inputs themselves beside them.
 fn of_translations(model: &dyn Model, asked: &Asked<'_>, distances: &[Distance]) -> Result<Vec<MetricValue>> {
-    let rule = model.info().data.rule().still();
-    let sets = kiln_data::open_all(&asked.reference, asked.split, &rule)?;
-    let [a, b] = &sets[..] else {
-        let reference = &asked.reference;
-        return Err(Error::usage(format!("--metrics pairs needs two sets of known pairs, not `{reference}`")));
-    };
-    check_pairs(a, b)?;
-    let sides = [Prepared::new(a.clone(), rule.clone())?, Prepared::new(b.clone(), rule)?];
-    let shape @ [c, h, w] = sides[0].shape();
-    let scale = model.scale()?;
-    if scale != 1 {
-        return Err(Error::usage(format!(
-            "--metrics pairs: this run's translations are {scale} times as large as its pictures, and the known ones are not"
-        )));
-    }
-    let n = sides[0].len().min(asked.args.n);
+    let domains = Domains::open(model, asked, "pairs")?;
+    let shape = domains.sides[0].shape();
     let mut out = Vec::new();
-    for (direction, (from, to)) in model.directions()?.into_iter().zip([(0, 1), (1, 0)]) {
+    for (direction, [from, to]) in Domains::directions(model)? {
         let mut made = Means::new(asked, distances, &format!("_{direction}"));
         let mut inputs = Means::new(asked, distances, &format!("_of_input_{direction}"));
-        for i in 0..n {
-            let (input, target) = (sides[from].get(i)?.values, sides[to].get(i)?.values);
-            let images = from_values(input.clone(), [1, c, h, w], asked.device);
-            made.add(&to_values(translate(model, images, i, direction)?), &target, shape)?;
-            inputs.add(&input, &target, shape)?;
+        for i in 0..domains.n {
+            let (input, target) = (domains.picture(from, i, asked)?, domains.sides[to].get(i)?.values);
+            made.add(&to_values(translate(model, input.clone(), i, direction)?), &target, shape)?;
+            inputs.add(&to_values(input), &target, shape)?;
         }
         out.extend(made.figures().zip(inputs.figures()).flat_map(|(made, input)| [made, input]));
     }
