@@ -80,6 +80,11 @@ COMMANDS=(
   "systems|systems"
 )
 
+# It needs a network that is downloaded once.
+if "$KILN" data list | grep -q "weights:vgg16-hed *here"; then
+  COMMANDS+=("stylize|stylize in/00000.png o.png --style in/00001.png --size 32 --steps 2")
+fi
+
 # What a flag needs beside it to be read at all.
 beside() {
   case $1 in
@@ -89,6 +94,7 @@ beside() {
     --eta) echo "--sampler ddim" ;;
     --order | --solver-type | --sigmas | --final-sigma | --sigma-max) echo "--sampler dpm++" ;;
     --rtol | --atol) echo "--sampler ode" ;;
+    --learning-rate) echo "--method adam" ;;
     --metrics) [ "$2" = train ] && echo "--evaluate-every 4" ;;
   esac
 }

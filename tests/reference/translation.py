@@ -6,10 +6,11 @@ Made with torch==2.15.0, safetensors==0.8.0 and
     git clone https://github.com/junyanz/BicycleGAN bicycle && git -C bicycle checkout 40b9d52
     git clone https://github.com/NVlabs/MUNIT munit && git -C munit checkout a82e222
     git clone https://github.com/HsinYingLee/DRIT drit && git -C drit checkout f19f50a
-    python translation.py pix2pix bicycle munit drit
+    git clone https://github.com/naoto0804/pytorch-AdaIN adain && git -C adain checkout 47950d0
+    python translation.py pix2pix bicycle munit drit adain
 
 Networks as they are, of few channels and without dropout. <name>.<path> is the state, <name>_io the values in training mode,
-<name>_grad.<path> gradients. Whole objectives of munit, unit and drit in double precision, DRIT's networks with 4 channels in place of 64: weights and draws by
+<name>_grad.<path> gradients. Whole objectives of munit, unit, drit and adain in double precision, DRIT's networks with 4 channels in place of 64, AdaIN's with 2: weights and draws by
 formula (hashed.py) of the names that they have in Kiln, pictures 2u - 1. <system>.<term> are the terms and <system>.grad.<path> gradients of the whole.
 translation/*.pth are files of generators, with <file>.input [1,3,h,w] and <file>.output in evaluation mode,
 <file>.batch in training mode without dropout: by the statistics of the picture.
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from hashed import uniform, weights
 from reference import FIXTURES, begin, record_model, save, spread
 
-versions = begin(seed=29) + " pix2pix@cb2c4f8 BicycleGAN@40b9d52 MUNIT@a82e222 DRIT@f19f50a"
+versions = begin(seed=29) + " pix2pix@cb2c4f8 BicycleGAN@40b9d52 MUNIT@a82e222 DRIT@f19f50a AdaIN@47950d0"
 
 
 def module(name, path):
@@ -224,8 +225,8 @@ def strided(side):
     return rename
 
 
-def record_terms(name, terms, names, total):
-    keep = {k: p for k, p in names.items() if k.endswith("bias") or k.endswith("gamma")}
+def record_terms(name, terms, names, total, every=False):
+    keep = {k: p for k, p in names.items() if every or k.endswith("bias") or k.endswith("gamma")}
     grads = torch.autograd.grad(total, keep.values(), allow_unused=True)
     out.update({f"{name}.{k}": torch.as_tensor(v).detach() for k, v in terms.items()})
     out.update({f"{name}.grad.{k}": g for k, g in zip(keep, grads) if g is not None})
@@ -379,6 +380,37 @@ for k, g, second in zip(keep, *both):
         out[f"drit.grad.{k}"] = sum(parts)
 out |= {f"drit.{k}": torch.as_tensor(v) for k, v in terms.items()}
 torch.Tensor.backward = backward
+
+
+def adain(folder):
+    """AdaIN's networks with 2 channels for 64; pictures come on the scale of ImageNet, where the authors' first layer has its own."""
+    source = (folder / "net.py").read_text()
+    for old, new in (("512", "16"), ("256", "8"), ("128", "4"), ("64", "2")):
+        source = source.replace(old, new)
+    sys.path.insert(0, str(folder))
+    loaded = types.ModuleType("net")
+    exec(compile(source, "net.py", "exec"), loaded.__dict__)
+    return loaded
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        mean, deviation = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+        return (x - mean) / deviation
+
+
+net = adain(Path(sys.argv[5]))
+net.vgg[0] = Scaled()
+names = {}
+for layers, network in ((net.vgg[:31], "encoder"), (net.decoder, "decoder")):
+    convs = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    names |= filled(layers, lambda key: f"{network}.convs.{convs.index(int(key.split('.')[0]))}.{key.split('.')[1]}")
+a, b = by_formula("a", 1, 3, 32, 32), by_formula("b", 1, 3, 32, 32)
+whole = net.Net(net.vgg[:31], net.decoder)
+content, style = whole(a, b)
+out["adain.picture"] = net.decoder(net.adain(whole.encode(a), whole.encode(b)))
+decoder = {k: v for k, v in names.items() if k.startswith("decoder")}
+record_terms("adain", {"content": content, "style": style}, decoder, content + 10 * style, every=True)
 
 save("translation", {k: v.float() for k, v in out.items()}, versions)
 for path in sorted(files.iterdir()):

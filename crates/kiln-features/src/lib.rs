@@ -6,6 +6,7 @@
 
 pub mod alexnet;
 mod element;
+mod hdf5;
 pub mod inception;
 mod layers;
 pub mod lpips;
@@ -13,9 +14,11 @@ pub mod mobilenet;
 mod net;
 mod pickle;
 pub mod pixels;
+mod style;
 pub mod vgg;
 mod weights;
 
 pub use lpips::Lpips;
 pub use net::{FeatureNet, Seen};
+pub use style::LayerNet;
 pub use weights::WeightsFile;

@@ -34,6 +34,13 @@ impl Depth {
     }
 }
 
+/// What [`crate::pixels::imagenet`] takes away, in red, green and blue from 0 to 1,
+const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+/// and divides by.
+const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
+/// What Caffe's VGG is given less of, from 0 to 255.
+const BLUE_GREEN_RED: [f64; 3] = [103.939, 116.779, 123.68];
+
 /// The convolutions, with a maximum pooling after each block.
 #[derive(Debug)]
 pub struct Vgg {
@@ -59,6 +66,21 @@ impl Vgg {
             }
             blocks.push(convs);
             at += 1;
+        }
+        Ok(Self { depth, blocks })
+    }
+
+    /// Reads the convolutions of VGG16 as HED's package has them: see [`hed_as_torchvision`].
+    ///
+    /// # Errors
+    /// Names the first tensor that is missing or of another shape.
+    pub fn load_hed(file: &WeightsFile, device: &Device) -> Result<Self> {
+        let (depth, mut blocks) = (Depth::Vgg16, Vec::new());
+        let loader = Loader { file, net: "vgg16-hed", device, eps: 0.0 };
+        let mut layers = hed_as_torchvision(file)?.into_iter();
+        for count in depth.blocks() {
+            let made = |layer: ConvValues| loader.made(layer.weight, layer.bias, layer.inputs, Window::same(3, 3));
+            blocks.push(layers.by_ref().take(count).map(made).collect());
         }
         Ok(Self { depth, blocks })
     }
@@ -111,6 +133,55 @@ impl Vgg {
         };
         found.into_iter().zip(names).map(checked).collect()
     }
+}
+
+/// A convolution's numbers in torchvision's layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvValues {
+    /// torchvision's name, `features.0`.
+    pub name: String,
+    /// Channels that go in.
+    pub inputs: usize,
+    /// `[outputs, inputs, 3, 3]`.
+    pub weight: Vec<f32>,
+    /// `[outputs]`.
+    pub bias: Vec<f32>,
+}
+
+/// The convolutions of VGG16 in HED's package (Xie & Tu 2015, fine-tuned to find edges) as torchvision would have them. There they are in Keras's
+/// layout, for blue, green and red from 0 to 255 less their means; here the first takes the scale of [`crate::pixels::imagenet`].
+///
+/// # Errors
+/// Names the first tensor that is missing or of another shape.
+pub fn hed_as_torchvision(file: &WeightsFile) -> Result<Vec<ConvValues>> {
+    let (mut inputs, mut at, mut layers) = (3, 0, Vec::new());
+    for (block, (count, outputs)) in Depth::Vgg16.blocks().into_iter().zip([64, 128, 256, 512, 512]).enumerate() {
+        for i in 0..count {
+            let layer = if i == 0 { "conv2d".to_string() } else { format!("conv2d_{i}") };
+            let path = format!("block{}/layers/{layer}/vars", block + 1);
+            let stored = file.values(&format!("{path}/0"), &[3, 3, inputs, outputs])?;
+            let mut bias = file.values(&format!("{path}/1"), &[outputs])?;
+            let of = |tap: usize, input: usize, output: usize| stored[(tap * inputs + input) * outputs + output];
+            let mut weight = Vec::with_capacity(stored.len());
+            for output in 0..outputs {
+                for input in 0..inputs {
+                    for tap in 0..9 {
+                        if block + i > 0 {
+                            weight.push(of(tap, input, output));
+                            continue;
+                        }
+                        let value = of(tap, 2 - input, output);
+                        weight.push(value * (255.0 * DEVIATION[input]) as f32);
+                        bias[output] += value * (255.0 * MEAN[input] - BLUE_GREEN_RED[2 - input]) as f32;
+                    }
+                }
+            }
+            layers.push(ConvValues { name: format!("features.{at}"), inputs, weight, bias });
+            (inputs, at) = (outputs, at + 2);
+        }
+        at += 1;
+    }
+    Ok(layers)
 }
 
 /// The network up to its second fully connected layer, whose activation precision and recall are

@@ -1,9 +1,10 @@
 //! Reader of weights files.
 //!
-//! Three formats, told apart by their first bytes: safetensors; PyTorch's zip (since 1.6), where
-//! `data.pkl` describes the tensors and `data/KEY` holds the numbers; and PyTorch's older file of four
-//! pickles, a list of keys and the numbers one after another. Whatever the format, the file is read
-//! once and each tensor is a view of its bytes, so that reading takes no more memory than the file has.
+//! Four formats, told apart by their first bytes: safetensors; PyTorch's zip (since 1.6), where
+//! `data.pkl` describes the tensors and `data/KEY` holds the numbers; PyTorch's older file of four
+//! pickles, a list of keys and the numbers one after another; and HDF5 as Keras writes it. The file is read
+//! once and each tensor is a view of its bytes, so that reading takes no more memory than the file has; of HDF5 it is a view of
+//! what was read of it, which takes as much again.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::element::Element;
+use crate::hdf5;
 use crate::pickle::{Tensor, Unpickled, Value, unpickle};
 
 /// A tensor's place in the file.
@@ -82,7 +84,7 @@ fn row_major(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// A file of named tensors: safetensors, or a state dict that `torch.save` wrote in either format.
+/// A file of named tensors: safetensors, a state dict that `torch.save` wrote in either format, or Keras's HDF5.
 ///
 /// Nothing in the file is executed: a pickle that needs more than tensors is refused.
 #[derive(Debug)]
@@ -122,19 +124,33 @@ impl WeightsFile {
     }
 
     fn read(place: &str, bytes: Vec<u8>, entries: Entries) -> Result<Self> {
-        let views = match bytes.as_slice() {
-            [b'P', b'K', ..] => read_zip(&bytes, entries),
-            [0x80, ..] => read_legacy(&bytes, entries),
-            [_, _, _, _, _, _, _, _, b'{', ..] => read_safetensors(&bytes),
-            _ => Err(Error::new("neither safetensors nor written by torch.save")),
+        let sha256 = hex(&Sha256::digest(&bytes));
+        let (bytes, views) = match bytes.as_slice() {
+            [0x89, b'H', b'D', b'F', ..] => match read_hdf5(&bytes) {
+                Ok((read, views)) => (read, Ok(views)),
+                Err(error) => (bytes, Err(error)),
+            },
+            _ => {
+                let views = Self::views(&bytes, entries);
+                (bytes, views)
+            }
         };
         let checked = |(name, view): (String, View)| {
             let view = view.check().context(|| format!("tensor `{name}`"))?;
             Ok((name, view))
         };
         let tensors = views.and_then(|v| v.into_iter().map(checked).collect::<Result<_>>()).context(|| place)?;
-        let sha256 = hex(&Sha256::digest(&bytes));
         Ok(Self { place: place.to_string(), bytes, sha256, tensors })
+    }
+
+    /// What is in a file whose tensors lie in its bytes as they are.
+    fn views(bytes: &[u8], entries: Entries) -> Result<Views> {
+        match bytes {
+            [b'P', b'K', ..] => read_zip(bytes, entries),
+            [0x80, ..] => read_legacy(bytes, entries),
+            [_, _, _, _, _, _, _, _, b'{', ..] => read_safetensors(bytes),
+            _ => Err(Error::new("neither safetensors, nor written by torch.save, nor HDF5")),
+        }
     }
 
     /// The SHA-256 of the file in hexadecimal: which weights exactly. Published files often have its
@@ -177,6 +193,25 @@ fn parts<'u, 'a>(pickled: &'u Unpickled<'a>) -> Result<Vec<(String, &'u Tensor<'
 /// A state dict and nothing else.
 fn whole<'u, 'a>(pickled: &'u Unpickled<'a>) -> Result<Vec<(String, &'u Tensor<'a>)>> {
     Ok(pickled.tensors()?.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect())
+}
+
+/// The numbers of an HDF5 file, and views of them.
+fn read_hdf5(bytes: &[u8]) -> Result<(Vec<u8>, Views)> {
+    let (read, arrays) = hdf5::read(bytes)?;
+    let view = |array: hdf5::Array| {
+        let len = array.shape.iter().product::<usize>() * Element::F32.bytes();
+        let strides = row_major(&array.shape);
+        let view = View {
+            element: Element::F32,
+            storage: array.start..array.start + len,
+            offset: 0,
+            shape: array.shape,
+            strides,
+        };
+        (array.name, view)
+    };
+    let views = arrays.into_iter().map(view).collect();
+    Ok((read, views))
 }
 
 fn read_safetensors(bytes: &[u8]) -> Result<Views> {

@@ -45,6 +45,20 @@ fn every_format_gives_the_same_numbers() {
     assert_eq!(weights.values("scalar", &[]).unwrap(), [2.5]);
 }
 
+/// The arrays of tests/reference/keras.py.
+#[test]
+fn hdf5_gives_its_arrays_by_their_paths() {
+    let weights = WeightsFile::open(&path("keras.h5")).unwrap();
+    let shapes: Vec<(&str, &[usize])> = weights.shapes().collect();
+    let known: [(&str, &[usize]); 3] =
+        [("a/layers/conv2d/vars/0", &[3, 3, 2, 4]), ("a/layers/conv2d/vars/1", &[4]), ("b/vars/0", &[5])];
+    assert_eq!(shapes, known);
+    for (name, shape) in known {
+        let wanted: Vec<f32> = (0..shape.iter().product()).map(|i: usize| i as f32 / 8.0).collect();
+        assert_eq!(weights.values(name, shape).unwrap(), wanted, "{name}");
+    }
+}
+
 #[test]
 fn a_pickle_that_asks_for_more_is_refused_by_name() {
     for file in ["forbidden-zip.pth", "forbidden-legacy.pth"] {
@@ -62,14 +76,15 @@ fn what_is_no_state_dict_is_told_apart() {
     assert!(error("other.pkl").contains("not one of torch.save"));
     assert!(error("no-such-file.pth").contains("reading"));
     let said = |bytes: &[u8]| WeightsFile::from_bytes("a file", bytes.to_vec()).unwrap_err().to_string();
-    assert!(said(b"").contains("neither safetensors nor"));
-    assert!(said(b"\x89HDF\r\n\x1a\n").contains("neither safetensors nor"));
+    assert!(said(b"").contains("neither safetensors,"));
+    assert!(said(b"\x89HDF\r\n\x1a\n").contains("damaged HDF5"));
+    assert!(error("packed.h5").contains("compressed HDF5"), "{}", error("packed.h5"));
     assert!(said(b"PK\x03\x04 and so on").contains("damaged zip"));
 }
 
 #[test]
 fn a_file_cut_anywhere_is_an_error() {
-    for file in ["zip.pth", "legacy.pth", "plain.safetensors", "python2.pth"] {
+    for file in ["zip.pth", "legacy.pth", "plain.safetensors", "python2.pth", "keras.h5"] {
         let whole = std::fs::read(path(file)).unwrap();
         for len in 0..whole.len() {
             let cut = WeightsFile::from_bytes(file, whole[..len].to_vec());
@@ -80,7 +95,7 @@ fn a_file_cut_anywhere_is_an_error() {
 
 #[test]
 fn a_damaged_byte_never_panics() {
-    for file in ["zip.pth", "legacy.pth", "plain.safetensors", "python2.pth"] {
+    for file in ["zip.pth", "legacy.pth", "plain.safetensors", "python2.pth", "keras.h5"] {
         let whole = std::fs::read(path(file)).unwrap();
         for at in 0..whole.len() {
             for flip in [0x01, 0xff] {

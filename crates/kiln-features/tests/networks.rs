@@ -27,6 +27,39 @@ fn net(name: &str, layout: &str) -> FeatureNet {
     FeatureNet::load(name, &hashed::network(layout), &device()).unwrap()
 }
 
+/// Keras's layout and the order and scale of its channels are turned into those of [`imagenet`].
+#[test]
+fn edges_of_vgg16() {
+    let f = Fixtures::open("keras");
+    let (mut shapes, mut inputs) = (std::collections::BTreeMap::new(), 3);
+    for (block, (count, outputs)) in [(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)].into_iter().enumerate() {
+        for i in 0..count {
+            let layer = if i == 0 { String::new() } else { format!("_{i}") };
+            let path = format!("block{}/layers/conv2d{layer}/vars", block + 1);
+            shapes.insert(format!("{path}/0"), vec![3, 3, inputs, outputs]);
+            shapes.insert(format!("{path}/1"), vec![outputs]);
+            inputs = outputs;
+        }
+    }
+    let file = WeightsFile::from_bytes("vgg16-hed", hashed::safetensors(&shapes)).unwrap();
+    let net = Vgg::load_hed(&file, &device()).unwrap();
+    let names = ["relu1_1", "relu1_2", "relu2_1", "relu2_2"];
+    let maps = net.activations(imagenet(f.tensor::<4>("input")), &names).unwrap();
+    for (name, map) in names.iter().zip(maps) {
+        let channels = map.dims()[1];
+        let some = Tensor::cat((0..channels).step_by(16).map(|c| map.clone().narrow(1, c, 1)).collect(), 1);
+        // What is beyond the border is the mean of ImageNet here and that of Caffe's VGG there, half a level apart.
+        let [_, c, h, w] = some.dims();
+        let inside = |x: Tensor<4>| x.slice([0..1, 0..c, 4..h - 4, 4..w - 4]).try_into_vec_as::<f32>().unwrap();
+        let (got, wanted) = (inside(some), inside(f.tensor::<4>(name)));
+        let scale = wanted.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        assert!(scale > 0.0);
+        for (got, wanted) in got.into_iter().zip(wanted) {
+            assert!((got - wanted).abs() <= 1e-4 * scale, "{name}: {got} {wanted}");
+        }
+    }
+}
+
 #[test]
 fn resizes() {
     let f = Fixtures::open("features");

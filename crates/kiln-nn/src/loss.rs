@@ -51,6 +51,31 @@ pub fn mode_seeking<const D: usize, const E: usize>(
     (l1(a, b) / l1(z_a, z_b) + 1e-5).recip()
 }
 
+/// The Gram matrix of a map's channels, a mean over its places: G_ij = Σ_k F_ik F_jk / (h·w) (Gatys 2016, equation 3, whose sum it is).
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, c]`
+pub fn gram(x: Tensor<4>) -> Tensor<3> {
+    let [n, c, h, w] = x.dims();
+    let rows = x.reshape([n, c, h * w]);
+    rows.clone().matmul(rows.swap_dims(1, 2)) / (h * w) as f64
+}
+
+/// Total variation: the mean absolute difference of neighbours along each axis, both added (Johnson 2016, §3.2).
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[1]`
+pub fn total_variation(x: Tensor<4>) -> Tensor<1> {
+    let along = |dim: usize| {
+        let len = x.dims()[dim];
+        match len {
+            0 | 1 => Tensor::zeros([1], &x.device()),
+            _ => (x.clone().narrow(dim, 1, len - 1) - x.clone().narrow(dim, 0, len - 1)).abs().mean(),
+        }
+    };
+    along(2) + along(3)
+}
+
 /// Mean cross-entropy −log softmax(logits)`[label]`.
 ///
 /// # Shapes

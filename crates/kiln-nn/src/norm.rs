@@ -298,7 +298,7 @@ pub fn adain(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>, eps: f64) -> Tens
     group_norm(x, scale, shift, channels, eps, Activation::None)
 }
 
-/// Layer normalisation of a whole map (Ba 2016) with scale and shift for each channel. as MUNIT's
+/// Layer normalisation of a whole map (Ba 2016) with scale and shift for each channel. It is as MUNIT's
 /// code has it (Huang 2018): the deviation is unbiased, and ε is added to it; here twice as much to its square, which is the same to
 /// second order where it is 1.
 #[derive(Module, Debug)]

@@ -203,6 +203,21 @@ fn orthogonal_regularisation() {
 }
 
 #[test]
+fn gram_and_total_variation() {
+    let f = Fixtures::open("style");
+    let x = |name: &str| f.tensor::<4>(&format!("{name}.x")).autodiff().require_grad();
+    let (a, b) = (x("gram"), x("tv"));
+    let gram = loss::gram(a.clone());
+    f.assert_close(gram.clone().inner(), "gram.output", 1e-5);
+    let upstream = f.tensor::<3>("gram.grad_output").autodiff();
+    f.assert_close(a.grad(&(gram * upstream).sum().backward()).unwrap(), "gram.grad_x", 1e-5);
+    let tv = loss::total_variation(b.clone());
+    f.assert_close(tv.clone().inner().reshape([1]), "tv.output", 1e-5);
+    let upstream = f.tensor::<1>("tv.grad_output").autodiff();
+    f.assert_close(b.grad(&(tv * upstream).sum().backward()).unwrap(), "tv.grad_x", 1e-5);
+}
+
+#[test]
 fn mode_seeking() {
     let f = Fixtures::open("residual");
     let [a, b] = ["a", "b"].map(|name| f.tensor::<4>(&format!("mode_seeking.{name}")).autodiff().require_grad());

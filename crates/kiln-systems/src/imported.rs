@@ -25,7 +25,7 @@ pub fn recipe_of<S: System>(
     let recipe = Recipe { system: S::ID.to_string(), seed: 0, data, train, model };
     let mut table = Table::try_from(recipe).context(|| "recipe")?;
     for (changes, place) in changes {
-        recipe::merge(&mut table, changes, place)?;
+        recipe::lay_over(&mut table, changes, place)?;
     }
     recipe::typed::<S>(table, "recipe")
 }

@@ -10,6 +10,7 @@ mod imported;
 pub mod kmeans;
 mod one_pass;
 pub mod segmenter;
+pub mod style;
 #[cfg(test)]
 mod testing;
 pub mod translation;
@@ -66,6 +67,7 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<translation::unit::Unit>();
     visitor.visit::<translation::munit::Munit>();
     visitor.visit::<translation::drit::Drit>();
+    visitor.visit::<style::adain::AdaIn>();
     visitor.visit::<adaptation::dann::Dann>();
 }
 

@@ -149,6 +149,11 @@ pub trait Translate<N>: Sync {
         None
     }
 
+    /// Whether it translates only with a [`Style`](crate::request::Style), of a picture such as those of its second set.
+    fn needs_style(&self) -> bool {
+        false
+    }
+
     /// How many times as high and wide its pictures are as those it is given (super-resolution).
     fn scale(&self) -> usize {
         1
@@ -312,6 +317,7 @@ macro_rules! abilities {
                 Translate translate "translate" {
                     of directions() -> Vec<&'static str>;
                     of own_sizes() -> Option<SizeRule>;
+                    of needs_style() -> bool;
                     of scale() -> usize;
                     draws translate(images: Tensor<4>, request: &Request) -> Tensor<4>;
                 }

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use kiln_core::{Error, Result};
 use kiln_features::WeightsFile;
+use kiln_features::vgg::{ConvValues, hed_as_torchvision};
 use kiln_nn::Init;
 
 use crate::checkpoint::WeightSet;
@@ -83,13 +84,22 @@ pub(crate) fn settle<S: System>(recipe: &mut Recipe<S::Config>) -> Result<()> {
     Ok(())
 }
 
-/// The weights of a run's folder or of a file.
+/// The weights of a run's folder, of a file, or of a published network by its name (`weights:vgg16-hed`).
 fn weights(source: &str) -> Result<State> {
-    let path = Path::new(source);
+    let named = source.starts_with("weights:").then(|| kiln_data::trained_file(source)).transpose()?;
+    let path = named.as_deref().unwrap_or(Path::new(source));
     if !path.is_file() {
         return of_run(&Run::open(path)?);
     }
     let file = WeightsFile::open(path)?;
+    if file.shapes().any(|(name, _)| name == "block1/layers/conv2d/vars/0") {
+        let layer = |ConvValues { name, inputs, weight, bias }: ConvValues| {
+            let shape = vec![bias.len(), inputs, 3, 3];
+            let weight = (format!("{name}.weight"), HostTensor { shape, values: weight });
+            [weight, (format!("{name}.bias"), HostTensor { shape: vec![bias.len()], values: bias })]
+        };
+        return Ok(hed_as_torchvision(&file)?.into_iter().flat_map(layer).collect());
+    }
     let tensor = |(name, shape): (&str, &[usize])| {
         Ok((name.to_string(), HostTensor { shape: shape.to_vec(), values: file.values(name, shape)? }))
     };

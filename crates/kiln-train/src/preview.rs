@@ -6,7 +6,7 @@ use kiln_data::{Picture, contact_sheet};
 use kiln_nn::tensor::to_values;
 
 use crate::ability::Abilities;
-use crate::request::Request;
+use crate::request::{Request, Style};
 
 /// `[n, c, h, w]` in [−1, 1] as pictures.
 pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
@@ -36,6 +36,18 @@ pub fn preview<N>(
     if let Some(translate) = abilities.translate {
         let mut rows = Vec::new();
         let scale = translate.scale();
+        if let ([contents, styles, ..], true) = (examples, translate.needs_style()) {
+            rows.extend(pictures(contents.clone()));
+            rows.extend(pictures(styles.clone()));
+            let n = contents.dims()[0].min(styles.dims()[0]);
+            for i in 0..n {
+                let one = |images: &Tensor<4>| images.clone().narrow(0, i, 1);
+                let mut request = Request::new(i as u64..i as u64 + 1, seed, device);
+                request.condition.styles = vec![Style { image: one(styles), weight: 1.0 }];
+                rows.extend(pictures(translate.translate(networks, one(contents), &request)?));
+            }
+            return contact_sheet(&rows, n.max(1), 1).map(Some);
+        }
         for (direction, images) in translate.directions().into_iter().zip(examples) {
             // Enlarged where the translation is larger.
             rows.extend(pictures(images.clone()).into_iter().map(|p| p.resize(p.width * scale, p.height * scale)));

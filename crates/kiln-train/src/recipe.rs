@@ -174,6 +174,21 @@ pub fn assignment(text: &str) -> Result<Table> {
     Ok(setting(key, value))
 }
 
+/// Lays a change over a recipe: [`merge`], where the change of a place such as `--set data.set=2024` is read as the recipe's own setting is,
+/// see [`assignment_in`].
+///
+/// # Errors
+/// As [`merge`].
+pub fn lay_over(recipe: &mut Table, change: &Table, place: &str) -> Result<()> {
+    match place.strip_prefix("--set ") {
+        Some(text) => {
+            let change = assignment_in(recipe, text)?;
+            merge(recipe, &change, place)
+        }
+        None => merge(recipe, change, place),
+    }
+}
+
 /// [`assignment`] for a recipe: a setting that is text there takes what is written as it is, for a folder may be called
 /// `2024` or `true`.
 ///

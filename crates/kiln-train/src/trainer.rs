@@ -145,8 +145,9 @@ fn check_augment<S: System>(recipe: &Recipe<S::Config>) -> Result<()> {
 /// Makes the paths of a recipe whole, so that the run finds the same files wherever Kiln is started.
 fn resolve_paths<S: System>(recipe: &mut Recipe<S::Config>) -> Result<()> {
     let absolute = |path: &str| -> Result<String> {
-        if path.is_empty() {
-            return Ok(String::new());
+        // A published network has a name and no place.
+        if path.is_empty() || path.starts_with("weights:") {
+            return Ok(path.to_string());
         }
         Ok(std::path::absolute(path).context(|| path)?.display().to_string())
     };

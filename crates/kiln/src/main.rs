@@ -76,6 +76,8 @@ enum Verb {
     Sample(verbs::sample::SampleArgs),
     /// Translate images from one domain to the other
     Translate(verbs::translate::TranslateArgs),
+    /// Draw what an image shows in the style of others, by optimisation
+    Stylize(verbs::stylize::StylizeArgs),
     /// Encode images and decode them again
     Reconstruct(verbs::pictures::ReconstructArgs),
     /// Inpaint the masked part of images
@@ -94,7 +96,7 @@ enum Verb {
     Evaluate(verbs::evaluate::EvaluateArgs),
     /// Compare runs side by side on one page
     Compare(verbs::compare::CompareArgs),
-    /// Import a diffusers model as a run
+    /// Import a model of diffusers, or networks of others, as a run
     Import(verbs::import::ImportArgs),
     /// Export a run as a diffusers model
     Export(verbs::export::ExportArgs),
@@ -154,6 +156,7 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Resume(args) => verbs::train::resume(args, common, out),
         Verb::Sample(args) => verbs::sample::run(args, common, out),
         Verb::Translate(args) => verbs::translate::run(args, common, out),
+        Verb::Stylize(args) => verbs::stylize::run(args, common, out),
         Verb::Reconstruct(args) => verbs::pictures::reconstruct(args, common, out),
         Verb::Inpaint(args) => verbs::inpaint::run(args, common, out),
         Verb::Encode(args) => verbs::pictures::encode(args, common, out),

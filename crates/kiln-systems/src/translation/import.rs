@@ -381,6 +381,17 @@ mod tests {
     }
 
     #[test]
+    fn a_set_may_be_called_like_a_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "data.set=2024";
+        let changes = vec![(assignment(text).unwrap(), format!("--set {text}"))];
+        let root = dir.path().join("run");
+        import(&[file("unet_instance.pth")], &root, &Options { changes, ..Options::default() }).unwrap();
+        let recipe = Run::open(&root).unwrap().recipe().unwrap();
+        assert_eq!(recipe["data"]["set"].as_str(), Some("2024"));
+    }
+
+    #[test]
     fn other_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         assert!(is_one(&file("unet.pth")).unwrap());

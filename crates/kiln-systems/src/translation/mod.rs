@@ -10,6 +10,6 @@ pub mod munit;
 pub mod networks;
 pub mod pix2pix;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod two_way;
 pub mod unit;

@@ -166,6 +166,19 @@ pub fn by_formula<const D: usize>(name: &str, shape: [usize; D], device: &Device
     from_values(values, shape, device)
 }
 
+/// A batch of one pair, `a` and `b` by formula, of 32 pixels.
+pub fn of_pair(device: &Device) -> Batch {
+    let part = |name: &str| Part {
+        shape: [1, 3, 32, 32],
+        values: to_values(by_formula(name, [1, 3, 32, 32], device)),
+        labels: None,
+        captions: vec![None],
+        indices: vec![0],
+        ..Part::default()
+    };
+    Batch::new(HostBatch { start: 0, parts: vec![part("a"), part("b")] }, 1_000, Key::new(0), device)
+}
+
 /// A network with the weights of tests/reference/translation.py, by formula of their paths.
 pub fn with_weights_by_formula<M: Module>(network: M) -> M {
     let mut state = params::state(&network);

@@ -16,6 +16,7 @@ pub mod perceptual;
 pub mod pictures;
 pub mod project;
 pub mod sample;
+pub mod stylize;
 pub mod systems;
 pub mod train;
 pub mod translate;

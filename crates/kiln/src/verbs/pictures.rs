@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use clap::Args;
-use kiln_core::{Context, Error, Result, output};
+use kiln_core::{Context, Error, Result, output, refuse_if};
 use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Split};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Info;
@@ -115,6 +115,36 @@ pub fn one_mask(path: &Path, info: &Info) -> Result<Tensor<4>> {
     let mask = rule.adapt_mask(&sample.picture.with_channels(1, [0; 3]), shape, &name)?;
     let values = mask.pixels.iter().map(|&level| if level > 127 { 1.0 } else { 0.0 }).collect();
     Ok(from_values(values, [1, 1, h, w], &info.device))
+}
+
+/// The part of each of `count` styles in a blend by `--style-weights`: equal ones if none are given. They make 1.
+pub fn parts(weights: &[f64], count: usize) -> Result<Vec<f64>> {
+    if weights.is_empty() {
+        return Ok(vec![1.0 / count.max(1) as f64; count]);
+    }
+    refuse_if!(weights.len() != count, "--style-weights: {} numbers for {count} styles", weights.len());
+    let sum: f64 = weights.iter().sum();
+    refuse_if!(
+        weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) || sum <= 0.0,
+        "--style-weights: numbers from 0, at least one above it"
+    );
+    Ok(weights.iter().map(|weight| weight / sum).collect())
+}
+
+/// A picture with the colours of the original: its luma, their chroma (BT.601; Gatys 2016, *Preserving Color in Neural
+/// Artistic Style Transfer*, §3.2). Of another size or in grey it stays as it is.
+pub fn recoloured(made: Picture, original: &Picture) -> Picture {
+    let same = (made.width, made.height, made.channels) == (original.width, original.height, original.channels);
+    if !same || made.channels != 3 {
+        return made;
+    }
+    let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
+    let pixel = |(made, old): (&[u8], &[u8])| {
+        let lighter = luma(made) - luma(old);
+        [0, 1, 2].map(|c| (f32::from(old[c]) + lighter).round().clamp(0.0, 255.0) as u8)
+    };
+    let pixels = made.pixels.chunks_exact(3).zip(original.pixels.chunks_exact(3)).flat_map(pixel).collect();
+    Picture { pixels, ..made }
 }
 
 /// Applies `f` to pictures a few at a time.

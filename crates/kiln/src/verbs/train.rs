@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kiln_core::{Context, Error, Result};
 use kiln_systems::find;
-use kiln_train::recipe::{assignment, assignment_in, merge, setting};
+use kiln_train::recipe::{assignment, lay_over, merge, setting};
 use kiln_train::run::read_table;
 use kiln_train::{AnySystem, Options, Run, Summary, device};
 use toml::Table;
@@ -122,13 +122,7 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<(Box<dyn AnySystem>, Tab
     }
     let mut recipe = starting_point(&*system, changes.iter().map(|(change, _)| change))?;
     for (change, place) in &changes {
-        match place.strip_prefix("--set ") {
-            Some(text) => {
-                let change = assignment_in(&recipe, text)?;
-                merge(&mut recipe, &change, place)?;
-            }
-            None => merge(&mut recipe, change, place)?,
-        }
+        lay_over(&mut recipe, change, place)?;
     }
     let mut flag = |key: &str, value: toml::Value| merge(&mut recipe, &setting(key, value), "command line");
     if let Some(data) = &args.data {

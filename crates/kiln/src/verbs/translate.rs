@@ -15,7 +15,7 @@ use toml::Table;
 
 use crate::Common;
 use crate::output::Output;
-use crate::verbs::pictures::{Results, in_chunks, one_picture, open_whole, read};
+use crate::verbs::pictures::{Results, in_chunks, one_picture, open_whole, parts, read, recoloured};
 use crate::verbs::{need, open};
 
 #[derive(Args)]
@@ -105,18 +105,8 @@ type Asked<'a> = dyn Fn(std::ops::Range<u64>) -> Request + 'a;
 
 /// The pictures of styles, at their own size where the network takes any.
 fn styles(args: &TranslateArgs, model: &dyn Model, own_sizes: Option<&SizeRule>) -> Result<Vec<Style>> {
-    let (weights, count) = (&args.style_weights, args.style.len());
-    refuse_if!(
-        !weights.is_empty() && weights.len() != count,
-        "--style-weights: {} numbers for {count} styles",
-        weights.len()
-    );
-    let sum: f64 = weights.iter().sum();
-    refuse_if!(
-        !weights.is_empty() && (weights.iter().any(|w| !w.is_finite() || *w < 0.0) || sum <= 0.0),
-        "--style-weights: numbers from 0, at least one above it"
-    );
-    let style = |(i, path): (usize, &PathBuf)| {
+    let weights = parts(&args.style_weights, args.style.len())?;
+    let style = |(path, weight): (&PathBuf, f64)| {
         let image = match own_sizes {
             Some(sizes) => {
                 let set = Source::open(path, model)?;
@@ -125,10 +115,9 @@ fn styles(args: &TranslateArgs, model: &dyn Model, own_sizes: Option<&SizeRule>)
             }
             None => one_picture(path, model.info())?,
         };
-        let weight = weights.get(i).map_or(1.0 / count as f64, |weight| weight / sum);
         Ok(Style { image, weight })
     };
-    args.style.iter().enumerate().map(style).collect()
+    args.style.iter().zip(weights).map(style).collect()
 }
 
 /// A user's pictures at their own sizes, one at a time.
@@ -263,22 +252,6 @@ fn tiles(side: usize, tile: usize, margin: usize) -> Vec<(usize, usize)> {
 fn ramp(at: usize, side: usize, margin: usize) -> f32 {
     let from_edge = at.min(side - 1 - at);
     ((from_edge + 1) as f32 / margin as f32).min(1.0)
-}
-
-/// A translation with the colours of the original: its luma, their chroma (BT.601; Gatys 2016, *Preserving Color in Neural
-/// Artistic Style Transfer*, §3.2). Of another size or in grey it stays as it is.
-fn recoloured(made: Picture, original: &Picture) -> Picture {
-    let same = (made.width, made.height, made.channels) == (original.width, original.height, original.channels);
-    if !same || made.channels != 3 {
-        return made;
-    }
-    let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
-    let pixel = |(made, old): (&[u8], &[u8])| {
-        let lighter = luma(made) - luma(old);
-        [0, 1, 2].map(|c| (f32::from(old[c]) + lighter).round().clamp(0.0, 255.0) as u8)
-    };
-    let pixels = made.pixels.chunks_exact(3).zip(original.pixels.chunks_exact(3)).flat_map(pixel).collect();
-    Picture { pixels, ..made }
 }
 
 /// A translation with the transparency of the original, each pixel's repeated where it is larger.

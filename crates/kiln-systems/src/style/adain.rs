@@ -1,0 +1,346 @@
+//! Huang & Belongie, *Arbitrary Style Transfer in Real-Time with Adaptive Instance Normalization*, 2017.
+//!
+//! A content c and a style s are encoded by f, VGG up to relu4_1, and t = AdaIN(f(c), f(s)) = σ(f(s)) (f(c) − μ(f(c))) / σ(f(c)) + μ(f(s)) (equation 8),
+//! of which a decoder g, the only network that learns, makes a picture. Objective (equations 11 to 13):
+//!
+//! * L_c = ‖f(g(t)) − t‖²;
+//! * L_s = Σ over relu1_1 to relu4_1 of ‖μ(φ(g(t))) − μ(φ(s))‖² + ‖σ(φ(g(t))) − σ(φ(s))‖²;
+//! * L = L_c + λ L_s, all of them means over numbers.
+//!
+//! | paper | here |
+//! |---|---|
+//! | f, VGG19 | `encoder`, a [`VggEncoder`], VGG16 of HED where nobody has VGG19 |
+//! | g, its mirror, with nearest upsampling and reflections (§6) | `decoder`, a [`Decoder`] |
+//! | λ (equation 11), 10 in the authors' code | `style_weight` |
+//! | content–style trade-off (equation 14) | `kiln translate --strength` |
+//! | interpolation between styles (equation 15) | `--style` more than once, with `--style-weights` |
+//! | Adam, 10⁻⁴, batches of 8, crops of 256 (§6) | `optimizer`, `train.batch`, `data.size` |
+//!
+//! `kiln train adain --data photos,paintings`, then `kiln translate RUN photo.jpg out.png --style painting.jpg`
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use kiln_core::{Error, Result, refuse_if};
+use kiln_data::DataKind;
+use kiln_features::vgg::Depth;
+use kiln_nn::loss::mse;
+use kiln_nn::resample::{reflect_pad, upsample_nearest};
+use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, activate};
+use kiln_train::{
+    Abilities, Batch, DataConfig, InitFrom, Input, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule, System,
+    TrainConfig, Translate,
+};
+use serde::{Deserialize, Serialize};
+
+use super::vgg::{CHANNELS, VggEncoder};
+use crate::adversarial::players::check_positive;
+use crate::translation::two_way::{check_weights, real};
+
+/// Added to variances before their root.
+const EPS: f64 = 1e-5;
+
+/// Which network encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vgg {
+    /// 13 convolutions.
+    Vgg16,
+    /// 16 convolutions, the paper's.
+    Vgg19,
+}
+
+impl Vgg {
+    fn depth(self) -> Depth {
+        match self {
+            Self::Vgg16 => Depth::Vgg16,
+            Self::Vgg19 => Depth::Vgg19,
+        }
+    }
+}
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// The encoder's weights: `weights:vgg16-hed`, a file with torchvision's names, or `random`, which is good for tests alone.
+    pub encoder: String,
+    /// Channels of the encoder's first block: 64 in all published ones.
+    pub encoder_channels: usize,
+    /// `vgg16` or `vgg19`, whichever those are of.
+    pub vgg: Vgg,
+    /// λ.
+    pub style_weight: f64,
+    /// The decoder's optimiser.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            encoder: "weights:vgg16-hed".into(),
+            encoder_channels: CHANNELS,
+            vgg: Vgg::Vgg16,
+            style_weight: 10.0,
+            optimizer: OptimizerConfig::adam(1e-4),
+        }
+    }
+}
+
+/// From relu4_1 to a picture: the encoder turned around, 3×3 convolutions with reflections, ReLU but after the last, and
+/// repetition of pixels where the encoder takes maxima.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    convs: Vec<Conv2d>,
+}
+
+/// Channels that go into the decoder's convolutions, as multiples of the encoder's first.
+const DECODER: [usize; 9] = [8, 4, 4, 4, 4, 2, 2, 1, 1];
+/// The convolutions before which pixels are repeated.
+const UP: [usize; 3] = [1, 5, 7];
+
+impl Decoder {
+    /// Of an encoder of `k` channels, drawn as PyTorch draws.
+    pub fn new(k: usize, init: &mut Init) -> Self {
+        let widths: Vec<usize> = DECODER.into_iter().map(|times| times * k).chain([3]).collect();
+        Self { convs: widths.windows(2).map(|w| Conv2dConfig::new(w[0], w[1], 3).init(init)).collect() }
+    }
+
+    /// # Shapes
+    /// `[n, 8k, h, w]` → `[n, 3, 8h, 8w]`; it learns to stay in [−1, 1].
+    pub fn forward(&self, t: Tensor<4>) -> Tensor<4> {
+        let last = self.convs.len() - 1;
+        self.convs.iter().enumerate().fold(t, |x, (i, conv)| {
+            let x = if UP.contains(&i) { upsample_nearest(x, 2) } else { x };
+            let x = conv.forward(reflect_pad(x, 1));
+            if i == last { x } else { activate(x, Activation::Relu) }
+        })
+    }
+}
+
+/// Both networks.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// f.
+    pub encoder: VggEncoder,
+    /// g.
+    pub decoder: Decoder,
+}
+
+/// μ and σ of each channel, the variance unbiased, as in the authors' code.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, 1, 1]` twice
+pub fn mean_and_deviation(x: Tensor<4>) -> [Tensor<4>; 2] {
+    let [n, c, h, w] = x.dims();
+    let rows = x.reshape([n, c, h * w, 1]);
+    let mean = rows.clone().mean_dim(2);
+    let count = (h * w).max(2) as f64 - 1.0;
+    let variance = (rows - mean.clone()).square().sum_dim(2) / count;
+    [mean, (variance + EPS).sqrt()]
+}
+
+/// AdaIN: the content with the means and deviations of a style (equation 8).
+pub fn adain(content: Tensor<4>, [mean, deviation]: [Tensor<4>; 2]) -> Tensor<4> {
+    let [own_mean, own_deviation] = mean_and_deviation(content.clone());
+    (content - own_mean) / own_deviation * deviation + mean
+}
+
+/// The system.
+pub struct AdaIn {
+    config: Config,
+}
+
+impl System for AdaIn {
+    const ID: &'static str = "adain";
+    const PAPER: &'static str =
+        "Huang & Belongie: Arbitrary Style Transfer in Real-Time with Adaptive Instance Normalization, 2017";
+    const DATA: DataKind = DataKind::TwoDomains;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
+        if config.encoder == "random" {
+            return Vec::new();
+        }
+        vec![InitFrom { source: &config.encoder, networks: VggEncoder::paths(config.vgg.depth()) }]
+    }
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        let data = DataConfig {
+            set: "starter:noto,starter:twemoji".into(),
+            size: 128.into(),
+            channels: 3,
+            resize: kiln_data::Resize::Crop,
+            ..DataConfig::default()
+        };
+        let train = TrainConfig {
+            batch: 8,
+            images: 160_000,
+            ema_half_life: 0.0,
+            preview_every: 16_000,
+            checkpoint_every: 16_000,
+            ..TrainConfig::default()
+        };
+        (data, train)
+    }
+
+    fn sizes(_config: &Config) -> SizeRule {
+        SizeRule::multiple_of(8, Self::ID).at_least(16)
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        refuse_if!(
+            config.encoder.is_empty(),
+            "model.encoder is empty: name weights:vgg16-hed, or a file of VGG's weights"
+        );
+        check_positive(&[("encoder_channels", config.encoder_channels)])?;
+        check_weights(&[("style_weight", config.style_weight)])?;
+        refuse_if!(pictures.shape[0] != 3, "data.channels = {}: adain works on colours, 3", pictures.shape[0]);
+        Self::sizes(&config).check(pictures.shape)?;
+        Ok(Self { config })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        let (depth, k) = (self.config.vgg.depth(), self.config.encoder_channels);
+        Networks { encoder: VggEncoder::new(depth, k, init), decoder: Decoder::new(k, init) }
+    }
+
+    fn phases(&self) -> Vec<Phase<Self>> {
+        vec![Phase::new("decoder", &["decoder"], self.config.optimizer.clone(), Self::loss)]
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { translate: Some(self), ..Abilities::default() }
+    }
+}
+
+impl AdaIn {
+    /// L_c + λ L_s of contents, the first domain, in styles, the second.
+    fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
+        let [content, style] = real(batch, Self::ID)?;
+        let Networks { encoder, decoder } = networks;
+        let [.., deep] = encoder.forward(content);
+        let styles = encoder.forward(style).map(mean_and_deviation);
+        let t = adain(deep, styles[3].clone()).detach();
+        let found = encoder.forward(decoder.forward(t.clone()));
+        let mut l_s = Tensor::<1>::zeros([1], &t.device());
+        for (map, [mean, deviation]) in found.iter().zip(styles) {
+            let [own_mean, own_deviation] = mean_and_deviation(map.clone());
+            l_s = l_s + mse(own_mean, mean.detach()) + mse(own_deviation, deviation.detach());
+        }
+        let [.., again] = found;
+        Ok(Some(Loss::new("content", mse(again, t)).plus("style", self.config.style_weight, l_s)))
+    }
+}
+
+/// What `kiln translate` may ask for.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    /// α: 0 is the content's own means and deviations, 1 the style's.
+    strength: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { strength: 1.0 }
+    }
+}
+
+impl Translate<Networks> for AdaIn {
+    fn takes(&self) -> Vec<Input> {
+        vec![Input::Styles]
+    }
+
+    fn directions(&self) -> Vec<&'static str> {
+        vec!["a2b"]
+    }
+
+    fn needs_style(&self) -> bool {
+        true
+    }
+
+    fn own_sizes(&self) -> Option<SizeRule> {
+        Some(Self::sizes(&self.config))
+    }
+
+    /// In the style of the pictures that are given (equations 14 and 15).
+    fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
+        let [_, channels, height, width] = images.dims();
+        Self::sizes(&self.config).check([channels, height, width])?;
+        refuse_if!(channels != 3, "adain works on colours, 3 channels, not {channels}");
+        let Settings { strength } = request.sampler(Self::ID)?;
+        let [.., content] = networks.encoder.forward(images);
+        let part = |style: &kiln_train::request::Style| {
+            let [.., map] = networks.encoder.forward(style.image.clone());
+            adain(content.clone(), mean_and_deviation(map)) * style.weight
+        };
+        let blend = request.condition.styles.iter().map(part).reduce(|sum, t| sum + t);
+        let t = blend.ok_or_else(|| Error::usage("adain needs a style: give --style IMAGE"))?;
+        let t = t * strength + content * (1.0 - strength);
+        Ok(networks.decoder.forward(t).clamp(-1.0, 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kiln_nn::tensor::to_values;
+    use kiln_train::params;
+    use kiln_train::request::Style;
+
+    use super::*;
+    use crate::translation::testing::{
+        assert_close, by_formula, compare_objective, fit, host, of_pair, pairs, term, with_fixture_of,
+        with_weights_by_formula,
+    };
+
+    fn tiny() -> Config {
+        let optimizer = OptimizerConfig::adam(2e-3);
+        Config { encoder: "random".into(), encoder_channels: 2, vgg: Vgg::Vgg19, optimizer, ..Config::default() }
+    }
+
+    /// tests/reference/translation.py: both losses and the picture, with the weights by formula of the paths here.
+    #[test]
+    fn losses_and_pictures_are_the_authors() {
+        let device = Device::flex().autodiff();
+        let mut system = AdaIn::new(tiny(), &Pictures::new([3, 32, 32], Vec::new())).unwrap();
+        let networks = with_weights_by_formula(system.networks(&mut Init::new(&device, 0)));
+        let networks = params::set_trainable(networks, &["decoder"]);
+        let [content, style] = ["a", "b"].map(|name| by_formula::<4>(name, [1, 3, 32, 32], &device));
+        let [.., deep] = networks.encoder.forward(content);
+        let [.., map] = networks.encoder.forward(style);
+        let picture = networks.decoder.forward(adain(deep, mean_and_deviation(map)));
+        with_fixture_of("translation", |file| {
+            assert_close("picture", to_values(picture), host(file, "adain.picture").values, 1e-4);
+        });
+        let loss = system.loss(&networks, &of_pair(&device)).unwrap().unwrap();
+        compare_objective("adain", &networks, loss, &["content", "style"], 2e-4);
+    }
+
+    #[test]
+    fn fits_one_batch() {
+        let (log, _) = fit::<AdaIn>(tiny(), 40, 2, 16);
+        let sum = |terms| term(terms, "content") + 10.0 * term(terms, "style");
+        assert!(sum(&log[39]) < 0.7 * sum(&log[0]), "{} -> {}", sum(&log[0]), sum(&log[39]));
+    }
+
+    #[test]
+    fn strength_and_blends_lie_between_their_ends() {
+        let device = Device::flex();
+        let system = AdaIn::new(tiny(), &Pictures::new([3, 16, 16], Vec::new())).unwrap();
+        let networks = system.networks(&mut Init::new(&device, 0));
+        let images = || pairs(0, 3, 16, &device).images();
+        let made = |strength: f64, styles: &[(usize, f64)]| {
+            let mut request = Request::new(0..1, 0, &device);
+            let style = |&(i, weight): &(usize, f64)| Style { image: images().narrow(0, i, 1), weight };
+            request.condition.styles = styles.iter().map(style).collect();
+            request.sampler = format!("strength = {strength:?}").parse().unwrap();
+            system.translate(&networks, images().narrow(0, 0, 1), &request)
+        };
+        let values = |strength, styles: &[_]| to_values(made(strength, styles).unwrap());
+        assert!(made(1.0, &[]).unwrap_err().to_string().contains("--style"));
+        assert_eq!(values(0.0, &[(1, 1.0)]), values(0.0, &[(2, 1.0)]));
+        assert_ne!(values(1.0, &[(1, 1.0)]), values(1.0, &[(2, 1.0)]));
+        assert_ne!(values(1.0, &[(1, 0.5), (2, 0.5)]), values(1.0, &[(1, 1.0)]));
+    }
+}
