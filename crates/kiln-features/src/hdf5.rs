@@ -22,6 +22,10 @@ pub(crate) struct Array {
 pub(crate) fn read(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Array>)> {
     let damaged = || "damaged HDF5";
     let file = Hdf5File::from_bytes(bytes).context(damaged)?;
+    let end = file.superblock().base_address.saturating_add(file.superblock().eof_address);
+    if end > bytes.len() as u64 {
+        return Err(Error::new("it is cut off; copy or download the file again"));
+    }
     let mut found = (Vec::new(), Vec::new());
     collect(&file.root_group().context(damaged)?, "", 0, bytes.len(), &mut found)?;
     Ok(found)

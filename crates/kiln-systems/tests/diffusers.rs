@@ -424,7 +424,7 @@ fn weights_that_do_not_fit_are_named() {
     type Spoil = Box<dyn FnOnce(&Path)>;
     let cases: [(&str, Spoil, &str); 11] = [
         ("text", Box::new(edited(|bytes| bytes.truncate(bytes.len() / 2))), "damaged safetensors"),
-        ("text", Box::new(edited(|bytes| bytes.truncate(5))), "neither safetensors nor written by torch.save"),
+        ("text", Box::new(edited(|bytes| bytes.truncate(5))), "neither safetensors, nor written by torch.save"),
         ("text", Box::new(|m| fs::remove_file(m.join(FILE)).unwrap()), "there are the settings, but no weights"),
         ("text", Box::new(|m| fs::remove_file(m.join("unet/config.json")).unwrap()), "config.json is missing"),
         (

@@ -35,9 +35,10 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::networks::{Generator, GeneratorConfig, ImagePool, Made, Normalization, Pass, PatchDiscriminator};
+use super::networks::{
+    Generator, GeneratorConfig, ImagePool, Made, Normalization, Pass, PatchConfig, PatchDiscriminator,
+};
 use super::two_way::{self, DIRECTIONS, check_weights, real};
-use crate::adversarial::players::check_positive;
 use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
@@ -46,12 +47,9 @@ pub struct Config {
     /// Both generators.
     #[serde(flatten)]
     pub generators: GeneratorConfig,
-    /// Channels of the discriminators' first convolution. The paper has 64.
-    pub discriminator_channels: usize,
-    /// Downsampling layers of each discriminator: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16, 0 sees pixels.
-    pub discriminator_layers: usize,
-    /// `instance`, `batch` or `none`, of the discriminators.
-    pub discriminator_norm: Normalization,
+    /// Both discriminators.
+    #[serde(flatten)]
+    pub discriminators: PatchConfig,
     /// Weight of the adversarial loss; 0 trains with cycle consistency alone.
     pub adversarial_weight: f64,
     /// λ, the weight of the cycle loss; 0 trains with the adversarial loss alone.
@@ -68,9 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             generators: GeneratorConfig { generator_channels: 32, blocks: 3, ..GeneratorConfig::default() },
-            discriminator_channels: 32,
-            discriminator_layers: 1,
-            discriminator_norm: Normalization::Instance,
+            discriminators: PatchConfig::new(32, Normalization::Instance),
             adversarial_weight: 1.0,
             cycle_weight: 10.0,
             identity_weight: 0.5,
@@ -121,13 +117,12 @@ impl System for CycleGan {
     }
 
     fn sizes(config: &Config) -> SizeRule {
-        PatchDiscriminator::sizes(config.discriminator_layers, config.generators.sizes(Self::ID))
+        config.discriminators.sizes(config.generators.sizes(Self::ID))
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         config.generators.check()?;
-        check_positive(&[("discriminator_channels", config.discriminator_channels)])?;
-        PatchDiscriminator::check_layers(config.discriminator_layers)?;
+        config.discriminators.check()?;
         check_weights(&[
             ("adversarial_weight", config.adversarial_weight),
             ("cycle_weight", config.cycle_weight),
@@ -150,10 +145,7 @@ impl System for CycleGan {
     fn networks(&self, init: &mut Init) -> Networks {
         let (c, [channels, h, w]) = (&self.config, self.shape);
         let generator = |init: &mut Init| c.generators.init(channels, channels, [h, w], init);
-        let discriminator = |init: &mut Init| {
-            let (width, layers) = (c.discriminator_channels, c.discriminator_layers);
-            PatchDiscriminator::new(channels, width, layers, c.discriminator_norm, init)
-        };
+        let discriminator = |init: &mut Init| c.discriminators.init(channels, init);
         Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
 
@@ -276,7 +268,7 @@ mod tests {
         let optimizer = OptimizerConfig::adam(2e-3).betas(0.5, 0.999);
         Config {
             generators: GeneratorConfig { generator_channels: 4, blocks: 1, ..GeneratorConfig::default() },
-            discriminator_channels: 4,
+            discriminators: PatchConfig::new(4, Config::default().discriminators.discriminator_norm),
             pool: 4,
             optimizer,
             ..Config::default()
@@ -320,10 +312,16 @@ mod tests {
     fn bad_settings_are_usage_errors() {
         let pictures = |side| Pictures::new([3, side, side], Vec::new());
         for (config, side) in [
-            (Config { discriminator_channels: 0, ..tiny() }, 8),
+            (
+                Config { discriminators: PatchConfig { discriminator_channels: 0, ..tiny().discriminators }, ..tiny() },
+                8,
+            ),
             (Config { generators: GeneratorConfig { dropout: 1.0, ..tiny().generators }, ..tiny() }, 8),
-            (Config { discriminator_layers: 7, ..tiny() }, 512),
-            (Config { discriminator_layers: 2, ..tiny() }, 8),
+            (
+                Config { discriminators: PatchConfig { discriminator_layers: 7, ..tiny().discriminators }, ..tiny() },
+                512,
+            ),
+            (Config { discriminators: PatchConfig { discriminator_layers: 2, ..tiny().discriminators }, ..tiny() }, 8),
             (Config { cycle_weight: -1.0, ..tiny() }, 8),
             (Config { cycle_weight: 0.0, adversarial_weight: 0.0, ..tiny() }, 8),
             (tiny(), 10),

@@ -40,7 +40,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::munit::optimizer;
-use super::networks::codes::{PaddedConv, StridedDiscriminator};
+use super::networks::codes::{PaddedConv, StridedConfig, StridedDiscriminator};
 use super::networks::{Made, Normalization, Pass, ResidualBlock, ResidualEncoder, beside};
 use super::two_way::{self, DIRECTIONS, check_weights, fooling, halves, real, telling_apart};
 use crate::adversarial::objective::Objective;
@@ -64,12 +64,9 @@ pub struct Config {
     pub encoder_blocks: usize,
     /// Numbers of an attribute.
     pub latent_size: usize,
-    /// Channels of the discriminators' first layer. The paper has 64.
-    pub discriminator_channels: usize,
-    /// Layers of each discriminator that halve the picture. The authors' code has 4.
-    pub discriminator_layers: usize,
-    /// Sizes of the picture that each discriminator sees. The authors' code has 3.
-    pub discriminator_scales: usize,
+    /// The discriminators.
+    #[serde(flatten)]
+    pub discriminators: StridedConfig,
     /// Content discriminator steps for each step of the other networks.
     pub content_steps: u64,
     /// The adversarial loss on pictures.
@@ -99,9 +96,7 @@ impl Default for Config {
             blocks: 3,
             encoder_blocks: 3,
             latent_size: 8,
-            discriminator_channels: 32,
-            discriminator_layers: 3,
-            discriminator_scales: 2,
+            discriminators: StridedConfig::default(),
             content_steps: 3,
             objective: Objective::NonSaturating,
             cross_cycle_weight: 10.0,
@@ -323,9 +318,7 @@ impl System for Drit {
     }
 
     fn sizes(config: &Config) -> SizeRule {
-        let seen = [config.discriminator_layers, config.discriminator_scales];
-        let least = StridedDiscriminator::least(seen).max(2 << config.encoder_blocks.min(16));
-        Self::translated().at_least(least.max(8))
+        config.discriminators.sizes(Self::translated(), 2 << config.encoder_blocks.min(16))
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -333,11 +326,9 @@ impl System for Drit {
             ("generator_channels", config.generator_channels),
             ("encoder_blocks", config.encoder_blocks),
             ("latent_size", config.latent_size),
-            ("discriminator_channels", config.discriminator_channels),
-            ("discriminator_layers", config.discriminator_layers),
-            ("discriminator_scales", config.discriminator_scales),
             ("content_steps", config.content_steps as usize),
         ])?;
+        config.discriminators.check()?;
         check_weights(&[
             ("cross_cycle_weight", config.cross_cycle_weight),
             ("reconstruction_weight", config.reconstruction_weight),
@@ -354,10 +345,7 @@ impl System for Drit {
     fn networks(&self, init: &mut Init) -> Networks {
         let (c, [channels, h, w]) = (&self.config, self.shape);
         let (k, inside) = (c.generator_channels, c.generator_channels << HALVINGS);
-        let discriminator = |init: &mut Init| {
-            let seen = [c.discriminator_layers, c.discriminator_scales];
-            StridedDiscriminator::new(channels, c.discriminator_channels, seen, (LEAK, WEIGHTS), init)
-        };
+        let discriminator = |init: &mut Init| c.discriminators.init(channels, LEAK, init);
         let attribute =
             |init: &mut Init| ResidualEncoder::reflecting(channels, k, c.encoder_blocks, c.latent_size, init);
         let content = |init: &mut Init| ContentEncoder::new(channels, k, c.blocks, init);
@@ -598,14 +586,26 @@ mod tests {
     use crate::translation::testing::{by_formula, compare_objective, fit, pairs, term, with_weights_by_formula};
 
     fn tiny() -> Config {
-        Config { generator_channels: 4, discriminator_channels: 4, mode_seeking_weight: 1.0, ..Config::default() }
+        Config {
+            generator_channels: 4,
+            discriminators: StridedConfig { discriminator_channels: 4, ..StridedConfig::default() },
+            mode_seeking_weight: 1.0,
+            ..Config::default()
+        }
     }
 
     /// At the authors' 216 pixels, which their discriminator of contents needs.
     #[test]
     fn objective_is_the_authors() {
         let device = Device::flex().autodiff();
-        let config = Config { discriminator_layers: 4, discriminator_scales: 3, ..tiny() };
+        let config = Config {
+            discriminators: StridedConfig {
+                discriminator_channels: 4,
+                discriminator_layers: 4,
+                discriminator_scales: 3,
+            },
+            ..tiny()
+        };
         let system = Drit::new(config, &Pictures::new([3, 216, 216], Vec::new())).unwrap();
         let networks = with_weights_by_formula(system.networks(&mut Init::new(&device, 0)));
         let picture = |name: &str| by_formula::<4>(name, [2, 3, 216, 216], &device).narrow(0, 0, 1);

@@ -31,7 +31,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::networks::{Architecture, Generator, GeneratorConfig, Normalization, Pass, PatchDiscriminator};
+use super::networks::{Architecture, Generator, GeneratorConfig, Normalization, Pass, PatchConfig, PatchDiscriminator};
 use super::two_way::{self, DIRECTIONS, check_weights, real};
 use crate::adversarial::objective::Objective;
 use crate::adversarial::players::check_positive;
@@ -43,12 +43,9 @@ pub struct Config {
     /// Both generators.
     #[serde(flatten)]
     pub generators: GeneratorConfig,
-    /// Channels of the discriminators' first convolution. The paper has 64.
-    pub discriminator_channels: usize,
-    /// Downsampling layers of each discriminator: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16, 0 sees pixels.
-    pub discriminator_layers: usize,
-    /// `instance`, `batch` or `none`, of the discriminators.
-    pub discriminator_norm: Normalization,
+    /// Both discriminators.
+    #[serde(flatten)]
+    pub discriminators: PatchConfig,
     /// The adversarial loss.
     pub objective: Objective,
     /// λ_U and λ_V.
@@ -72,9 +69,7 @@ impl Default for Config {
                 dropout: 0.5,
                 ..GeneratorConfig::default()
             },
-            discriminator_channels: 64,
-            discriminator_layers: 1,
-            discriminator_norm: Normalization::Batch,
+            discriminators: PatchConfig::new(64, Normalization::Batch),
             objective: Objective::Wasserstein,
             reconstruction_weight: 20.0,
             discriminator_steps: 3,
@@ -106,16 +101,13 @@ impl System for DualGan {
     }
 
     fn sizes(config: &Config) -> SizeRule {
-        PatchDiscriminator::sizes(config.discriminator_layers, config.generators.sizes(Self::ID))
+        config.discriminators.sizes(config.generators.sizes(Self::ID))
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         config.generators.check()?;
-        check_positive(&[
-            ("discriminator_channels", config.discriminator_channels),
-            ("discriminator_steps", config.discriminator_steps as usize),
-        ])?;
-        PatchDiscriminator::check_layers(config.discriminator_layers)?;
+        config.discriminators.check()?;
+        check_positive(&[("discriminator_steps", config.discriminator_steps as usize)])?;
         check_weights(&[("reconstruction_weight", config.reconstruction_weight)])?;
         config.objective.check_penalty(false, &config.discriminator_optimizer)?;
         Self::sizes(&config).check(pictures.shape)?;
@@ -125,10 +117,7 @@ impl System for DualGan {
     fn networks(&self, init: &mut Init) -> Networks {
         let (c, [channels, h, w]) = (&self.config, self.shape);
         let generator = |init: &mut Init| c.generators.init(channels, channels, [h, w], init);
-        let discriminator = |init: &mut Init| {
-            let (width, layers) = (c.discriminator_channels, c.discriminator_layers);
-            PatchDiscriminator::new(channels, width, layers, c.discriminator_norm, init)
-        };
+        let discriminator = |init: &mut Init| c.discriminators.init(channels, init);
         Networks { g_ab: generator(init), g_ba: generator(init), d_a: discriminator(init), d_b: discriminator(init) }
     }
 
@@ -198,7 +187,7 @@ mod tests {
         let optimizer = OptimizerConfig::rmsprop(1e-3);
         Config {
             generators: GeneratorConfig { generator_channels: 4, dropout: 0.0, ..Config::default().generators },
-            discriminator_channels: 4,
+            discriminators: PatchConfig::new(4, Config::default().discriminators.discriminator_norm),
             generator_optimizer: optimizer.clone(),
             discriminator_optimizer: OptimizerConfig { clip_weights: 0.01, ..optimizer },
             ..Config::default()

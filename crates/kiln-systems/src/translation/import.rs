@@ -14,7 +14,7 @@ use serde::Serialize;
 use toml::Table;
 
 use super::cyclegan::{self, CycleGan};
-use super::networks::{Architecture, GeneratorConfig, Normalization};
+use super::networks::{Architecture, GeneratorConfig, Normalization, PatchConfig};
 use super::pix2pix::{self, Pix2Pix};
 use crate::imported;
 
@@ -108,13 +108,15 @@ pub fn import(paths: &[PathBuf], root: &Path, options: &Options) -> Result<Impor
     };
     let [height, width] = options.size.or([side; 2]);
     let shape = [inputs, height, width];
+    // As the authors' code has it by default.
+    let judge = |config: PatchConfig| PatchConfig { discriminator_channels: 64, discriminator_layers: 3, ..config };
     let parameters;
     let system = if sources.len() == 1 {
         let model = pix2pix::Config {
             generator: config.clone(),
             // The authors' code translates with dropout and with each picture's own statistics, unless told otherwise.
             dropout_at_test: config.dropout > 0.0,
-            discriminator_layers: 3,
+            discriminator: judge(pix2pix::Config::default().discriminator),
             ..pix2pix::Config::default()
         };
         let recipe = imported::recipe_of::<Pix2Pix>(model, shape, Vec::new(), &options.changes)?;
@@ -124,8 +126,11 @@ pub fn import(paths: &[PathBuf], root: &Path, options: &Options) -> Result<Impor
         imported::write::<Pix2Pix>(root, &recipe, state)?;
         Pix2Pix::ID
     } else {
-        let model =
-            cyclegan::Config { generators: config.clone(), discriminator_layers: 3, ..cyclegan::Config::default() };
+        let model = cyclegan::Config {
+            generators: config.clone(),
+            discriminators: judge(cyclegan::Config::default().discriminators),
+            ..cyclegan::Config::default()
+        };
         let recipe = imported::recipe_of::<CycleGan>(model, shape, Vec::new(), &options.changes)?;
         let system = CycleGan::new(recipe.model.clone(), &Pictures::new(shape, Vec::new()))?;
         let mut state = params::state(&system.networks(&mut Init::new(&Device::flex(), recipe.seed)));

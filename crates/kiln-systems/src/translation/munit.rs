@@ -24,8 +24,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
+use kiln_nn::Init;
 use kiln_nn::loss::l1;
-use kiln_nn::{Init, WeightInit};
 use kiln_train::{
     Abilities, Batch, DataConfig, Input, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, SizeRule, System,
     TrainConfig, Translate,
@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::networks::Made;
 use super::networks::codes::{
-    ContentEncoder, Decoder, STYLE_HALVINGS, StridedDiscriminator, Style, StyleEncoder, StyleMlp,
+    ContentEncoder, Decoder, STYLE_HALVINGS, StridedConfig, StridedDiscriminator, Style, StyleEncoder, StyleMlp,
 };
 use super::two_way::{self, DIRECTIONS, check_weights, fooling, real, telling_apart};
 use crate::adversarial::objective::Objective;
@@ -54,12 +54,9 @@ pub struct Config {
     pub style_size: usize,
     /// Units of the network that turns a style into the decoder's means and deviations.
     pub hidden: usize,
-    /// Channels of the discriminators' first layer. The paper has 64.
-    pub discriminator_channels: usize,
-    /// Layers of each discriminator that halve the picture. The paper has 4.
-    pub discriminator_layers: usize,
-    /// Sizes of the picture that each discriminator sees. The paper has 3.
-    pub discriminator_scales: usize,
+    /// The discriminators.
+    #[serde(flatten)]
+    pub discriminators: StridedConfig,
     /// The adversarial loss.
     pub objective: Objective,
     /// λ_x.
@@ -82,9 +79,7 @@ impl Default for Config {
             blocks: 4,
             style_size: 8,
             hidden: 256,
-            discriminator_channels: 32,
-            discriminator_layers: 3,
-            discriminator_scales: 2,
+            discriminators: StridedConfig::default(),
             objective: Objective::LeastSquares,
             reconstruction_weight: 10.0,
             content_weight: 1.0,
@@ -161,10 +156,7 @@ impl System for Munit {
     }
 
     fn sizes(config: &Config) -> SizeRule {
-        let seen = [config.discriminator_layers, config.discriminator_scales];
-        let rule = ContentEncoder::sizes(config.halvings, Self::ID);
-        let least = rule.min.max(StridedDiscriminator::least(seen)).max(2 << STYLE_HALVINGS);
-        rule.at_least(least)
+        config.discriminators.sizes(ContentEncoder::sizes(config.halvings, Self::ID), 2 << STYLE_HALVINGS)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
@@ -173,10 +165,8 @@ impl System for Munit {
             ("halvings", config.halvings),
             ("style_size", config.style_size),
             ("hidden", config.hidden),
-            ("discriminator_channels", config.discriminator_channels),
-            ("discriminator_layers", config.discriminator_layers),
-            ("discriminator_scales", config.discriminator_scales),
         ])?;
+        config.discriminators.check()?;
         check_weights(&[
             ("reconstruction_weight", config.reconstruction_weight),
             ("content_weight", config.content_weight),
@@ -191,11 +181,7 @@ impl System for Munit {
 
     fn networks(&self, init: &mut Init) -> Networks {
         let (c, channels) = (&self.config, self.shape[0]);
-        let discriminator = |init: &mut Init| {
-            let seen = [c.discriminator_layers, c.discriminator_scales];
-            let how = (0.2, WeightInit::Normal(0.02));
-            StridedDiscriminator::new(channels, c.discriminator_channels, seen, how, init)
-        };
+        let discriminator = |init: &mut Init| c.discriminators.init(channels, 0.2, init);
         Networks {
             g_ab: Autoencoder::new(channels, c, init),
             g_ba: Autoencoder::new(channels, c, init),
@@ -336,7 +322,7 @@ mod tests {
             blocks: 2,
             style_size: 3,
             hidden: 8,
-            discriminator_channels: 2,
+            discriminators: StridedConfig { discriminator_channels: 2, ..StridedConfig::default() },
             cycle_weight: 10.0,
             ..Config::default()
         }

@@ -37,11 +37,10 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::networks::{
-    Architecture, Generator, GeneratorConfig, Made, Normalization, Pass, PatchDiscriminator, beside,
+    Architecture, Generator, GeneratorConfig, Made, Normalization, Pass, PatchConfig, PatchDiscriminator, beside,
 };
 use super::two_way::{self, check_weights};
 use crate::adversarial::objective::Objective;
-use crate::adversarial::players::check_positive;
 use crate::one_pass::NoSettings;
 
 /// The `[model]` table.
@@ -50,12 +49,9 @@ pub struct Config {
     /// G.
     #[serde(flatten)]
     pub generator: GeneratorConfig,
-    /// Channels of D's first convolution. The paper has 64.
-    pub discriminator_channels: usize,
-    /// Downsampling layers of D: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16, 0 sees pixels.
-    pub discriminator_layers: usize,
-    /// `instance`, `batch` or `none`, of D.
-    pub discriminator_norm: Normalization,
+    /// D.
+    #[serde(flatten)]
+    pub discriminator: PatchConfig,
     /// Whether D sees the picture to translate beside its translation.
     pub conditional: bool,
     /// The adversarial loss.
@@ -99,9 +95,7 @@ impl Default for Config {
                 dropout: 0.5,
                 ..GeneratorConfig::default()
             },
-            discriminator_channels: 64,
-            discriminator_layers: 1,
-            discriminator_norm: Normalization::Batch,
+            discriminator: PatchConfig::new(64, Normalization::Batch),
             conditional: true,
             objective: Objective::NonSaturating,
             adversarial_weight: 1.0,
@@ -146,13 +140,12 @@ impl System for Pix2Pix {
     }
 
     fn sizes(config: &Config) -> SizeRule {
-        PatchDiscriminator::sizes(config.discriminator_layers, config.generator.sizes(Self::ID))
+        config.discriminator.sizes(config.generator.sizes(Self::ID))
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         config.generator.check()?;
-        check_positive(&[("discriminator_channels", config.discriminator_channels)])?;
-        PatchDiscriminator::check_layers(config.discriminator_layers)?;
+        config.discriminator.check()?;
         check_weights(&[
             ("adversarial_weight", config.adversarial_weight),
             ("l1_weight", config.l1_weight),
@@ -176,13 +169,7 @@ impl System for Pix2Pix {
         let seen = if c.conditional { 2 * channels } else { channels };
         Networks {
             generator: c.generator.init(channels + c.noise_size, channels, [h, w], init),
-            discriminator: PatchDiscriminator::new(
-                seen,
-                c.discriminator_channels,
-                c.discriminator_layers,
-                c.discriminator_norm,
-                init,
-            ),
+            discriminator: c.discriminator.init(seen, init),
         }
     }
 
@@ -294,7 +281,7 @@ mod tests {
         let adam = OptimizerConfig::adam(2e-3).betas(0.5, 0.999);
         Config {
             generator: GeneratorConfig { generator_channels: 4, dropout: 0.0, ..Config::default().generator },
-            discriminator_channels: 4,
+            discriminator: PatchConfig::new(4, Config::default().discriminator.discriminator_norm),
             generator_optimizer: adam.clone(),
             discriminator_optimizer: adam,
             ..Config::default()
@@ -348,7 +335,7 @@ mod tests {
             Config { mode_seeking_weight: 1.0, ..tiny() },
             Config { l1_weight: f64::NAN, ..tiny() },
             Config { objective: Objective::Wasserstein, ..tiny() },
-            Config { discriminator_layers: 4, ..tiny() },
+            Config { discriminator: PatchConfig { discriminator_layers: 4, ..tiny().discriminator }, ..tiny() },
             Config { generator: GeneratorConfig { halvings: 5, ..tiny().generator }, ..tiny() },
         ] {
             let e = Pix2Pix::new(config, &Pictures::new([3, 16, 16], Vec::new())).err().unwrap();

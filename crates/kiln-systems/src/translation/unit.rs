@@ -32,7 +32,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::munit::optimizer;
-use super::networks::codes::{ContentEncoder, Decoder, StridedDiscriminator, Style};
+use super::networks::codes::{ContentEncoder, Decoder, StridedConfig, StridedDiscriminator, Style};
 use super::networks::{Made, Normalization, Pass, ResidualBlock};
 use super::two_way::{self, DIRECTIONS, check_weights, fooling, real, telling_apart};
 use crate::adversarial::objective::Objective;
@@ -50,12 +50,9 @@ pub struct Config {
     pub blocks: usize,
     /// So many blocks at the end of the encoders, and at the beginning of the decoders, are one for both domains.
     pub shared_blocks: usize,
-    /// Channels of the discriminators' first layer. The paper has 64.
-    pub discriminator_channels: usize,
-    /// Layers of each discriminator that halve the picture. The authors' code has 4.
-    pub discriminator_layers: usize,
-    /// Sizes of the picture that each discriminator sees. The authors' code has 3.
-    pub discriminator_scales: usize,
+    /// The discriminators.
+    #[serde(flatten)]
+    pub discriminators: StridedConfig,
     /// The adversarial loss.
     pub objective: Objective,
     /// λ of the VAE's pictures.
@@ -77,9 +74,7 @@ impl Default for Config {
             halvings: 2,
             blocks: 4,
             shared_blocks: 1,
-            discriminator_channels: 32,
-            discriminator_layers: 3,
-            discriminator_scales: 2,
+            discriminators: StridedConfig::default(),
             objective: Objective::LeastSquares,
             reconstruction_weight: 10.0,
             kl_weight: 0.01,
@@ -159,20 +154,12 @@ impl System for Unit {
     }
 
     fn sizes(config: &Config) -> SizeRule {
-        let seen = [config.discriminator_layers, config.discriminator_scales];
-        let rule = ContentEncoder::sizes(config.halvings, Self::ID);
-        let least = rule.min.max(StridedDiscriminator::least(seen));
-        rule.at_least(least)
+        config.discriminators.sizes(ContentEncoder::sizes(config.halvings, Self::ID), 0)
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        check_positive(&[
-            ("generator_channels", config.generator_channels),
-            ("halvings", config.halvings),
-            ("discriminator_channels", config.discriminator_channels),
-            ("discriminator_layers", config.discriminator_layers),
-            ("discriminator_scales", config.discriminator_scales),
-        ])?;
+        check_positive(&[("generator_channels", config.generator_channels), ("halvings", config.halvings)])?;
+        config.discriminators.check()?;
         check_weights(&[
             ("reconstruction_weight", config.reconstruction_weight),
             ("kl_weight", config.kl_weight),
@@ -198,11 +185,7 @@ impl System for Unit {
             let block = |_| ResidualBlock::new(k << halvings, Normalization::Instance, 0.0, WeightInit::He, init);
             (0..c.shared_blocks).map(block).collect()
         };
-        let discriminator = |init: &mut Init| {
-            let seen = [c.discriminator_layers, c.discriminator_scales];
-            let how = (0.2, WeightInit::Normal(0.02));
-            StridedDiscriminator::new(channels, c.discriminator_channels, seen, how, init)
-        };
+        let discriminator = |init: &mut Init| c.discriminators.init(channels, 0.2, init);
         Networks {
             encoder_a: ContentEncoder::new(channels, k, halvings, own, init),
             encoder_b: ContentEncoder::new(channels, k, halvings, own, init),
@@ -352,7 +335,12 @@ mod tests {
     use crate::translation::testing::{by_formula, compare_objective, fit, pairs, term, with_weights_by_formula};
 
     fn tiny() -> Config {
-        Config { generator_channels: 2, blocks: 2, discriminator_channels: 2, ..Config::default() }
+        Config {
+            generator_channels: 2,
+            blocks: 2,
+            discriminators: StridedConfig { discriminator_channels: 2, ..StridedConfig::default() },
+            ..Config::default()
+        }
     }
 
     /// The authors' code shares no weights.

@@ -9,9 +9,12 @@ use kiln_nn::{
     Activation, Conv2d, Conv2dConfig, Init, InstanceNorm2d, Linear, LinearConfig, WeightInit, activate, add_activate,
 };
 
+use kiln_core::Result;
 use kiln_train::SizeRule;
+use serde::{Deserialize, Serialize};
 
 use super::{Normalization, Pass, ResidualBlock};
+use crate::adversarial::players::check_positive;
 
 const WEIGHTS: WeightInit = WeightInit::He;
 
@@ -227,6 +230,59 @@ impl StyleMlp {
     }
 }
 
+/// The settings of a [`StridedDiscriminator`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StridedConfig {
+    /// Channels of the first layer. The papers have 64.
+    pub discriminator_channels: usize,
+    /// Layers that halve the picture. The papers have 4, for 216 and 256 pixels.
+    pub discriminator_layers: usize,
+    /// Sizes of the picture that it sees. The papers have 3.
+    pub discriminator_scales: usize,
+}
+
+impl Default for StridedConfig {
+    fn default() -> Self {
+        Self { discriminator_channels: 32, discriminator_layers: 3, discriminator_scales: 2 }
+    }
+}
+
+impl StridedConfig {
+    /// Checks what no picture can make right.
+    ///
+    /// # Errors
+    /// A usage error that names the setting.
+    pub fn check(&self) -> Result<()> {
+        check_positive(&[
+            ("discriminator_channels", self.discriminator_channels),
+            ("discriminator_layers", self.discriminator_layers),
+            ("discriminator_scales", self.discriminator_scales),
+        ])
+    }
+
+    /// Among the pictures of `rule`, those of at least `least` pixels a side that leave the smallest size a patch to judge: each layer
+    /// reflects what it halves.
+    pub fn sizes(&self, rule: SizeRule, least: usize) -> SizeRule {
+        let halved = (self.discriminator_layers + self.discriminator_scales).saturating_sub(1);
+        let own = 1usize.checked_shl(halved as u32).unwrap_or(usize::MAX).max(2);
+        let least = rule.min.max(least).max(own);
+        rule.at_least(least)
+    }
+
+    /// The network, of pictures of `channels` channels, with the slope of its rectifiers.
+    pub fn init(&self, channels: usize, leak: f32, init: &mut Init) -> StridedDiscriminator {
+        let k = self.discriminator_channels;
+        let width = |at: usize| if at == 0 { channels } else { k << (at - 1) };
+        let (layers, weight) = (self.discriminator_layers, WeightInit::Normal(0.02));
+        let scale = |init: &mut Init| StridedScale {
+            layers: (0..layers).map(|at| PaddedConv::new([width(at), width(at + 1)], 4, 2, 1, weight, init)).collect(),
+            last: Conv2dConfig { weight, ..Conv2dConfig::new(width(layers), 1, 1) }.init(init),
+            leak,
+        };
+        StridedDiscriminator { scales: (0..self.discriminator_scales).map(|_| scale(init)).collect() }
+    }
+}
+
 /// Discriminators of patches at several sizes without norms: 4×4 convolutions that halve the picture, leaky ReLU, a 1×1 one.
 #[derive(Module, Debug)]
 pub struct StridedDiscriminator {
@@ -243,28 +299,6 @@ pub struct StridedScale {
 }
 
 impl StridedDiscriminator {
-    /// Pictures of `channels` channels, `k` after the first of `layers`, doubled by each; at `scales` sizes.
-    pub fn new(
-        channels: usize,
-        k: usize,
-        [layers, scales]: [usize; 2],
-        (leak, weight): (f32, WeightInit),
-        init: &mut Init,
-    ) -> Self {
-        let width = |at: usize| if at == 0 { channels } else { k << (at - 1) };
-        let scale = |init: &mut Init| StridedScale {
-            layers: (0..layers).map(|at| PaddedConv::new([width(at), width(at + 1)], 4, 2, 1, weight, init)).collect(),
-            last: Conv2dConfig { weight, ..Conv2dConfig::new(width(layers), 1, 1) }.init(init),
-            leak,
-        };
-        Self { scales: (0..scales).map(|_| scale(init)).collect() }
-    }
-
-    /// The shortest side of a picture that leaves the smallest scale a patch: each layer reflects what it halves.
-    pub fn least([layers, scales]: [usize; 2]) -> usize {
-        1usize.checked_shl((layers + scales).saturating_sub(1) as u32).unwrap_or(usize::MAX).max(2)
-    }
-
     /// The outputs for every patch of each scale.
     ///
     /// # Shapes

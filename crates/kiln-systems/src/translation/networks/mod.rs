@@ -19,7 +19,7 @@ use kiln_train::{Batch, Request, SizeRule};
 use serde::{Deserialize, Serialize};
 
 pub use self::encoder::ResidualEncoder;
-pub use self::patch::{MultiScaleDiscriminator, PatchDiscriminator};
+pub use self::patch::{MultiScaleDiscriminator, PatchConfig, PatchDiscriminator};
 pub use self::pool::ImagePool;
 pub use self::resnet::{ResidualBlock, ResnetGenerator};
 pub use self::unet::UnetGenerator;

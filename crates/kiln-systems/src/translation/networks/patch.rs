@@ -6,8 +6,48 @@ use kiln_core::{Result, refuse_if};
 use kiln_nn::resample::avg_pool2d_inside;
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, activate};
 use kiln_train::SizeRule;
+use serde::{Deserialize, Serialize};
 
 use super::{Normalization, Norms, Pass, conv};
+use crate::adversarial::players::check_positive;
+
+/// The settings of a discriminator of patches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PatchConfig {
+    /// Channels of the first convolution. The papers have 64.
+    pub discriminator_channels: usize,
+    /// Downsampling layers: 3 sees 70×70 patches, 2 sees 34×34, 1 sees 16×16, 0 sees pixels.
+    pub discriminator_layers: usize,
+    /// `instance`, `batch` or `none`.
+    pub discriminator_norm: Normalization,
+}
+
+impl PatchConfig {
+    /// For small pictures.
+    pub fn new(discriminator_channels: usize, discriminator_norm: Normalization) -> Self {
+        Self { discriminator_channels, discriminator_layers: 1, discriminator_norm }
+    }
+
+    /// Checks what no picture can make right.
+    ///
+    /// # Errors
+    /// A usage error that names the setting.
+    pub fn check(&self) -> Result<()> {
+        check_positive(&[("discriminator_channels", self.discriminator_channels)])?;
+        PatchDiscriminator::check_layers(self.discriminator_layers)
+    }
+
+    /// The pictures that leave it a patch to judge, among those of `rule`.
+    pub fn sizes(&self, rule: SizeRule) -> SizeRule {
+        PatchDiscriminator::sizes(self.discriminator_layers, rule)
+    }
+
+    /// The network, of pictures of `channels` channels.
+    pub fn init(&self, channels: usize, init: &mut Init) -> PatchDiscriminator {
+        let (k, layers) = (self.discriminator_channels, self.discriminator_layers);
+        PatchDiscriminator::new(channels, k, layers, self.discriminator_norm, init)
+    }
+}
 
 /// Slope of LeakyReLU.
 const LEAK: Activation = Activation::LeakyRelu(0.2);
