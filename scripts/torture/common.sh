@@ -15,7 +15,7 @@ small() {
   case $1 in
     vae) echo "--set model.network=mlp --set model.hidden=[32] --set model.latent=4" ;;
     dcgan) echo "--set model.generator_channels=4 --set model.discriminator_channels=4" ;;
-    ddpm) echo "--set model.unet.base_channels=16 --set model.unet.channel_multipliers=[1,1] --set model.unet.blocks=1 --set model.unet.attention_levels=[]" ;;
+    ddpm) echo "--set model.unet.base_channels=16 --set model.unet.channel_multipliers=[1,1] --set model.unet.blocks=1 --set model.unet.attention_levels=[] --set model.unet.patch=1" ;;
     classifier) echo "--set model.channels=4 --set model.features=16" ;;
   esac
 }
