@@ -163,7 +163,7 @@ pub fn hed_as_torchvision(file: &WeightsFile) -> Result<Vec<ConvValues>> {
             let mut bias = file.values(&format!("{path}/1"), &[outputs])?;
             let of = |tap: usize, input: usize, output: usize| stored[(tap * inputs + input) * outputs + output];
             let mut weight = Vec::with_capacity(stored.len());
-            for output in 0..outputs {
+            for (output, bias) in bias.iter_mut().enumerate() {
                 for input in 0..inputs {
                     for tap in 0..9 {
                         if block + i > 0 {
@@ -172,7 +172,7 @@ pub fn hed_as_torchvision(file: &WeightsFile) -> Result<Vec<ConvValues>> {
                         }
                         let value = of(tap, 2 - input, output);
                         weight.push(value * (255.0 * DEVIATION[input]) as f32);
-                        bias[output] += value * (255.0 * MEAN[input] - BLUE_GREEN_RED[2 - input]) as f32;
+                        *bias += value * (255.0 * MEAN[input] - BLUE_GREEN_RED[2 - input]) as f32;
                     }
                 }
             }

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::networks::Made;
 use super::networks::codes::{
-    ContentEncoder, Decoder, STYLE_HALVINGS, StridedConfig, StridedDiscriminator, Style, StyleEncoder, StyleMlp,
+    ContentEncoder, Decoder, STYLE_HALVINGS, StridedConfig, StridedDiscriminator, StyleEncoder, StyleMlp,
 };
 use super::two_way::{self, DIRECTIONS, check_weights, fooling, real, telling_apart};
 use crate::adversarial::objective::Objective;
@@ -128,7 +128,7 @@ impl Autoencoder {
 
     /// G(c, s).
     pub fn decode(&self, content: Tensor<4>, style: Tensor<2>) -> Tensor<4> {
-        self.decoder.forward(content, &Style::Adain(self.mlp.forward(style)))
+        self.decoder.forward(content, Some(&self.mlp.forward(style)))
     }
 }
 
@@ -311,7 +311,7 @@ impl Translate<Networks> for Munit {
 mod tests {
     use burn::tensor::Device;
     use kiln_nn::tensor::to_values;
-    use kiln_train::request::Style as Given;
+    use kiln_train::request::Style;
 
     use super::*;
     use crate::translation::testing::{by_formula, compare_objective, fit, pairs, term, with_weights_by_formula};
@@ -357,7 +357,7 @@ mod tests {
         let images = || pairs(0, 2, 32, &device).images();
         let made = |seed: u64, styles: &[(usize, f64)]| {
             let mut request = Request::new(0..2, seed, &device).along("b2a");
-            let style = |&(i, weight): &(usize, f64)| Given { image: images().narrow(0, i, 1), weight };
+            let style = |&(i, weight): &(usize, f64)| Style { image: images().narrow(0, i, 1), weight };
             request.condition.styles = styles.iter().map(style).collect();
             to_values(system.translate(&networks, images(), &request).unwrap())
         };

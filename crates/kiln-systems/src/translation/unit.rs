@@ -32,7 +32,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::munit::optimizer;
-use super::networks::codes::{ContentEncoder, Decoder, StridedConfig, StridedDiscriminator, Style};
+use super::networks::codes::{ContentEncoder, Decoder, StridedConfig, StridedDiscriminator};
 use super::networks::{Made, Normalization, Pass, ResidualBlock};
 use super::two_way::{self, DIRECTIONS, check_weights, fooling, real, telling_apart};
 use crate::adversarial::objective::Objective;
@@ -127,7 +127,7 @@ impl Networks {
     /// G(z).
     fn decode(&self, into: Domain, z: Tensor<4>) -> Tensor<4> {
         let decoder = if into == Domain::A { &self.decoder_a } else { &self.decoder_b };
-        decoder.forward(Self::blocks(&self.shared_decoder, z), &Style::None)
+        decoder.forward(Self::blocks(&self.shared_decoder, z), None)
     }
 }
 

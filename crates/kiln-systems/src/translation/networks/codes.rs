@@ -130,14 +130,6 @@ impl StyleEncoder {
     }
 }
 
-/// What shapes the blocks of a [`Decoder`].
-pub enum Style {
-    /// Nothing: instance norm.
-    None,
-    /// A mean and a deviation of each norm and channel, `[n, 4·blocks·channels]`: adaptive instance norm (Huang & Belongie 2017).
-    Adain(Tensor<2>),
-}
-
 /// A picture of a content map: residual blocks; repetition and a 5×5 convolution with layer norm for each doubling; a 7×7 one; tanh.
 #[derive(Module, Debug)]
 pub struct Decoder {
@@ -159,14 +151,16 @@ impl Decoder {
         }
     }
 
-    /// Numbers that [`Style::Adain`] has.
+    /// Numbers of a style: a mean and a deviation of each norm and channel.
     pub fn styles(k: usize, halvings: usize, blocks: usize) -> usize {
         4 * blocks * (k << halvings)
     }
 
+    /// With adaptive instance norm (Huang & Belongie 2017) by a style in the blocks, with plain instance norm without one.
+    ///
     /// # Shapes
-    /// `[n, k·2^halvings, h, w]` → `[n, channels, 2^halvings·h, 2^halvings·w]` in (−1, 1)
-    pub fn forward(&self, content: Tensor<4>, style: &Style) -> Tensor<4> {
+    /// `[n, k·2^halvings, h, w]`, `[n, 4·blocks·k·2^halvings]` → `[n, channels, 2^halvings·h, 2^halvings·w]` in (−1, 1)
+    pub fn forward(&self, content: Tensor<4>, style: Option<&Tensor<2>>) -> Tensor<4> {
         let x = self.blocks.iter().enumerate().fold(content, |x, (i, block)| block.forward(i, x, style));
         let x = self
             .up
@@ -190,11 +184,11 @@ impl DecoderBlock {
         Self { conv1: conv(init), conv2: conv(init) }
     }
 
-    fn forward(&self, at: usize, x: Tensor<4>, style: &Style) -> Tensor<4> {
+    fn forward(&self, at: usize, x: Tensor<4>, style: Option<&Tensor<2>>) -> Tensor<4> {
         let channels = x.dims()[1];
         let norm = |which: usize, x: Tensor<4>| match style {
-            Style::None => InstanceNorm2d::default().forward(x, Activation::None),
-            Style::Adain(numbers) => {
+            None => InstanceNorm2d::default().forward(x, Activation::None),
+            Some(numbers) => {
                 let part = |i: usize| numbers.clone().narrow(1, (4 * at + 2 * which + i) * channels, channels);
                 adain(x, part(1), part(0), 1e-5)
             }
@@ -204,7 +198,7 @@ impl DecoderBlock {
     }
 }
 
-/// Three linear layers from a style to the numbers of [`Style::Adain`], ReLU between them.
+/// Three linear layers from a style to the numbers of a [`Decoder`]'s style, ReLU between them.
 #[derive(Module, Debug)]
 pub struct StyleMlp {
     layers: Vec<Linear>,
