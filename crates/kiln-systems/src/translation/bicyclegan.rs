@@ -246,15 +246,8 @@ impl BicycleGan {
         let pass = Pass::training(batch);
         let [a, b] = &halves.encoded;
         let (mean, log_var) = networks.encoder.forward(b.clone());
-        let n = batch.len() as u64;
-        let drawn = |purpose: &str| {
-            let samples = batch.start..batch.start + n;
-            let all = kiln_nn::tensor::normal(
-                batch.key(purpose),
-                samples,
-                [n as usize, self.config.latent_size],
-                batch.device(),
-            );
+        let drawn = |purpose: &str| -> Tensor<2> {
+            let all: Tensor<2> = batch.normal(purpose, [batch.len(), self.config.latent_size]);
             all.narrow(0, 0, mean.dims()[0])
         };
         let z = reparameterise(mean.clone(), log_var.clone(), drawn("posterior"));
@@ -374,6 +367,8 @@ mod tests {
             encoder_channels: 4,
             discriminator_channels: 4,
             optimizer: OptimizerConfig::adam(2e-3).betas(0.5, 0.999),
+            // Half of a batch has half of the masks.
+            dropout: 0.1,
             ..Config::default()
         }
     }

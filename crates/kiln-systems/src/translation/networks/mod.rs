@@ -7,8 +7,6 @@ mod pool;
 mod resnet;
 mod unet;
 
-use std::ops::Range;
-
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
@@ -92,8 +90,8 @@ pub fn beside(x: Tensor<4>, z: Tensor<2>) -> Tensor<4> {
 /// How a network is run once.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
-    /// The key of the dropout masks and the samples whose they are; without it nothing is dropped.
-    dropout: Option<(Key, Range<u64>)>,
+    /// The key of the dropout masks and the first sample; without it nothing is dropped.
+    dropout: Option<(Key, u64)>,
     /// Whether batch norm takes each picture's own statistics in place of the running ones.
     own_statistics: bool,
 }
@@ -101,12 +99,12 @@ pub struct Pass {
 impl Pass {
     /// In training, dropping for the samples of a batch.
     pub fn training(batch: &Batch) -> Self {
-        Self { dropout: Some((batch.key("dropout"), batch.samples())), own_statistics: false }
+        Self { dropout: Some((batch.key("dropout"), batch.start)), own_statistics: false }
     }
 
     /// At test, dropping for the samples of a request: the noise of a network that has no other.
     pub fn dropping(request: &Request) -> Self {
-        Self { dropout: Some((request.key.purpose("dropout"), request.indices.clone())), own_statistics: false }
+        Self { dropout: Some((request.key.purpose("dropout"), request.indices.start)), own_statistics: false }
     }
 
     /// Batch norm by the statistics of each picture: those of a batch of it alone, as in training with batches of one
@@ -118,7 +116,10 @@ impl Pass {
     /// The `layer`-th dropout of a network.
     fn drop(&self, layer: usize, x: Tensor<4>, rate: f64) -> Tensor<4> {
         match &self.dropout {
-            Some((key, samples)) => dropout_of(x, rate, key.at(layer as u64), samples.clone()),
+            Some((key, first)) => {
+                let samples = *first..*first + x.dims()[0] as u64;
+                dropout_of(x, rate, key.at(layer as u64), samples)
+            }
             None => x,
         }
     }
