@@ -172,6 +172,22 @@ impl SegmenterGuide {
     pub fn classes(&self) -> &[String] {
         &self.model.info().pictures.classes
     }
+
+    /// The map that each image of a request is to show, `[n, h, w]`: its class where the mask is bright, else ground (0).
+    pub fn map(&self, request: &Request) -> Tensor<3, Int> {
+        let class = from_indices(&request.classes(self.classes().len()), &self.mask.device());
+        let [_, _, h, w] = self.mask.dims();
+        let n = class.dims()[0];
+        (class + 1).reshape([n, 1, 1]) * self.mask.clone().int().reshape([1, h, w])
+    }
+
+    /// The map that the segmenter sees in images `[n, c, h, w]`: `[n, h, w]`.
+    ///
+    /// # Errors
+    /// If the images are not of the run's shape.
+    pub fn seen(&self, images: Tensor<4>) -> Result<Tensor<3, Int>> {
+        Ok(self.model.segment(images)?.argmax(1).squeeze_dim(1))
+    }
 }
 
 impl Guide for SegmenterGuide {
@@ -180,12 +196,9 @@ impl Guide for SegmenterGuide {
     }
 
     fn score(&self, x: Tensor<4>, _signal: f64, _sigma: f64, request: &Request) -> Result<Tensor<1>> {
-        let (n, device) = (x.dims()[0], x.device());
         let log_p = log_softmax(self.model.segment(x)?, 1);
-        let [_, _, h, w] = log_p.dims();
-        let class = from_indices(&request.classes(self.classes().len()), &device).reshape([n, 1, 1, 1]) + 1;
-        let object = log_p.clone().gather(1, class.expand([n, 1, h, w]));
-        let by_pixel = object * self.mask.clone() + log_p.narrow(1, 0, 1) * (-self.mask.clone() + 1.0);
+        let [n, _, h, w] = log_p.dims();
+        let by_pixel = log_p.gather(1, self.map(request).reshape([n, 1, h, w]));
         Ok(by_pixel.reshape([n, h * w]).mean_dim(1).reshape([n]))
     }
 }

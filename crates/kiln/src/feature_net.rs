@@ -118,7 +118,7 @@ impl FeatureNet {
                 set.name()
             )));
         }
-        let (run, model) = judge::of(set, common, device)?;
+        let (run, model) = judge::of("classifier", set, common, device)?;
         let identity = identity(&run, &*model)?;
         let net = RunNet { model, features: Ability::Represent, classes: Some(classes) };
         Ok(Self::of_run(net, name, identity, common, device))

@@ -1,4 +1,4 @@
-//! The classifier that Kiln trains on a labelled set once, to measure in its features.
+//! The classifier that Kiln trains on a labelled set once, to measure in its features, and the segmenter that it trains likewise.
 //!
 //! It is kept in the cache under what it was trained on and how: a digest of every picture with its class, and the
 //! recipe. A seal beside it holds the hash of its files. One that is damaged is removed and trained again.
@@ -29,15 +29,15 @@ const FEWEST: i64 = 5_000;
 /// What holds the hash of its files.
 const SEAL: &str = "seal.json";
 
-/// The classifier of a set, trained now if the cache has none.
+/// The run of a system (`classifier`, `segmenter`) on a set, trained now if the cache has none.
 ///
 /// # Errors
 /// If a picture cannot be read, the training fails or is stopped, or the cache cannot be written.
-pub fn of(set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<(Run, Box<dyn Model>)> {
-    let system = find("classifier")?;
+pub fn of(system: &str, set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<(Run, Box<dyn Model>)> {
+    let system = find(system)?;
     let Survey { contents, stored } = Survey::of(&*set)?;
     let recipe = recipe(&*system, &*set, &stored)?;
-    let root = place(&*set, &contents, &recipe)?;
+    let root = place(&*system, &*set, &contents, &recipe)?;
     output::folder_of(&root)?;
     // Whoever comes second waits for the first's.
     let lock = root.with_extension("lock");
@@ -52,14 +52,14 @@ pub fn of(set: Arc<dyn DataSet>, common: &Common, device: &Device) -> Result<(Ru
         return Ok(found);
     }
     let options = Options { quiet: common.quiet, ..Options::on(device.clone()) };
-    tell!("training the feature net once: a classifier of {} (kept in {})", set.name(), root.display());
+    tell!("training the judge once: a {} of {} (kept in {})", system.id(), set.name(), root.display());
     let begun = root.join("recipe.toml").exists();
     let gone_on = begun.then(|| system.resume(&Run::open(&root)?, &options));
     let summary = match gone_on {
         Some(Ok(summary)) => summary,
         broken => {
             if let Some(Err(e)) = broken {
-                tell!("{e}; the feature net is trained from the start");
+                tell!("{e}; the judge is trained from the start");
             }
             remove(&root)?;
             system.train(recipe, &root, &options)?
@@ -90,7 +90,7 @@ fn recipe(system: &dyn AnySystem, set: &dyn DataSet, stored: &[([usize; 3], Stri
         changes.push(setting("data.size", vec![height, width]));
         changes.push(setting("data.resize", "stretch"));
     }
-    changes.iter().try_for_each(|change| merge(&mut recipe, change, "feature net"))?;
+    changes.iter().try_for_each(|change| merge(&mut recipe, change, "judge"))?;
     Ok(recipe)
 }
 
@@ -113,17 +113,17 @@ fn of_several(stored: &[([usize; 3], String)]) -> Option<[usize; 3]> {
 }
 
 /// Where it lies: named by the set for people, and by what it learns from and how.
-fn place(set: &dyn DataSet, contents: &Contents, recipe: &Table) -> Result<PathBuf> {
+fn place(system: &dyn AnySystem, set: &dyn DataSet, contents: &Contents, recipe: &Table) -> Result<PathBuf> {
     let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     // A folder has the same one by whatever path.
     let name = Path::new(set.name()).file_name().unwrap_or_default().to_string_lossy();
     let folder: String = name.chars().map(safe).take(60).collect();
     let mut how = recipe.clone();
     // The same set is the same wherever it lies.
-    merge(&mut how, &setting("data.set", ""), "feature net")?;
+    merge(&mut how, &setting("data.set", ""), "judge")?;
     let how = how.to_string();
     let hash = feature_cache::hash([contents.digest().as_bytes(), how.as_bytes()]);
-    Ok(cache_dir()?.join("classifiers").join(format!("{folder}-{hash}")))
+    Ok(cache_dir()?.join(format!("{}s", system.id())).join(format!("{folder}-{hash}")))
 }
 
 /// The finished one, if every file is as it was when it was finished. A damaged one is removed.
@@ -198,7 +198,7 @@ mod tests {
         let system = find("classifier").unwrap();
         let survey = |set: &dyn DataSet| Survey::of(set).unwrap();
         let recipe = |set: &dyn DataSet| recipe(&*system, set, &survey(set).stored).unwrap();
-        let of = |set: &dyn DataSet| place(set, &survey(set).contents, &recipe(set)).unwrap();
+        let of = |set: &dyn DataSet| place(&*system, set, &survey(set).contents, &recipe(set)).unwrap();
         let one = folder(&dir.path().join("one/data"), [8; 3], 0);
         let same = folder(&dir.path().join("same/data"), [8; 3], 0);
         let other = folder(&dir.path().join("two/data"), [8; 3], 3);
@@ -206,7 +206,7 @@ mod tests {
         assert_ne!(of(&*one), of(&*other));
         let mut longer = recipe(&*one);
         merge(&mut longer, &setting("train.images", 7), "test").unwrap();
-        assert_ne!(place(&*one, &survey(&*one).contents, &longer).unwrap(), of(&*one));
+        assert_ne!(place(&*system, &*one, &survey(&*one).contents, &longer).unwrap(), of(&*one));
     }
 
     #[test]

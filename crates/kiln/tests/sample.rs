@@ -66,6 +66,15 @@ fn a_run_is_sampled_by_any_sampler_and_guided_by_others() {
     assert!(here.join("areas/preview.png").exists());
     let measured = done(here, "evaluate areas --metrics segments -n 20 --quiet --json");
     assert!(measured.contains("\"miou\"") && measured.contains("\"pixel_accuracy\""), "{measured}");
+    // What guides does not judge.
+    done(
+        here,
+        &format!("train segmenter --data starter {tiny} --batch 8 --steps 2 --seed 1 --quiet --out judge_of_areas"),
+    );
+    let guided = "evaluate run --metrics guided_segments -n 3 --sampler ddim --segmenter areas --guide mask:ddim/00001.png --quiet";
+    let measured = done(here, &format!("{guided} --features run:judge_of_areas --json"));
+    assert!(measured.contains("\"guided_miou\"") && measured.contains("\"guided_pixel_accuracy\""), "{measured}");
+    assert!(refused(here, &format!("{guided} --features run:areas")).contains("cannot judge"));
     let weights = "--guidance-scale 3 --guidance-interval 0.1,9 --guidance-rescale 0.5";
     done(here, &format!("sample told -n 2 --out free --quiet {weights}"));
     let [pictures, back] = ["ddim", "back"].map(|name| here.join(name));
@@ -96,6 +105,7 @@ fn a_run_is_sampled_by_any_sampler_and_guided_by_others() {
         ("sample run -n 1 --out x --guide mask:ddim/00000.png", "--segmenter"),
         ("sample run -n 1 --out x --guide edges:ddim/00000.png --backward-rate 1", "--backward-steps"),
         ("sample run -n 1 --out x --classifier judge --classifier-looks-at both", "noisy and clean"),
+        ("evaluate run -n 2 --metrics guided_segments", "mask:FILE"),
         ("evaluate run -n 2 --metrics class_accuracy --features classifier:starter", "nothing tells"),
     ] {
         let text = refused(here, args);

@@ -1,6 +1,7 @@
 //! `kiln evaluate`: the table of metrics, and which file computes each.
 
 mod discriminator;
+mod guided;
 mod labels;
 mod latents;
 mod likelihood;
@@ -44,6 +45,8 @@ enum On {
     Latents,
     /// A discriminator.
     Discriminator,
+    /// What a guide asks of samples.
+    Guide,
 }
 
 /// A metric that `--metrics` accepts.
@@ -81,6 +84,7 @@ pub const METRICS: &[Metric] = &[
     metric("nll_exact", On::Likelihood, &[Ability::Likelihood]),
     metric("outliers", On::Likelihood, &[Ability::Likelihood]),
     metric("accuracy", On::Labels, &[Ability::Classify]),
+    metric("guided_segments", On::Guide, GENERATE),
     metric("segments", On::Labels, &[Ability::Segment]),
     metric("svm", On::Labels, &[Ability::Represent]),
     metric("clusters", On::Labels, &[Ability::Cluster]),
@@ -130,6 +134,7 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "nll_exact" => &["nll_exact", "bpd_exact"],
         "outliers" => &["auroc_"],
         "segments" => &["pixel_accuracy", "miou"],
+        "guided_segments" => &["guided_pixel_accuracy", "guided_miou"],
         "clusters" => &["cluster_error", "cluster_nmi"],
         "svm" => &["svm_accuracy", "svm_accuracy_of_pixels"],
         "pairs" => &["pair_l1_", "pair_psnr_", "pair_ssim_", "pair_gradient_"],
@@ -168,7 +173,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
@@ -372,7 +377,7 @@ fn measure_on(
     };
     let asked = Asked { args, model, pictures: part(&args.what, args.split), reference, split, device, common };
     let draws = |m: &&Metric| {
-        m.on == On::Sets
+        [On::Sets, On::Guide].contains(&m.on)
             || m.on == On::Latents && [Ability::Decode, Ability::Mix].contains(&m.needs[0])
             || ["prior", "scores", "optimal_discriminator"].contains(&m.name)
     };
@@ -408,6 +413,7 @@ fn measure_on(
             "outliers" => likelihood::outliers(&asked)?,
             "accuracy" => vec![labels::accuracy(&asked)?],
             "segments" => labels::segments(&asked)?,
+            "guided_segments" => guided::segments(&asked)?,
             "svm" => labels::svm(&asked)?,
             "clusters" => labels::clusters(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],
