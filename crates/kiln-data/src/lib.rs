@@ -17,6 +17,7 @@ mod digits;
 mod dsprites;
 mod fetch;
 mod few;
+mod halves;
 mod icons;
 mod idx;
 mod joined;

@@ -9,6 +9,7 @@ use kiln_core::{Context, Error, Result, budget, read_file};
 use crate::cache::cache_dir;
 use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
 use crate::dsprites::Dsprites;
+use crate::halves;
 use crate::icons::{IconFile, IconSet};
 use crate::joined::Joined;
 use crate::layout::{extension, is_picture};
@@ -33,7 +34,7 @@ enum Found {
     Set(Arc<dyn DataSet>),
 }
 
-/// Opens NAME (see [`crate::catalogue`]), FOLDER, ZIP or a single picture.
+/// Opens NAME (see [`crate::catalogue`]), FOLDER, ZIP or a single picture; of pictures side by side `left:` or `right:` any of these.
 ///
 /// The rule is needed here only by icons and solid models, which are rendered at its size on its background. A
 /// folder whose name is also that of a data set is reached as `./NAME`. Errors: an unknown name, a set
@@ -70,9 +71,12 @@ pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc
 
 /// The sets of `A,B` with whole paths in place of relative ones, so that they are found from any folder.
 pub fn absolute(specs: &str) -> Result<String> {
-    let whole = |spec: &str| match is_named(spec) || !Path::new(spec).exists() {
-        true => Ok(spec.to_string()),
-        false => std::path::absolute(spec).map(|path| path.display().to_string()).context(|| spec),
+    let whole = |spec: &str| {
+        let (side, path) = behind_side(spec);
+        match is_named(path) || !Path::new(path).exists() {
+            true => Ok(spec.to_string()),
+            false => std::path::absolute(path).map(|path| format!("{side}{}", path.display())).context(|| path),
+        }
     };
     let specs: Vec<String> = split_specs(specs).iter().map(|spec| whole(spec)).collect::<Result<_>>()?;
     // A path that is written as it stands needs no mark at its commas.
@@ -82,13 +86,24 @@ pub fn absolute(specs: &str) -> Result<String> {
 /// The inverse of [`absolute`]: paths below the present folder as a person there would write them.
 pub fn relative(specs: &str) -> String {
     let here = std::env::current_dir().unwrap_or_default();
-    let short = |spec: String| match Path::new(&spec).strip_prefix(&here) {
-        Ok(path) if path.as_os_str().is_empty() => ".".to_string(),
-        Ok(path) if path.to_str().is_some_and(is_named) => format!("./{}", path.display()),
-        Ok(path) if here.parent().is_some() => path.display().to_string(),
-        _ => spec,
+    let short = |spec: String| {
+        let (side, whole) = behind_side(&spec);
+        match Path::new(whole).strip_prefix(&here) {
+            Ok(path) if path.as_os_str().is_empty() => format!("{side}."),
+            Ok(path) if path.to_str().is_some_and(is_named) => format!("{side}./{}", path.display()),
+            Ok(path) if here.parent().is_some() => format!("{side}{}", path.display()),
+            _ => spec,
+        }
     };
     join_specs(&split_specs(specs).into_iter().map(short).collect::<Vec<_>>())
+}
+
+/// `left:` or `right:`, if a set is named by that, and what stands behind it.
+fn behind_side(spec: &str) -> (&str, &str) {
+    match halves::side_of(spec) {
+        Some((_, rest)) if !Path::new(spec).exists() => spec.split_at(spec.len() - rest.len()),
+        _ => ("", spec),
+    }
 }
 
 fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
@@ -121,6 +136,9 @@ fn find(spec: &str, split: Split, rule: &PictureRule) -> Result<Found> {
         )));
     }
     let path = Path::new(spec);
+    if let Some(half) = halves::side_of(spec).filter(|_| !path.exists()) {
+        return Ok(Found::Set(halves::open(spec, half, split, rule)?));
+    }
     let set: Arc<dyn DataSet> = if path.is_dir() && idx::is_idx(path) {
         idx_parts(path, split, |part| Ok(Arc::new(idx::open(spec, path, part, None)?)))?
     } else if path.is_dir() {

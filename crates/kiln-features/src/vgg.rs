@@ -35,9 +35,9 @@ impl Depth {
 }
 
 /// What [`crate::pixels::imagenet`] takes away, in red, green and blue from 0 to 1,
-const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+pub const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 /// and divides by.
-const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
+pub const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
 /// What Caffe's VGG is given less of, from 0 to 255.
 const BLUE_GREEN_RED: [f64; 3] = [103.939, 116.779, 123.68];
 

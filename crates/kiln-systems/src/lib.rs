@@ -68,6 +68,8 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<translation::munit::Munit>();
     visitor.visit::<translation::drit::Drit>();
     visitor.visit::<style::adain::AdaIn>();
+    visitor.visit::<style::texnet::TexNet>();
+    visitor.visit::<style::styleswap::StyleSwap>();
     visitor.visit::<adaptation::dann::Dann>();
 }
 

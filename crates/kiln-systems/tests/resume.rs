@@ -152,7 +152,16 @@ fn tiny(id: &str) -> &'static [&'static str] {
             &["data.size=16", "model.generator_channels=4", "model.discriminator_channels=4", "model.curriculum=9"]
         }
         "dualgan" => &["data.size=16", "model.generator_channels=4", "model.discriminator_channels=4"],
-        "adain" => &["data.size=16", "model.encoder=random", "model.encoder_channels=2"],
+        "adain" | "styleswap" => &["data.size=16", "model.encoder=random", "model.encoder_channels=2"],
+        "texnet" => &[
+            "data.size=16",
+            "model.encoder=random",
+            "model.encoder_channels=2",
+            "model.style_pixels=32",
+            "model.network=pyramid",
+            "model.generator_channels=2",
+            "model.scales=2",
+        ],
         "munit" => {
             &["model.generator_channels=2", "model.blocks=1", "model.hidden=8", "model.discriminator_channels=2"]
         }

@@ -172,7 +172,13 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
     };
     let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
     if sets.len() != domains {
-        let example = if domains == 2 { "two sets separated by a comma, such as --data A,B" } else { "one set" };
+        let example = match (domains, wanted) {
+            (1, _) => "one set",
+            (_, DataKind::Paired) => {
+                "two sets separated by a comma, such as --data A,B, or left:DIR,right:DIR of pictures side by side"
+            }
+            _ => "two sets separated by a comma, such as --data A,B",
+        };
         return Err(Error::usage(format!("{id} wants {example}; `{names}` names {}", sets.len())));
     }
     let needs_labels = matches!(wanted, DataKind::Labelled | DataKind::PartlyLabelled | DataKind::SourceTarget);

@@ -85,7 +85,10 @@ pub(crate) fn settle<S: System>(recipe: &mut Recipe<S::Config>) -> Result<()> {
 }
 
 /// The weights of a run's folder, of a file, or of a published network by its name (`weights:vgg16-hed`).
-fn weights(source: &str) -> Result<State> {
+///
+/// # Errors
+/// If there is no such run, file or name, or it cannot be read.
+pub fn weights(source: &str) -> Result<State> {
     let named = source.starts_with("weights:").then(|| kiln_data::trained_file(source)).transpose()?;
     let path = named.as_deref().unwrap_or(Path::new(source));
     if !path.is_file() {

@@ -22,41 +22,24 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
-use kiln_features::vgg::Depth;
+use kiln_nn::Init;
 use kiln_nn::loss::mse;
-use kiln_nn::resample::{reflect_pad, upsample_nearest};
-use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, activate};
 use kiln_train::{
     Abilities, Batch, DataConfig, InitFrom, Input, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule, System,
     TrainConfig, Translate,
 };
 use serde::{Deserialize, Serialize};
 
-use super::vgg::{CHANNELS, VggEncoder};
+use super::decoder::Decoder;
+use super::vgg::{CHANNELS, RANDOM, Reach, Vgg, VggEncoder, check_named};
 use crate::adversarial::players::check_positive;
 use crate::translation::two_way::{check_weights, real};
 
+/// The layer whose maps take the style.
+const REACH: Reach = Reach::Relu4_1;
+
 /// Added to variances before their root.
 const EPS: f64 = 1e-5;
-
-/// Which network encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Vgg {
-    /// 13 convolutions.
-    Vgg16,
-    /// 16 convolutions, the paper's.
-    Vgg19,
-}
-
-impl Vgg {
-    fn depth(self) -> Depth {
-        match self {
-            Self::Vgg16 => Depth::Vgg16,
-            Self::Vgg19 => Depth::Vgg19,
-        }
-    }
-}
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,37 +65,6 @@ impl Default for Config {
             style_weight: 10.0,
             optimizer: OptimizerConfig::adam(1e-4),
         }
-    }
-}
-
-/// From relu4_1 to a picture: the encoder turned around, 3×3 convolutions with reflections, ReLU but after the last, and
-/// repetition of pixels where the encoder takes maxima.
-#[derive(Module, Debug)]
-pub struct Decoder {
-    convs: Vec<Conv2d>,
-}
-
-/// Channels that go into the decoder's convolutions, as multiples of the encoder's first.
-const DECODER: [usize; 9] = [8, 4, 4, 4, 4, 2, 2, 1, 1];
-/// The convolutions before which pixels are repeated.
-const UP: [usize; 3] = [1, 5, 7];
-
-impl Decoder {
-    /// Of an encoder of `k` channels, drawn as PyTorch draws.
-    pub fn new(k: usize, init: &mut Init) -> Self {
-        let widths: Vec<usize> = DECODER.into_iter().map(|times| times * k).chain([3]).collect();
-        Self { convs: widths.windows(2).map(|w| Conv2dConfig::new(w[0], w[1], 3).init(init)).collect() }
-    }
-
-    /// # Shapes
-    /// `[n, 8k, h, w]` → `[n, 3, 8h, 8w]`; it learns to stay in [−1, 1].
-    pub fn forward(&self, t: Tensor<4>) -> Tensor<4> {
-        let last = self.convs.len() - 1;
-        self.convs.iter().enumerate().fold(t, |x, (i, conv)| {
-            let x = if UP.contains(&i) { upsample_nearest(x, 2) } else { x };
-            let x = conv.forward(reflect_pad(x, 1));
-            if i == last { x } else { activate(x, Activation::Relu) }
-        })
     }
 }
 
@@ -158,10 +110,10 @@ impl System for AdaIn {
     type Networks = Networks;
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        if config.encoder == "random" {
+        if config.encoder == RANDOM {
             return Vec::new();
         }
-        vec![InitFrom { source: &config.encoder, networks: VggEncoder::paths(config.vgg.depth()) }]
+        vec![InitFrom { source: &config.encoder, networks: VggEncoder::paths(config.vgg, REACH) }]
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
@@ -188,10 +140,7 @@ impl System for AdaIn {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        refuse_if!(
-            config.encoder.is_empty(),
-            "model.encoder is empty: name weights:vgg16-hed, or a file of VGG's weights"
-        );
+        check_named(&config.encoder)?;
         check_positive(&[("encoder_channels", config.encoder_channels)])?;
         check_weights(&[("style_weight", config.style_weight)])?;
         refuse_if!(pictures.shape[0] != 3, "data.channels = {}: adain works on colours, 3", pictures.shape[0]);
@@ -200,8 +149,8 @@ impl System for AdaIn {
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let (depth, k) = (self.config.vgg.depth(), self.config.encoder_channels);
-        Networks { encoder: VggEncoder::new(depth, k, init), decoder: Decoder::new(k, init) }
+        let k = self.config.encoder_channels;
+        Networks { encoder: VggEncoder::new(self.config.vgg, REACH, k, init), decoder: Decoder::new(REACH, k, init) }
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
@@ -218,17 +167,15 @@ impl AdaIn {
     fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
         let [content, style] = real(batch, Self::ID)?;
         let Networks { encoder, decoder } = networks;
-        let [.., deep] = encoder.forward(content);
-        let styles = encoder.forward(style).map(mean_and_deviation);
-        let t = adain(deep, styles[3].clone()).detach();
+        let style = encoder.forward(style);
+        let t = adain(encoder.forward(content).deep, mean_and_deviation(style.deep)).detach();
         let found = encoder.forward(decoder.forward(t.clone()));
         let mut l_s = Tensor::<1>::zeros([1], &t.device());
-        for (map, [mean, deviation]) in found.iter().zip(styles) {
-            let [own_mean, own_deviation] = mean_and_deviation(map.clone());
+        for (map, target) in found.first.into_iter().zip(style.first) {
+            let ([own_mean, own_deviation], [mean, deviation]) = (mean_and_deviation(map), mean_and_deviation(target));
             l_s = l_s + mse(own_mean, mean.detach()) + mse(own_deviation, deviation.detach());
         }
-        let [.., again] = found;
-        Ok(Some(Loss::new("content", mse(again, t)).plus("style", self.config.style_weight, l_s)))
+        Ok(Some(Loss::new("content", mse(found.deep, t)).plus("style", self.config.style_weight, l_s)))
     }
 }
 
@@ -269,9 +216,9 @@ impl Translate<Networks> for AdaIn {
         Self::sizes(&self.config).check([channels, height, width])?;
         refuse_if!(channels != 3, "adain works on colours, 3 channels, not {channels}");
         let Settings { strength } = request.sampler(Self::ID)?;
-        let [.., content] = networks.encoder.forward(images);
+        let content = networks.encoder.forward(images).deep;
         let part = |style: &kiln_train::request::Style| {
-            let [.., map] = networks.encoder.forward(style.image.clone());
+            let map = networks.encoder.forward(style.image.clone()).deep;
             adain(content.clone(), mean_and_deviation(map)) * style.weight
         };
         let blend = request.condition.styles.iter().map(part).reduce(|sum, t| sum + t);
@@ -307,9 +254,8 @@ mod tests {
         let networks = with_weights_by_formula(system.networks(&mut Init::new(&device, 0)));
         let networks = params::set_trainable(networks, &["decoder"]);
         let [content, style] = ["a", "b"].map(|name| by_formula::<4>(name, [1, 3, 32, 32], &device));
-        let [.., deep] = networks.encoder.forward(content);
-        let [.., map] = networks.encoder.forward(style);
-        let picture = networks.decoder.forward(adain(deep, mean_and_deviation(map)));
+        let [content, style] = [content, style].map(|image| networks.encoder.forward(image).deep);
+        let picture = networks.decoder.forward(adain(content, mean_and_deviation(style)));
         with_fixture_of("translation", |file| {
             assert_close("picture", to_values(picture), host(file, "adain.picture").values, 1e-4);
         });

@@ -166,7 +166,7 @@ impl<'a> Targets<'a> {
 }
 
 /// ‖x − target‖² / ‖target‖².
-fn relative<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
+pub fn relative<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
     let scale = target.clone().square().sum() + 1e-12;
     (x - target).square().sum() / scale
 }

@@ -1,40 +1,100 @@
-//! VGG as an encoder of style: its convolutions up to relu4_1, with reflections around the picture (Huang & Belongie 2017, §6).
+//! VGG as an encoder of style: its first convolutions, with reflections around the picture (Huang & Belongie 2017, §6).
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{Device, Tensor};
+use kiln_core::{Result, refuse_if};
 use kiln_features::pixels::imagenet;
 use kiln_features::vgg::Depth;
 use kiln_nn::resample::reflect_pad;
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, WeightInit, activate};
 use kiln_train::system::NetworkPaths;
+use kiln_train::{init_from, params};
+use serde::{Deserialize, Serialize};
 
-/// Convolutions of each block up to relu4_1.
-fn blocks(depth: Depth) -> [usize; 4] {
-    match depth {
-        Depth::Vgg16 => [2, 2, 3, 1],
-        Depth::Vgg19 => [2, 2, 4, 1],
+/// Which VGG.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vgg {
+    /// 13 convolutions.
+    Vgg16,
+    /// 16 convolutions, the papers'.
+    Vgg19,
+}
+
+impl Vgg {
+    /// As the feature networks call it.
+    pub fn depth(self) -> Depth {
+        match self {
+            Self::Vgg16 => Depth::Vgg16,
+            Self::Vgg19 => Depth::Vgg19,
+        }
+    }
+}
+
+/// The last layer of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// At a quarter of the size.
+    Relu3_1,
+    /// At an eighth.
+    Relu4_1,
+    /// At an eighth.
+    Relu4_2,
+}
+
+/// Convolutions of each block.
+fn blocks(vgg: Vgg, reach: Reach) -> Vec<usize> {
+    let third = match vgg {
+        Vgg::Vgg16 => 3,
+        Vgg::Vgg19 => 4,
+    };
+    match reach {
+        Reach::Relu3_1 => vec![2, 2, 1],
+        Reach::Relu4_1 => vec![2, 2, third, 1],
+        Reach::Relu4_2 => vec![2, 2, third, 2],
     }
 }
 
 /// Channels of the first block of the published networks.
 pub const CHANNELS: usize = 64;
 
+/// The setting of an encoder with numbers of its own: good for tests alone.
+pub const RANDOM: &str = "random";
+
+/// Refuses a setting that names no encoder.
+///
+/// # Errors
+/// A usage error that says what to name.
+pub fn check_named(encoder: &str) -> Result<()> {
+    refuse_if!(encoder.is_empty(), "model.encoder is empty: name weights:vgg16-hed, or a file of VGG's weights");
+    Ok(())
+}
+
 /// The encoder: frozen, of a file.
 #[derive(Module, Debug)]
 pub struct VggEncoder {
     convs: Vec<Conv2d>,
     #[module(skip)]
-    blocks: [usize; 4],
+    blocks: Vec<usize>,
+}
+
+/// The maps of pictures.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    /// The first of each block: relu1_1, relu2_1, …
+    pub first: Vec<Tensor<4>>,
+    /// Those of the last layer.
+    pub deep: Tensor<4>,
 }
 
 impl VggEncoder {
     /// With `k` channels in the first block, doubled in each, and numbers that a file has better ones for.
-    pub fn new(depth: Depth, k: usize, init: &mut Init) -> Self {
-        let blocks = blocks(depth);
+    pub fn new(vgg: Vgg, reach: Reach, k: usize, init: &mut Init) -> Self {
+        let blocks = blocks(vgg, reach);
         let (mut inputs, mut convs) = (3, Vec::new());
-        for (block, count) in blocks.into_iter().enumerate() {
+        for (block, &count) in blocks.iter().enumerate() {
             for _ in 0..count {
                 let width = k << block;
                 convs.push(Conv2dConfig { weight: WeightInit::He, ..Conv2dConfig::new(inputs, width, 3) }.init(init));
@@ -44,10 +104,28 @@ impl VggEncoder {
         Self { convs, blocks }
     }
 
+    /// Frozen, of what `model.encoder` names.
+    ///
+    /// # Errors
+    /// If the weights cannot be read, or are of another network.
+    pub fn open(source: &str, vgg: Vgg, reach: Reach, k: usize, device: &Device) -> Result<Self> {
+        /// The network at the path that [`VggEncoder::paths`] gives it.
+        #[derive(Module, Debug)]
+        struct Networks {
+            encoder: VggEncoder,
+        }
+        let fresh = Networks { encoder: Self::new(vgg, reach, k, &mut Init::new(device, 0)) };
+        let networks = match source {
+            RANDOM => fresh,
+            _ => params::adopt(fresh, &init_from::weights(source)?, Self::paths(vgg, reach), source)?,
+        };
+        Ok(networks.encoder.no_grad())
+    }
+
     /// The names of torchvision's layers and the paths of those here, of an encoder that is the network `encoder`.
-    pub fn paths(depth: Depth) -> NetworkPaths {
-        match depth {
-            Depth::Vgg16 => &[
+    pub fn paths(vgg: Vgg, reach: Reach) -> NetworkPaths {
+        let all: NetworkPaths = match vgg {
+            Vgg::Vgg16 => &[
                 ("features.0", "encoder.convs.0"),
                 ("features.2", "encoder.convs.1"),
                 ("features.5", "encoder.convs.2"),
@@ -56,8 +134,9 @@ impl VggEncoder {
                 ("features.12", "encoder.convs.5"),
                 ("features.14", "encoder.convs.6"),
                 ("features.17", "encoder.convs.7"),
+                ("features.19", "encoder.convs.8"),
             ],
-            Depth::Vgg19 => &[
+            Vgg::Vgg19 => &[
                 ("features.0", "encoder.convs.0"),
                 ("features.2", "encoder.convs.1"),
                 ("features.5", "encoder.convs.2"),
@@ -67,27 +146,31 @@ impl VggEncoder {
                 ("features.14", "encoder.convs.6"),
                 ("features.16", "encoder.convs.7"),
                 ("features.19", "encoder.convs.8"),
+                ("features.21", "encoder.convs.9"),
             ],
-        }
+        };
+        &all[..blocks(vgg, reach).iter().sum()]
     }
 
-    /// relu1_1, relu2_1, relu3_1 and relu4_1 of pictures in [−1, 1].
+    /// The maps of pictures in [−1, 1].
     ///
     /// # Shapes
-    /// `[n, 3, h, w]` → `[n, 64, h, w]`, `[n, 128, h/2, w/2]`, `[n, 256, h/4, w/4]`, `[n, 512, h/8, w/8]`; h and w at least 16
-    pub fn forward(&self, images: Tensor<4>) -> [Tensor<4>; 4] {
+    /// `[n, 3, h, w]` → `[n, k, h, w]`, `[n, 2k, h/2, w/2]`, …; h and w at least 16
+    pub fn forward(&self, images: Tensor<4>) -> Maps {
         let mut x = imagenet(images);
         let mut convs = self.convs.iter();
-        self.blocks.map(|count| {
-            let mut first = x.clone();
+        let mut first = Vec::new();
+        for (block, &count) in self.blocks.iter().enumerate() {
+            if block > 0 {
+                x = max_pool2d(x, MaxPoolOptions::new([2, 2]).with_stride([2, 2]));
+            }
             for (i, conv) in convs.by_ref().take(count).enumerate() {
-                x = activate(conv.forward(reflect_pad(x.clone(), 1)), Activation::Relu);
+                x = activate(conv.forward(reflect_pad(x, 1)), Activation::Relu);
                 if i == 0 {
-                    first = x.clone();
+                    first.push(x.clone());
                 }
             }
-            x = max_pool2d(x.clone(), MaxPoolOptions::new([2, 2]).with_stride([2, 2]));
-            first
-        })
+        }
+        Maps { first, deep: x }
     }
 }

@@ -1,5 +1,5 @@
 //! `kiln import`: reads other people's networks as runs: diffusers models, StyleGAN2 of its PyTorch port, pix2pix and CycleGAN of their
-//! authors' code.
+//! authors' code, fast neural style and AdaIN.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,7 @@ use kiln_core::{Error, Result};
 use kiln_data::PictureSize;
 use kiln_systems::adversarial::stylegan2;
 use kiln_systems::diffusion::diffusers::folder::{ImportOptions, import};
+use kiln_systems::style::import as style;
 use kiln_systems::translation::import as translator;
 use kiln_train::recipe::{assignment, setting};
 use serde_json::json;
@@ -19,7 +20,8 @@ use crate::output::{Output, shown};
 pub struct ImportArgs {
     /// Folder of a diffusers model (unet/config.json with its weights, scheduler/scheduler_config.json); a checkpoint of
     /// rosinality/stylegan2-pytorch; or of junyanz/pytorch-CycleGAN-and-pix2pix a latest_net_G.pth, or a folder with
-    /// latest_net_G_A.pth and latest_net_G_B.pth. Files may be .pth, .pt or .safetensors
+    /// latest_net_G_A.pth and latest_net_G_B.pth; a network of PyTorch's example fast_neural_style; or a folder with decoder.pth and
+    /// vgg_normalised.pth of naoto0804/pytorch-AdaIN. Files may be .pth, .pt or .safetensors
     source: PathBuf,
     /// Run folder to create
     #[arg(long)]
@@ -38,7 +40,20 @@ pub struct ImportArgs {
 pub fn run(args: &ImportArgs, out: &Output) -> Result<()> {
     let data = args.data.as_ref().map(|set| Ok((setting("data.set", set.as_str()), "--data".to_string())));
     let set = args.set.iter().map(|text| Ok((assignment(text)?, format!("--set {text}"))));
-    let changes = data.into_iter().chain(set).collect::<Result<_>>()?;
+    let changes = data.into_iter().chain(set).collect::<Result<Vec<_>>>()?;
+    if let Some(found) = if args.source.exists() { style::find(&args.source)? } else { None } {
+        let imported = style::import(&found, &args.out, args.size.unwrap_or_default(), &changes)?;
+        let how = if imported.system == "adain" { " --style STYLE.png" } else { "" };
+        let line = || {
+            let root = args.out.display();
+            format!(
+                "{root}: {} of {} parameters; translate by `kiln translate {root} IN.png OUT.png{how}`",
+                imported.system, imported.parameters
+            )
+        };
+        out.say(line, &json!({"run": shown(&args.out), "imported": imported}));
+        return Ok(());
+    }
     let translators = match args.source.is_file() {
         true if translator::is_one(&args.source)? => vec![args.source.clone()],
         true => return generator(args, changes, out),

@@ -17,6 +17,7 @@ use kiln_nn::{Conv2d, Conv2dConfig, ConvTranspose2d, Init, Linear, LinearConfig}
 use kiln_systems::find;
 use kiln_train::optim::{Method, Optimizer};
 use kiln_train::recipe::{assignment, merge, nearest};
+use kiln_train::request::Style;
 use kiln_train::{Ability, OptimizerConfig, Precision, Progress, Request, device, ema, memory, params};
 use serde_json::{Map, Value};
 
@@ -26,7 +27,8 @@ use unet::UNet;
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, stylegan2, vae, pixelcnn, pixelrnn; all by default
+    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, stylegan2, vae, pixelcnn, pixelrnn,
+    /// cyclegan, pix2pix, adain; all by default
     names: Vec<String>,
     /// Batch size, instead of the benchmark's own
     #[arg(long)]
@@ -64,7 +66,7 @@ enum Work {
     AdamW,
     /// ADA's augmentations of blit, geometry and color, all of them, on images of `channels`, with their gradient.
     Ada,
-    /// A training step of a system, and samples where it makes some. The settings are laid over its default recipe;
+    /// A training step of a system, and samples or translations where it makes some. The settings are laid over its default recipe;
     /// `{channels}` is the number of `--channels`.
     System {
         samples: usize,
@@ -83,7 +85,7 @@ const BY_PIXELS: Work = Work::System {
     together: 1,
 };
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 13] = [
     Bench { name: "conv", batch: 32, size: 32, channels: 64, work: Work::Conv },
     Bench { name: "conv-transpose", batch: 64, size: 14, channels: 128, work: Work::ConvTranspose },
     Bench { name: "unet", batch: 32, size: 28, channels: 64, work: Work::UNet },
@@ -132,12 +134,57 @@ const BENCHES: [Bench; 10] = [
     },
     Bench { name: "pixelcnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
     Bench { name: "pixelrnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
+    Bench {
+        name: "cyclegan",
+        batch: 1,
+        size: 128,
+        channels: 64,
+        work: Work::System {
+            samples: 1,
+            colours: 3,
+            settings: &[
+                "model.generator_channels={channels}",
+                "model.blocks=6",
+                "model.discriminator_channels={channels}",
+                "model.discriminator_layers=3",
+            ],
+            together: 1,
+        },
+    },
+    Bench {
+        name: "pix2pix",
+        batch: 1,
+        size: 256,
+        channels: 64,
+        work: Work::System {
+            samples: 1,
+            colours: 3,
+            settings: &[
+                "model.generator_channels={channels}",
+                "model.discriminator_channels={channels}",
+                "model.discriminator_layers=3",
+            ],
+            together: 1,
+        },
+    },
+    Bench {
+        name: "adain",
+        batch: 1,
+        size: 512,
+        channels: 64,
+        work: Work::System {
+            samples: 1,
+            colours: 3,
+            settings: &["model.encoder=random", "model.vgg=vgg19", "model.encoder_channels={channels}"],
+            together: 1,
+        },
+    },
 ];
 
 /// Numbers in the tensor that a benchmark goes over, at most: 1 GiB.
 const LARGEST: usize = 1 << 28;
 
-/// Medians in milliseconds, by what was timed: `forward`, `step`, `sample`.
+/// Medians in milliseconds, by what was timed: `forward`, `step`, `sample`, `translate`.
 type Times = Vec<(&'static str, f64)>;
 
 pub fn run(args: &BenchArgs, common: &Common, out: &Output) -> Result<()> {
@@ -337,6 +384,19 @@ impl Bench {
         let mut trial = system.trial(recipe, device)?;
         let step = median(runs, (), |()| (0..together).try_for_each(|_| trial.step()))? / f64::from(together);
         let model = trial.model()?;
+        if model.abilities().contains(&Ability::Translate) {
+            let image = |name: &str| draw::<4>(name, [1, colours, self.size, self.size], device).clamp(-1.0, 1.0);
+            let mut request = Request::new(0..samples as u64, 0, device);
+            if model.needs_style()? {
+                request.condition.styles = vec![Style { image: image("style"), weight: 1.0 }];
+            }
+            let images = image("content").repeat_dim(0, samples);
+            let translate = median(runs, (), |()| {
+                finish(model.translate(images.clone(), &request)?);
+                Ok(())
+            })?;
+            return Ok(vec![("step", step), ("translate", translate)]);
+        }
         if !model.abilities().contains(&Ability::Generate) {
             return Ok(vec![("step", step)]);
         }
