@@ -1,10 +1,11 @@
-"""The L2-regularised, squared-hinge linear SVM.
+"""The L2-regularised, squared-hinge linear SVM, and principal components.
 
 Made with torch==2.15.0, numpy==2.4.6, scikit-learn (see the fixture's `made_with`).
 """
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
@@ -25,4 +26,9 @@ for c in (0.01, 1.0):
     svm.fit(scaler.transform(train.astype(np.float64)), labels)
     out[f"c{c}.decision"] = torch.tensor(svm.decision_function(scaler.transform(test.astype(np.float64))))
     out[f"c{c}.predicted"] = torch.tensor(svm.predict(scaler.transform(test.astype(np.float64))))
+# The normal of class 1's plane in the features' own scale (that of C = 1).
+normal = svm.coef_[1] / scaler.scale_
+out["normal"] = torch.tensor(normal / np.linalg.norm(normal))
+pca = PCA().fit(train.astype(np.float64))
+out |= {"pca.components": torch.tensor(pca.components_[:3]), "pca.variances": torch.tensor(pca.explained_variance_)}
 save("svm", out, versions)

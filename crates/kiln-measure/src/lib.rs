@@ -48,6 +48,7 @@ pub mod outliers;
 pub mod pairs;
 pub mod path_length;
 pub mod prdc;
+pub mod principal;
 pub mod segmentation;
 pub mod separability;
 pub mod svm;

@@ -70,6 +70,20 @@ impl LinearSvm {
         centred.zip(&self.scale).map(|(v, s)| v * s).chain([1.0]).collect()
     }
 
+    /// The direction of length 1 in which the decision for a class grows fastest: the normal of its plane, a number a feature.
+    ///
+    /// # Errors
+    /// If there is no such class, or no feature tells it from the rest.
+    pub fn normal(&self, class: usize) -> Result<Vec<f64>> {
+        let plane = self.planes.get(class).ok_or_else(|| Error::new(format!("the SVM has no class {class}")))?;
+        let normal: Vec<f64> = plane.iter().zip(&self.scale).map(|(weight, scale)| weight * scale).collect();
+        let length = dot(&normal, &normal).sqrt();
+        if length == 0.0 {
+            return Err(Error::new(format!("no feature tells class {class} from the rest")));
+        }
+        Ok(normal.iter().map(|v| v / length).collect())
+    }
+
     /// The distance to each class's plane in units of its margin, a row a picture.
     ///
     /// # Errors

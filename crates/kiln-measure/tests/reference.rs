@@ -7,6 +7,7 @@ use kiln_measure::frechet::{self, Gaussian};
 use kiln_measure::kmeans::KMeans;
 use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::outliers::auroc;
+use kiln_measure::principal;
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{
@@ -198,6 +199,11 @@ fn linear_svm_agrees_with_scikit_learn() {
         }
         assert_eq!(svm.predict(test).unwrap(), fixture.indices(&format!("c{c}.predicted")));
     }
+    let svm = LinearSvm::fit(train, &labels, 3, 1.0, 1e-10).unwrap();
+    for (got, want) in svm.normal(1).unwrap().into_iter().zip(fixture.f64("normal")) {
+        assert!((got - want).abs() < 1e-6, "{got} {want}");
+    }
+    assert!(svm.normal(3).is_err());
     assert!(LinearSvm::fit(train, &labels[1..], 3, 1.0, 0.1).is_err());
     assert!(LinearSvm::fit(train, &labels, 2, 1.0, 0.1).is_err());
     assert!(LinearSvm::fit(train, &[0; 90], 2, 1.0, 0.1).is_err());
@@ -208,6 +214,22 @@ fn linear_svm_agrees_with_scikit_learn() {
             .predict(Features::new("x", &[0.0; 4], 4).unwrap())
             .is_err()
     );
+}
+
+#[test]
+fn principal_components_agree_with_scikit_learn() {
+    let fixture = Fixture::of("svm");
+    let train = fixture.f32("train");
+    let found = principal::components(Features::new("train", &train, 6).unwrap(), 3).unwrap();
+    let (directions, variances) = (fixture.f64("pca.components"), fixture.f64("pca.variances"));
+    for (i, direction) in found.directions.iter().enumerate() {
+        // Up to their sign.
+        let alike: f64 = direction.iter().zip(&directions[6 * i..]).map(|(a, b)| a * b).sum();
+        near(alike.abs(), 1.0, 1e-9);
+        near(found.variances[i], variances[i], 1e-9);
+    }
+    near(found.total, variances.iter().sum(), 1e-9);
+    assert!(principal::components(Features::new("one", &[1.0, 2.0], 2).unwrap(), 1).is_err());
 }
 
 #[test]

@@ -61,11 +61,30 @@ fn styles_are_drawn_walked_mixed_and_found() {
     assert!(refused(here, "edit run --mix rough --start 0 --plus 1 --out no.png").contains("coarse, middle, fine"));
     assert!(refused(here, "edit run --mix fine --start 0 --plus 1 --minus 2 --out no.png").contains("--minus"));
 
+    // Five directions of W for each of two starts; the plane between two groups; and no class that nobody told.
+    let said = done(here, "edit run --direction pca --start 0,1 --out pca.png --json");
+    assert!(said.contains(r#""rows":10"#) && said.contains(r#""columns":9"#), "{said}");
+    let said = done(here, "edit run --direction pca --rows 2 --space z --range 1 --columns 3 --out z.png --json");
+    assert!(said.contains(r#""rows":2"#), "{said}");
+    done(here, "edit run --direction svm --plus 0,1,2 --minus 3,4,5 --out svm.png");
+    done(here, "train classifier --data starter --set model.channels=4 --batch 8 --steps 2 --out judge");
+    let by_class = "edit run --direction svm:0 --features run:judge --out class.png";
+    let found = kiln(here, by_class);
+    // After two steps it may see one class alone.
+    let said = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success() || said.contains("two groups are needed"), "{said}");
+    assert!(refused(here, "edit run --direction svm --plus 0 --out no.png").contains("--minus"));
+    assert!(refused(here, "edit run --direction up --out no.png").contains("pca, svm"));
+    assert!(refused(here, "edit run --start 0 --minus 1 --plus 2 --range 2 --out no.png").contains("--"));
+
     fs::remove_file(here.join("plain/grid.png")).unwrap();
     let lines = done(here, "reconstruct run plain found --perceptual pixels --steps 3 --space w+ --json");
     assert_eq!(lines.matches("\"distance\":").count(), 2, "{lines}");
     assert!(here.join("found/00001.png").is_file());
     assert!(refused(here, "reconstruct run plain found --perceptual eyes").contains("--perceptual eyes"));
+
+    let said = done(here, "evaluate run --metrics projection -n 3 --perceptual pixels --steps 3 --json");
+    assert!(said.contains("auroc_projection") && said.contains("projection_real"), "{said}");
 
     // Of a run with an encoder nothing is searched.
     let mlp = "--set model.network=mlp --set model.hidden=[16] --set train.preview_count=1";

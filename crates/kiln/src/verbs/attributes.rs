@@ -38,12 +38,12 @@ pub struct AttributeArgs {
     strength: f64,
 }
 
-/// The classes with and without an attribute.
-fn sides(text: &str, names: &[String]) -> Result<(usize, Vec<usize>)> {
+/// The classes with and without an attribute, as `flag` names them: CLASS, or CLASS:OTHER.
+pub fn sides(flag: &str, text: &str, names: &[String]) -> Result<(usize, Vec<usize>)> {
     let class = |word: &str| {
         let known = names.iter().position(|n| n == word).or_else(|| word.parse().ok().filter(|&i| i < names.len()));
         known.ok_or_else(|| {
-            Error::usage(format!("--attribute {text}: no class `{word}`; the run's data has {}", names.join(", ")))
+            Error::usage(format!("{flag} {text}: no class `{word}`; the run's data has {}", names.join(", ")))
         })
     };
     let (with, without) = match text.split_once(':') {
@@ -54,7 +54,7 @@ fn sides(text: &str, names: &[String]) -> Result<(usize, Vec<usize>)> {
         }
     };
     if without.is_empty() || without.contains(&with) {
-        return Err(Error::usage(format!("--attribute {text}: pictures without it are needed; name another class")));
+        return Err(Error::usage(format!("{flag} {text}: pictures without it are needed; name another class")));
     }
     Ok((with, without))
 }
@@ -100,7 +100,7 @@ pub fn attribute(
     let model = source.model;
     need(model, Ability::Encode)?;
     let names = &model.info().pictures.classes;
-    let (with, without) = sides(text, names)?;
+    let (with, without) = sides("--attribute", text, names)?;
     let means = means(model)?;
     let mean = |class: usize| {
         means[class].clone().ok_or_else(|| {
@@ -131,12 +131,12 @@ mod tests {
     #[test]
     fn an_attribute_is_a_class_against_another_or_all_others() {
         let names = ["cat", "dog", "1"].map(String::from);
-        assert_eq!(sides("dog", &names).unwrap(), (1, vec![0, 2]));
-        assert_eq!(sides("dog:cat", &names).unwrap(), (1, vec![0]));
+        assert_eq!(sides("--attribute", "dog", &names).unwrap(), (1, vec![0, 2]));
+        assert_eq!(sides("--attribute", "dog:cat", &names).unwrap(), (1, vec![0]));
         // A name comes before a number.
-        assert_eq!(sides("1:0", &names).unwrap(), (2, vec![0]));
+        assert_eq!(sides("--attribute", "1:0", &names).unwrap(), (2, vec![0]));
         for wrong in ["bird", "dog:bird", "dog:dog", "7"] {
-            assert!(sides(wrong, &names).unwrap_err().is_usage(), "{wrong}");
+            assert!(sides("--attribute", wrong, &names).unwrap_err().is_usage(), "{wrong}");
         }
     }
 }

@@ -14,6 +14,7 @@ use toml::Table;
 use crate::Common;
 use crate::output::{Output, shown};
 use crate::verbs::attributes::{AttributeArgs, attribute};
+use crate::verbs::directions::{Walk, directions};
 use crate::verbs::mix::mix;
 use crate::verbs::traverse::{TraverseArgs, traverse};
 use crate::verbs::{check_png, need, open};
@@ -111,29 +112,36 @@ pub struct EditArgs {
     #[arg(long)]
     out: PathBuf,
     /// Indices of the samples whose mean latent is the start
-    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute", "direction"])]
     start: Vec<u64>,
     /// Indices of the samples whose mean latent is subtracted
-    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute", "mix"])]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute", "mix", "direction"])]
     minus: Vec<u64>,
     /// Indices of the samples whose mean latent is added
-    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute"])]
+    #[arg(long, value_delimiter = ',', required_unless_present_any = ["traverse", "attribute", "direction"])]
     plus: Vec<u64>,
     /// Draw one row per start instead, with this many images from start − turn to start + turn, where turn is half of
     /// mean(plus) − mean(minus)
     #[arg(long)]
     turn: Option<usize>,
     /// Draw samples of --start, one a row, with the coarse, middle or fine styles of samples of --plus, one a column
-    #[arg(long, conflicts_with_all = ["minus", "turn", "traverse", "attribute", "from"])]
+    #[arg(long, conflicts_with_all = ["minus", "turn", "traverse", "attribute", "from", "direction"])]
     mix: Option<String>,
     #[command(flatten)]
     traverse: TraverseArgs,
     #[command(flatten)]
     attribute: AttributeArgs,
+    /// Draw one row per direction and start, along directions of the samples' latents: pca (the principal components), svm (between
+    /// the samples of --minus and --plus), or svm:CLASS or svm:CLASS:OTHER (between samples that a classifier gives to a class and not)
+    #[arg(long, group = "walks", conflicts_with_all = ["turn", "traverse", "attribute", "mix"])]
+    direction: Option<String>,
+    /// Network that tells the classes of --direction, as `kiln evaluate --features`; a classifier of the run's own data by default
+    #[arg(long, requires = "direction")]
+    features: Option<String>,
     /// Start from encoded images of this image, folder, zip or set; --start gives their indices
     #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
     from: Option<PathBuf>,
-    /// Images per row of --traverse and --attribute
+    /// Images per row of --traverse, --attribute and --direction
     #[arg(long, default_value_t = 9)]
     columns: usize,
     /// Seed of the samples
@@ -224,6 +232,12 @@ pub fn edit(args: &EditArgs, common: &Common, out: &Output) -> Result<()> {
     }
     if let Some(text) = &args.attribute.attribute {
         return attribute(&args.attribute, text, start_at, args.columns, &args.out, &source, out);
+    }
+    if let Some(by) = &args.direction {
+        let TraverseArgs { range, rows, .. } = args.traverse;
+        let (plus, minus) = (args.plus.as_slice(), args.minus.as_slice());
+        let walk = Walk { by, plus, minus, features: args.features.as_deref(), range, rows, columns: args.columns };
+        return directions(&walk, start_at, &args.out, &source, common, out);
     }
     if let Some(group) = &args.mix {
         return mix(group, &args.start, &args.plus, &source, &args.out, out);

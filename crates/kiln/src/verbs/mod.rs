@@ -5,6 +5,7 @@ pub mod bench;
 pub mod claim;
 pub mod compare;
 pub mod data;
+pub mod directions;
 pub mod evaluate;
 pub mod export;
 pub mod import;

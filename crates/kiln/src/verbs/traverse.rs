@@ -27,14 +27,14 @@ const SEEN: usize = 500;
 pub struct TraverseArgs {
     /// Draw one row per latent, which varies from −range to range; starts from a sample of --start (0 by default) or an
     /// image of --from
-    #[arg(long, conflicts_with_all = ["minus", "plus", "turn"])]
+    #[arg(long, group = "walks", conflicts_with_all = ["minus", "plus", "turn"])]
     pub traverse: bool,
-    /// Largest value of a latent
-    #[arg(long, requires = "traverse", default_value_t = 3.0)]
-    range: f64,
-    /// Number of rows, most informative latents first; 0 for all
-    #[arg(long, requires = "traverse", default_value_t = 0)]
-    rows: usize,
+    /// Largest value of a latent; of --direction, standard deviations
+    #[arg(long, requires = "walks", default_value_t = 3.0)]
+    pub range: f64,
+    /// Number of rows, most informative latents first; 0 for all, or for 5 of --direction
+    #[arg(long, requires = "walks", default_value_t = 0)]
+    pub rows: usize,
 }
 
 /// Draws the sheet of each start, one below the other.

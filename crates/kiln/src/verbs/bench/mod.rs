@@ -27,8 +27,8 @@ use unet::UNet;
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, stylegan2, vae, pixelcnn, pixelrnn,
-    /// cyclegan, pix2pix, adain; all by default
+    /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, stylegan2, sagan, biggan, vae, pixelcnn,
+    /// pixelrnn, cyclegan, pix2pix, adain; all by default
     names: Vec<String>,
     /// Batch size, instead of the benchmark's own
     #[arg(long)]
@@ -77,6 +77,9 @@ enum Work {
     },
 }
 
+/// Names of classes, for systems that are told them.
+const TEN_CLASSES: &str = r#"data.classes=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]"#;
+
 /// The pixel-by-pixel systems, on bits.
 const BY_PIXELS: Work = Work::System {
     samples: 16,
@@ -85,7 +88,7 @@ const BY_PIXELS: Work = Work::System {
     together: 1,
 };
 
-const BENCHES: [Bench; 13] = [
+const BENCHES: [Bench; 15] = [
     Bench { name: "conv", batch: 32, size: 32, channels: 64, work: Work::Conv },
     Bench { name: "conv-transpose", batch: 64, size: 14, channels: 128, work: Work::ConvTranspose },
     Bench { name: "unet", batch: 32, size: 28, channels: 64, work: Work::UNet },
@@ -113,6 +116,30 @@ const BENCHES: [Bench; 13] = [
             colours: 3,
             settings: &["model.channel_base={channels}", "model.channel_max=128", "model.latent_size=128"],
             together: 16,
+        },
+    },
+    Bench {
+        name: "sagan",
+        batch: 16,
+        size: 64,
+        channels: 32,
+        work: Work::System {
+            samples: 16,
+            colours: 3,
+            settings: &["model.generator_channels={channels}", "model.discriminator_channels={channels}", TEN_CLASSES],
+            together: 1,
+        },
+    },
+    Bench {
+        name: "biggan",
+        batch: 16,
+        size: 64,
+        channels: 32,
+        work: Work::System {
+            samples: 16,
+            colours: 3,
+            settings: &["model.generator_channels={channels}", "model.discriminator_channels={channels}", TEN_CLASSES],
+            together: 2,
         },
     },
     Bench {

@@ -6,6 +6,7 @@ mod labels;
 mod latents;
 mod likelihood;
 mod pairs;
+mod projection;
 pub mod sensitivity;
 pub mod sets;
 
@@ -101,6 +102,7 @@ pub const METRICS: &[Metric] = &[
     metric("ppl_w_end", On::Latents, &[Ability::Mix]),
     metric("separability", On::Latents, &[Ability::Decode]),
     metric("separability_w", On::Latents, &[Ability::Mix]),
+    metric("projection", On::Latents, &[Ability::Project]),
     metric("mig", On::Latents, &[Ability::Encode]),
     metric("factor_r2", On::Latents, &[Ability::Encode]),
     metric("factor_eta2", On::Latents, &[Ability::Encode]),
@@ -144,6 +146,7 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "translation_fid" => &["translation_fid_"],
         "translation_diversity" => &["translation_diversity_"],
         "pair_latents" => &["latent_distance_of_pairs", "latent_distance_of_others"],
+        "projection" => &["projection_generated", "projection_real", "auroc_projection"],
         "ppl" => &["ppl", "ppl_end"],
         "mig" => &["mig_"],
         "factor_r2" => &["factor_r2_", "factor_leak_"],
@@ -173,7 +176,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
@@ -379,7 +382,7 @@ fn measure_on(
     let draws = |m: &&Metric| {
         [On::Sets, On::Guide].contains(&m.on)
             || m.on == On::Latents && [Ability::Decode, Ability::Mix].contains(&m.needs[0])
-            || ["prior", "scores", "optimal_discriminator"].contains(&m.name)
+            || ["prior", "projection", "scores", "optimal_discriminator"].contains(&m.name)
     };
     let without_effect = sampler_flags(&args.sampler.table()?);
     if let (Some(flag), false) = (without_effect.first(), model.is_some() && metrics.iter().any(draws)) {
@@ -420,6 +423,7 @@ fn measure_on(
             "ppl" => vec![latents::path_length(&asked, "ppl")?, latents::path_length(&asked, "ppl_end")?],
             name @ ("ppl_w" | "ppl_w_end") => vec![latents::path_length(&asked, name)?],
             name @ ("separability" | "separability_w") => vec![latents::separability(&asked, name)?],
+            "projection" => projection::measure(&asked)?,
             "mig" => latents::mig(&asked)?,
             "factor_r2" => latents::factor_r2(&asked)?,
             "factor_eta2" => latents::factor_eta2(&asked)?,
