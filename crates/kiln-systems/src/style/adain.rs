@@ -18,21 +18,20 @@
 //!
 //! `kiln train adain --data photos,paintings`, then `kiln translate RUN photo.jpg out.png --style painting.jpg`
 
-use burn::module::Module;
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::mse;
+use kiln_train::request::Style;
 use kiln_train::{
     Abilities, Batch, DataConfig, InitFrom, Input, Loss, OptimizerConfig, Phase, Pictures, Request, SizeRule, System,
     TrainConfig, Translate,
 };
 use serde::{Deserialize, Serialize};
 
-use super::decoder::Decoder;
-use super::vgg::{CHANNELS, RANDOM, Reach, Vgg, VggEncoder, check_named};
-use crate::adversarial::players::check_positive;
+use super::decoder::{Networks, defaults};
+use super::vgg::{EncoderConfig, Reach};
 use crate::translation::two_way::{check_weights, real};
 
 /// The layer whose maps take the style.
@@ -44,12 +43,9 @@ const EPS: f64 = 1e-5;
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// The encoder's weights: `weights:vgg16-hed`, a file with torchvision's names, or `random`, which is good for tests alone.
-    pub encoder: String,
-    /// Channels of the encoder's first block: 64 in all published ones.
-    pub encoder_channels: usize,
-    /// `vgg16` or `vgg19`, whichever those are of.
-    pub vgg: Vgg,
+    /// The encoder.
+    #[serde(flatten)]
+    pub encoder: EncoderConfig,
     /// λ.
     pub style_weight: f64,
     /// The decoder's optimiser.
@@ -58,23 +54,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            encoder: "weights:vgg16-hed".into(),
-            encoder_channels: CHANNELS,
-            vgg: Vgg::Vgg16,
-            style_weight: 10.0,
-            optimizer: OptimizerConfig::adam(1e-4),
-        }
+        Self { encoder: EncoderConfig::default(), style_weight: 10.0, optimizer: OptimizerConfig::adam(1e-4) }
     }
-}
-
-/// Both networks.
-#[derive(Module, Debug)]
-pub struct Networks {
-    /// f.
-    pub encoder: VggEncoder,
-    /// g.
-    pub decoder: Decoder,
 }
 
 /// μ and σ of each channel, the variance unbiased, as in the authors' code.
@@ -110,29 +91,11 @@ impl System for AdaIn {
     type Networks = Networks;
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        if config.encoder == RANDOM {
-            return Vec::new();
-        }
-        vec![InitFrom { source: &config.encoder, networks: VggEncoder::paths(config.vgg, REACH) }]
+        config.encoder.init_from(REACH)
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig {
-            set: "starter:noto,starter:twemoji".into(),
-            size: 128.into(),
-            channels: 3,
-            resize: kiln_data::Resize::Crop,
-            ..DataConfig::default()
-        };
-        let train = TrainConfig {
-            batch: 8,
-            images: 160_000,
-            ema_half_life: 0.0,
-            preview_every: 16_000,
-            checkpoint_every: 16_000,
-            ..TrainConfig::default()
-        };
-        (data, train)
+        defaults(8, 160_000)
     }
 
     fn sizes(_config: &Config) -> SizeRule {
@@ -140,8 +103,7 @@ impl System for AdaIn {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        check_named(&config.encoder)?;
-        check_positive(&[("encoder_channels", config.encoder_channels)])?;
+        config.encoder.check()?;
         check_weights(&[("style_weight", config.style_weight)])?;
         refuse_if!(pictures.shape[0] != 3, "data.channels = {}: adain works on colours, 3", pictures.shape[0]);
         Self::sizes(&config).check(pictures.shape)?;
@@ -149,8 +111,7 @@ impl System for AdaIn {
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let k = self.config.encoder_channels;
-        Networks { encoder: VggEncoder::new(self.config.vgg, REACH, k, init), decoder: Decoder::new(REACH, k, init) }
+        Networks::new(&self.config.encoder, REACH, init)
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
@@ -179,20 +140,6 @@ impl AdaIn {
     }
 }
 
-/// What `kiln translate` may ask for.
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    /// α: 0 is the content's own means and deviations, 1 the style's.
-    strength: f64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { strength: 1.0 }
-    }
-}
-
 impl Translate<Networks> for AdaIn {
     fn takes(&self) -> Vec<Input> {
         vec![Input::Styles]
@@ -214,17 +161,14 @@ impl Translate<Networks> for AdaIn {
     fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         let [_, channels, height, width] = images.dims();
         Self::sizes(&self.config).check([channels, height, width])?;
-        refuse_if!(channels != 3, "adain works on colours, 3 channels, not {channels}");
-        let Settings { strength } = request.sampler(Self::ID)?;
-        let content = networks.encoder.forward(images).deep;
-        let part = |style: &kiln_train::request::Style| {
-            let map = networks.encoder.forward(style.image.clone()).deep;
-            adain(content.clone(), mean_and_deviation(map)) * style.weight
-        };
-        let blend = request.condition.styles.iter().map(part).reduce(|sum, t| sum + t);
-        let t = blend.ok_or_else(|| Error::usage("adain needs a style: give --style IMAGE"))?;
-        let t = t * strength + content * (1.0 - strength);
-        Ok(networks.decoder.forward(t).clamp(-1.0, 1.0))
+        networks.stylized(images, request, Self::ID, |content| {
+            let part = |style: &Style| {
+                let map = networks.encoder.forward(style.image.clone()).deep;
+                adain(content.clone(), mean_and_deviation(map)) * style.weight
+            };
+            let blend = request.condition.styles.iter().map(part).reduce(|sum, t| sum + t);
+            Ok(blend.unwrap_or_else(|| content.clone()))
+        })
     }
 }
 
@@ -233,17 +177,17 @@ mod tests {
     use burn::tensor::Device;
     use kiln_nn::tensor::to_values;
     use kiln_train::params;
-    use kiln_train::request::Style;
 
     use super::*;
+    use crate::style::decoder::testing::stylized;
+    use crate::style::vgg::Vgg;
     use crate::translation::testing::{
-        assert_close, by_formula, compare_objective, fit, host, of_pair, pairs, term, with_fixture_of,
-        with_weights_by_formula,
+        assert_close, by_formula, compare_objective, fit, host, of_pair, term, with_fixture_of, with_weights_by_formula,
     };
 
     fn tiny() -> Config {
         let optimizer = OptimizerConfig::adam(2e-3);
-        Config { encoder: "random".into(), encoder_channels: 2, vgg: Vgg::Vgg19, optimizer, ..Config::default() }
+        Config { encoder: EncoderConfig::random(Vgg::Vgg19, 2), optimizer, ..Config::default() }
     }
 
     /// tests/reference/translation.py: both losses and the picture, with the weights by formula of the paths here.
@@ -273,19 +217,8 @@ mod tests {
 
     #[test]
     fn strength_and_blends_lie_between_their_ends() {
-        let device = Device::flex();
-        let system = AdaIn::new(tiny(), &Pictures::new([3, 16, 16], Vec::new())).unwrap();
-        let networks = system.networks(&mut Init::new(&device, 0));
-        let images = || pairs(0, 3, 16, &device).images();
-        let made = |strength: f64, styles: &[(usize, f64)]| {
-            let mut request = Request::new(0..1, 0, &device);
-            let style = |&(i, weight): &(usize, f64)| Style { image: images().narrow(0, i, 1), weight };
-            request.condition.styles = styles.iter().map(style).collect();
-            request.sampler = format!("strength = {strength:?}").parse().unwrap();
-            system.translate(&networks, images().narrow(0, 0, 1), &request)
-        };
-        let values = |strength, styles: &[_]| to_values(made(strength, styles).unwrap());
-        assert!(made(1.0, &[]).unwrap_err().to_string().contains("--style"));
+        let values = |strength, styles: &[_]| stylized::<AdaIn>(tiny(), strength, styles).unwrap();
+        assert!(stylized::<AdaIn>(tiny(), 1.0, &[]).unwrap_err().to_string().contains("--style"));
         assert_eq!(values(0.0, &[(1, 1.0)]), values(0.0, &[(2, 1.0)]));
         assert_ne!(values(1.0, &[(1, 1.0)]), values(1.0, &[(2, 1.0)]));
         assert_ne!(values(1.0, &[(1, 0.5), (2, 0.5)]), values(1.0, &[(1, 1.0)]));

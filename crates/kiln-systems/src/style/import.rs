@@ -19,7 +19,7 @@ use toml::Table;
 
 use super::adain::{self, AdaIn};
 use super::texnet::{self, TexNet};
-use super::vgg::{RANDOM, Vgg};
+use super::vgg::{EncoderConfig, Vgg};
 use crate::imported;
 
 /// The size that a recipe says; the networks take any.
@@ -94,12 +94,7 @@ pub fn import(found: &Found, root: &Path, size: PictureSize, changes: &[(Table, 
         Found::AdaIn { decoder, vgg } => {
             let (decoder, vgg) = (Source::open(decoder)?, Source::open(vgg)?);
             let k = vgg.outputs("2.weight")?;
-            let model = adain::Config {
-                encoder: RANDOM.into(),
-                encoder_channels: k,
-                vgg: Vgg::Vgg19,
-                ..adain::Config::default()
-            };
+            let model = adain::Config { encoder: EncoderConfig::random(Vgg::Vgg19, k), ..adain::Config::default() };
             write::<AdaIn>(root, model, shape, changes, |state| {
                 let convs = [2, 5, 9, 12, 16, 19, 22, 25, 29];
                 vgg.fill(state, &numbered("encoder", &convs))?;

@@ -18,9 +18,8 @@
 //!
 //! `kiln train styleswap --data photos,paintings`, then `kiln translate RUN photo.jpg out.png --style painting.jpg`
 
-use burn::module::Module;
 use burn::tensor::{Int, Tensor};
-use kiln_core::{Error, Result, refuse_if};
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::Init;
 use kiln_nn::loss::{mse, total_variation};
@@ -30,8 +29,8 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::decoder::Decoder;
-use super::vgg::{CHANNELS, RANDOM, Reach, Vgg, VggEncoder, check_named};
+use super::decoder::{Networks, defaults};
+use super::vgg::{EncoderConfig, Reach};
 use crate::adversarial::players::check_positive;
 use crate::translation::two_way::{check_weights, real};
 
@@ -44,12 +43,9 @@ const CORRELATIONS: usize = 1 << 24;
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// The encoder's weights: `weights:vgg16-hed`, a file with torchvision's names, or `random`, which is good for tests alone.
-    pub encoder: String,
-    /// Channels of the encoder's first block: 64 in all published ones.
-    pub encoder_channels: usize,
-    /// `vgg16` or `vgg19`, whichever those are of.
-    pub vgg: Vgg,
+    /// The encoder.
+    #[serde(flatten)]
+    pub encoder: EncoderConfig,
     /// Side of a patch, in places of the maps, each of 4×4 pixels.
     pub patch_size: usize,
     /// λ.
@@ -61,23 +57,12 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            encoder: "weights:vgg16-hed".into(),
-            encoder_channels: CHANNELS,
-            vgg: Vgg::Vgg16,
+            encoder: EncoderConfig::default(),
             patch_size: 3,
             tv_weight: 0.1,
             optimizer: OptimizerConfig::adam(1e-3),
         }
     }
-}
-
-/// Both networks.
-#[derive(Module, Debug)]
-pub struct Networks {
-    /// Φ.
-    pub encoder: VggEncoder,
-    /// f.
-    pub decoder: Decoder,
 }
 
 /// The patches of a map, a row each, from the top left to the bottom right.
@@ -159,29 +144,11 @@ impl System for StyleSwap {
     type Networks = Networks;
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        if config.encoder == RANDOM {
-            return Vec::new();
-        }
-        vec![InitFrom { source: &config.encoder, networks: VggEncoder::paths(config.vgg, REACH) }]
+        config.encoder.init_from(REACH)
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig {
-            set: "starter:noto,starter:twemoji".into(),
-            size: 128.into(),
-            channels: 3,
-            resize: kiln_data::Resize::Crop,
-            ..DataConfig::default()
-        };
-        let train = TrainConfig {
-            batch: 2,
-            images: 40_000,
-            ema_half_life: 0.0,
-            preview_every: 8_000,
-            checkpoint_every: 8_000,
-            ..TrainConfig::default()
-        };
-        (data, train)
+        defaults(2, 40_000)
     }
 
     fn sizes(_config: &Config) -> SizeRule {
@@ -189,8 +156,8 @@ impl System for StyleSwap {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        check_named(&config.encoder)?;
-        check_positive(&[("encoder_channels", config.encoder_channels), ("patch_size", config.patch_size)])?;
+        config.encoder.check()?;
+        check_positive(&[("patch_size", config.patch_size)])?;
         check_weights(&[("tv_weight", config.tv_weight)])?;
         refuse_if!(pictures.shape[0] != 3, "data.channels = {}: styleswap works on colours, 3", pictures.shape[0]);
         Self::sizes(&config).check(pictures.shape)?;
@@ -200,8 +167,7 @@ impl System for StyleSwap {
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let k = self.config.encoder_channels;
-        Networks { encoder: VggEncoder::new(self.config.vgg, REACH, k, init), decoder: Decoder::new(REACH, k, init) }
+        Networks::new(&self.config.encoder, REACH, init)
     }
 
     fn phases(&self) -> Vec<Phase<Self>> {
@@ -242,20 +208,6 @@ impl StyleSwap {
     }
 }
 
-/// What `kiln translate` may ask for.
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    /// 0 is the content's own maps, 1 the swapped ones.
-    strength: f64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { strength: 1.0 }
-    }
-}
-
 impl Translate<Networks> for StyleSwap {
     fn takes(&self) -> Vec<Input> {
         vec![Input::Styles]
@@ -277,22 +229,17 @@ impl Translate<Networks> for StyleSwap {
     fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         let [n, channels, height, width] = images.dims();
         Self::sizes(&self.config).check([channels, height, width])?;
-        refuse_if!(channels != 3, "styleswap works on colours, 3 channels, not {channels}");
         check_patch(&self.config, [height, width], "an image")?;
-        let Settings { strength } = request.sampler(Self::ID)?;
-        let mut styles = Vec::new();
-        for style in &request.condition.styles {
-            let [.., height, width] = style.image.dims();
-            check_patch(&self.config, [height, width], "a style")?;
-            styles.push((networks.encoder.forward(style.image.clone()).deep, style.weight));
-        }
-        if styles.is_empty() {
-            return Err(Error::usage("styleswap needs a style: give --style IMAGE"));
-        }
-        let content = networks.encoder.forward(images).deep;
-        let swapped = (0..n).map(|i| swap(&content.clone().narrow(0, i, 1), &styles, self.config.patch_size));
-        let maps = Tensor::cat(swapped.collect(), 0) * strength + content * (1.0 - strength);
-        Ok(networks.decoder.forward(maps).clamp(-1.0, 1.0))
+        networks.stylized(images, request, Self::ID, |content| {
+            let mut styles = Vec::new();
+            for style in &request.condition.styles {
+                let [.., height, width] = style.image.dims();
+                check_patch(&self.config, [height, width], "a style")?;
+                styles.push((networks.encoder.forward(style.image.clone()).deep, style.weight));
+            }
+            let swapped = (0..n).map(|i| swap(&content.clone().narrow(0, i, 1), &styles, self.config.patch_size));
+            Ok(Tensor::cat(swapped.collect(), 0))
+        })
     }
 }
 
@@ -300,14 +247,15 @@ impl Translate<Networks> for StyleSwap {
 mod tests {
     use burn::tensor::Device;
     use kiln_nn::tensor::to_values;
-    use kiln_train::request::Style;
 
     use super::*;
+    use crate::style::decoder::testing::stylized;
+    use crate::style::vgg::Vgg;
     use crate::translation::testing::{assert_close, fit, host, pairs, tensor, term, with_fixture_of};
 
     fn tiny() -> Config {
         let optimizer = OptimizerConfig::adam(2e-3);
-        Config { encoder: RANDOM.into(), encoder_channels: 2, tv_weight: 0.0, optimizer, ..Config::default() }
+        Config { encoder: EncoderConfig::random(Vgg::Vgg16, 2), tv_weight: 0.0, optimizer, ..Config::default() }
     }
 
     /// tests/reference/style.py: the authors' convolution, argmax and transposed convolution.
@@ -338,19 +286,8 @@ mod tests {
 
     #[test]
     fn weights_choose_between_styles() {
-        let device = Device::flex();
-        let system = StyleSwap::new(tiny(), &Pictures::new([3, 16, 16], Vec::new())).unwrap();
-        let networks = system.networks(&mut Init::new(&device, 0));
-        let images = || pairs(0, 3, 16, &device).images();
-        let made = |strength: f64, styles: &[(usize, f64)]| {
-            let mut request = Request::new(0..1, 0, &device);
-            let style = |&(i, weight): &(usize, f64)| Style { image: images().narrow(0, i, 1), weight };
-            request.condition.styles = styles.iter().map(style).collect();
-            request.sampler = format!("strength = {strength:?}").parse().unwrap();
-            system.translate(&networks, images().narrow(0, 0, 1), &request)
-        };
-        let values = |strength, styles: &[_]| to_values(made(strength, styles).unwrap());
-        assert!(made(1.0, &[]).unwrap_err().to_string().contains("--style"));
+        let values = |strength, styles: &[_]| stylized::<StyleSwap>(tiny(), strength, styles).unwrap();
+        assert!(stylized::<StyleSwap>(tiny(), 1.0, &[]).unwrap_err().to_string().contains("--style"));
         assert_eq!(values(0.0, &[(1, 1.0)]), values(0.0, &[(2, 1.0)]));
         assert_ne!(values(1.0, &[(1, 1.0)]), values(1.0, &[(2, 1.0)]));
         assert_eq!(values(1.0, &[(1, 1.0), (2, 0.0)]), values(1.0, &[(1, 1.0)]));

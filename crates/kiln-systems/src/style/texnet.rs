@@ -20,6 +20,8 @@
 //!
 //! `kiln train texnet --data PHOTOS --set model.style=PAINTING`, then `kiln translate RUN photo.jpg out.png`
 
+use std::path::Path;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use kiln_core::{Context, Error, Result, refuse_if};
@@ -35,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gatys::relative;
 use super::transform::{Pyramid, Transform};
-use super::vgg::{CHANNELS, RANDOM, Reach, Vgg, VggEncoder, check_named};
+use super::vgg::{EncoderConfig, Reach, VggEncoder};
 use crate::adversarial::players::check_positive;
 use crate::translation::two_way::check_weights;
 
@@ -79,12 +81,9 @@ pub struct Config {
     pub blocks: usize,
     /// Scales of the pyramid.
     pub scales: usize,
-    /// The weights of VGG: `weights:vgg16-hed`, a file with torchvision's names, or `random`, which is good for tests alone.
-    pub encoder: String,
-    /// Channels of VGG's first block: 64 in all published ones.
-    pub encoder_channels: usize,
-    /// `vgg16` or `vgg19`, whichever those are of.
-    pub vgg: Vgg,
+    /// VGG, by which pictures are compared.
+    #[serde(flatten)]
+    pub encoder: EncoderConfig,
     /// α.
     pub content_weight: f64,
     /// β.
@@ -105,9 +104,7 @@ impl Default for Config {
             generator_channels: 32,
             blocks: 5,
             scales: 6,
-            encoder: "weights:vgg16-hed".into(),
-            encoder_channels: CHANNELS,
-            vgg: Vgg::Vgg16,
+            encoder: EncoderConfig::default(),
             content_weight: 1.0,
             style_weight: 10.0,
             tv_weight: 0.1,
@@ -117,10 +114,6 @@ impl Default for Config {
 }
 
 impl Config {
-    fn open_encoder(&self, device: &Device) -> Result<VggEncoder> {
-        VggEncoder::open(&self.encoder, self.vgg, REACH, self.encoder_channels, device)
-    }
-
     /// The style, `[1, 3, h, w]` in [−1, 1].
     fn open_style(&self, device: &Device) -> Result<Tensor<4>> {
         let rule =
@@ -180,14 +173,14 @@ impl System for TexNet {
     /// Whole paths, so that the run goes on wherever Kiln is started.
     fn settle(mut config: Config) -> Result<Config> {
         config.style = kiln_data::absolute(&config.style)?;
-        if config.encoder != RANDOM && !config.encoder.is_empty() && !config.encoder.starts_with("weights:") {
-            let path = std::path::absolute(&config.encoder).context(|| &config.encoder)?;
-            config.encoder = path.display().to_string();
+        let encoder = &mut config.encoder.encoder;
+        if Path::new(encoder.as_str()).exists() {
+            *encoder = std::path::absolute(encoder.as_str()).context(|| encoder.as_str())?.display().to_string();
         }
         // What cannot be read is refused before there is a run.
         let device = Device::flex();
-        check_named(&config.encoder)?;
-        config.open_encoder(&device)?;
+        config.encoder.check()?;
+        config.encoder.open(REACH, &device)?;
         config.open_style(&device)?;
         Ok(config)
     }
@@ -220,12 +213,8 @@ impl System for TexNet {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        check_named(&config.encoder)?;
-        check_positive(&[
-            ("generator_channels", config.generator_channels),
-            ("encoder_channels", config.encoder_channels),
-            ("scales", config.scales),
-        ])?;
+        config.encoder.check()?;
+        check_positive(&[("generator_channels", config.generator_channels), ("scales", config.scales)])?;
         check_weights(&[
             ("content_weight", config.content_weight),
             ("style_weight", config.style_weight),
@@ -276,7 +265,7 @@ impl TexNet {
         let (device, config) = (batch.device(), &self.config);
         let encoder = match self.encoder.take() {
             Some(encoder) => encoder,
-            None => config.open_encoder(device)?,
+            None => config.encoder.open(REACH, device)?,
         };
         if self.style.is_empty() {
             let grams = encoder.forward(config.open_style(device)?).first.into_iter().map(gram);
@@ -363,6 +352,7 @@ mod tests {
 
     use super::*;
     use crate::style::import::transform_names;
+    use crate::style::vgg::Vgg;
     use crate::translation::testing::{compare_in, fit, pairs, term};
 
     fn tiny(network: Kind) -> Config {
@@ -371,8 +361,7 @@ mod tests {
             generator_channels: 4,
             blocks: 1,
             scales: 2,
-            encoder: RANDOM.into(),
-            encoder_channels: 4,
+            encoder: EncoderConfig::random(Vgg::Vgg16, 4),
             style_pixels: 32,
             tv_weight: 0.0,
             optimizer: OptimizerConfig::adam(3e-3),

@@ -9,9 +9,11 @@ use kiln_features::pixels::imagenet;
 use kiln_features::vgg::Depth;
 use kiln_nn::resample::reflect_pad;
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, Init, WeightInit, activate};
-use kiln_train::system::NetworkPaths;
+use kiln_train::system::{InitFrom, NetworkPaths};
 use kiln_train::{init_from, params};
 use serde::{Deserialize, Serialize};
+
+use crate::adversarial::players::check_positive;
 
 /// Which VGG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,19 +59,109 @@ fn blocks(vgg: Vgg, reach: Reach) -> Vec<usize> {
     }
 }
 
-/// Channels of the first block of the published networks.
-pub const CHANNELS: usize = 64;
-
 /// The setting of an encoder with numbers of its own: good for tests alone.
-pub const RANDOM: &str = "random";
+const RANDOM: &str = "random";
 
-/// Refuses a setting that names no encoder.
-///
-/// # Errors
-/// A usage error that says what to name.
-pub fn check_named(encoder: &str) -> Result<()> {
-    refuse_if!(encoder.is_empty(), "model.encoder is empty: name weights:vgg16-hed, or a file of VGG's weights");
-    Ok(())
+/// Which encoder: part of a system's settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncoderConfig {
+    /// The weights: `weights:vgg16-hed`, a file with torchvision's names, or `random`, which is good for tests alone.
+    pub encoder: String,
+    /// Channels of the first block: 64 in all published networks.
+    pub encoder_channels: usize,
+    /// `vgg16` or `vgg19`, whichever the weights are of.
+    pub vgg: Vgg,
+}
+
+impl Default for EncoderConfig {
+    fn default() -> Self {
+        Self { encoder: "weights:vgg16-hed".into(), encoder_channels: 64, vgg: Vgg::Vgg16 }
+    }
+}
+
+impl EncoderConfig {
+    /// Without a file.
+    pub fn random(vgg: Vgg, encoder_channels: usize) -> Self {
+        Self { encoder: RANDOM.into(), encoder_channels, vgg }
+    }
+
+    /// Whether it has numbers of its own.
+    pub fn is_random(&self) -> bool {
+        self.encoder == RANDOM
+    }
+
+    /// Checks what no picture can make right.
+    ///
+    /// # Errors
+    /// A usage error that names the setting.
+    pub fn check(&self) -> Result<()> {
+        refuse_if!(
+            self.encoder.is_empty(),
+            "model.encoder is empty: name weights:vgg16-hed, or a file of VGG's weights"
+        );
+        check_positive(&[("encoder_channels", self.encoder_channels)])
+    }
+
+    /// Where a system takes its network `encoder` from.
+    pub fn init_from(&self, reach: Reach) -> Vec<InitFrom<'_>> {
+        if self.is_random() {
+            return Vec::new();
+        }
+        vec![InitFrom { source: &self.encoder, networks: paths(self.vgg, reach) }]
+    }
+
+    /// With numbers that the weights have better ones for.
+    pub fn fresh(&self, reach: Reach, init: &mut Init) -> VggEncoder {
+        VggEncoder::new(self.vgg, reach, self.encoder_channels, init)
+    }
+
+    /// With the weights, frozen.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are of another network.
+    pub fn open(&self, reach: Reach, device: &Device) -> Result<VggEncoder> {
+        /// The encoder at its path.
+        #[derive(Module, Debug)]
+        struct Networks {
+            encoder: VggEncoder,
+        }
+        let fresh = Networks { encoder: self.fresh(reach, &mut Init::new(device, 0)) };
+        let networks = match self.is_random() {
+            true => fresh,
+            false => params::adopt(fresh, &init_from::weights(&self.encoder)?, paths(self.vgg, reach), &self.encoder)?,
+        };
+        Ok(networks.encoder.no_grad())
+    }
+}
+
+/// The names of torchvision's layers and the paths of those here, of an encoder that is the network `encoder`.
+fn paths(vgg: Vgg, reach: Reach) -> NetworkPaths {
+    let all: NetworkPaths = match vgg {
+        Vgg::Vgg16 => &[
+            ("features.0", "encoder.convs.0"),
+            ("features.2", "encoder.convs.1"),
+            ("features.5", "encoder.convs.2"),
+            ("features.7", "encoder.convs.3"),
+            ("features.10", "encoder.convs.4"),
+            ("features.12", "encoder.convs.5"),
+            ("features.14", "encoder.convs.6"),
+            ("features.17", "encoder.convs.7"),
+            ("features.19", "encoder.convs.8"),
+        ],
+        Vgg::Vgg19 => &[
+            ("features.0", "encoder.convs.0"),
+            ("features.2", "encoder.convs.1"),
+            ("features.5", "encoder.convs.2"),
+            ("features.7", "encoder.convs.3"),
+            ("features.10", "encoder.convs.4"),
+            ("features.12", "encoder.convs.5"),
+            ("features.14", "encoder.convs.6"),
+            ("features.16", "encoder.convs.7"),
+            ("features.19", "encoder.convs.8"),
+            ("features.21", "encoder.convs.9"),
+        ],
+    };
+    &all[..blocks(vgg, reach).iter().sum()]
 }
 
 /// The encoder: frozen, of a file.
@@ -102,54 +194,6 @@ impl VggEncoder {
             }
         }
         Self { convs, blocks }
-    }
-
-    /// Frozen, of what `model.encoder` names.
-    ///
-    /// # Errors
-    /// If the weights cannot be read, or are of another network.
-    pub fn open(source: &str, vgg: Vgg, reach: Reach, k: usize, device: &Device) -> Result<Self> {
-        /// The network at the path that [`VggEncoder::paths`] gives it.
-        #[derive(Module, Debug)]
-        struct Networks {
-            encoder: VggEncoder,
-        }
-        let fresh = Networks { encoder: Self::new(vgg, reach, k, &mut Init::new(device, 0)) };
-        let networks = match source {
-            RANDOM => fresh,
-            _ => params::adopt(fresh, &init_from::weights(source)?, Self::paths(vgg, reach), source)?,
-        };
-        Ok(networks.encoder.no_grad())
-    }
-
-    /// The names of torchvision's layers and the paths of those here, of an encoder that is the network `encoder`.
-    pub fn paths(vgg: Vgg, reach: Reach) -> NetworkPaths {
-        let all: NetworkPaths = match vgg {
-            Vgg::Vgg16 => &[
-                ("features.0", "encoder.convs.0"),
-                ("features.2", "encoder.convs.1"),
-                ("features.5", "encoder.convs.2"),
-                ("features.7", "encoder.convs.3"),
-                ("features.10", "encoder.convs.4"),
-                ("features.12", "encoder.convs.5"),
-                ("features.14", "encoder.convs.6"),
-                ("features.17", "encoder.convs.7"),
-                ("features.19", "encoder.convs.8"),
-            ],
-            Vgg::Vgg19 => &[
-                ("features.0", "encoder.convs.0"),
-                ("features.2", "encoder.convs.1"),
-                ("features.5", "encoder.convs.2"),
-                ("features.7", "encoder.convs.3"),
-                ("features.10", "encoder.convs.4"),
-                ("features.12", "encoder.convs.5"),
-                ("features.14", "encoder.convs.6"),
-                ("features.16", "encoder.convs.7"),
-                ("features.19", "encoder.convs.8"),
-                ("features.21", "encoder.convs.9"),
-            ],
-        };
-        &all[..blocks(vgg, reach).iter().sum()]
     }
 
     /// The maps of pictures in [−1, 1].
