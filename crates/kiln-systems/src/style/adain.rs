@@ -9,8 +9,8 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | f, VGG19 | `encoder`, a [`VggEncoder`], VGG16 of HED where nobody has VGG19 |
-//! | g, its mirror, with nearest upsampling and reflections (§6) | `decoder`, a [`Decoder`] |
+//! | f, VGG19 | `encoder`, a [`VggEncoder`](super::vgg::VggEncoder), VGG16 of HED where nobody has VGG19 |
+//! | g, its mirror, with nearest upsampling and reflections (§6) | `decoder`, a [`Decoder`](super::decoder::Decoder) |
 //! | λ (equation 11), 10 in the authors' code | `style_weight` |
 //! | content–style trade-off (equation 14) | `kiln translate --strength` |
 //! | interpolation between styles (equation 15) | `--style` more than once, with `--style-weights` |

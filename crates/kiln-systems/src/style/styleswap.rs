@@ -9,8 +9,8 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | Φ, VGG19 up to relu3_1 | `encoder`, a [`VggEncoder`], VGG16 of HED where nobody has VGG19 |
-//! | f, with a norm after each convolution | `decoder`, a [`Decoder`], without norms |
+//! | Φ, VGG19 up to relu3_1 | `encoder`, a [`VggEncoder`](super::vgg::VggEncoder), VGG16 of HED where nobody has VGG19 |
+//! | f, with a norm after each convolution | `decoder`, a [`Decoder`](super::decoder::Decoder), without norms |
 //! | patches of 3×3, each place (§3.1) | `patch_size` |
 //! | φ_ij · φ_s / ‖φ_s‖, the correlation (equation 2) | [`swap`] |
 //! | λ = 10⁻⁶, of sums over pixels | `tv_weight`, of means |
