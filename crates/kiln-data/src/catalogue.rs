@@ -8,6 +8,8 @@ use crate::DataKind;
 use crate::cache::{cache_dir, package_folder};
 use crate::packages::{self, Package};
 use crate::set::{factor_kinds, picture_kinds};
+use crate::silhouettes::Silhouettes;
+use crate::streets::{Streets, View};
 use crate::trained;
 
 /// A data set known by name.
@@ -46,6 +48,10 @@ pub(crate) enum Reader {
     Mnistm,
     Dsprites,
     Rings,
+    Streets(View),
+    /// The maps of `starter` or of `fashion`.
+    StarterSilhouettes,
+    FashionSilhouettes,
     /// The models whose titles have this in them.
     Shapes3d(&'static str),
     Icons,
@@ -158,6 +164,41 @@ static LISTED: &[Listed] = &[
         packages: &[],
     },
     Listed {
+        name: "streets:day",
+        about: "6,000 drawn scenes of streets by day, any size, with the class of each pixel; paired with the other streets",
+        licence: "made by Kiln",
+        reader: Reader::Streets(View::Day),
+        packages: &[],
+    },
+    Listed {
+        name: "streets:dusk",
+        about: "the scenes of streets:day at dusk",
+        licence: "made by Kiln",
+        reader: Reader::Streets(View::Dusk),
+        packages: &[],
+    },
+    Listed {
+        name: "streets:labels",
+        about: "the label maps of streets:day and streets:dusk: 8 classes",
+        licence: "made by Kiln",
+        reader: Reader::Streets(View::Labels),
+        packages: &[],
+    },
+    Listed {
+        name: "silhouettes:starter",
+        about: "label maps of starter: the class of the picture where it is not black",
+        licence: "MIT, Zalando SE",
+        reader: Reader::StarterSilhouettes,
+        packages: &[],
+    },
+    Listed {
+        name: "silhouettes:fashion",
+        about: "label maps of fashion, likewise",
+        licence: "MIT, Zalando SE",
+        reader: Reader::FashionSilhouettes,
+        packages: &[&packages::FASHION],
+    },
+    Listed {
         name: "shapes3d",
         about: "820 solid models of furniture and other things, rendered at any size from 19 x 7 directions in 9 lights",
         licence: SHAPES,
@@ -256,6 +297,8 @@ impl Listed {
             Reader::Rings => picture_kinds(true, false),
             Reader::Shapes3d(_) => factor_kinds(true),
             Reader::Photos => picture_kinds(false, false),
+            Reader::Streets(view) => Streets::kinds_of(view),
+            Reader::StarterSilhouettes | Reader::FashionSilhouettes => Silhouettes::kinds_of(),
             _ => picture_kinds(true, false),
         }
     }

@@ -6,7 +6,7 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 
 use crate::set::fingerprint;
-use crate::{DataKind, DataSet, Sample};
+use crate::{DataKind, DataSet, PaletteColour, Sample};
 
 /// Splits a labelled set into `labels` images, equally many of each class, and all the others, which lose their labels.
 /// The choice is keyed by `seed` and the indices in the set. With `labels` = 0 both are the whole set, once with
@@ -89,6 +89,10 @@ impl DataSet for Part {
 
     fn classes(&self) -> &[String] {
         self.set.classes()
+    }
+
+    fn palette(&self) -> &[PaletteColour] {
+        self.set.palette()
     }
 
     fn kinds(&self) -> Vec<DataKind> {

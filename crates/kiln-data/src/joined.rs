@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kiln_core::{Error, Result};
 
 use crate::set::fingerprint;
-use crate::{DataKind, DataSet, Sample};
+use crate::{DataKind, DataSet, PaletteColour, Sample};
 
 /// Two parts or more of one set, with the same classes.
 pub(crate) struct Joined {
@@ -60,6 +60,10 @@ impl DataSet for Joined {
 
     fn classes(&self) -> &[String] {
         self.parts[0].classes()
+    }
+
+    fn palette(&self) -> &[PaletteColour] {
+        self.parts[0].palette()
     }
 
     fn kinds(&self) -> Vec<DataKind> {

@@ -4,7 +4,8 @@
 //! `test` folders at the top are the splits ([`layout`](crate::layout)), otherwise one picture in five (by a keyed hash of its
 //! name) is test. `NAME.txt` beside `NAME.png` is its caption. A set of `images` and `masks` (below the split, if there
 //! is one) has a mask for each picture: `masks/NAME.png` holds the class of each pixel of `images/NAME.jpg` as a grey value,
-//! and sub-folders of both are classes of whole pictures. What else lies there is left out and counted
+//! and sub-folders of both are classes of whole pictures. A `palette.txt` says the classes of a set of label maps, or of
+//! masks in colours. What else lies there is left out and counted
 //! ([`litter`](crate::litter)).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +17,10 @@ use rayon::prelude::*;
 use crate::layout::{PICTURES, Parts, classes, common_root, extension, is_picture, without_ending};
 use crate::litter::{HEAD, LeftOut, Own, is_run, is_unread_picture, own};
 use crate::masks::{IMAGES, mask_key, take_masks};
+use crate::palette::{PALETTE_FILE, classes_of, in_palette, parse_palette};
 use crate::set::{fingerprint, picture_kinds};
 use crate::store::{At, Entry, Store};
-use crate::{DataKind, DataSet, Picture, Sample, Split};
+use crate::{DataKind, DataSet, PaletteColour, Picture, Sample, Split, png_palette};
 
 /// A data set of picture files, read one at a time.
 pub(crate) struct FileSet {
@@ -26,6 +28,8 @@ pub(crate) struct FileSet {
     store: Store,
     items: Vec<Item>,
     classes: Vec<String>,
+    /// The classes of label maps, where a file says them: of the masks, if there are any, else of the pictures.
+    palette: Vec<PaletteColour>,
     notes: Vec<String>,
 }
 
@@ -71,7 +75,14 @@ impl FileSet {
         if items.is_empty() {
             return Err(Error::new(format!("{name}: no pictures for the {split} split")));
         }
-        Ok(Self { name: name.into(), store: Store::Folder(root.into()), items, classes: vec![], notes: vec![] })
+        Ok(Self {
+            name: name.into(),
+            store: Store::Folder(root.into()),
+            items,
+            classes: vec![],
+            palette: vec![],
+            notes: vec![],
+        })
     }
 
     fn new(name: &str, store: Store, mut entries: Vec<Entry>, split: Split, mut left: LeftOut) -> Result<Self> {
@@ -80,6 +91,14 @@ impl FileSet {
         let (mut pictures, others): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| is_picture(&e.path));
         let (texts, unread): (Vec<Entry>, Vec<Entry>) = others.into_iter().partition(|e| extension(&e.path) == "txt");
         let mut captions: BTreeMap<String, Entry> = texts.into_iter().map(|e| (e.path.clone(), e)).collect();
+        let palette = match captions.values().filter(|e| is_palette(&e.path)).min_by_key(|e| e.path.len()) {
+            Some(file) => {
+                let place = store.place(&file.path);
+                let text = String::from_utf8(store.read(file)?).context(|| format!("{place}: not UTF-8 text"))?;
+                parse_palette(&text, &place)?
+            }
+            None => Vec::new(),
+        };
         leave_out_own(&store, &mut pictures, &mut left)?;
         if pictures.is_empty() {
             count_unread(&unread, &mut left);
@@ -124,8 +143,13 @@ impl FileSet {
             )));
         }
         count_unread(&unread, &mut left);
-        Ok(Self { name: name.into(), store, items, classes, notes: left.notes() })
+        Ok(Self { name: name.into(), store, items, classes, palette, notes: left.notes() })
     }
+}
+
+/// Whether a file is a palette.
+fn is_palette(path: &str) -> bool {
+    path.rsplit('/').next() == Some(PALETTE_FILE)
 }
 
 /// The first folder of a path, or nothing.
@@ -211,7 +235,12 @@ fn check_unread(place: &str, unread: &[Entry], parts: &Parts, classes: &[String]
 }
 
 impl FileSet {
-    /// The mask of a picture, as grey values.
+    /// Whether the set has masks, which a palette is then of.
+    fn has_masks(&self) -> bool {
+        self.items.iter().any(|item| item.mask.is_some())
+    }
+
+    /// The mask of a picture, as grey values: those that it has, or the numbers of its classes by their colours or indices.
     fn mask(&self, mask: &Entry, picture: &Picture) -> Result<Picture> {
         let name = self.store.place(&mask.path);
         let bytes = self.store.read(mask)?;
@@ -228,12 +257,18 @@ impl FileSet {
             )));
         }
         let is_grey = |p: &[u8]| p.iter().take(3).all(|value| *value == p[0]);
-        if found.channels > 1 && !found.pixels.chunks_exact(found.channels).all(is_grey) {
+        let pixels = if !self.palette.is_empty() {
+            classes_of(&found, &self.palette, &name)?
+        } else if found.channels == 1 || found.pixels.chunks_exact(found.channels).all(is_grey) {
+            found.pixels.iter().step_by(found.channels).copied().collect()
+        } else if let Some(indexed) = png_palette::indexed(&bytes, &name)? {
+            indexed.indices
+        } else {
             return Err(Error::new(format!(
-                "{name}: a mask must be grey, and this one has colours; give each class a grey value"
+                "{name}: a mask of colours, which says no classes; add a {PALETTE_FILE} of lines `name #rrggbb`, or give each \
+                 class a grey value"
             )));
-        }
-        let pixels = found.pixels.iter().step_by(found.channels).copied().collect();
+        };
         Ok(Picture { channels: 1, pixels, ..found })
     }
 }
@@ -262,6 +297,10 @@ impl DataSet for FileSet {
             }
         };
         let mask = item.mask.as_ref().map(|mask| self.mask(mask, &picture)).transpose()?;
+        let picture = match self.palette() {
+            [] => picture,
+            palette => in_palette(&picture, palette, &name)?,
+        };
         Ok(Sample { picture, label: item.label, caption, mask, name })
     }
 
@@ -273,10 +312,24 @@ impl DataSet for FileSet {
         &self.classes
     }
 
+    fn palette(&self) -> &[PaletteColour] {
+        if self.has_masks() { &[] } else { &self.palette }
+    }
+
+    fn indexed_colours(&self, index: usize) -> Result<Option<BTreeMap<u8, [u8; 3]>>> {
+        let Some(item) = self.items.get(index) else { return Ok(None) };
+        let name = self.store.place(&item.file.path);
+        let indexed = png_palette::indexed(&self.store.read(&item.file)?, &name)?;
+        indexed.map(|indexed| indexed.used(&name)).transpose()
+    }
+
     fn kinds(&self) -> Vec<DataKind> {
         let mut kinds = picture_kinds(!self.classes.is_empty(), self.items.iter().all(|i| i.caption.is_some()));
         if self.items.iter().all(|i| i.mask.is_some()) {
             kinds.push(DataKind::Masked);
+        }
+        if !self.palette().is_empty() {
+            kinds.push(DataKind::LabelMaps);
         }
         kinds
     }
@@ -289,7 +342,8 @@ impl DataSet for FileSet {
         let listed = |i: &Item| format!("{} {}", i.file.bytes, i.file.path);
         let masks = self.items.iter().filter_map(|i| i.mask.as_ref());
         let masks = masks.map(|mask| format!("{} {}", mask.bytes, mask.path));
-        let lines: Vec<String> = self.items.iter().map(listed).chain(masks).collect();
+        let classes = self.palette.iter().map(PaletteColour::to_string);
+        let lines: Vec<String> = self.items.iter().map(listed).chain(masks).chain(classes).collect();
         fingerprint(lines.iter().map(|l| l.as_bytes()))
     }
 }

@@ -53,7 +53,7 @@ pub struct Part {
     pub values: Vec<f32>,
     /// The class of each picture, if the set has classes.
     pub labels: Option<Vec<u32>>,
-    /// The class of each pixel, [batch, height, width], of a stream with masks.
+    /// The class of each pixel, [batch, height, width], of a stream with masks or of label maps.
     pub masks: Option<Vec<u8>>,
     /// The caption of each picture.
     pub captions: Vec<Option<String>>,
@@ -325,6 +325,7 @@ fn assemble(
         if !stream.mask_values().is_empty() {
             masks.extend(classes_of_mask(&sample, stream.mask_values())?);
         }
+        masks.extend(stream.classes_of(&sample)?.unwrap_or_default());
         part.values.extend(sample.values);
         match sample.label {
             Some(label) => part.labels.iter_mut().for_each(|l| l.push(label)),

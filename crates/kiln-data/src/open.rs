@@ -19,7 +19,9 @@ use crate::mnistm::Blended;
 use crate::packages::{self, Files};
 use crate::rings::Rings;
 use crate::shapes3d::Shapes3d;
+use crate::silhouettes::Silhouettes;
 use crate::specs::{join_specs, split_specs};
+use crate::streets::Streets;
 use crate::trained;
 use crate::{DataSet, PictureRule, Split, array, digits, idx, starter};
 
@@ -185,9 +187,10 @@ fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Foun
         }
         Reader::OpenMoji(edition) => return Ok(Found::Icons(IconFile::of_openmoji(folder, edition)?)),
         Reader::Mnist => idx_parts(folder, split, |part| Ok(Arc::new(idx::open(name, folder, part, None)?)))?,
-        Reader::Fashion => {
-            idx_parts(folder, split, |part| Ok(Arc::new(idx::open(name, folder, part, Some(&starter::FASHION))?)))?
-        }
+        Reader::Fashion => fashion(name, folder, split)?,
+        Reader::StarterSilhouettes => Arc::new(Silhouettes::of(name, Arc::new(starter::pictures(split)?))),
+        Reader::FashionSilhouettes => Arc::new(Silhouettes::of(name, fashion(name, folder, split)?)),
+        Reader::Streets(view) => Arc::new(Streets::new(name, view, split, rule)),
         Reader::Digits8 => Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split)),
         Reader::Digits20 => Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split)),
         Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
@@ -213,6 +216,11 @@ fn idx_parts(
         Split::All => Joined::of(idx::parts(folder, split).into_iter().map(open).collect::<Result<_>>()?),
         part => open(part),
     }
+}
+
+/// Fashion-MNIST.
+fn fashion(name: &str, folder: &Path, split: Split) -> Result<Arc<dyn DataSet>> {
+    idx_parts(folder, split, |part| Ok(Arc::new(idx::open(name, folder, part, Some(&starter::FASHION))?)))
 }
 
 /// The solid models of their package, drawn.

@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 use rayon::prelude::*;
 
+use crate::palette::classes_of;
 use crate::rule::RULES;
 use crate::{Contents, DataKind, DataSet, Picture, PictureRule, Resize, Sample, Survey, Tokenizer};
 
@@ -25,6 +26,7 @@ pub struct Prepared {
     /// Adapted samples, filled as they are asked for; empty when the set is too large to keep.
     kept: Vec<OnceLock<Sample>>,
     with_first: bool,
+    with_classes: bool,
     /// The grey values of masks, in the order of their classes; empty where masks are left out.
     mask_values: Vec<u8>,
     /// What makes tokens of captions, and how many of each.
@@ -63,7 +65,39 @@ impl Prepared {
         let bytes = ((channels + masks) * height * width + BESIDE).saturating_mul(set.len());
         let kept = if bytes <= KEEP { set.len() } else { 0 };
         let kept = (0..kept).map(|_| OnceLock::new()).collect();
-        Ok(Self { set, rule, shape, contents, roomy, kept, with_first: false, mask_values: Vec::new(), tokens: None })
+        refuse_if!(
+            !set.palette().is_empty() && channels != 3,
+            "data.channels = {channels}: {} has label maps, whose classes are told by colours; set it to 3",
+            set.name()
+        );
+        Ok(Self {
+            set,
+            rule,
+            shape,
+            contents,
+            roomy,
+            kept,
+            with_first: false,
+            with_classes: false,
+            mask_values: Vec::new(),
+            tokens: None,
+        })
+    }
+
+    /// Whether its pictures are label maps, between whose colours there is nothing.
+    fn is_maps(&self) -> bool {
+        !self.set.palette().is_empty()
+    }
+
+    /// Serves the class of each pixel of label maps too.
+    pub fn with_classes(self) -> Self {
+        Self { with_classes: true, ..self }
+    }
+
+    /// Which class each pixel of a sample has, where it is to say so.
+    pub(crate) fn classes_of(&self, sample: &PreparedSample) -> Result<Option<Vec<u8>>> {
+        let classes = || classes_of(&sample.picture, self.set.palette(), &sample.name);
+        self.with_classes.then(classes).transpose()
     }
 
     /// Served in step with a loader's first stream, in its order and mirrored with it: the two are pairs.
@@ -158,7 +192,10 @@ impl Prepared {
         if !self.rule.augment.is_off() {
             let [_, height, width] = self.shape;
             let change = self.rule.augment.draw(changes, item);
-            sample.picture = change.picture(&sample.picture, width, height);
+            sample.picture = match self.is_maps() {
+                true => change.mask(&sample.picture, width, height),
+                false => change.picture(&sample.picture, width, height),
+            };
             sample.mask = sample.mask.map(|mask| change.mask(&mask, width, height));
         }
         if flipped {
@@ -187,7 +224,10 @@ impl Prepared {
         // A picture that is of the shape, and need not be, is enlarged for its parts.
         let stretched = PictureRule { resize: Resize::Stretch, ..self.rule.clone() };
         let rule = if shape != self.shape && self.rule.resize == Resize::None { &stretched } else { &self.rule };
-        let picture = rule.adapt(&sample.picture, shape, &sample.name)?;
+        let picture = match self.set.palette().first() {
+            Some(first) => rule.adapt_map(&sample.picture, shape, &sample.name, &first.colour)?,
+            None => rule.adapt(&sample.picture, shape, &sample.name)?,
+        };
         let mask = sample.mask.as_ref().map(|m| rule.adapt_mask(m, shape, &sample.name)).transpose()?;
         Ok(Sample { picture, mask, ..sample })
     }

@@ -98,8 +98,19 @@ impl PictureRule {
     ///
     /// # Errors
     /// If the sizes differ and the rule does not resize.
-    pub fn adapt_mask(&self, mask: &Picture, [_, height, width]: [usize; 3], name: &str) -> Result<Picture> {
-        self.fit(mask.clone(), [height, width], name, Picture::resize_nearest_part, &[0])
+    pub fn adapt_mask(&self, mask: &Picture, shape: [usize; 3], name: &str) -> Result<Picture> {
+        self.adapt_map(mask, shape, name, &[0])
+    }
+
+    /// The same with a pixel for what is beyond.
+    pub(crate) fn adapt_map(
+        &self,
+        map: &Picture,
+        [_, height, width]: [usize; 3],
+        name: &str,
+        beyond: &[u8],
+    ) -> Result<Picture> {
+        self.fit(map.clone(), [height, width], name, Picture::resize_nearest_part, beyond)
     }
 
     /// A picture of a height and a width, scaled by `resize` and padded with pixels of `padding`.

@@ -1,5 +1,6 @@
 //! The interface of data sets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,7 +9,7 @@ use kiln_core::{Error, Result, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::Picture;
+use crate::{PaletteColour, Picture};
 
 /// A kind of data: what a data set offers and a system needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub enum DataKind {
     Captioned,
     /// Pictures with a class for each pixel: see [`Sample::mask`].
     Masked,
+    /// Label maps and their pictures: pairs, the first of each with a class for each pixel (see [`DataSet::palette`]).
+    LabelMaps,
     /// Pictures whose generating factors are known: see [`DataSet::factors`].
     Factors,
     /// Short videos.
@@ -179,6 +182,19 @@ pub trait DataSet: Send + Sync {
     /// in the set.
     fn find(&self, _places: &[usize]) -> Option<usize> {
         None
+    }
+
+    /// The classes of a set of label maps, whose pictures have their colours and no others; empty for any other set.
+    fn palette(&self) -> &[PaletteColour] {
+        &[]
+    }
+
+    /// The colours that picture `index` uses by their indices, where its file has an index for each pixel.
+    ///
+    /// # Errors
+    /// If it cannot be read, or two indices that it uses have one colour.
+    fn indexed_colours(&self, _index: usize) -> Result<Option<BTreeMap<u8, [u8; 3]>>> {
+        Ok(None)
     }
 
     /// The density of the data at a picture's values in [−1, 1], row by row, if it is known exactly.

@@ -202,7 +202,7 @@ pub trait Classify<N>: Sync {
     }
 }
 
-/// Says which class each pixel shows; class 0 is the ground, and class c + 1 is label c.
+/// Says which class each pixel shows. Of a run with masks the classes are theirs; else class 0 is the ground, and class c + 1 is label c.
 pub trait Segment<N>: Sync {
     /// `[n, c, h, w]` in [−1, 1] → logits `[n, classes, h, w]`.
     ///
@@ -210,7 +210,7 @@ pub trait Segment<N>: Sync {
     /// If the pictures do not fit the network.
     fn segment(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<4>>;
 
-    /// The true classes `[n, h, w]` of pictures `[n, c, h, w]` with labels `[n]`.
+    /// The true classes `[n, h, w]` of pictures `[n, c, h, w]` with labels `[n]`, of a run without masks.
     fn segment_map(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Tensor<3, Int>;
 }
 

@@ -1,7 +1,7 @@
 //! The settings that every recipe has, whatever its system: which pictures, and how the loop runs.
 
 use kiln_core::{Error, Result};
-use kiln_data::{Augment, PictureRule, PictureSize, Resize};
+use kiln_data::{Augment, PaletteColour, PictureRule, PictureSize, Resize};
 use kiln_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,8 @@ pub struct DataConfig {
     pub classes: Vec<String>,
     /// Of a set with masks the grey value of each class of pixels; filled in when the run starts if it is empty.
     pub mask_values: Vec<u8>,
+    /// Of label maps the name and the colour of each class, such as `road #804080`; filled in when the run starts if it is empty.
+    pub palette: Vec<PaletteColour>,
     /// A `tokenizer.json` for captions; without one the words of the training captions are the tokens. The run keeps a copy.
     pub tokenizer: String,
     /// How many tokens there are; filled in when the run starts. Before that, the most that words may be, 0 for all.
@@ -59,6 +61,7 @@ impl Default for DataConfig {
             label_seed: 0,
             classes: Vec::new(),
             mask_values: Vec::new(),
+            palette: Vec::new(),
             tokenizer: String::new(),
             vocabulary: 0,
             caption_length: 0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Context, Error, Result, refuse_if, tell};
-use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels};
+use kiln_data::{DataKind, DataSet, Prepared, Split, Tokenizer, check_pairs, few_labels, label_maps};
 use kiln_nn::tensor::from_values;
 
 use crate::config::DataConfig;
@@ -25,7 +25,11 @@ pub fn prepare<S: System>(recipe: &mut Recipe<S::Config>, run: Option<&Run>) -> 
     let sets = kiln_data::open_all(&recipe.data.set, Split::Train, &recipe.data.rule())?;
     kiln_data::notes(&recipe.data.set, &sets).iter().for_each(|note| tell!("{note}"));
     check_kind(S::ID, kind, &sets)?;
-    let sets = labelled_part(S::ID, kind, &recipe.data, sets)?;
+    let mut sets = labelled_part(S::ID, kind, &recipe.data, sets)?;
+    if kind == DataKind::LabelMaps {
+        sets[0] = label_maps(sets[0].clone(), &recipe.data.palette)?;
+        recipe.data.palette = sets[0].palette().to_vec();
+    }
     recipe.data.classes = sets[0].classes().to_vec();
     let streams: Vec<Arc<Prepared>> = sets
         .into_iter()
@@ -90,7 +94,8 @@ fn stream(
 ) -> Result<Prepared> {
     let stream = Prepared::new(set, data.rule())?;
     Ok(match kind {
-        DataKind::Paired if number > 0 => stream.with_first(),
+        DataKind::LabelMaps if number == 0 => stream.with_classes(),
+        DataKind::Paired | DataKind::LabelMaps if number > 0 => stream.with_first(),
         DataKind::Masked => {
             if data.mask_values.is_empty() {
                 data.mask_values = stream.find_mask_values()?;
@@ -167,7 +172,7 @@ pub fn keep_tokenizer(streams: &[Arc<Prepared>], run: &Run) -> Result<()> {
 /// A usage error that says what is wanted.
 pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
     let domains = match wanted {
-        DataKind::TwoDomains | DataKind::SourceTarget | DataKind::Paired => 2,
+        DataKind::TwoDomains | DataKind::SourceTarget | DataKind::Paired | DataKind::LabelMaps => 2,
         _ => 1,
     };
     let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
@@ -211,7 +216,7 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
             sets[0].name()
         )));
     }
-    if wanted == DataKind::Paired {
+    if matches!(wanted, DataKind::Paired | DataKind::LabelMaps) {
         return check_pairs(&sets[0], &sets[1]);
     }
     let plain = matches!(wanted, DataKind::Images | DataKind::TwoDomains) || needs_labels;

@@ -105,7 +105,9 @@ impl<S: System> AnySystem for Entry<S> {
         // Where none is said, a size that every network can halve as often as it likes.
         let [height, width] = data.size.or([64; 2]);
         let classes = (0..10).map(|c| c.to_string()).collect();
-        let pictures = Pictures::new([data.channels.max(1), height, width], classes);
+        let palette = vec![[0; 3], [255; 3]];
+        let plain = Pictures::new([data.channels.max(1), height, width], classes);
+        let pictures = Pictures { mask_classes: palette.len(), palette, ..plain };
         Ok(S::new(S::Config::default(), &pictures)?.abilities().list())
     }
 
@@ -125,6 +127,7 @@ impl<S: System> AnySystem for Entry<S> {
             recipe.data.tokenizer = run.root().join(TOKENIZER).display().to_string();
         }
         (recipe.data.caption_length, recipe.data.mask_values) = (theirs.data.caption_length, theirs.data.mask_values);
+        recipe.data.palette = theirs.data.palette;
         recipe.train.init_from = run.root().display().to_string();
         recipe.model = theirs.model;
         Table::try_from(recipe).context(|| place)

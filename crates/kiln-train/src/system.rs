@@ -25,8 +25,10 @@ pub struct Pictures {
     pub shape: [usize; 3],
     /// Names of the classes; empty if unlabelled.
     pub classes: Vec<String>,
-    /// Classes of pixels in masks; 0 where masks are not read.
+    /// Classes of pixels in masks or label maps; 0 where there are none.
     pub mask_classes: usize,
+    /// The colour of each class in label maps; empty where there are none.
+    pub palette: Vec<[u8; 3]>,
     /// Different tokens of captions; 0 where captions are not read as tokens.
     pub vocabulary: usize,
     /// Tokens of each caption.
@@ -36,13 +38,14 @@ pub struct Pictures {
 impl Pictures {
     /// Of this shape (channels, height, width) and these classes, with nothing else.
     pub fn new(shape: [usize; 3], classes: Vec<String>) -> Self {
-        Self { shape, classes, mask_classes: 0, vocabulary: 0, caption_length: 0 }
+        Self { shape, classes, mask_classes: 0, palette: Vec::new(), vocabulary: 0, caption_length: 0 }
     }
 
     /// What a recipe says of them once its data has been prepared.
     pub fn of(data: &DataConfig) -> Self {
         Self {
-            mask_classes: data.mask_values.len(),
+            mask_classes: data.mask_values.len().max(data.palette.len()),
+            palette: data.palette.iter().map(|class| class.colour).collect(),
             vocabulary: data.vocabulary,
             caption_length: data.caption_length,
             ..Self::new(data.shape, data.classes.clone())
