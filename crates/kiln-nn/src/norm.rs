@@ -86,10 +86,10 @@ impl BatchNorm2d {
 }
 
 /// How much of a batch's statistics goes into the running ones.
-const MOMENTUM: f64 = 0.1;
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// Mean and biased variance of a batch's channels, which move the running ones (with the unbiased variance).
-fn gathered(x: &Tensor<4>, running: [&RunningState<Tensor<1>>; 2], momentum: f64) -> [Tensor<1>; 2] {
+pub(crate) fn gathered(x: &Tensor<4>, running: [&RunningState<Tensor<1>>; 2], momentum: f64) -> [Tensor<1>; 2] {
     let [n, _, h, w] = x.dims();
     let count = (n * h * w) as f64;
     let (mean, var) = batch_stats(x.clone());

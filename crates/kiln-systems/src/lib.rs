@@ -61,6 +61,7 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<kmeans::KMeans>();
     visitor.visit::<translation::pix2pix::Pix2Pix>();
     visitor.visit::<translation::bicyclegan::BicycleGan>();
+    visitor.visit::<translation::spade::Spade>();
     visitor.visit::<translation::cyclegan::CycleGan>();
     visitor.visit::<translation::discogan::DiscoGan>();
     visitor.visit::<translation::dualgan::DualGan>();

@@ -1,11 +1,11 @@
 //! Ronneberger, Fischer & Brox, *U-Net: Convolutional Networks for Biomedical Image Segmentation*, 2015: predicts the
 //! class of each pixel.
 //!
-//! Objective: E −log p(c | x, i), c the class of pixel i (equation 1, all weights 1). The class maps are not drawn by
-//! hand: pixels of the colour `ground` are background, all others have the class of their image. The network is the
-//! diffusion models' U-Net at timestep 0.
+//! Objective: E −log p(c | x, i), c the class of pixel i (equation 1, all weights 1). The classes are those of masks, or derived
+//! from the pictures: pixels of the colour `ground` are background, all others have the class of their image. The network is
+//! the diffusion models' U-Net at timestep 0.
 //!
-//! `kiln train segmenter --data starter`, then
+//! `kiln train segmenter --data streets:day --set model.truth=masks`, or `kiln train segmenter --data starter`, then
 //! `kiln sample RUN -n 64 --class 7 --segmenter SEGMENTER --guide mask:FILE --guide-scale 300`.
 
 use burn::module::Module;
@@ -27,6 +27,9 @@ use crate::diffusion::unet_sizes;
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
+    /// What says the class of a pixel: `masks`, or the `ground` that it is not.
+    #[serde(default)]
+    pub truth: Truth,
     /// Value of the background in every channel, from −1 (black) to 1 (white).
     pub ground: f64,
     /// Largest difference from `ground`, in any channel, of a background pixel.
@@ -35,6 +38,17 @@ pub struct Config {
     pub unet: UNetConfig,
     /// Its optimiser.
     pub optimizer: OptimizerConfig,
+}
+
+/// What says the class of a pixel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Truth {
+    /// Its colour: background, or the class of its picture, by its label.
+    #[default]
+    Ground,
+    /// The mask of its picture.
+    Masks,
 }
 
 impl Default for Config {
@@ -47,7 +61,7 @@ impl Default for Config {
             ..UNetConfig::default()
         };
         let optimizer = OptimizerConfig::adam(2e-3).schedule(Schedule::Cosine);
-        Self { ground: -1.0, ground_tolerance: 0.05, unet, optimizer }
+        Self { truth: Truth::Ground, ground: -1.0, ground_tolerance: 0.05, unet, optimizer }
     }
 }
 
@@ -72,6 +86,13 @@ impl System for Segmenter {
     type Config = Config;
     type Networks = Networks;
 
+    fn data_kind(config: &Config) -> DataKind {
+        match config.truth {
+            Truth::Ground => DataKind::Labelled,
+            Truth::Masks => DataKind::Masked,
+        }
+    }
+
     fn defaults() -> (DataConfig, TrainConfig) {
         let train = TrainConfig { images: 60_000, preview_every: 0, ..TrainConfig::default() };
         (DataConfig::default(), train)
@@ -95,14 +116,18 @@ impl System for Segmenter {
                 config.ground_tolerance
             )));
         }
-        if pictures.classes.is_empty() {
-            return Err(Error::usage("segmenter needs a labelled set"));
+        if config.truth == Truth::Ground && pictures.classes.is_empty() {
+            return Err(Error::usage("segmenter needs a labelled set, or masks with model.truth = \"masks\""));
         }
         Ok(Self { config, pictures: pictures.clone() })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let (channels, classes) = (self.pictures.shape[0], self.pictures.classes.len() + 1);
+        let classes = match self.config.truth {
+            Truth::Ground => self.pictures.classes.len() + 1,
+            Truth::Masks => self.pictures.mask_classes,
+        };
+        let channels = self.pictures.shape[0];
         Networks { segmenter: self.config.unet.init(channels, classes, 0, init) }
     }
 
@@ -118,7 +143,10 @@ impl System for Segmenter {
 impl Segmenter {
     fn loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let images = batch.images();
-        let truth = self.segment_map(images.clone(), batch.labels()?);
+        let truth = match self.config.truth {
+            Truth::Ground => self.segment_map(images.clone(), batch.labels()?),
+            Truth::Masks => batch.mask()?,
+        };
         let time = Tensor::zeros([batch.len()], batch.device());
         let condition = Condition { dropout: Some(batch.dropout_key()), ..Condition::default() };
         let logits = networks.segmenter.forward(images, time, &condition);
@@ -157,6 +185,12 @@ impl SegmenterGuide {
     pub fn new(model: Box<dyn Model>, mask: Tensor<4>) -> Result<Self> {
         let [_, c, h, w] = mask.dims();
         let info = model.info();
+        if info.pictures.classes.is_empty() {
+            return Err(Error::usage(format!(
+                "{} was trained on masks, and a guide is for one object of a class on a ground; take a segmenter of a labelled set",
+                info.run
+            )));
+        }
         if info.pictures.shape != [c, h, w] {
             return Err(Error::usage(format!(
                 "{} was trained on pictures {:?} (channels, height, width), and the run to guide makes {:?}",

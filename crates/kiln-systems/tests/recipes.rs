@@ -22,6 +22,10 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         set if set.starts_with("emoji:") && set.contains(',') => "starter:noto,starter:twemoji",
         set if set.starts_with("emoji:") => "starter:noto",
         "dsprites" | "shapes3d:chairs" => "dsprites",
+        "streets:labels,streets:day" => "streets:labels,streets:day",
+        "streets:labels,streets:dusk" => "streets:labels,streets:dusk",
+        "streets:day" => "streets:day",
+        "silhouettes:starter,starter" | "silhouettes:fashion,fashion" => "silhouettes:starter,starter",
         "rings" => "rings",
         "starter:noto" => "starter:noto",
         "starter:noto,starter:twemoji" => "starter:noto,starter:twemoji",
@@ -53,6 +57,9 @@ fn stand_in(recipe: &Table) -> Vec<String> {
     }
     if recipe["system"].as_str() == Some("pix2pix") {
         settings.push("model.generator_channels=8".into());
+    }
+    if recipe["system"].as_str() == Some("spade") {
+        settings.extend(["model.generator_channels=2", "model.hidden=4", "model.encoder_channels=4"].map(String::from));
     }
     // A published network, which no test fetches.
     if text("model", "encoder").starts_with("weights:") {

@@ -11,6 +11,7 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::Result;
 use kiln_core::random::Key;
 use kiln_data::DataKind;
+use kiln_nn::tensor::from_values;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
 use kiln_train::recipe::{assignment, merge};
@@ -166,6 +167,16 @@ fn tiny(id: &str) -> &'static [&'static str] {
             &["model.generator_channels=2", "model.blocks=1", "model.hidden=8", "model.discriminator_channels=2"]
         }
         "unit" => &["data.size=16", "model.generator_channels=2", "model.blocks=2", "model.discriminator_channels=2"],
+        "spade" => &[
+            "data.size=16",
+            "model.generator_channels=2",
+            "model.doublings=2",
+            "model.hidden=4",
+            "model.noise_size=3",
+            "model.encoder_channels=2",
+            "model.discriminator_channels=2",
+            "model.discriminator_layers=1",
+        ],
         "drit" => &[
             "data.size=16",
             "model.generator_channels=4",
@@ -188,6 +199,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
     let set = match system.data_kind() {
         DataKind::TwoDomains | DataKind::Paired => "data.set=starter:noto,starter:twemoji",
         DataKind::SourceTarget => "data.set=starter,starter",
+        DataKind::LabelMaps => "data.set=streets:labels,streets:day",
         DataKind::Factors => "data.set=dsprites",
         _ => "data.set=starter",
     };
@@ -304,7 +316,15 @@ fn every_system_takes_rectangles() {
         let shape @ [c, h, w] = model.info().pictures.shape;
         assert_eq!([h, w], [height, width], "{id}");
         assert_eq!(model.info().data.shape, shape);
-        let images = || Tensor::<4>::zeros([2, c, h, w], &Device::flex());
+        let first = model.info().pictures.palette.first().copied();
+        let images = || match first {
+            // A label map that is all of the first class.
+            Some(colour) => {
+                let value = |at: usize| f32::from(colour[at / (h * w) % c]) / 127.5 - 1.0;
+                from_values((0..2 * c * h * w).map(value).collect(), [2, c, h, w], &Device::flex())
+            }
+            None => Tensor::<4>::zeros([2, c, h, w], &Device::flex()),
+        };
         let made = |images: Tensor<4>| assert_eq!(images.dims(), [2, c, h, w], "{id}");
         for ability in model.abilities() {
             let request = Request::new(0..2, 0, &Device::flex());

@@ -9,6 +9,7 @@ pub mod import;
 pub mod munit;
 pub mod networks;
 pub mod pix2pix;
+pub mod spade;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod two_way;

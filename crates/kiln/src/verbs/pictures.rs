@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use kiln_core::{Context, Error, Result, output, refuse_if};
-use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Split};
+use kiln_data::{DataSet, Picture, PictureRule, Prepared, PreparedSample, Resize, Split, label_maps};
 use kiln_nn::tensor::{from_values, to_values};
 use kiln_train::model::Info;
 use kiln_train::preview::pictures;
@@ -85,6 +85,15 @@ pub fn open_whole(path: &Path, rule: &PictureRule) -> Result<Arc<dyn DataSet>> {
     kiln_data::open(spec, Split::All, rule)
 }
 
+/// What a run translates: every picture of a file, folder or zip, which are label maps if the run was trained on such.
+pub fn open_inputs(path: &Path, rule: &PictureRule, info: &Info) -> Result<Arc<dyn DataSet>> {
+    let set = open_whole(path, rule)?;
+    match info.data.palette.as_slice() {
+        [] => Ok(set),
+        palette => label_maps(set, palette),
+    }
+}
+
 /// How a user's pictures become what a run's network takes.
 pub fn rule(info: &Info) -> PictureRule {
     let [channels, height, width] = info.pictures.shape;
@@ -96,6 +105,13 @@ pub fn rule(info: &Info) -> PictureRule {
 pub fn read(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
     let rule = rule(info);
     let prepared = Prepared::new(open_whole(path, &rule)?, rule)?;
+    (0..prepared.len()).map(|i| prepared.get(i)).collect()
+}
+
+/// The same of what a run translates.
+pub fn read_inputs(path: &Path, info: &Info) -> Result<Vec<PreparedSample>> {
+    let rule = rule(info);
+    let prepared = Prepared::new(open_inputs(path, &rule, info)?, rule)?;
     (0..prepared.len()).map(|i| prepared.get(i)).collect()
 }
 

@@ -1,11 +1,12 @@
 //! `kiln translate`: pictures of one domain in the look of another.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Context, Error, Result, refuse_if};
-use kiln_data::{Picture, PictureRule, PictureSize, PreparedSample, Resize, Sample};
+use kiln_data::{DataSet, Picture, PictureRule, PictureSize, PreparedSample, Resize, Sample};
 use kiln_nn::tensor::from_values;
 use kiln_train::preview::pictures;
 use kiln_train::request::Style;
@@ -15,7 +16,9 @@ use toml::Table;
 
 use crate::Common;
 use crate::output::Output;
-use crate::verbs::pictures::{Results, in_chunks, one_picture, open_whole, parts, read, recoloured};
+use crate::verbs::pictures::{
+    Results, in_chunks, one_picture, open_inputs, open_whole, parts, read_inputs, recoloured,
+};
 use crate::verbs::{need, open};
 
 #[derive(Args)]
@@ -122,16 +125,26 @@ fn styles(args: &TranslateArgs, model: &dyn Model, own_sizes: Option<&SizeRule>)
 
 /// A user's pictures at their own sizes, one at a time.
 struct Source {
-    set: std::sync::Arc<dyn kiln_data::DataSet>,
+    set: Arc<dyn DataSet>,
     rule: PictureRule,
     channels: usize,
 }
 
 impl Source {
+    /// Pictures such as those that the run makes.
     fn open(path: &std::path::Path, model: &dyn Model) -> Result<Self> {
+        Self::of(model, |rule| open_whole(path, rule))
+    }
+
+    /// Pictures to translate.
+    fn inputs(path: &std::path::Path, model: &dyn Model) -> Result<Self> {
+        Self::of(model, |rule| open_inputs(path, rule, model.info()))
+    }
+
+    fn of(model: &dyn Model, open: impl FnOnce(&PictureRule) -> Result<Arc<dyn DataSet>>) -> Result<Self> {
         let info = model.info();
         let rule = PictureRule { size: PictureSize::STORED, resize: Resize::None, ..info.data.rule().still() };
-        Ok(Self { set: open_whole(path, &rule)?, rule, channels: info.pictures.shape[0] })
+        Ok(Self { set: open(&rule)?, rule, channels: info.pictures.shape[0] })
     }
 
     /// A picture in the run's channels.
@@ -167,7 +180,7 @@ fn at_own_size(
     common: &Common,
     out: &Output,
 ) -> Result<()> {
-    let source = Source::open(&args.input, model)?;
+    let source = Source::inputs(&args.input, model)?;
     let count = source.set.len();
     let mut results = Results::of(&args.input, &args.output, count, model.info())?;
     let mut progress = (!common.quiet).then(|| Progress::new("pictures", "pictures", 0, (count * args.n) as u64));
@@ -274,7 +287,7 @@ fn at_trained_size(
     out: &Output,
 ) -> Result<()> {
     let info = model.info();
-    let samples: Vec<PreparedSample> = read(&args.input, info)?;
+    let samples: Vec<PreparedSample> = read_inputs(&args.input, info)?;
     let mut results = Results::of(&args.input, &args.output, samples.len(), info)?;
     let mut done = 0;
     in_chunks(&samples, info.pictures.shape, &info.device, common.quiet, |chunk, images| {

@@ -5,6 +5,7 @@ mod encoder;
 mod patch;
 mod pool;
 mod resnet;
+pub mod spade;
 mod unet;
 
 use burn::module::Module;

@@ -1,16 +1,17 @@
 //! Metrics of a run's classes and features on labelled images.
 
+use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, refuse_if};
-use kiln_data::{DataSet, Split, split_specs};
+use kiln_data::{DataKind, DataSet, Part, Split, split_specs};
 use kiln_measure::classes::{Confusion, Groups, wilson};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, MetricValue, adaptation};
-use kiln_nn::tensor::{from_indices, to_values};
+use kiln_nn::tensor::{from_indices, from_values, to_values};
 use kiln_train::{Ability, Model};
 
-use super::{Asked, chunks};
+use super::{Asked, chunks, prepared};
 use crate::feature_cache::argmax;
 
 /// C of the linear SVM. Small, since there may be as many features as pictures.
@@ -81,19 +82,46 @@ pub fn check_classes(model: &dyn Model, set: &dyn DataSet) -> Result<()> {
 /// How many pixels have their class, and how the regions overlap.
 pub fn segments(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("segments", Ability::Segment)?;
-    let classes = model.info().pictures.classes.len() + 1;
-    let mut found = Segmentation::new(classes, None)?;
+    let values = &model.info().data.mask_values;
+    let (found, n) = if values.is_empty() { by_labels(asked, model)? } else { by_masks(asked, model, values)? };
+    let of = |name: &str, value: f64| asked.against(MetricValue::new(name, value, n));
+    Ok(vec![of("pixel_accuracy", found.pixel_accuracy()?), of("miou", found.mean_iou()?)])
+}
+
+/// The class of each pixel that a run finds, row by row.
+fn segmented(model: &dyn Model, images: Tensor<4>) -> Result<Vec<usize>> {
+    let classes = model.segment(images)?.argmax(1);
+    Ok(to_values(classes.float()).into_iter().map(|class| class as usize).collect())
+}
+
+/// Of a run that learned of the labels of pictures on a ground.
+fn by_labels(asked: &Asked<'_>, model: &dyn Model) -> Result<(Segmentation, usize)> {
+    let mut found = Segmentation::new(model.info().pictures.classes.len() + 1, None)?;
     let n = asked.labelled(model, &asked.reference, |images, labels| {
         if labels.len() != images.dims()[0] {
             return Err(Error::usage(format!("{} has no labels to measure segments with", asked.reference)));
         }
         let truth = model.segment_map(images.clone(), from_indices(labels, asked.device))?;
-        let predicted = model.segment(images)?.argmax(1);
-        let host = |values: Vec<f32>| values.into_iter().map(|class| class as usize).collect::<Vec<_>>();
-        found.push(&host(to_values(truth.float())), &host(to_values(predicted.float())))
+        let truth: Vec<usize> = to_values(truth.float()).into_iter().map(|class| class as usize).collect();
+        found.push(&truth, &segmented(model, images)?)
     })?;
-    let of = |name: &str, value: f64| asked.against(MetricValue::new(name, value, n));
-    Ok(vec![of("pixel_accuracy", found.pixel_accuracy()?), of("miou", found.mean_iou()?)])
+    Ok((found, n))
+}
+
+/// Of a run that learned of masks with these grey values.
+fn by_masks(asked: &Asked<'_>, model: &dyn Model, values: &[u8]) -> Result<(Segmentation, usize)> {
+    let set = prepared(model, &asked.reference, asked.split)?;
+    if !set.set().kinds().contains(&DataKind::Masked) {
+        return Err(Error::usage(format!("{} has no masks to measure segments with", asked.reference)));
+    }
+    let set = set.with_masks(values.to_vec());
+    let (mut found, n) = (Segmentation::new(values.len(), None)?, set.len().min(asked.args.n));
+    for i in 0..n {
+        let Part { shape, values, masks, .. } = Part::of(&set, &[i])?;
+        let truth: Vec<usize> = masks.unwrap_or_default().into_iter().map(usize::from).collect();
+        found.push(&truth, &segmented(model, from_values(values, shape, asked.device))?)?;
+    }
+    Ok((found, n))
 }
 
 /// Accuracy on the test part of a linear SVM that learned a few labels on the run's features

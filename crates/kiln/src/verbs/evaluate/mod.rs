@@ -96,6 +96,7 @@ pub const METRICS: &[Metric] = &[
     metric("color", On::Pairs, PAIRS),
     metric("translation_fid", On::Pairs, &[Ability::Translate]),
     metric("translation_diversity", On::Pairs, &[Ability::Translate]),
+    metric("translation_segments", On::Pairs, &[Ability::Translate]),
     metric("pair_latents", On::Pairs, &[Ability::Encode]),
     metric("ppl", On::Latents, &[Ability::Decode]),
     metric("ppl_w", On::Latents, &[Ability::Mix]),
@@ -145,6 +146,7 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "color" => &["pair_lightness_", "pair_chroma_"],
         "translation_fid" => &["translation_fid_"],
         "translation_diversity" => &["translation_diversity_"],
+        "translation_segments" => &["translation_accuracy_", "translation_miou_"],
         "pair_latents" => &["latent_distance_of_pairs", "latent_distance_of_others"],
         "projection" => &["projection_generated", "projection_real", "auroc_projection"],
         "ppl" => &["ppl", "ppl_end"],
@@ -176,7 +178,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
@@ -188,6 +190,9 @@ pub struct EvaluateArgs {
     /// Network of lpips and ppl: lpips-like-mobilenetv2, lpips-vgg16:FILE or lpips-alex:FILE
     #[arg(long, default_value = "lpips-like-mobilenetv2")]
     perceptual: String,
+    /// Run of a segmenter, which finds the classes of translations for translation_segments
+    #[arg(long, value_name = "RUN")]
+    segment_by: Option<PathBuf>,
     /// Images to generate or, at most, to read
     #[arg(short, default_value_t = 1000)]
     n: usize,
@@ -240,6 +245,7 @@ impl EvaluateArgs {
             metrics: metrics.split(',').map(str::to_string).collect(),
             features: None,
             perceptual: perceptual::DEFAULT.into(),
+            segment_by: None,
             n,
             split: None,
             seed: 0,

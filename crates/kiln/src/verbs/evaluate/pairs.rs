@@ -5,17 +5,18 @@
 
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result};
-use kiln_data::{Picture, PictureRule, Prepared, Split, check_pairs};
+use kiln_data::{Part, Picture, PictureRule, Prepared, Split, check_pairs, label_maps};
 use kiln_features::Lpips;
+use kiln_measure::segmentation::Segmentation;
 use kiln_measure::{MetricValue, Spread, pairs};
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::{Ability, Model, Request};
+use kiln_train::{Ability, Model, Request, WeightSet};
 
 use super::Asked;
 use crate::feature_cache::Outputs;
 use crate::feature_net::FeatureNet;
 use crate::stats::Side;
-use crate::verbs::translate_along as translate;
+use crate::verbs::{need, open, translate_along as translate};
 
 /// A distance of a picture to its counterpart.
 enum Distance {
@@ -114,7 +115,7 @@ impl<'a> Means<'a> {
 }
 
 /// Metrics that are no distances of a picture to its counterpart.
-const OTHERS: [&str; 3] = ["translation_fid", "translation_diversity", "pair_latents"];
+const OTHERS: [&str; 4] = ["translation_fid", "translation_diversity", "translation_segments", "pair_latents"];
 
 /// The metrics of pairs.
 pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> {
@@ -136,6 +137,7 @@ pub fn measure(asked: &Asked<'_>, metrics: &[&str]) -> Result<Vec<MetricValue>> 
         found.extend(match metric {
             "translation_fid" => domains.frechet(model, asked)?,
             "translation_diversity" => domains.diversity(model, asked)?,
+            "translation_segments" => domains.segments(model, asked)?,
             _ => domains.latents(asked.run(metric, Ability::Encode)?, asked)?,
         });
     }
@@ -158,6 +160,9 @@ impl Domains {
             return Err(Error::usage(format!("--metrics {metric} needs two sets of known pairs, not `{reference}`")));
         };
         check_pairs(a, b)?;
+        // What a run was trained on as label maps is read as such.
+        let palette = &model.info().data.palette;
+        let a = &if palette.is_empty() { a.clone() } else { label_maps(a.clone(), palette)? };
         let scale = model.scale()?;
         if scale != 1 {
             return Err(Error::usage(format!(
@@ -223,6 +228,52 @@ impl Domains {
             let figure =
                 MetricValue::spread(&format!("translation_diversity_{direction}"), Spread::of(&distances), self.n);
             out.push(asked.against(figure).features(net.name(), "none"));
+        }
+        Ok(out)
+    }
+
+    /// How well a segmenter finds the classes of label maps in what was made of them, and in the real pictures (Park 2019, §4).
+    fn segments(&self, model: &dyn Model, asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
+        let Some(path) = &asked.args.segment_by else {
+            return Err(Error::usage("--metrics translation_segments: name the run of a segmenter by --segment-by"));
+        };
+        let (judge, _) = open(path, WeightSet::Ema, &asked.common.device)?;
+        need(&*judge, Ability::Segment)?;
+        let maps = label_maps(self.sides[0].set().clone(), &[])?;
+        let classes = maps.palette().len();
+        let maps = Prepared::new(maps, self.sides[0].rule().clone())?.with_classes();
+        let (theirs, ours) = (judge.info().pictures.shape, self.sides[1].shape());
+        if theirs != ours {
+            return Err(Error::usage(format!(
+                "--segment-by {}: its pictures are {theirs:?} (channels, height, width), and these are {ours:?}",
+                path.display()
+            )));
+        }
+        let mut found = [Segmentation::new(classes, None)?, Segmentation::new(classes, None)?];
+        for i in 0..self.n {
+            let truth = Part::of(&maps, &[i])?.masks.unwrap_or_default();
+            let truth: Vec<usize> = truth.into_iter().map(usize::from).collect();
+            let made = translate(model, self.picture(0, i, asked)?, i, "a2b")?;
+            for (found, picture) in found.iter_mut().zip([made, self.picture(1, i, asked)?]) {
+                let logits = judge.segment(picture)?;
+                let known = logits.dims()[1];
+                if known != classes {
+                    return Err(Error::usage(format!(
+                        "--segment-by {}: it knows {known} classes, and the maps have {classes}",
+                        path.display()
+                    )));
+                }
+                let seen = to_values(logits.argmax(1).float()).into_iter().map(|class| class as usize);
+                found.push(&truth, &seen.collect::<Vec<_>>())?;
+            }
+        }
+        let mut out = Vec::new();
+        for (suffix, found) in ["a2b", "of_real"].into_iter().zip(found) {
+            let figure = |name: &str, value: f64| {
+                let figure = MetricValue::new(&format!("translation_{name}_{suffix}"), value, self.n);
+                asked.against(figure).features(&judge.info().run, "none")
+            };
+            out.extend([figure("miou", found.mean_iou()?), figure("accuracy", found.pixel_accuracy()?)]);
         }
         Ok(out)
     }
