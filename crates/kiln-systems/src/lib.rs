@@ -72,6 +72,10 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<style::texnet::TexNet>();
     visitor.visit::<style::styleswap::StyleSwap>();
     visitor.visit::<adaptation::dann::Dann>();
+    visitor.visit::<adaptation::ddc::Ddc>();
+    visitor.visit::<adaptation::adda::Adda>();
+    visitor.visit::<adaptation::dsn::Dsn>();
+    visitor.visit::<adaptation::pixelda::PixelDa>();
 }
 
 /// All systems.

@@ -41,6 +41,19 @@ pub trait Reconstruct<N>: Sync {
     /// # Errors
     /// If the pictures do not fit the network.
     fn reconstruct(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<4>>;
+
+    /// Names of what is decoded apart where a code has parts (domain separation networks), the whole first.
+    fn parts(&self) -> Vec<&'static str> {
+        vec!["whole"]
+    }
+
+    /// What one of [`Reconstruct::parts`] alone decodes to, of pictures of a domain: 0, the source, or 1, the target.
+    ///
+    /// # Errors
+    /// As [`Reconstruct::reconstruct`], and if there is no such part.
+    fn reconstruct_part(&self, networks: &N, images: Tensor<4>, _part: &str, _domain: usize) -> Result<Tensor<4>> {
+        self.reconstruct(networks, images)
+    }
 }
 
 /// Maps pictures to latents.
@@ -193,6 +206,14 @@ pub trait Classify<N>: Sync {
     /// If the pictures do not fit the network.
     fn classify(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
 
+    /// Of pictures of the first set of a run on source and target, where it sees them otherwise.
+    ///
+    /// # Errors
+    /// As [`Classify::classify`].
+    fn classify_source(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.classify(networks, images)
+    }
+
     /// For a classifier that knows noise: the logits of x = `signal`·x₀ + `sigma`·ε; `None` for any other.
     ///
     /// # Errors
@@ -221,6 +242,14 @@ pub trait Represent<N>: Sync {
     /// # Errors
     /// If the pictures do not fit the network.
     fn represent(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>>;
+
+    /// Of pictures of the first set of a run on source and target, where it sees them otherwise.
+    ///
+    /// # Errors
+    /// As [`Represent::represent`].
+    fn represent_source(&self, networks: &N, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.represent(networks, images)
+    }
 }
 
 /// Sorts pictures into groups of its own, which it has found without labels.
@@ -293,6 +322,8 @@ macro_rules! abilities {
                 /// `reconstruct`
                 Reconstruct reconstruct "reconstruct" {
                     on reconstruct(images: Tensor<4>) -> Tensor<4>;
+                    of parts() -> Vec<&'static str>;
+                    on reconstruct_part(images: Tensor<4>, part: &str, domain: usize) -> Tensor<4>;
                 }
                 /// `encode`, and the ends of `interpolate` from pictures
                 Encode encode "encode" {
@@ -329,6 +360,7 @@ macro_rules! abilities {
                 /// `classify`
                 Classify classify "classify" {
                     on classify(images: Tensor<4>) -> Tensor<2>;
+                    on classify_source(images: Tensor<4>) -> Tensor<2>;
                     on classify_noisy(x: Tensor<4>, signal: f64, sigma: f64) -> Option<Tensor<2>>;
                 }
                 /// `evaluate --metrics segments`, and guidance by a map
@@ -339,6 +371,7 @@ macro_rules! abilities {
                 /// `evaluate --metrics svm`, and the features that other runs are scored by
                 Represent represent "evaluate --metrics svm" {
                     on represent(images: Tensor<4>) -> Tensor<2>;
+                    on represent_source(images: Tensor<4>) -> Tensor<2>;
                 }
                 /// `evaluate --metrics clusters`
                 Cluster cluster "evaluate --metrics clusters" {

@@ -65,8 +65,15 @@ pub fn preview<N>(
         return contact_sheet(&rows, n, 1).map(Some);
     }
     if let (Some(reconstruct), Some(images)) = (abilities.reconstruct, examples.first()) {
-        let mut rows = pictures(images.clone());
-        rows.extend(pictures(reconstruct.reconstruct(networks, images.clone())?));
+        let parts = reconstruct.parts();
+        let domains = if parts.len() > 1 { examples } else { &examples[..1] };
+        let mut rows = Vec::new();
+        for (domain, images) in domains.iter().enumerate() {
+            rows.extend(pictures(images.clone()));
+            for part in &parts {
+                rows.extend(pictures(reconstruct.reconstruct_part(networks, images.clone(), part, domain)?));
+            }
+        }
         return contact_sheet(&rows, images.dims()[0], 1).map(Some);
     }
     Ok(None)

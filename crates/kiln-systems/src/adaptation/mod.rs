@@ -1,3 +1,11 @@
 //! Domain adaptation: a labelled source, an unlabelled target.
 
+pub mod adda;
 pub mod dann;
+pub mod ddc;
+pub mod dsn;
+mod losses;
+mod networks;
+pub mod pixelda;
+#[cfg(test)]
+mod testing;

@@ -8,11 +8,11 @@ use kiln_core::random::Key;
 use kiln_data::{HostBatch, Part};
 use kiln_nn::Init;
 use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::optim::Optimizer;
 use kiln_train::{Batch, HostTensor, Loss, Pictures, System, params};
 use safetensors::SafeTensors;
 
 use crate::testing::hashed::uniform;
+pub use crate::testing::{Terms, fit as fit_system, term};
 
 /// The folder of fixtures.
 pub fn fixtures() -> PathBuf {
@@ -125,39 +125,10 @@ pub fn pairs(start: u64, n: usize, side: usize, device: &Device) -> Batch {
     Batch::new(HostBatch { start, parts: vec![part(a), part(b)] }, 1_000, Key::new(0), device)
 }
 
-/// The losses' terms of a step.
-pub type Terms = Vec<(String, f32)>;
-
 /// Trains a system on one batch of pairs; the losses' terms of every step, and the system.
 pub fn fit<S: System>(config: S::Config, steps: u64, n: usize, side: usize) -> (Vec<Terms>, S) {
-    let device = Device::flex().autodiff();
-    let mut system = S::new(config, &Pictures::new([3, side, side], Vec::new())).unwrap();
-    let mut networks = system.networks(&mut Init::new(&device, 1));
-    let phases = system.phases();
-    let mut optimizers: Vec<Optimizer> = phases.iter().map(|p| Optimizer::new(p.optimizer.clone())).collect();
-    let mut log = Vec::new();
-    for step in 0..steps {
-        let batch = pairs(step * n as u64, n, side, &device);
-        let mut terms = Terms::new();
-        for (phase, optimizer) in phases.iter().zip(&mut optimizers) {
-            if !phase.is_due(step, step * n as u64) {
-                continue;
-            }
-            networks = params::set_trainable(networks, &phase.trains);
-            let Some(loss) = (phase.loss)(&mut system, &networks, &batch).unwrap() else { continue };
-            terms.extend(loss.terms.into_iter().map(|(name, value)| (name.to_string(), to_values(value)[0])));
-            let mut gradients = loss.total.backward();
-            let gradients = params::take_gradients(&networks, &mut gradients);
-            networks = optimizer.step(networks, gradients, 1.0, 1.0);
-        }
-        log.push(terms);
-    }
-    (log, system)
-}
-
-/// The value of a term.
-pub fn term(terms: &Terms, name: &str) -> f32 {
-    terms.iter().find(|(own, _)| own == name).unwrap_or_else(|| panic!("no term {name} in {terms:?}")).1
+    let system = S::new(config, &Pictures::new([3, side, side], Vec::new())).unwrap();
+    fit_system(system, 1, steps, |step, device| pairs(step * n as u64, n, side, device))
 }
 
 /// 2u − 1, of a name (tests/reference/hashed.py).

@@ -33,6 +33,12 @@ pub struct ReconstructArgs {
     input: PathBuf,
     /// Image or folder to write
     output: PathBuf,
+    /// For a run whose codes have parts (dsn): whole (the default), shared or private
+    #[arg(long)]
+    part: Option<String>,
+    /// For a run on source and target: the images are of the source
+    #[arg(long)]
+    of_source: bool,
     #[command(flatten)]
     projection: ProjectionArgs,
 }
@@ -292,7 +298,18 @@ pub fn reconstruct(args: &ReconstructArgs, common: &Common, out: &Output) -> Res
             model.info().system
         )));
     }
-    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, _| model.reconstruct(x))
+    let parts = model.parts()?;
+    let part = args.part.as_deref().unwrap_or(parts[0]);
+    refuse_if!(!parts.contains(&part), "--part {part}: the codes of {} have {}", model.info().system, parts.join(", "));
+    let domain = usize::from(!args.of_source);
+    refuse_if!(
+        args.of_source && parts.len() == 1,
+        "--of-source: {} reconstructs images of any set alike; leave it out",
+        model.info().system
+    );
+    map_pictures(&args.input, &args.output, model.info(), &device, common, out, |x, _| {
+        model.reconstruct_part(x, part, domain)
+    })
 }
 
 pub fn encode(args: &EncodeArgs, common: &Common, out: &Output) -> Result<()> {

@@ -187,17 +187,17 @@ pub fn a_distance(asked: &Asked<'_>) -> Result<MetricValue> {
     let [source, target] = &sets[..] else {
         return Err(Error::usage(format!("--metrics a_distance needs two domains, A,B; not `{}`", asked.reference)));
     };
-    let look = |set: &str| -> Result<(Vec<f32>, usize)> {
+    let look = |set: &str, of_source: bool| -> Result<(Vec<f32>, usize)> {
         let (mut table, mut width) = (Vec::new(), 0);
         asked.chunks(model, set, |images, _| {
-            let features = model.represent(images)?;
+            let features = if of_source { model.represent_source(images)? } else { model.represent(images)? };
             width = features.dims()[1];
             table.extend(to_values(features));
             Ok(())
         })?;
         Ok((table, width))
     };
-    let ((a, width), (b, _)) = (look(source)?, look(target)?);
+    let ((a, width), (b, _)) = (look(source, true)?, look(target, false)?);
     let key = Key::new(asked.args.seed).purpose("a_distance");
     let sides = (Features::new(source, &a, width)?, Features::new(target, &b, width)?);
     let found = adaptation::proxy_a_distance(sides.0, sides.1, SVM_C, key)?;
