@@ -25,6 +25,7 @@
 //! | perceptual path length (PPL) | [`path_length`] |
 //! | linear SVM on features | [`svm`] |
 //! | proxy A-distance of two domains | [`adaptation`] |
+//! | a classifier on a target without labels | [`selection`] |
 //! | bootstrap intervals | [`bootstrap`] |
 
 pub mod adaptation;
@@ -50,6 +51,7 @@ pub mod path_length;
 pub mod prdc;
 pub mod principal;
 pub mod segmentation;
+pub mod selection;
 pub mod separability;
 pub mod svm;
 
