@@ -12,7 +12,7 @@ use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{
     Features, adaptation, bootstrap, diversity, inception_score, kernel, mig, ndb, neighbours, pairs, path_length,
-    prdc, separability,
+    prdc, selection, separability,
 };
 use safetensors::SafeTensors;
 
@@ -390,4 +390,27 @@ fn groups_agree_with_scikit_learn() {
     assert_eq!(found.right(), 3 + 2 + 3);
     assert_eq!(kiln_measure::classes::Groups::new(&[0, 0, 1, 1], &[0; 4]).mutual_information(), 0.0);
     assert!((kiln_measure::classes::Groups::new(&[0, 1, 2], &[2, 0, 1]).mutual_information() - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn criteria_without_labels_agree_with_skada() {
+    let file = Fixture::of("selection");
+    let (p, source, target, held_out) = (file.f32("p"), file.f32("source"), file.f32("target"), file.f32("held_out"));
+    let all = Features::new("p", &p, 4).unwrap();
+    near(selection::entropy(all), file.f64("entropy")[0], 1e-6);
+    let density = selection::soft_neighbourhood_density(all, selection::TEMPERATURE).unwrap();
+    near(density, file.f64("density")[0], 1e-6);
+    let of = |name: &'static str, values| Features::new(name, values, 3).unwrap();
+    let ratios =
+        selection::density_ratios(of("source", &source), of("target", &target), of("held out", &held_out)).unwrap();
+    let known = file.f64("ratios");
+    assert_eq!(ratios.len(), known.len());
+    ratios.iter().zip(&known).for_each(|(got, want)| near(*got, *want, 1e-5));
+    let first = Features::new("first", &p[..80], 4).unwrap();
+    let losses = selection::cross_entropies(first, &file.indices("truth")).unwrap();
+    losses.iter().zip(file.f64("losses")).for_each(|(got, want)| near(*got, want, 1e-6));
+    near(selection::weighted_risk(&ratios, &losses), file.f64("weighted")[0], 1e-5);
+    near(selection::deep_embedded_risk(&ratios, &losses), file.f64("dev")[0], 1e-5);
+    assert!(selection::cross_entropies(first, &[9; 20]).is_err());
+    assert!(selection::soft_neighbourhood_density(Features::new("one", &p[..4], 4).unwrap(), 0.05).is_err());
 }

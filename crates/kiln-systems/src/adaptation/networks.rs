@@ -220,7 +220,7 @@ impl Extractor {
                 Some(norm) => norm.forward(x, side as usize, Activation::Relu),
                 None => activate(x, Activation::Relu),
             };
-            if pool == 0 { x } else { max_pool2d(x, MaxPoolOptions::new([pool, pool]).with_strides([2, 2])) }
+            if pool == 0 { x } else { max_pool2d(x, MaxPoolOptions::new([pool, pool]).with_stride([2, 2])) }
         });
         let [n, c, h, w] = x.dims();
         x.reshape([n, c * h * w])

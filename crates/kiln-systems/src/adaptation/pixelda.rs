@@ -398,7 +398,7 @@ impl Translate<Networks> for PixelDa {
     fn translate(&self, networks: &Networks, images: Tensor<4>, request: &Request) -> Result<Tensor<4>> {
         check_shape(&images, &self.pictures, Self::ID)?;
         request.sampler::<NoSettings>(Self::ID)?;
-        let z = self.noise(request.key("noise"), request.indices.clone(), &images);
+        let z = self.noise(request.key.purpose("noise"), request.indices.clone(), &images);
         Ok(networks.generator.forward(images, z))
     }
 }

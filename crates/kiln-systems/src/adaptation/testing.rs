@@ -24,13 +24,13 @@ pub fn pictures(side: usize) -> Pictures {
     Pictures::new([1, side, side], vec!["bright".into(), "dark".into()])
 }
 
-/// Bright and dark pictures; the target's are turned around, and so its labels differ.
+/// Bright and dark pictures; the target's are darker, and turned around, so that its labels differ.
 pub fn batch(step: u64, labels: bool, device: &Device) -> Batch {
     let shape = [8, 1, 16, 16];
     let part = |sign: f32, labels: Option<Vec<u32>>| {
         let noise = Key::new(3).uniform(0..8, 256);
         let shade = |i: usize| if (i / 256).is_multiple_of(2) { sign } else { -sign };
-        let values = noise.iter().enumerate().map(|(i, v)| 0.5 * shade(i) + 0.5 * (v - 0.5)).collect();
+        let values = noise.iter().enumerate().map(|(i, v)| 0.5 * shade(i) + 0.5 * (v - 0.5) + 0.3 * (sign - 1.0)).collect();
         Part { shape, values, labels, captions: vec![None; 8], indices: (0..8).collect(), ..Part::default() }
     };
     let truth: Vec<u32> = (0..8).map(|i| i % 2).collect();

@@ -7,6 +7,7 @@ mod latents;
 mod likelihood;
 mod pairs;
 mod projection;
+mod selection;
 pub mod sensitivity;
 pub mod sets;
 
@@ -90,6 +91,7 @@ pub const METRICS: &[Metric] = &[
     metric("svm", On::Labels, &[Ability::Represent]),
     metric("clusters", On::Labels, &[Ability::Cluster]),
     metric("a_distance", On::Labels, &[Ability::Represent]),
+    metric("selection", On::Labels, &[Ability::Classify]),
     metric("pairs", On::Pairs, PAIRS),
     metric("ms_ssim", On::Pairs, PAIRS),
     metric("lpips", On::Pairs, PAIRS),
@@ -147,6 +149,9 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "translation_fid" => &["translation_fid_"],
         "translation_diversity" => &["translation_diversity_"],
         "translation_segments" => &["translation_accuracy_", "translation_miou_"],
+        "selection" => {
+            &["source_risk", "weighted_risk", "deep_embedded_risk", "entropy", "neighbourhood_density"]
+        }
         "pair_latents" => &["latent_distance_of_pairs", "latent_distance_of_others"],
         "projection" => &["projection_generated", "projection_real", "auroc_projection"],
         "ppl" => &["ppl", "ppl_end"],
@@ -178,7 +183,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, selection, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
@@ -426,6 +431,7 @@ fn measure_on(
             "svm" => labels::svm(&asked)?,
             "clusters" => labels::clusters(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],
+            "selection" => selection::selection(&asked)?,
             "ppl" => vec![latents::path_length(&asked, "ppl")?, latents::path_length(&asked, "ppl_end")?],
             name @ ("ppl_w" | "ppl_w_end") => vec![latents::path_length(&asked, name)?],
             name @ ("separability" | "separability_w") => vec![latents::separability(&asked, name)?],
