@@ -178,6 +178,13 @@ static LISTED: &[Listed] = &[
         packages: &[],
     },
     Listed {
+        name: "streets:dusk-still",
+        about: "streets:dusk, with masks of what looks the same on a second visit: 1 for still, 0 for moved",
+        licence: "made by Kiln",
+        reader: Reader::Streets(View::DuskStill),
+        packages: &[],
+    },
+    Listed {
         name: "streets:labels",
         about: "the label maps of streets:day and streets:dusk: 8 classes",
         licence: "made by Kiln",

@@ -33,6 +33,10 @@ pub enum DataKind {
     Masked,
     /// Label maps and their pictures: pairs, the first of each with a class for each pixel (see [`DataSet::palette`]).
     LabelMaps,
+    /// Both sides of a domain adaptation task for segmentation: the first with a class for each pixel.
+    MaskedSource,
+    /// The same, where the masks of the second say of each pixel whether it stands still, 1, or moves, 0.
+    MaskedSourceStill,
     /// Pictures whose generating factors are known: see [`DataSet::factors`].
     Factors,
     /// Short videos.

@@ -76,6 +76,7 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<adaptation::adda::Adda>();
     visitor.visit::<adaptation::dsn::Dsn>();
     visitor.visit::<adaptation::pixelda::PixelDa>();
+    visitor.visit::<adaptation::crosscity::CrossCity>();
 }
 
 /// All systems.

@@ -96,7 +96,19 @@ fn stream(
     Ok(match kind {
         DataKind::LabelMaps if number == 0 => stream.with_classes(),
         DataKind::Paired | DataKind::LabelMaps if number > 0 => stream.with_first(),
-        DataKind::Masked => {
+        // What stands still: two values, which no class of the source has to share.
+        DataKind::MaskedSourceStill if number > 0 => {
+            let values = stream.find_mask_values()?;
+            refuse_if!(
+                values.len() > 2,
+                "{}: its masks have {} values, and what stands still is said by two: the larger where it does",
+                stream.set().name(),
+                values.len()
+            );
+            stream.with_masks(values)
+        }
+        DataKind::MaskedSource if number > 0 => stream,
+        DataKind::Masked | DataKind::MaskedSource | DataKind::MaskedSourceStill => {
             if data.mask_values.is_empty() {
                 data.mask_values = stream.find_mask_values()?;
             }
@@ -172,7 +184,12 @@ pub fn keep_tokenizer(streams: &[Arc<Prepared>], run: &Run) -> Result<()> {
 /// A usage error that says what is wanted.
 pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Result<()> {
     let domains = match wanted {
-        DataKind::TwoDomains | DataKind::SourceTarget | DataKind::Paired | DataKind::LabelMaps => 2,
+        DataKind::TwoDomains
+        | DataKind::SourceTarget
+        | DataKind::MaskedSource
+        | DataKind::MaskedSourceStill
+        | DataKind::Paired
+        | DataKind::LabelMaps => 2,
         _ => 1,
     };
     let names = sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(",");
@@ -204,11 +221,19 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
             source.join(", ")
         );
     }
-    if wanted == DataKind::Masked && !sets[0].kinds().contains(&wanted) {
+    let masked = match wanted {
+        DataKind::Masked | DataKind::MaskedSource => &sets[..1],
+        DataKind::MaskedSourceStill => &sets[..],
+        _ => &[],
+    };
+    if let Some(set) = masked.iter().find(|set| !set.kinds().contains(&DataKind::Masked)) {
         return Err(Error::usage(format!(
             "{id} wants masks, and {} has none; use a folder of `images` and `masks` with the same names in both",
-            sets[0].name()
+            set.name()
         )));
+    }
+    if !masked.is_empty() {
+        return Ok(());
     }
     if wanted == DataKind::Captioned && !sets[0].kinds().contains(&wanted) {
         return Err(Error::usage(format!(

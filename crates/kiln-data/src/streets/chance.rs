@@ -14,7 +14,16 @@ pub(super) struct Draws {
 impl Draws {
     /// Of a scene.
     pub(super) fn of(scene: u32) -> Self {
-        Self { values: Key::new(0).purpose("streets").uniform([u64::from(scene)], DRAWS), at: 0 }
+        Self::for_purpose("streets", scene)
+    }
+
+    /// Of a second visit to a scene.
+    pub(super) fn again(scene: u32) -> Self {
+        Self::for_purpose("streets again", scene)
+    }
+
+    fn for_purpose(purpose: &str, scene: u32) -> Self {
+        Self { values: Key::new(0).purpose(purpose).uniform([u64::from(scene)], DRAWS), at: 0 }
     }
 
     fn next(&mut self) -> f32 {

@@ -3,6 +3,7 @@
 //! | set | what it shows |
 //! |---|---|
 //! | `streets:day`, `streets:dusk` | the scenes by day and at dusk: other light, colours and textures. The class of each pixel is their mask |
+//! | `streets:dusk-still` | `streets:dusk`; its masks are 1 where a second visit at another time, with other cars and people, looks the same |
 //! | `streets:labels` | the classes themselves, each in the colour of [`class::PALETTE`] |
 //!
 //! Image i of each is the same scene. A scene is drawn from its number at any size: where things stand in
@@ -33,6 +34,7 @@ const SIDE: usize = 64;
 pub(crate) enum View {
     Day,
     Dusk,
+    DuskStill,
     Labels,
 }
 
@@ -52,7 +54,7 @@ impl Streets {
     pub(crate) fn new(name: &str, view: View, split: Split, rule: &PictureRule) -> Self {
         let palette = match view {
             View::Labels => PALETTE.map(|(name, colour)| PaletteColour { name: name.into(), colour }).to_vec(),
-            View::Day | View::Dusk => Vec::new(),
+            View::Day | View::Dusk | View::DuskStill => Vec::new(),
         };
         let numbers = split.keep((0..SCENES).collect(), u32::to_string);
         Self { name: name.into(), view, split, size: rule.size.or([SIDE; 2]), palette, numbers }
@@ -130,6 +132,21 @@ fn draw(scene: &Scene, look: Option<Look>, [height, width]: [usize; 2]) -> (Vec<
     (map, picture)
 }
 
+/// The largest difference, in levels, of a pixel that has stayed the same.
+const SAME: u8 = 12;
+
+/// 1 for each pixel that, with its neighbours, looks the same in two pictures of three channels, else 0.
+fn still(a: &[u8], b: &[u8], [height, width]: [usize; 2]) -> Vec<u8> {
+    let same: Vec<bool> =
+        a.chunks(3).zip(b.chunks(3)).map(|(a, b)| a.iter().zip(b).all(|(a, b)| a.abs_diff(*b) <= SAME)).collect();
+    let around = |at: usize, end: usize| at.saturating_sub(1)..(at + 2).min(end);
+    let all = |at: usize| {
+        let (row, column) = (at / width, at % width);
+        around(row, height).all(|row| around(column, width).all(|column| same[row * width + column]))
+    };
+    (0..width * height).map(|at| u8::from(all(at))).collect()
+}
+
 impl DataSet for Streets {
     fn name(&self) -> &str {
         &self.name
@@ -146,11 +163,15 @@ impl DataSet for Streets {
         let [height, width] = self.size;
         let look = match self.view {
             View::Day => Some(Look::Day),
-            View::Dusk => Some(Look::Dusk),
+            View::Dusk | View::DuskStill => Some(Look::Dusk),
             View::Labels => None,
         };
         let scene = Scene::of(number, width as f32 / height as f32);
-        let (map, pixels) = draw(&scene, look, self.size);
+        let (mut map, pixels) = draw(&scene, look, self.size);
+        if self.view == View::DuskStill {
+            let (_, again) = draw(&scene.again(), look, self.size);
+            map = still(&pixels, &again, self.size);
+        }
         let name = format!("{} {number}", self.name);
         let (picture, mask) = match look {
             Some(_) => (Picture::new(width, height, 3, pixels)?, Some(Picture::new(width, height, 1, map)?)),

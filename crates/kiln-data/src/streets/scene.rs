@@ -177,6 +177,15 @@ impl Scene {
         scene
     }
 
+    /// The same place at another time: houses and trees are where they were, other people and cars have come.
+    pub(super) fn again(self) -> Self {
+        let mut things = self.populate(&mut Draws::again(self.number));
+        things.retain(|thing| thing.moves());
+        things.extend(self.things.into_iter().filter(|thing| !thing.moves()));
+        things.sort_by(|a, b| b.z.total_cmp(&a.z));
+        Self { things, ..self }
+    }
+
     /// Trees and people on the pavements, cars on the road: the farthest first.
     fn populate(&self, d: &mut Draws) -> Vec<Thing> {
         let mut things = Vec::new();

@@ -58,6 +58,11 @@ impl Thing {
         Self { kind, x, z, size, breadth, paint, second: d.below(8), faces: d.chance(0.5), seed: d.below(1 << 20) }
     }
 
+    /// Whether it may be elsewhere at another time.
+    pub(super) fn moves(&self) -> bool {
+        self.kind != Kind::Tree
+    }
+
     pub(super) fn class(&self) -> Class {
         match self.kind {
             Kind::Tree => Class::Plant,

@@ -1,6 +1,7 @@
 //! Domain adaptation: a labelled source, an unlabelled target.
 
 pub mod adda;
+pub mod crosscity;
 pub mod dann;
 pub mod ddc;
 pub mod dsn;
