@@ -24,6 +24,8 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         "dsprites" | "shapes3d:chairs" => "dsprites",
         "streets:labels,streets:day" => "streets:labels,streets:day",
         "streets:labels,streets:dusk" => "streets:labels,streets:dusk",
+        "streets:day,streets:dusk" => "streets:day,streets:dusk",
+        "streets:day,streets:dusk-still" => "streets:day,streets:dusk-still",
         "streets:day" => "streets:day",
         "silhouettes:starter,starter" | "silhouettes:fashion,fashion" => "silhouettes:starter,starter",
         "rings" => "rings",

@@ -211,6 +211,14 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.blocks=1",
             "model.discriminator_channels=4",
         ],
+        "crosscity" => &[
+            "data.size=16",
+            "data.channels=3",
+            "model.channels=4",
+            "model.discriminator_channels=4",
+            "model.static_prior=true",
+            "model.start=0.3",
+        ],
         "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=[8]"],
         other => panic!("{other}: give settings that make it small"),
     }
@@ -226,6 +234,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
         DataKind::TwoDomains | DataKind::Paired => "data.set=starter:noto,starter:twemoji",
         DataKind::SourceTarget => "data.set=starter,starter",
         DataKind::LabelMaps => "data.set=streets:labels,streets:day",
+        DataKind::MaskedSource | DataKind::MaskedSourceStill => "data.set=streets:day,streets:dusk-still",
         DataKind::Factors => "data.set=dsprites",
         _ => "data.set=starter",
     };

@@ -14,8 +14,25 @@ pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
     to_values(images).chunks(c * h * w).map(|values| Picture::from_unit(values, c, h, w)).collect()
 }
 
-/// The preview of a system: samples if it generates, else input beside output of its translation, inpainting
-/// or reconstruction of `examples` (one tensor a domain). `None` if it does none of these.
+/// Maps of classes, one number a pixel and each of height and width `[h, w]`, in a colour for each class: grey for the first, and hues
+/// far apart.
+pub fn class_maps(classes: &[usize], [h, w]: [usize; 2]) -> Vec<Picture> {
+    let colour = |class: usize| match class {
+        0 => [0.25; 3],
+        _ => {
+            // The golden angle: no two of a few classes are near each other.
+            let hue = class as f32 * 0.381_966 % 1.0;
+            [0.0, 2.0 / 3.0, 1.0 / 3.0].map(|at| (((hue + at) % 1.0 * 6.0 - 3.0).abs() - 1.0).clamp(0.1, 0.95))
+        }
+    };
+    let channels = |map: &[usize]| -> Vec<f32> {
+        (0..3).flat_map(|c| map.iter().map(move |&class| 2.0 * colour(class)[c] - 1.0)).collect()
+    };
+    classes.chunks(h * w).map(|map| Picture::from_unit(&channels(map), 3, h, w)).collect()
+}
+
+/// The preview of a system: samples if it generates, else input beside output of its translation, inpainting, reconstruction
+/// or segmentation of `examples` (one tensor a domain). `None` if it does none of these.
 ///
 /// # Errors
 /// If the system fails.
@@ -75,6 +92,16 @@ pub fn preview<N>(
             }
         }
         return contact_sheet(&rows, images.dims()[0], 1).map(Some);
+    }
+    if let (Some(segment), Some(first)) = (abilities.segment, examples.first()) {
+        let mut rows = Vec::new();
+        for images in examples {
+            let [_, _, h, w] = images.dims();
+            rows.extend(pictures(images.clone()));
+            let classes = to_values(segment.segment(networks, images.clone())?.argmax(1).float());
+            rows.extend(class_maps(&classes.into_iter().map(|class| class as usize).collect::<Vec<_>>(), [h, w]));
+        }
+        return contact_sheet(&rows, first.dims()[0], 1).map(Some);
     }
     Ok(None)
 }

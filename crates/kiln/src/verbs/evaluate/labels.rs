@@ -3,12 +3,13 @@
 use burn::tensor::Tensor;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, refuse_if};
-use kiln_data::{DataKind, DataSet, Part, Split, split_specs};
+use kiln_data::{DataKind, DataSet, Part, Split, contact_sheet, split_specs};
 use kiln_measure::classes::{Confusion, Groups, wilson};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, MetricValue, adaptation};
 use kiln_nn::tensor::{from_indices, from_values, to_values};
+use kiln_train::preview::{class_maps, pictures};
 use kiln_train::{Ability, Model};
 
 use super::{Asked, chunks, prepared};
@@ -16,6 +17,9 @@ use crate::feature_cache::argmax;
 
 /// C of the linear SVM. Small, since there may be as many features as pictures.
 const SVM_C: f64 = 1e-3;
+
+/// Images that a picture of predictions shows.
+const SHOWN: usize = 8;
 
 /// The share of right classes, with Wilson's interval.
 pub fn accuracy(asked: &Asked<'_>) -> Result<MetricValue> {
@@ -110,16 +114,30 @@ fn by_labels(asked: &Asked<'_>, model: &dyn Model) -> Result<(Segmentation, usiz
 
 /// Of a run that learned of masks with these grey values.
 fn by_masks(asked: &Asked<'_>, model: &dyn Model, values: &[u8]) -> Result<(Segmentation, usize)> {
-    let set = prepared(model, &asked.reference, asked.split)?;
+    // A run on source and target is judged on the target, the last set it names.
+    let name = split_specs(&asked.reference).pop().unwrap_or_default();
+    let set = prepared(model, &name, asked.split)?;
     if !set.set().kinds().contains(&DataKind::Masked) {
-        return Err(Error::usage(format!("{} has no masks to measure segments with", asked.reference)));
+        return Err(Error::usage(format!("{name} has no masks to measure segments with")));
     }
     let set = set.with_masks(values.to_vec());
     let (mut found, n) = (Segmentation::new(values.len(), None)?, set.len().min(asked.args.n));
+    let mut rows = [const { Vec::new() }; 3];
     for i in 0..n {
         let Part { shape, values, masks, .. } = Part::of(&set, &[i])?;
         let truth: Vec<usize> = masks.unwrap_or_default().into_iter().map(usize::from).collect();
-        found.push(&truth, &segmented(model, from_values(values, shape, asked.device))?)?;
+        let images: Tensor<4> = from_values(values, shape, asked.device);
+        let predicted = segmented(model, images.clone())?;
+        if i < SHOWN && asked.args.predictions.is_some() {
+            let size = [shape[2], shape[3]];
+            rows[0].extend(pictures(images));
+            rows[1].extend(class_maps(&truth, size));
+            rows[2].extend(class_maps(&predicted, size));
+        }
+        found.push(&truth, &predicted)?;
+    }
+    if let Some(path) = &asked.args.predictions {
+        contact_sheet(&rows.concat(), n.min(SHOWN), 1)?.write_png(path, &[("run", model.info().run.as_str())])?;
     }
     Ok((found, n))
 }

@@ -29,7 +29,7 @@ pub use self::labels::check_classes;
 use crate::output::Output;
 use crate::ranges::ranged;
 use crate::verbs::sample::SamplerArgs;
-use crate::verbs::{need, open, perceptual, weight_set};
+use crate::verbs::{check_png, need, open, perceptual, weight_set};
 use crate::{Common, usage};
 
 /// What a metric is computed on.
@@ -198,6 +198,9 @@ pub struct EvaluateArgs {
     /// Run of a segmenter, which finds the classes of translations for translation_segments
     #[arg(long, value_name = "RUN")]
     segment_by: Option<PathBuf>,
+    /// PNG of images, their masks and what the run finds, to write with segments
+    #[arg(long, value_name = "PNG")]
+    predictions: Option<PathBuf>,
     /// Images to generate or, at most, to read
     #[arg(short, default_value_t = 1000)]
     n: usize,
@@ -232,6 +235,7 @@ pub struct EvaluateArgs {
 }
 
 pub fn run(args: &EvaluateArgs, common: &Common, out: &Output) -> Result<()> {
+    args.predictions.as_deref().map_or(Ok(()), check_png)?;
     each_measure(args, common, &mut |measure| out.say(|| measure.to_string(), &measure))
 }
 
@@ -251,6 +255,7 @@ impl EvaluateArgs {
             features: None,
             perceptual: perceptual::DEFAULT.into(),
             segment_by: None,
+            predictions: None,
             n,
             split: None,
             seed: 0,
