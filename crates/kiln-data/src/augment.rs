@@ -94,6 +94,13 @@ pub(crate) struct Change {
 }
 
 impl Change {
+    /// Rotated alone, by degrees against the clock.
+    pub(crate) fn rotated(degrees: f32) -> Self {
+        let (whole, same) = (1.0, 1.0);
+        let angle = degrees.to_radians();
+        Self { side: whole, x: 0.5, y: 0.5, angle, brightness: same, contrast: same, saturation: same, hue: 0.0 }
+    }
+
     /// The picture with its colours changed, cut and rotated to a width and a height.
     pub(crate) fn picture(&self, picture: &Picture, width: usize, height: usize) -> Picture {
         let cut = if self.is_straight() && (picture.width, picture.height) == (width, height) {

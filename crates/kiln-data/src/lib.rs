@@ -17,7 +17,6 @@ mod digits;
 mod dsprites;
 mod fetch;
 mod few;
-mod halves;
 mod icons;
 mod idx;
 mod joined;
@@ -56,6 +55,7 @@ mod store;
 mod streets;
 mod tokens;
 mod trained;
+mod views;
 mod webp;
 
 pub use animation::Animation;

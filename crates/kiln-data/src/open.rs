@@ -9,7 +9,6 @@ use kiln_core::{Context, Error, Result, budget, read_file};
 use crate::cache::cache_dir;
 use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
 use crate::dsprites::Dsprites;
-use crate::halves;
 use crate::icons::{IconFile, IconSet};
 use crate::joined::Joined;
 use crate::layout::{extension, is_picture};
@@ -23,6 +22,7 @@ use crate::silhouettes::Silhouettes;
 use crate::specs::{join_specs, split_specs};
 use crate::streets::Streets;
 use crate::trained;
+use crate::views;
 use crate::{DataSet, PictureRule, Split, array, digits, idx, starter};
 
 /// Whether a word is the name of a data set, not a path.
@@ -36,7 +36,7 @@ enum Found {
     Set(Arc<dyn DataSet>),
 }
 
-/// Opens NAME (see [`crate::catalogue`]), FOLDER, ZIP or a single picture; of pictures side by side `left:` or `right:` any of these.
+/// Opens NAME (see [`crate::catalogue`]), FOLDER, ZIP or a single picture; any of these behind a view of it, such as `left:` or `inverted:`.
 ///
 /// The rule is needed here only by icons and solid models, which are rendered at its size on its background. A
 /// folder whose name is also that of a data set is reached as `./NAME`. Errors: an unknown name, a set
@@ -74,10 +74,10 @@ pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc
 /// The sets of `A,B` with whole paths in place of relative ones, so that they are found from any folder.
 pub fn absolute(specs: &str) -> Result<String> {
     let whole = |spec: &str| {
-        let (side, path) = behind_side(spec);
+        let (view, path) = behind_views(spec);
         match is_named(path) || !Path::new(path).exists() {
             true => Ok(spec.to_string()),
-            false => std::path::absolute(path).map(|path| format!("{side}{}", path.display())).context(|| path),
+            false => std::path::absolute(path).map(|path| format!("{view}{}", path.display())).context(|| path),
         }
     };
     let specs: Vec<String> = split_specs(specs).iter().map(|spec| whole(spec)).collect::<Result<_>>()?;
@@ -89,23 +89,24 @@ pub fn absolute(specs: &str) -> Result<String> {
 pub fn relative(specs: &str) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let short = |spec: String| {
-        let (side, whole) = behind_side(&spec);
+        let (view, whole) = behind_views(&spec);
         match Path::new(whole).strip_prefix(&here) {
-            Ok(path) if path.as_os_str().is_empty() => format!("{side}."),
-            Ok(path) if path.to_str().is_some_and(is_named) => format!("{side}./{}", path.display()),
-            Ok(path) if here.parent().is_some() => format!("{side}{}", path.display()),
+            Ok(path) if path.as_os_str().is_empty() => format!("{view}."),
+            Ok(path) if path.to_str().is_some_and(is_named) => format!("{view}./{}", path.display()),
+            Ok(path) if here.parent().is_some() => format!("{view}{}", path.display()),
             _ => spec,
         }
     };
     join_specs(&split_specs(specs).into_iter().map(short).collect::<Vec<_>>())
 }
 
-/// `left:` or `right:`, if a set is named by that, and what stands behind it.
-fn behind_side(spec: &str) -> (&str, &str) {
-    match halves::side_of(spec) {
-        Some((_, rest)) if !Path::new(spec).exists() => spec.split_at(spec.len() - rest.len()),
-        _ => ("", spec),
+/// The views by which a set is named, and what stands behind them.
+fn behind_views(spec: &str) -> (&str, &str) {
+    let mut rest = spec;
+    while let Some((_, behind)) = views::view_of(rest).filter(|_| !Path::new(rest).exists()) {
+        rest = behind;
     }
+    spec.split_at(spec.len() - rest.len())
 }
 
 fn open_all_specs(specs: &[&str], split: Split, rule: &PictureRule) -> Result<Vec<Arc<dyn DataSet>>> {
@@ -138,8 +139,8 @@ fn find(spec: &str, split: Split, rule: &PictureRule) -> Result<Found> {
         )));
     }
     let path = Path::new(spec);
-    if let Some(half) = halves::side_of(spec).filter(|_| !path.exists()) {
-        return Ok(Found::Set(halves::open(spec, half, split, rule)?));
+    if let Some(view) = views::view_of(spec).filter(|_| !path.exists()) {
+        return Ok(Found::Set(views::open(spec, view, split, rule)?));
     }
     let set: Arc<dyn DataSet> = if path.is_dir() && idx::is_idx(path) {
         idx_parts(path, split, |part| Ok(Arc::new(idx::open(spec, path, part, None)?)))?

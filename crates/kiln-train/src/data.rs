@@ -51,8 +51,12 @@ pub fn check_batch<S: System>(system: &S, recipe: &Recipe<S::Config>, streams: &
         return Ok(());
     }
     // The labelled few repeat in a batch of as many others.
-    let repeating = usize::from(S::data_kind(&recipe.model) == DataKind::PartlyLabelled);
-    match streams.iter().skip(repeating).find(|stream| recipe.train.batch > stream.len()) {
+    let enough = match S::data_kind(&recipe.model) {
+        DataKind::PartlyLabelled => &streams[1..],
+        DataKind::SourceTarget => &streams[..2],
+        _ => streams,
+    };
+    match enough.iter().find(|stream| recipe.train.batch > stream.len()) {
         Some(stream) => Err(Error::usage(format!(
             "train.batch = {} is larger than the {} pictures of {}; lower the batch",
             recipe.train.batch,
@@ -76,6 +80,12 @@ fn labelled_part(
         DataKind::Labelled if labels > 0 => {
             let [few, _] = few_labels(sets.remove(0), labels, label_seed)?;
             Ok(vec![few])
+        }
+        // Those of the target whose labels are known come beside both sets.
+        DataKind::SourceTarget if labels > 0 => {
+            let [few, _] = few_labels(sets[1].clone(), labels, label_seed)?;
+            sets.push(few);
+            Ok(sets)
         }
         _ if labels > 0 => Err(Error::usage(format!(
             "data.labels = {labels}: {id} does not learn from a part of the labels; set it to 0"

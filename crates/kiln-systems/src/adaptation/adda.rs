@@ -31,7 +31,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::dann::{self, defaults};
-use super::losses::{domain_accuracy, domain_loss, domains};
+use super::losses::{domain_accuracy, domain_loss, domains, with_known};
 use super::networks::{Classifier, Head, NetworkConfig, Side, check_shape};
 
 /// What the discriminator is shown of the classifiers.
@@ -185,7 +185,8 @@ impl Adda {
     fn mapping_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {
         let [_, target] = domains(batch, Self::ID)?;
         let seen = self.seen(&networks.target, target.images.clone(), Side::Target);
-        Ok(Loss::new("mapping_loss", binary_cross_entropy_to(networks.discriminator.forward(seen), 0.0)))
+        let loss = Loss::new("mapping_loss", binary_cross_entropy_to(networks.discriminator.forward(seen), 0.0));
+        with_known(loss, batch, |images| networks.target.forward(images, Side::Target))
     }
 
     fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {

@@ -36,7 +36,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::losses::{domain_accuracy, domain_loss, domains, label_loss, target_labels};
+use super::losses::{domain_accuracy, domain_loss, domains, label_loss, target_labels, with_known};
 use super::networks::{Classifier, Head, NetworkConfig, Side, check_shape};
 
 /// What the classifier learns from.
@@ -180,7 +180,8 @@ impl Dann {
         let classifier = &networks.classifier;
         match self.config.mode {
             Mode::SourceOnly => {
-                Ok(label_loss(classifier.forward(source.images.clone(), Side::Source), batch.labels()?))
+                let loss = label_loss(classifier.forward(source.images.clone(), Side::Source), batch.labels()?);
+                with_known(loss, batch, |images| classifier.forward(images, Side::Source))
             }
             Mode::TargetOnly => {
                 let classes = self.pictures.classes.len();
@@ -193,9 +194,10 @@ impl Dann {
                 let lambda = self.config.lambda * adaptation_factor(batch.progress(), self.config.gamma);
                 let [of_source, of_target] =
                     features.map(|features| networks.domain.forward(reverse_gradient(features, lambda)));
-                Ok(label_loss(logits, batch.labels()?)
+                let loss = label_loss(logits, batch.labels()?)
                     .plus("domain_loss", 1.0, domain_loss(of_source.clone(), of_target.clone()))
-                    .report("domain_accuracy", domain_accuracy(of_source, of_target)))
+                    .report("domain_accuracy", domain_accuracy(of_source, of_target));
+                with_known(loss, batch, |images| classifier.forward(images, Side::Target))
             }
         }
     }
@@ -239,7 +241,7 @@ mod tests {
 
     use super::*;
     use crate::adaptation::networks::Layers;
-    use crate::adaptation::testing::{batch, fit, pictures, term, tiny_network};
+    use crate::adaptation::testing::{batch, batch_with_known, fit, pictures, term, tiny_network};
     use crate::testing::Fixtures;
 
     /// tests/reference/systems.py.
@@ -295,6 +297,15 @@ mod tests {
     fn labels_of_the_target_change_nothing() {
         for mode in [Mode::Dann, Mode::SourceOnly] {
             assert_eq!(fit(new(tiny(mode)), false, 3), fit(new(tiny(mode)), true, 3));
+        }
+    }
+
+    #[test]
+    fn known_labels_of_the_target_are_learned() {
+        for mode in [Mode::Dann, Mode::SourceOnly] {
+            let (log, _) = crate::testing::fit(new(tiny(mode)), 0, 60, batch_with_known);
+            let [first, last] = [0, 59].map(|step: usize| term(&log[step], "target_label_loss"));
+            assert!(last < 0.7 * first, "{mode:?}: {first} -> {last}");
         }
     }
 

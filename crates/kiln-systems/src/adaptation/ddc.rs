@@ -30,7 +30,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::dann::defaults;
-use super::losses::{domains, label_loss, mmd};
+use super::losses::{domains, label_loss, mmd, with_known};
 use super::networks::{Extractor, Head, Hidden, NetworkConfig, Side, check_shape};
 
 /// The `[model]` table.
@@ -150,7 +150,9 @@ impl Ddc {
         let [of_source, of_target] = features.map(|features| networks.adapted(features));
         let apart = mmd(of_source.clone(), of_target, &self.config.bandwidths);
         let loss = label_loss(networks.labels.forward(of_source), batch.labels()?);
-        Ok(loss.plus("mmd", self.config.mmd_weight, apart))
+        with_known(loss.plus("mmd", self.config.mmd_weight, apart), batch, |images| {
+            networks.labels.forward(networks.adapted(networks.extractor.forward(images, Side::Target)))
+        })
     }
 
     fn seen(&self, networks: &Networks, images: Tensor<4>, side: Side) -> Result<Tensor<2>> {

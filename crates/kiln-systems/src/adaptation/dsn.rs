@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dann::defaults;
 use super::losses::{
-    difference_loss, domain_accuracy, domain_loss, domains, label_loss, mmd, pairwise_error,
+    difference_loss, domain_accuracy, domain_loss, domains, label_loss, mmd, pairwise_error, with_known,
 };
 use super::networks::{Extractor, Head, Hidden, NetworkConfig, Side, check_shape};
 
@@ -291,6 +291,9 @@ impl Dsn {
         let [a, b] = images.clone();
         let shared = networks.shared.both(a, b).map(|features| networks.code.forward(features));
         let loss = label_loss(networks.labels.forward(shared[0].clone()), batch.labels()?);
+        let loss = with_known(loss, batch, |images| {
+            networks.labels.forward(networks.shared_code(images, Side::Target))
+        })?;
         if batch.progress() < self.config.start {
             return Ok(loss);
         }

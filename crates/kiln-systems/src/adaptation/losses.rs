@@ -95,13 +95,24 @@ pub fn difference_loss(private: Tensor<2>, shared: Tensor<2>) -> Tensor<1> {
     unit(private).transpose().matmul(unit(shared)).square().mean()
 }
 
+/// A loss with that of the few target pictures whose labels are known, if `data.labels` says that there are such. `classify` is for
+/// pictures of the target.
+///
+/// # Errors
+/// If they have no labels.
+pub fn with_known(loss: Loss, batch: &Batch, classify: impl FnOnce(Tensor<4>) -> Tensor<2>) -> Result<Loss> {
+    let Some(few) = batch.domains.get(2) else { return Ok(loss) };
+    let labels = few.labels.clone().ok_or_else(|| Error::usage("data.labels needs a labelled target"))?;
+    Ok(loss.plus("target_label_loss", 1.0, cross_entropy(classify(few.images.clone()), labels)))
+}
+
 /// Source and target of a batch.
 ///
 /// # Errors
 /// A usage error if it is not of two sets.
 pub fn domains<'a>(batch: &'a Batch, system: &str) -> Result<[&'a Domain; 2]> {
     match batch.domains.as_slice() {
-        [source, target] => Ok([source, target]),
+        [source, target, ..] => Ok([source, target]),
         _ => Err(Error::usage(format!("{system} wants two sets, such as --data mnist,mnistm"))),
     }
 }

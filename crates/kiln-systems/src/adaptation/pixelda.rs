@@ -37,7 +37,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::dann::defaults;
-use super::losses::{domains, label_loss, pairwise_error};
+use super::losses::{domains, label_loss, pairwise_error, with_known};
 use super::networks::{Classifier, Head, NetworkConfig, Side, check_shape};
 use crate::adversarial::players::check_positive;
 use crate::one_pass::NoSettings;
@@ -336,11 +336,12 @@ impl PixelDa {
         let domain = binary_cross_entropy_to(of_fake.clone(), 0.0) + binary_cross_entropy_to(of_real.clone(), 1.0);
         let believed = |logits: Tensor<2>| burn::tensor::activation::sigmoid(logits).mean();
         let of_source = networks.task.forward(images.clone(), Side::Source);
-        Ok(label_loss(networks.task.forward(fake, Side::Target), labels.clone())
+        let loss = label_loss(networks.task.forward(fake, Side::Target), labels.clone())
             .plus("source_loss", 1.0, cross_entropy(of_source, labels))
             .plus("discriminator", self.config.discriminator_weight, domain)
             .report("d_real", believed(of_real))
-            .report("d_fake", believed(of_fake)))
+            .report("d_fake", believed(of_fake));
+        with_known(loss, batch, |images| networks.task.forward(images, Side::Target))
     }
 
     fn generator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Loss> {

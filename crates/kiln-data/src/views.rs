@@ -1,0 +1,285 @@
+//! Sets as seen in another way, named by a word in front of them: `left:SET`, `inverted:SET`.
+//!
+//! | word | what is seen |
+//! |---|---|
+//! | `left:`, `right:` | a half of every picture of two things side by side, as the data sets of pix2pix have them |
+//! | `inverted:` | light for dark |
+//! | `rotated-30:` | turned by so many degrees, clockwise; what comes in from outside is mirrored |
+//! | `blurred-1.5:` | blurred by a Gaussian of so many pixels |
+//! | `only-A+B:` | the pictures of these classes alone; the set keeps the names of all its classes |
+
+use std::sync::Arc;
+
+use kiln_core::{Error, Result};
+
+use crate::augment::Change;
+use crate::{DataKind, DataSet, PaletteColour, Picture, Sample, Split};
+
+/// How a set is seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum View {
+    Left,
+    Right,
+    Inverted,
+    /// Degrees.
+    Rotated(f32),
+    /// Pixels.
+    Blurred(f32),
+    /// Names of classes.
+    Only(Vec<String>),
+}
+
+/// The view that a word of the command line names, and what stands behind it.
+pub(crate) fn view_of(spec: &str) -> Option<(View, &str)> {
+    let (word, rest) = spec.split_once(':')?;
+    let (name, value) = word.split_once('-').unwrap_or((word, ""));
+    let number = |least: f32, most: f32| value.parse().ok().filter(|v| (least..=most).contains(v));
+    let view = match (name, value) {
+        ("left", "") => View::Left,
+        ("right", "") => View::Right,
+        ("inverted", "") => View::Inverted,
+        ("rotated", _) => View::Rotated(number(-360.0, 360.0)?),
+        ("blurred", _) => View::Blurred(number(0.0, 100.0)?),
+        ("only", classes) if !classes.is_empty() => View::Only(classes.split('+').map(String::from).collect()),
+        _ => return None,
+    };
+    Some((view, rest))
+}
+
+/// A set, seen so.
+pub(crate) struct Viewed {
+    name: String,
+    whole: Arc<dyn DataSet>,
+    view: View,
+    /// The samples that are left, where some are.
+    places: Option<Vec<usize>>,
+}
+
+impl Viewed {
+    pub(crate) fn new(spec: &str, whole: Arc<dyn DataSet>, view: View) -> Result<Self> {
+        let places = match &view {
+            View::Only(classes) => Some(of_classes(&*whole, classes)?),
+            _ => None,
+        };
+        Ok(Self { name: spec.into(), whole, view, places })
+    }
+
+    fn place(&self, index: usize) -> Option<usize> {
+        self.places.as_ref().map_or(Some(index), |places| places.get(index).copied())
+    }
+
+    fn see(&self, picture: &Picture, name: &str, colours: bool) -> Result<Picture> {
+        let (width, height) = (picture.width, picture.height);
+        Ok(match &self.view {
+            View::Left | View::Right => {
+                if width % 2 == 1 || width == 0 {
+                    return Err(Error::new(format!(
+                        "{name}: {width} x {height} pixels do not halve into two pictures side by side"
+                    )));
+                }
+                let left = if self.view == View::Left { 0 } else { width / 2 };
+                picture.crop(left, 0, width / 2, height)
+            }
+            View::Rotated(degrees) if colours => Change::rotated(-*degrees).picture(picture, width, height),
+            View::Rotated(degrees) => Change::rotated(-*degrees).mask(picture, width, height),
+            View::Inverted if colours => inverted(picture),
+            View::Blurred(pixels) if colours => blurred(picture, *pixels),
+            View::Inverted | View::Blurred(_) | View::Only(_) => picture.clone(),
+        })
+    }
+}
+
+/// Where the pictures of these classes are.
+fn of_classes(set: &dyn DataSet, classes: &[String]) -> Result<Vec<usize>> {
+    let known = set.classes();
+    let number = |class: &String| {
+        known.iter().position(|name| name == class).ok_or_else(|| {
+            Error::usage(format!("only-{class}: {} has the classes {}", set.name(), known.join(", ")))
+        })
+    };
+    let wanted: Vec<usize> = classes.iter().map(number).collect::<Result<_>>()?;
+    let mut places = Vec::new();
+    for place in 0..set.len() {
+        if set.get(place)?.label.is_some_and(|label| wanted.contains(&(label as usize))) {
+            places.push(place);
+        }
+    }
+    match places.is_empty() {
+        true => Err(Error::usage(format!("only-{}: {} has no such pictures", classes.join("+"), set.name()))),
+        false => Ok(places),
+    }
+}
+
+/// Light for dark; transparency stays.
+fn inverted(picture: &Picture) -> Picture {
+    let colours = if picture.channels.is_multiple_of(2) { picture.channels - 1 } else { picture.channels };
+    let mut picture = picture.clone();
+    for pixel in picture.pixels.chunks_exact_mut(picture.channels) {
+        pixel[..colours].iter_mut().for_each(|v| *v = 255 - *v);
+    }
+    picture
+}
+
+/// By a Gaussian of a deviation in pixels, cut at three deviations; edges repeat.
+fn blurred(picture: &Picture, deviation: f32) -> Picture {
+    let reach = (3.0 * deviation).ceil() as i64;
+    let weight = |at: i64| (-0.5 * (at as f32 / deviation.max(1e-6)).powi(2)).exp();
+    let sum: f32 = (-reach..=reach).map(weight).sum();
+    let (w, h, c) = (picture.width as i64, picture.height as i64, picture.channels);
+    let along = |values: &[f32], step: [i64; 2]| -> Vec<f32> {
+        let value = |at: usize| {
+            let (pixel, channel) = ((at / c) as i64, at % c);
+            let (x, y) = (pixel % w, pixel / w);
+            let near = |by: i64| {
+                let (x, y) = ((x + by * step[0]).clamp(0, w - 1), (y + by * step[1]).clamp(0, h - 1));
+                values[(y * w + x) as usize * c + channel] * weight(by)
+            };
+            (-reach..=reach).map(near).sum::<f32>() / sum
+        };
+        (0..values.len()).map(value).collect()
+    };
+    let values: Vec<f32> = picture.pixels.iter().map(|&v| f32::from(v)).collect();
+    let values = along(&along(&values, [1, 0]), [0, 1]);
+    Picture { pixels: values.into_iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect(), ..picture.clone() }
+}
+
+impl DataSet for Viewed {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.places.as_ref().map_or_else(|| self.whole.len(), Vec::len)
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let Some(place) = self.place(index) else {
+            return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
+        };
+        let sample = self.whole.get(place)?;
+        let picture = self.see(&sample.picture, &sample.name, self.whole.palette().is_empty())?;
+        let mask = sample.mask.as_ref().map(|mask| self.see(mask, &sample.name, false)).transpose()?;
+        Ok(Sample { picture, mask, ..sample })
+    }
+
+    fn stem(&self, index: usize) -> Option<String> {
+        self.whole.stem(self.place(index)?)
+    }
+
+    fn classes(&self) -> &[String] {
+        self.whole.classes()
+    }
+
+    fn palette(&self) -> &[PaletteColour] {
+        self.whole.palette()
+    }
+
+    fn kinds(&self) -> Vec<DataKind> {
+        let known = |kind: &DataKind| !matches!(kind, DataKind::Factors);
+        self.whole.kinds().into_iter().filter(known).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.whole.notes()
+    }
+
+    fn fingerprint(&self) -> String {
+        format!("{:?}:{}", self.view, self.whole.fingerprint())
+    }
+
+    fn uniform(&self) -> Option<[usize; 3]> {
+        let whole = self.whole.uniform();
+        match self.view {
+            View::Left | View::Right => {
+                whole.filter(|[_, _, width]| width % 2 == 0).map(|[c, h, width]| [c, h, width / 2])
+            }
+            _ => whole,
+        }
+    }
+}
+
+/// Opens a set seen so, by what stands behind its view.
+pub(crate) fn open(
+    spec: &str,
+    (view, rest): (View, &str),
+    split: Split,
+    rule: &crate::PictureRule,
+) -> Result<Arc<dyn DataSet>> {
+    Ok(Arc::new(Viewed::new(spec, crate::open(rest, split, rule)?, view)?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{PictureRule, check_pairs, open_all};
+
+    /// As `datasets/facades/train` of pix2pix: the same name is both.
+    #[test]
+    fn two_pictures_side_by_side_are_a_pair() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, width: usize| {
+            let pixels = (0..2 * width).map(|p| if p % width < width / 2 { 10 } else { 200 }).collect();
+            Picture::new(width, 2, 1, pixels).unwrap().write_png(&dir.path().join(name), &[]).unwrap();
+        };
+        write("1.png", 6);
+        write("2.png", 6);
+        let place = dir.path().display();
+        let opened = || open_all(&format!("left:{place},right:{place}"), Split::All, &PictureRule::default());
+        let sets = opened().unwrap();
+        check_pairs(&sets[0], &sets[1]).unwrap();
+        assert_ne!(sets[0].fingerprint(), sets[1].fingerprint());
+        for (set, level) in sets.iter().zip([10, 200]) {
+            let picture = set.get(1).unwrap().picture;
+            assert_eq!((picture.width, picture.height), (3, 2));
+            assert!(picture.pixels.iter().all(|&p| p == level), "{}", set.name());
+        }
+        let whole = crate::absolute("left:.,right:.").unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(whole, format!("left:{0},right:{0}", here.display()));
+        assert_eq!(crate::relative(&whole), "left:.,right:.");
+        write("3.png", 5);
+        let e = opened().unwrap()[0].get(2).unwrap_err().to_string();
+        assert!(e.contains("3.png") && e.contains("halve"), "{e}");
+    }
+
+    fn level(set: &dyn DataSet, index: usize) -> Vec<u8> {
+        set.get(index).unwrap().picture.pixels
+    }
+
+    #[test]
+    fn views_change_what_is_seen_and_not_what_it_is() {
+        let open = |spec: &str| crate::open(spec, Split::Train, &PictureRule::default()).unwrap();
+        let plain = open("starter");
+        let (a, b) = (level(&*plain, 3), level(&*open("inverted:starter"), 3));
+        assert!(a.iter().zip(&b).all(|(a, b)| *a == 255 - *b));
+        assert_eq!(level(&*open("inverted:inverted:starter"), 3), a);
+        assert_eq!(level(&*open("rotated-0:starter"), 3), a);
+        assert_eq!(level(&*open("blurred-0:starter"), 3), a);
+        // A quarter turn clockwise: the first row becomes the last column.
+        let side = plain.get(3).unwrap().picture.width;
+        let turned = level(&*open("rotated-90:starter"), 3);
+        assert!((0..side).all(|i| turned[i * side + side - 1].abs_diff(a[i]) <= 1));
+        // A blur keeps the mean about, and lowers the highest.
+        let soft = level(&*open("blurred-2:starter"), 3);
+        let mean = |v: &[u8]| v.iter().map(|&v| f32::from(v)).sum::<f32>() / v.len() as f32;
+        assert!((mean(&soft) - mean(&a)).abs() < 12.0 && soft.iter().max() <= a.iter().max());
+        assert_ne!(open("blurred-2:starter").fingerprint(), open("blurred-1:starter").fingerprint());
+        for wrong in ["rotated-x:starter", "rotated:starter", "blurred--1:starter", "only-:starter", "left-1:starter"] {
+            assert!(crate::open(wrong, Split::Train, &PictureRule::default()).err().unwrap().is_usage(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn some_classes_of_a_set_keep_its_names() {
+        let open = |spec: &str| crate::open(spec, Split::Train, &PictureRule::default());
+        let plain = open("starter").unwrap();
+        let [a, b] = [&plain.classes()[1], &plain.classes()[4]];
+        let some = open(&format!("only-{a}+{b}:starter")).unwrap();
+        assert_eq!(some.classes(), plain.classes());
+        assert!(some.len() > 2 && some.len() < plain.len());
+        assert!((0..some.len()).all(|i| [Some(1), Some(4)].contains(&some.get(i).unwrap().label)));
+        let said = open("only-hat:starter").err().unwrap();
+        assert!(said.is_usage() && said.to_string().contains(a.as_str()), "{said}");
+    }
+}
