@@ -28,7 +28,7 @@ use unet::UNet;
 #[derive(Args)]
 pub struct BenchArgs {
     /// Benchmarks to run: conv, conv-transpose, unet, adamw, ada, dcgan, stylegan2, sagan, biggan, vae, pixelcnn,
-    /// pixelrnn, cyclegan, pix2pix, adain; all by default
+    /// pixelrnn, dann, cyclegan, pix2pix, adain; all by default
     names: Vec<String>,
     /// Batch size, instead of the benchmark's own
     #[arg(long)]
@@ -161,6 +161,13 @@ const BENCHES: [Bench; 15] = [
     },
     Bench { name: "pixelcnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
     Bench { name: "pixelrnn", batch: 16, size: 28, channels: 24, work: BY_PIXELS },
+    Bench {
+        name: "dann",
+        batch: 64,
+        size: 28,
+        channels: 32,
+        work: Work::System { samples: 0, colours: 3, settings: &["model.channels=[{channels}, 48]"], together: 1 },
+    },
     Bench {
         name: "cyclegan",
         batch: 1,
