@@ -14,19 +14,20 @@ pub fn pictures(images: Tensor<4>) -> Vec<Picture> {
     to_values(images).chunks(c * h * w).map(|values| Picture::from_unit(values, c, h, w)).collect()
 }
 
-/// Maps of classes, one number a pixel and each of height and width `[h, w]`, in a colour for each class: grey for the first, and hues
-/// far apart.
+/// Red, green and blue from 0 to 1 of a class: grey for the first, and hues far apart.
+pub fn class_colour(class: usize) -> [f32; 3] {
+    if class == 0 {
+        return [0.25; 3];
+    }
+    // The golden angle: no two of a few classes are near each other.
+    let hue = class as f32 * 0.381_966 % 1.0;
+    [0.0, 2.0 / 3.0, 1.0 / 3.0].map(|at| (((hue + at) % 1.0 * 6.0 - 3.0).abs() - 1.0).clamp(0.1, 0.95))
+}
+
+/// Maps of classes, one number a pixel and each of height and width `[h, w]`, in [`class_colour`].
 pub fn class_maps(classes: &[usize], [h, w]: [usize; 2]) -> Vec<Picture> {
-    let colour = |class: usize| match class {
-        0 => [0.25; 3],
-        _ => {
-            // The golden angle: no two of a few classes are near each other.
-            let hue = class as f32 * 0.381_966 % 1.0;
-            [0.0, 2.0 / 3.0, 1.0 / 3.0].map(|at| (((hue + at) % 1.0 * 6.0 - 3.0).abs() - 1.0).clamp(0.1, 0.95))
-        }
-    };
     let channels = |map: &[usize]| -> Vec<f32> {
-        (0..3).flat_map(|c| map.iter().map(move |&class| 2.0 * colour(class)[c] - 1.0)).collect()
+        (0..3).flat_map(|c| map.iter().map(move |&class| 2.0 * class_colour(class)[c] - 1.0)).collect()
     };
     classes.chunks(h * w).map(|map| Picture::from_unit(&channels(map), 3, h, w)).collect()
 }

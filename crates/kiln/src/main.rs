@@ -94,6 +94,8 @@ enum Verb {
     Outliers(verbs::outliers::OutliersArgs),
     /// Measure the quality of a run or of images
     Evaluate(verbs::evaluate::EvaluateArgs),
+    /// Draw a map of what a run makes of images, beside one of their pixels
+    Embed(verbs::embed::EmbedArgs),
     /// Compare runs side by side on one page
     Compare(verbs::compare::CompareArgs),
     /// Import a model of diffusers, or networks of others, as a run
@@ -165,6 +167,7 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Classify(args) => verbs::pictures::classify(args, common, out),
         Verb::Outliers(args) => verbs::outliers::run(args, common, out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, out),
+        Verb::Embed(args) => verbs::embed::run(args, common, out),
         Verb::Compare(args) => verbs::compare::run(args, common, out),
         Verb::Import(args) => verbs::import::run(args, out),
         Verb::Export(args) => verbs::export::run(args, out),

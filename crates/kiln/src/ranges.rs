@@ -51,6 +51,7 @@ const RANGES: &[(&str, &str, Range)] = &[
     ("translate", "strength", Range::Real(0.0, 1.0)),
     ("translate", "tile", Range::Whole(0, 65_536)),
     ("", "style_weights", Range::Real(0.0, 1e6)),
+    ("embed", "perplexity", Range::Real(1.0, 1e6)),
     ("stylize", "size", Range::Whole(0, 16_384)),
     ("stylize", "content_weight", Range::Real(0.0, 1e9)),
     ("stylize", "style_weight", Range::Real(0.0, 1e9)),

@@ -6,6 +6,7 @@ pub mod claim;
 pub mod compare;
 pub mod data;
 pub mod directions;
+pub mod embed;
 pub mod evaluate;
 pub mod export;
 pub mod import;

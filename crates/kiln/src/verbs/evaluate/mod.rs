@@ -508,7 +508,7 @@ pub fn prepared(model: &dyn Model, spec: &str, split: Split) -> Result<Prepared>
     Prepared::new(kiln_data::open(spec, split, &rule)?, rule)
 }
 
-/// Pictures with their labels and their places in the set, a chunk at a time; returns how many.
+/// Pictures from all over the set with their labels and their places in it, a chunk at a time; returns how many.
 pub fn chunks_of(
     set: &Prepared,
     n: usize,
@@ -518,10 +518,9 @@ pub fn chunks_of(
 ) -> Result<usize> {
     let [c, h, w] = set.shape();
     let (len, total) = (set.len(), set.len().min(n));
+    // A folder lies in the order of its classes, a set with known factors in theirs: its first pictures have few of them.
     let key = Key::new(0).purpose("evaluation order");
-    // A set with known factors lies in their order, and its first pictures have few of their values.
-    let ordered = !set.set().factors().is_empty();
-    let place = |i: usize| if ordered { key.permute(i as u64, len as u64) as usize } else { i };
+    let place = |i: usize| key.permute(i as u64, len as u64) as usize;
     let about = format!("pictures of {}", set.set().name());
     let mut progress = (!quiet).then(|| Progress::new(&about, "pictures", 0, total as u64));
     for start in (0..total).step_by(100) {
