@@ -60,17 +60,11 @@ fn a_run_on_two_domains_is_judged_without_labels_and_drawn() {
 fn a_few_labels_and_a_part_of_the_classes_are_settings() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
-    let classes = "only-bag+coat:starter";
     let known = done(here, &format!("train dann --data starter,starter --steps 2 --batch 8 --out few {SMALL} --set data.labels=20 --json"));
     assert!(known.contains("target_label_loss"), "{known}");
     let list = refused(here, "data show only-nothing:starter --out sheet.png");
     assert!(list.contains("the classes"), "{list}");
-    let named = list.split("the classes ").nth(1).unwrap().trim().split(", ").take(2).collect::<Vec<_>>().join("+");
-    let named = named.replace(' ', "_");
-    let _ = classes;
-    if !named.contains('_') {
-        done(here, &format!("train ddc --data starter,only-{named}:starter --steps 2 --batch 4 --out part {SMALL}"));
-    }
+    done(here, &format!("train ddc --data starter,only-Trouser+Bag:starter --steps 2 --batch 4 --out part {SMALL}"));
     let wrong = refused(here, &format!("train dann --data starter,starter --steps 2 --out no {SMALL} --set data.labels=3"));
     assert!(wrong.contains("data.labels"), "{wrong}");
 }
