@@ -63,6 +63,16 @@ pub fn dropout_of<const D: usize, X: Signal<D>>(x: X, rate: f64, key: Key, sampl
     x.linear(|x| x * kept.clone() / (1.0 - rate))
 }
 
+/// Classes as maps of 0 and 1, one a class.
+///
+/// # Shapes
+/// `[n, h, w]` → `[n, count, h, w]`
+pub fn one_hot(classes: Tensor<3, Int>, count: usize) -> Tensor<4> {
+    let [n, h, w] = classes.dims();
+    let maps = (0..count).map(|class| classes.clone().equal_elem(class as i64).float().reshape([n, 1, h, w]));
+    Tensor::cat(maps.collect(), 1)
+}
+
 /// `[n]` values as `[n, 1, 1, 1]`, to multiply pictures.
 pub fn per_sample(x: Tensor<1>) -> Tensor<4> {
     let n = x.dims()[0];

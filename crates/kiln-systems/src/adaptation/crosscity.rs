@@ -32,6 +32,7 @@ use burn::tensor::{Int, Tensor};
 use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::loss::{cross_entropy, softplus};
+use kiln_nn::tensor::one_hot;
 use kiln_nn::resample::{Interpolation, interpolate};
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init};
 use kiln_train::{
@@ -289,12 +290,7 @@ impl CrossCity {
 
     /// Φ of the source, by its masks.
     fn source_shares(&self, mask: Tensor<3, Int>) -> Tensor<4> {
-        let classes = self.pictures.mask_classes;
-        let of_class = |class: usize| {
-            let [n, h, w] = mask.dims();
-            mask.clone().equal_elem(class as i64).float().reshape([n, 1, h, w])
-        };
-        shares(Tensor::cat((0..classes).map(of_class).collect(), 1))
+        shares(one_hot(mask, self.pictures.mask_classes))
     }
 
     /// Φ of the target, by what is predicted; where a pixel stands still no class that moves.

@@ -24,13 +24,13 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_features::vgg::Depth;
 use kiln_features::{LayerNet, WeightsFile};
 use kiln_nn::loss::{gaussian_kl, l1};
-use kiln_nn::tensor::{from_values, to_values};
+use kiln_nn::tensor::{from_values, one_hot, to_values};
 use kiln_nn::{Init, concat};
 use kiln_train::{
     Abilities, Batch, DataConfig, Input, Loss, OptimizerConfig, Phase, Pictures, Request, Schedule, SizeRule, System,
@@ -237,16 +237,6 @@ fn layer_net(spec: &str, device: &burn::tensor::Device) -> Result<LayerNet> {
             "model.perceptual = \"{spec}\": use mobilenetv2, vgg16-hed, vgg19:FILE, or nothing"
         ))),
     }
-}
-
-/// Classes as maps of 0 and 1, one a class.
-///
-/// # Shapes
-/// `[n, h, w]` → `[n, count, h, w]`
-fn one_hot(classes: Tensor<3, Int>, count: usize) -> Tensor<4> {
-    let [n, h, w] = classes.dims();
-    let maps = (0..count).map(|class| classes.clone().equal_elem(class as i64).float().reshape([n, 1, h, w]));
-    Tensor::cat(maps.collect(), 1)
 }
 
 /// L_F: the mean distance of the inner maps of each layer, added up over layers, a mean over scales. Those of real pictures are constants.
