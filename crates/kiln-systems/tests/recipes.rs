@@ -30,6 +30,7 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         "silhouettes:starter,starter" | "silhouettes:fashion,fashion" => "silhouettes:starter,starter",
         "rings" => "rings",
         "starter:noto" => "starter:noto",
+        "starter:twemoji" => "starter:twemoji",
         "starter:noto,starter:twemoji" => "starter:noto,starter:twemoji",
         "mnist" | "fashion" | "starter" => "starter",
         other => panic!("data.set = {other}: name the shipped set that stands in for it"),

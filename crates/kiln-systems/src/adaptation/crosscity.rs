@@ -424,8 +424,9 @@ mod tests {
         }
         // Where the segmenter does not learn of cities, D does.
         let config = Config { global_weight: 1e-9, class_weight: 0.0, ..tiny() };
-        let (log, _) = fit(CrossCity::new(config, &pictures()).unwrap(), 0, 60, batch);
-        assert!(term(&log[59], "d_global") < 0.3 * term(&log[0], "d_global"));
+        let (log, _) = fit(CrossCity::new(config, &pictures()).unwrap(), 0, 80, batch);
+        let [first, last] = [0, 79].map(|step: usize| term(&log[step], "d_global"));
+        assert!(last < 0.6 * first, "{first} -> {last}");
     }
 
     #[test]

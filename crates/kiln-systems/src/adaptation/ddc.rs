@@ -191,7 +191,7 @@ mod tests {
         Config {
             adaptation_width: 8,
             network: tiny_network(),
-            optimizer: OptimizerConfig::sgd(0.05, 0.9),
+            optimizer: OptimizerConfig::adam(3e-3),
             ..Config::default()
         }
     }

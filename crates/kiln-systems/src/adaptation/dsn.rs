@@ -390,7 +390,7 @@ mod tests {
             private_channels: [4, 4],
             decoder_channels: 4,
             network: tiny_network(),
-            optimizer: OptimizerConfig::sgd(0.05, 0.9),
+            optimizer: OptimizerConfig::adam(3e-3),
             ..Config::default()
         }
     }

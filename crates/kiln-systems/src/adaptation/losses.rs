@@ -51,7 +51,8 @@ pub fn mmd(x: Tensor<2>, y: Tensor<2>, bandwidths: &[f64]) -> Tensor<1> {
     let all = Tensor::cat(vec![x, y], 0);
     let distances = squared_distances(all.clone(), all);
     let pairs = ((n + m) * (n + m - 1)) as f64;
-    let scale = (distances.clone().detach().sum() / pairs + 1e-12).reshape([1, 1]);
+    // Where all points are one the kernels have no slope.
+    let scale = (distances.clone().detach().sum() / pairs + 1e-6).reshape([1, 1]);
     let scaled = distances / scale;
     let kernels = bandwidths.iter().map(|&b| (-scaled.clone() / b).exp());
     let kernel = kernels.reduce(|sum, k| sum + k).unwrap_or(scaled) / bandwidths.len() as f64;
