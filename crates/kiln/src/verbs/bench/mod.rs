@@ -88,7 +88,7 @@ const BY_PIXELS: Work = Work::System {
     together: 1,
 };
 
-const BENCHES: [Bench; 15] = [
+const BENCHES: [Bench; 16] = [
     Bench { name: "conv", batch: 32, size: 32, channels: 64, work: Work::Conv },
     Bench { name: "conv-transpose", batch: 64, size: 14, channels: 128, work: Work::ConvTranspose },
     Bench { name: "unet", batch: 32, size: 28, channels: 64, work: Work::UNet },
