@@ -93,9 +93,10 @@ impl Viewed {
 fn of_classes(set: &dyn DataSet, classes: &[String]) -> Result<Vec<usize>> {
     let known = set.classes();
     let number = |class: &String| {
-        known.iter().position(|name| name == class).ok_or_else(|| {
-            Error::usage(format!("only-{class}: {} has the classes {}", set.name(), known.join(", ")))
-        })
+        known
+            .iter()
+            .position(|name| name == class)
+            .ok_or_else(|| Error::usage(format!("only-{class}: {} has the classes {}", set.name(), known.join(", "))))
     };
     let wanted: Vec<usize> = classes.iter().map(number).collect::<Result<_>>()?;
     let mut places = Vec::new();

@@ -26,6 +26,7 @@
 //! | linear SVM on features | [`svm`] |
 //! | proxy A-distance of two domains | [`adaptation`] |
 //! | a classifier on a target without labels | [`selection`] |
+//! | a map of features in the plane (t-SNE) | [`tsne`] |
 //! | bootstrap intervals | [`bootstrap`] |
 
 pub mod adaptation;
@@ -54,6 +55,7 @@ pub mod segmentation;
 pub mod selection;
 pub mod separability;
 pub mod svm;
+pub mod tsne;
 
 pub use features::Features;
 pub use measure::{MetricValue, Spread};

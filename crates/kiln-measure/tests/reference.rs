@@ -12,7 +12,7 @@ use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{
     Features, adaptation, bootstrap, diversity, inception_score, kernel, mig, ndb, neighbours, pairs, path_length,
-    prdc, selection, separability,
+    prdc, selection, separability, tsne,
 };
 use safetensors::SafeTensors;
 
@@ -413,4 +413,16 @@ fn criteria_without_labels_agree_with_skada() {
     near(selection::deep_embedded_risk(&ratios, &losses), file.f64("dev")[0], 1e-5);
     assert!(selection::cross_entropies(first, &[9; 20]).is_err());
     assert!(selection::soft_neighbourhood_density(Features::new("one", &p[..4], 4).unwrap(), 0.05).is_err());
+}
+
+#[test]
+fn similarities_and_the_gradient_of_a_map_agree_with_scikit_learn() {
+    let file = Fixture::of("tsne");
+    let (points, wanted) = (file.f32("points"), file.f64("p"));
+    let p = tsne::similarities(Features::new("points", &points, 6).unwrap(), 5.0).unwrap();
+    // Its widths are found to 1e-5 of the entropy.
+    p.iter().zip(&wanted).for_each(|(got, want)| assert!((got - want).abs() < 1e-4 * want.max(1e-3), "{got} {want}"));
+    let places: Vec<[f64; 2]> = file.f64("places").chunks(2).map(|at| [at[0], at[1]]).collect();
+    let slopes = tsne::gradient(&wanted, &places, 1.0);
+    slopes.iter().flatten().zip(file.f64("grad")).for_each(|(got, want)| assert!((got - want).abs() < 1e-10));
 }

@@ -50,7 +50,7 @@ fn a_run_on_two_domains_is_judged_without_labels_and_drawn() {
         assert!(svg.matches("<circle").count() >= 80, "{method}");
         roxmltree::Document::parse(&svg).unwrap();
         done(here, &format!("embed run again.svg -n 20 --method {method} --threads 1"));
-        assert_eq!(svg, fs::read_to_string(here.join("again.svg")).unwrap(), "{method}");
+        assert!(svg == fs::read_to_string(here.join("again.svg")).unwrap(), "{method}");
     }
     assert!(refused(here, "embed run map.png").contains(".svg"));
     assert!(refused(here, "embed run map.svg -n 20 --perplexity 500").contains("perplexity"));
@@ -60,12 +60,16 @@ fn a_run_on_two_domains_is_judged_without_labels_and_drawn() {
 fn a_few_labels_and_a_part_of_the_classes_are_settings() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
-    let known = done(here, &format!("train dann --data starter,starter --steps 2 --batch 8 --out few {SMALL} --set data.labels=20 --json"));
+    let known = done(
+        here,
+        &format!("train dann --data starter,starter --steps 2 --batch 8 --out few {SMALL} --set data.labels=20 --json"),
+    );
     assert!(known.contains("target_label_loss"), "{known}");
     let list = refused(here, "data show only-nothing:starter --out sheet.png");
     assert!(list.contains("the classes"), "{list}");
     done(here, &format!("train ddc --data starter,only-Trouser+Bag:starter --steps 2 --batch 4 --out part {SMALL}"));
-    let wrong = refused(here, &format!("train dann --data starter,starter --steps 2 --out no {SMALL} --set data.labels=3"));
+    let wrong =
+        refused(here, &format!("train dann --data starter,starter --steps 2 --out no {SMALL} --set data.labels=3"));
     assert!(wrong.contains("data.labels"), "{wrong}");
 }
 
@@ -73,8 +77,8 @@ fn a_few_labels_and_a_part_of_the_classes_are_settings() {
 fn parts_of_codes_are_decoded() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
-    let small = "--set model.private_channels=[4,4] --set model.decoder_channels=4 --set train.preview_count=2";
-    done(here, &format!("train dsn --data starter,inverted:starter --steps 2 --batch 8 --out run {SMALL} {small}"));
+    let small = "--set model.private_channels=[4,4] --set model.decoder_channels=4 --set model.start=0 --set train.preview_count=2";
+    done(here, &format!("train dsn --data starter,inverted:starter --steps 20 --batch 8 --out run {SMALL} {small}"));
     done(here, "data show starter -n 1 --out sheet.png");
     let read = |name: &str| fs::read(here.join(name)).unwrap();
     for (name, args) in [
@@ -85,8 +89,8 @@ fn parts_of_codes_are_decoded() {
     ] {
         done(here, &format!("reconstruct run sheet.png {name} {args}"));
     }
-    assert_ne!(read("shared.png"), read("private.png"));
-    assert_ne!(read("source.png"), read("private.png"));
+    assert!(read("shared.png") != read("private.png"));
+    assert!(read("source.png") != read("private.png"));
     assert!(refused(here, "reconstruct run sheet.png no.png --part half").contains("shared"));
     // Source, its three parts, target, its three parts.
     assert!(fs::read_dir(here.join("run/previews")).unwrap().next().is_some());
@@ -97,11 +101,22 @@ fn predictions_of_pixels_are_drawn() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
     let small = "--set model.channels=4 --set model.start=0 --set data.size=16 --set train.preview_count=2";
-    done(here, &format!("train crosscity --data streets:day,streets:dusk-still --steps 2 --batch 2 --out run {small} --set model.static_prior=true"));
-    let text = done(here, "evaluate run --metrics segments -n 6 --split test --against streets:dusk --predictions seen.png");
+    done(
+        here,
+        &format!(
+            "train crosscity --data streets:day,streets:dusk-still --steps 2 --batch 2 --out run {small} --set model.static_prior=true"
+        ),
+    );
+    let text =
+        done(here, "evaluate run --metrics segments -n 6 --split test --against streets:dusk --predictions seen.png");
     assert!(text.contains("miou"), "{text}");
     let seen = kiln_data::Picture::open(&here.join("seen.png")).unwrap();
     assert!(seen.width > 6 * 16 && seen.height > 3 * 16, "{} x {}", seen.width, seen.height);
-    let still = refused(here, &format!("train crosscity --data streets:day,streets:dusk --steps 1 --batch 2 --out no {small} --set model.static_prior=true"));
+    let still = refused(
+        here,
+        &format!(
+            "train crosscity --data streets:day,streets:dusk --steps 1 --batch 2 --out no {small} --set model.static_prior=true"
+        ),
+    );
     assert!(still.contains("two"), "{still}");
 }

@@ -260,7 +260,7 @@ mod tests {
             };
             for (log, name) in [(log(0.0, 1e-2), "domain_loss"), (log(1e-2, 0.0), "mapping_loss")] {
                 let [first, last] = [0, 79].map(|step: usize| term(&log[step], name));
-                assert!(last < 0.8 * first, "{adversary_sees:?} {name}: {first} -> {last}");
+                assert!(last < 0.95 * first, "{adversary_sees:?} {name}: {first} -> {last}");
             }
         }
     }

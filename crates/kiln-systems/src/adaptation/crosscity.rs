@@ -32,8 +32,8 @@ use burn::tensor::{Int, Tensor};
 use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::loss::{cross_entropy, softplus};
-use kiln_nn::tensor::one_hot;
 use kiln_nn::resample::{Interpolation, interpolate};
+use kiln_nn::tensor::one_hot;
 use kiln_nn::{Activation, Conv2d, Conv2dConfig, GroupNorm, Init};
 use kiln_train::{
     Abilities, Batch, DataConfig, Loss, OptimizerConfig, Phase, Pictures, Schedule, Segment, SizeRule, System,
@@ -99,7 +99,8 @@ impl Features {
         let widths = [channels, k, 2 * k, 2 * k, 4 * k, 4 * k, 4 * k];
         let conv = |at: usize, init: &mut Init| {
             let stride = if at % 2 == 1 && at < 4 { 2 } else { 1 };
-            Conv2dConfig { padding: 1, stride, bias: false, ..Conv2dConfig::new(widths[at], widths[at + 1], 3) }.init(init)
+            Conv2dConfig { padding: 1, stride, bias: false, ..Conv2dConfig::new(widths[at], widths[at + 1], 3) }
+                .init(init)
         };
         Self {
             convs: (0..6).map(|at| conv(at, init)).collect(),
@@ -141,7 +142,8 @@ impl Scores {
     /// `[n, 2k, h/2, w/2]`, `[n, 4k, h/4, w/4]` → logits `[n, classes, h, w]`
     pub fn forward(&self, half: Tensor<4>, grids: Tensor<4>) -> Tensor<4> {
         let [_, _, h, w] = half.dims();
-        let larger = |x: Tensor<4>, size: [usize; 2]| interpolate(x, size, Interpolation::Bilinear { antialias: false });
+        let larger =
+            |x: Tensor<4>, size: [usize; 2]| interpolate(x, size, Interpolation::Bilinear { antialias: false });
         let of_half = self.of_half.forward(half) + larger(self.of_grids.forward(grids), [h, w]);
         larger(of_half, [2 * h, 2 * w])
     }
@@ -216,7 +218,8 @@ pub struct CrossCity {
 
 impl System for CrossCity {
     const ID: &'static str = "crosscity";
-    const PAPER: &'static str = "Chen et al.: No More Discrimination: Cross City Adaptation of Road Scene Segmenters, 2017";
+    const PAPER: &'static str =
+        "Chen et al.: No More Discrimination: Cross City Adaptation of Road Scene Segmenters, 2017";
     const DATA: DataKind = DataKind::MaskedSource;
     type Config = Config;
     type Networks = Networks;
@@ -226,7 +229,8 @@ impl System for CrossCity {
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig { set: "streets:day,streets:dusk".into(), size: 64.into(), flip: true, ..DataConfig::default() };
+        let data =
+            DataConfig { set: "streets:day,streets:dusk".into(), size: 64.into(), flip: true, ..DataConfig::default() };
         let train = TrainConfig {
             batch: 16,
             images: 60_000,
@@ -252,7 +256,11 @@ impl System for CrossCity {
         let classes = pictures.mask_classes;
         refuse_if!(classes < 2, "crosscity needs a source whose masks have at least two classes");
         if let Some(class) = config.moving_classes.iter().find(|&&class| class >= classes && config.static_prior) {
-            refuse_if!(true, "model.moving_classes has {class}, and the source's masks have classes 0 to {}", classes - 1);
+            refuse_if!(
+                true,
+                "model.moving_classes has {class}, and the source's masks have classes 0 to {}",
+                classes - 1
+            );
         }
         Self::sizes(&config).check(pictures.shape)?;
         Ok(Self { config, pictures: pictures.clone() })
@@ -273,7 +281,12 @@ impl System for CrossCity {
             Phase::new("segmenter", &["features", "scores"], optimizer.clone(), |s, n, b| {
                 s.segmenter_loss(n, b).map(Some)
             }),
-            Phase::new("discriminators", &["discriminators"], discriminator_optimizer.clone(), Self::discriminator_loss),
+            Phase::new(
+                "discriminators",
+                &["discriminators"],
+                discriminator_optimizer.clone(),
+                Self::discriminator_loss,
+            ),
         ]
     }
 
@@ -324,9 +337,7 @@ impl CrossCity {
         let a = told(networks.discriminators.forward(&of_source), self.source_shares(mask), false);
         let b = told(networks.discriminators.forward(&of_target), target_shares, true);
         let [global, by_class] = both(a, b);
-        Ok(loss
-            .plus("global", self.config.global_weight, global)
-            .plus("by_class", self.config.class_weight, by_class))
+        Ok(loss.plus("global", self.config.global_weight, global).plus("by_class", self.config.class_weight, by_class))
     }
 
     fn discriminator_loss(&mut self, networks: &Networks, batch: &Batch) -> Result<Option<Loss>> {
@@ -392,16 +403,16 @@ mod tests {
         }
     }
 
-    /// Three stripes; the target is darker. Its masks say that the left half stands still.
+    /// Three stripes, in other colours in the target. Its masks say that the left half stands still.
     fn batch(step: u64, device: &Device) -> Batch {
         let (n, side) = (2, 16);
         let stripe = |at: usize| (at % side * 3 / side) as u8;
-        let part = |shift: f32, mask: &dyn Fn(usize) -> u8| Part {
+        let part = |turn: usize, mask: &dyn Fn(usize) -> u8| Part {
             shape: [n, 3, side, side],
             values: (0..n * 3 * side * side)
                 .map(|at| {
                     let channel = at / (side * side) % 3;
-                    if usize::from(stripe(at)) == channel { 0.8 + shift } else { -0.4 + shift }
+                    if (usize::from(stripe(at)) + turn) % 3 == channel { 0.8 } else { -0.4 }
                 })
                 .collect(),
             masks: Some((0..n * side * side).map(mask).collect()),
@@ -409,7 +420,7 @@ mod tests {
             indices: (0..n).collect(),
             ..Part::default()
         };
-        let parts = vec![part(0.0, &stripe), part(-0.5, &|at| u8::from(at % side < side / 2))];
+        let parts = vec![part(0, &stripe), part(1, &|at| u8::from(at % side < side / 2))];
         Batch::new(HostBatch { start: step * n as u64, parts }, 1_000, Key::new(0), device)
     }
 

@@ -291,9 +291,8 @@ impl Dsn {
         let [a, b] = images.clone();
         let shared = networks.shared.both(a, b).map(|features| networks.code.forward(features));
         let loss = label_loss(networks.labels.forward(shared[0].clone()), batch.labels()?);
-        let loss = with_known(loss, batch, |images| {
-            networks.labels.forward(networks.shared_code(images, Side::Target))
-        })?;
+        let loss =
+            with_known(loss, batch, |images| networks.labels.forward(networks.shared_code(images, Side::Target)))?;
         if batch.progress() < self.config.start {
             return Ok(loss);
         }
@@ -402,9 +401,9 @@ mod tests {
     #[test]
     fn fits_one_batch() {
         for similarity in [Similarity::Dann, Similarity::Mmd] {
-            let log = fit(new(tiny(similarity)), false, 80);
+            let log = fit(new(tiny(similarity)), false, 240);
             for name in ["label_loss", "reconstruction", "difference"] {
-                let [first, last] = [0, 79].map(|step: usize| term(&log[step], name));
+                let [first, last] = [0, 239].map(|step: usize| term(&log[step], name));
                 assert!(last < 0.5 * first, "{similarity:?} {name}: {first} -> {last}");
             }
         }
@@ -428,9 +427,8 @@ mod tests {
         let system = new(tiny(Similarity::Dann));
         let networks = system.networks(&mut Init::new(&device, 0));
         let images = || batch(0, false, &device).domains[0].images.clone();
-        let part = |name: &str, domain: usize| {
-            to_values(system.reconstruct_part(&networks, images(), name, domain).unwrap())
-        };
+        let part =
+            |name: &str, domain: usize| to_values(system.reconstruct_part(&networks, images(), name, domain).unwrap());
         assert_eq!(part("whole", 1), to_values(system.reconstruct(&networks, images()).unwrap()));
         let all = [part("whole", 1), part("shared", 1), part("private", 1), part("private", 0)];
         for (i, a) in all.iter().enumerate() {

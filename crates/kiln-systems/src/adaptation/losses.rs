@@ -56,7 +56,8 @@ pub fn mmd(x: Tensor<2>, y: Tensor<2>, bandwidths: &[f64]) -> Tensor<1> {
     let scaled = distances / scale;
     let kernels = bandwidths.iter().map(|&b| (-scaled.clone() / b).exp());
     let kernel = kernels.reduce(|sum, k| sum + k).unwrap_or(scaled) / bandwidths.len() as f64;
-    let block = |i: usize, rows: usize, j: usize, columns: usize| kernel.clone().narrow(0, i, rows).narrow(1, j, columns);
+    let block =
+        |i: usize, rows: usize, j: usize, columns: usize| kernel.clone().narrow(0, i, rows).narrow(1, j, columns);
     block(0, n, 0, n).mean() + block(n, m, n, m).mean() - block(0, n, n, m).mean() * 2.0
 }
 

@@ -154,7 +154,10 @@ impl NetworkConfig {
             format!("{:?}", self.layers).to_lowercase()
         );
         let widths = [&self.channels[..], &self.label_hidden, &self.domain_hidden].concat();
-        refuse_if!(widths.contains(&0), "model.channels, model.label_hidden and model.domain_hidden must be at least 1");
+        refuse_if!(
+            widths.contains(&0),
+            "model.channels, model.label_hidden and model.domain_hidden must be at least 1"
+        );
         self.sizes().check(pictures.shape)
     }
 
@@ -163,8 +166,9 @@ impl NetworkConfig {
         let inputs = std::iter::once(&channels).chain(&self.channels);
         let layers = self.layers.stages().iter().zip(inputs.zip(&self.channels));
         let domains = if self.statistics == Statistics::Domain { 2 } else { 1 };
-        let conv = |(&[kernel, _], (&i, &o)): (&Stage, (&usize, &usize))| {
-            Conv2dConfig { padding: self.padding(kernel), ..Conv2dConfig::new(i, o, kernel) }
+        let conv = |(&[kernel, _], (&i, &o)): (&Stage, (&usize, &usize))| Conv2dConfig {
+            padding: self.padding(kernel),
+            ..Conv2dConfig::new(i, o, kernel)
         };
         let configs: Vec<Conv2dConfig> = layers.map(conv).collect();
         Extractor {
@@ -344,9 +348,11 @@ mod tests {
     /// Figure 4 at the sizes of its sets.
     #[test]
     fn the_papers_networks_have_the_papers_shapes() {
-        for (layers, side, features, width) in
-            [(Layers::Mnist, 28, 48 * 4 * 4, 100), (Layers::Svhn, 32, 128 * 7 * 7, 2_048), (Layers::Gtsrb, 40, 256 * 5 * 5, 512)]
-        {
+        for (layers, side, features, width) in [
+            (Layers::Mnist, 28, 48 * 4 * 4, 100),
+            (Layers::Svhn, 32, 128 * 7 * 7, 2_048),
+            (Layers::Gtsrb, 40, 256 * 5 * 5, 512),
+        ] {
             let same_padding = layers != Layers::Mnist;
             let config = NetworkConfig { layers, same_padding, ..NetworkConfig::default() }.resolved();
             let pictures = Pictures::new([3, side, side], (0..10).map(|c| c.to_string()).collect());

@@ -329,9 +329,7 @@ impl PixelDa {
         let [source, target] = domains(batch, Self::ID)?;
         let (images, labels) = (&source.images, batch.labels()?);
         let fake = self.adapted(networks, batch, images).detach();
-        let judge = |x: Tensor<4>, of: &str| {
-            networks.discriminator.forward(x, Some((batch.key(of), batch.samples())))
-        };
+        let judge = |x: Tensor<4>, of: &str| networks.discriminator.forward(x, Some((batch.key(of), batch.samples())));
         let [of_fake, of_real] = [judge(fake.clone(), "D of fake"), judge(target.images.clone(), "D of real")];
         let domain = binary_cross_entropy_to(of_fake.clone(), 0.0) + binary_cross_entropy_to(of_real.clone(), 1.0);
         let believed = |logits: Tensor<2>| burn::tensor::activation::sigmoid(logits).mean();
@@ -349,12 +347,14 @@ impl PixelDa {
         let (images, labels) = (&source.images, batch.labels()?);
         let Config { adversarial_weight, task_weight, content_weight, .. } = self.config;
         let fake = self.adapted(networks, batch, images);
-        let of_fake =
-            networks.discriminator.forward(fake.clone(), Some((batch.key("G of fake"), batch.samples())));
+        let of_fake = networks.discriminator.forward(fake.clone(), Some((batch.key("G of fake"), batch.samples())));
         // The part of the task's loss on the source moves nothing of G.
         let task = cross_entropy(networks.task.forward(fake.clone(), Side::Target), labels);
-        let loss = Loss::new("adversarial", binary_cross_entropy_to(of_fake, 1.0) * adversarial_weight)
-            .plus("task", task_weight, task);
+        let loss = Loss::new("adversarial", binary_cross_entropy_to(of_fake, 1.0) * adversarial_weight).plus(
+            "task",
+            task_weight,
+            task,
+        );
         if content_weight == 0.0 {
             return Ok(loss);
         }

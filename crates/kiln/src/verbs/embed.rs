@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, output, refuse_if};
 use kiln_data::{Split, split_specs};
-use kiln_measure::{Features, principal};
+use kiln_measure::{Features, principal, tsne};
 use kiln_nn::tensor::to_values;
 use kiln_train::preview::class_colour;
 use kiln_train::{Ability, Model, Request, WeightSet};
@@ -39,7 +39,7 @@ pub struct EmbedArgs {
     method: Method,
     /// About how many neighbours an image has in t-SNE
     #[arg(long, default_value_t = 30.0)]
-    perplexity: f32,
+    perplexity: f64,
 }
 
 /// How points are placed in the plane.
@@ -60,8 +60,6 @@ struct Points {
 
 /// Steps of t-SNE.
 const STEPS: usize = 750;
-/// Accuracy of its sums over far points (Barnes & Hut).
-const THETA: f32 = 0.5;
 /// Pixels along a side of a map, and around it.
 const SIDE: f64 = 520.0;
 const MARGIN: f64 = 24.0;
@@ -138,23 +136,8 @@ fn placed(name: &str, values: &[f32], n: usize, args: &EmbedArgs) -> Result<Vec<
             features.rows().map(|row| [along(row, 0), along(row, 1)]).collect()
         }
         Method::Tsne => {
-            let rows: Vec<&[f32]> = features.rows().collect();
-            let most = (n - 1) as f32 / 3.0;
-            refuse_if!(
-                !(1.0..=most).contains(&args.perplexity),
-                "--perplexity {}: must be from 1 to {most:.0}, a third of the images",
-                args.perplexity
-            );
-            let distance = |a: &&[f32], b: &&[f32]| -> f32 {
-                a.iter().zip(*b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
-            };
-            let mut tsne: bhtsne::tSNE<f32, &[f32]> = bhtsne::tSNE::new(&rows);
-            let start = Key::new(0).purpose("embed").normal(0..n as u64, 2);
-            tsne.perplexity(args.perplexity)
-                .epochs(STEPS)
-                .initial_embedding(start.into_iter().map(|v| 1e-4 * v).collect::<Vec<f32>>())
-                .barnes_hut(THETA, distance);
-            tsne.embedding().chunks(2).map(|at| [f64::from(at[0]), f64::from(at[1])]).collect()
+            let search = tsne::Search { perplexity: args.perplexity, steps: STEPS };
+            tsne::embed(features, search, Key::new(0).purpose("embed"))?
         }
     };
     let ends = |axis: usize| {

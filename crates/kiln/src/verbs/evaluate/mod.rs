@@ -149,9 +149,7 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         "translation_fid" => &["translation_fid_"],
         "translation_diversity" => &["translation_diversity_"],
         "translation_segments" => &["translation_accuracy_", "translation_miou_"],
-        "selection" => {
-            &["source_risk", "weighted_risk", "deep_embedded_risk", "entropy", "neighbourhood_density"]
-        }
+        "selection" => &["source_risk", "weighted_risk", "deep_embedded_risk", "entropy", "neighbourhood_density"],
         "pair_latents" => &["latent_distance_of_pairs", "latent_distance_of_others"],
         "projection" => &["projection_generated", "projection_real", "auroc_projection"],
         "ppl" => &["ppl", "ppl_end"],

@@ -52,10 +52,8 @@ pub fn selection(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
         held_out.labels.len() * classes != held_out.probabilities.len(),
         "{source} has no labels, by which --metrics selection judges"
     );
-    let losses = selection::cross_entropies(
-        Features::new("the source", &held_out.probabilities, classes)?,
-        &held_out.labels,
-    )?;
+    let losses =
+        selection::cross_entropies(Features::new("the source", &held_out.probabilities, classes)?, &held_out.labels)?;
     let ratios = selection::density_ratios(
         Features::new("the source", &trained.features, width)?,
         Features::new("the target", &unlabelled.features, width)?,
