@@ -27,6 +27,9 @@ pub fn label_maps(set: Arc<dyn DataSet>, given: &[PaletteColour]) -> Result<Arc<
     Ok(Arc::new(LabelMaps { set, palette }))
 }
 
+/// Colours by the index that a file has for each.
+type Indexed = BTreeMap<u8, [u8; 3]>;
+
 /// The colours that the maps of a set use.
 fn found_in(set: &dyn DataSet) -> Result<Vec<PaletteColour>> {
     let too_many = || {
@@ -35,7 +38,7 @@ fn found_in(set: &dyn DataSet) -> Result<Vec<PaletteColour>> {
             set.name()
         ))
     };
-    let look = |index: usize| -> Result<(Option<BTreeMap<u8, [u8; 3]>>, BTreeSet<[u8; 3]>)> {
+    let look = |index: usize| -> Result<(Option<Indexed>, BTreeSet<[u8; 3]>)> {
         if let Some(used) = set.indexed_colours(index)? {
             let colours = used.values().copied().collect();
             return Ok((Some(used), colours));
@@ -53,7 +56,7 @@ fn found_in(set: &dyn DataSet) -> Result<Vec<PaletteColour>> {
     let all: Vec<Result<_>> = (0..set.len()).into_par_iter().map(look).collect();
     let all = all.into_iter().collect::<Result<Vec<_>>>()?;
     // All files have one palette, as far as they use it, or its order says nothing.
-    let mut indexed = Some(BTreeMap::<u8, [u8; 3]>::new());
+    let mut indexed = Some(Indexed::new());
     for (used, _) in &all {
         let Some((known, used)) = indexed.as_mut().zip(used.as_ref()) else {
             indexed = None;

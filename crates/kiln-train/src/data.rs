@@ -233,7 +233,7 @@ pub fn check_kind(id: &str, wanted: DataKind, sets: &[Arc<dyn DataSet>]) -> Resu
     }
     let masked = match wanted {
         DataKind::Masked | DataKind::MaskedSource => &sets[..1],
-        DataKind::MaskedSourceStill => &sets[..],
+        DataKind::MaskedSourceStill => sets,
         _ => &[],
     };
     if let Some(set) = masked.iter().find(|set| !set.kinds().contains(&DataKind::Masked)) {

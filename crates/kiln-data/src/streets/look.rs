@@ -183,7 +183,8 @@ impl Look {
 
     fn window(self, scene: &Scene, house: &House, side: usize, cell: [i32; 2], [u, v]: [f32; 2]) -> Colour {
         let own = hashed(cell[0] as u32, cell[1] as u32, house.seed ^ side as u32);
-        let frame = u < 0.08 || u > 0.92 || v < 0.08 || v > 0.92 || (u - 0.5).abs() < 0.045;
+        let pane = 0.08..=0.92;
+        let frame = !pane.contains(&u) || !pane.contains(&v) || (u - 0.5).abs() < 0.045;
         match self {
             Self::Day if frame => times([0.80, 0.80, 0.78], self.ambient(scene)).map(|c| c * self.falls(scene, side)),
             Self::Day => {
