@@ -6,7 +6,7 @@ pub mod dann;
 pub mod ddc;
 pub mod dsn;
 mod losses;
-mod networks;
+pub mod networks;
 pub mod pixelda;
 #[cfg(test)]
 mod testing;
