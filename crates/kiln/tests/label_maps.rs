@@ -36,6 +36,19 @@ fn write(folder: &Path, colours: [[u8; 3]; 2], count: usize) {
     }
 }
 
+/// The first thing that is done with a folder of one's own.
+#[test]
+fn a_folder_of_mixed_sizes_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, [width, height, channels]) in [("a.png", [20, 10, 3]), ("b.png", [9, 33, 3]), ("c.png", [16, 16, 1])] {
+        let pixels = vec![90; width * height * channels];
+        Picture::new(width, height, channels, pixels).unwrap().write_png(&dir.path().join(name), &[]).unwrap();
+    }
+    done(dir.path(), "data show . --out sheet.png");
+    let sheet = Picture::open(&dir.path().join("sheet.png")).unwrap();
+    assert!(sheet.width >= 2 * 128 && sheet.height >= 2 * 128, "{} x {}", sheet.width, sheet.height);
+}
+
 #[test]
 fn maps_become_pictures() {
     let dir = tempfile::tempdir().unwrap();

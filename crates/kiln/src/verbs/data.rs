@@ -1,5 +1,6 @@
 //! `kiln data list | fetch | show | stats`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -12,6 +13,9 @@ use crate::feature_net::FeatureNet;
 use crate::output::{Output, shown};
 use crate::verbs::check_png;
 use crate::verbs::evaluate::part;
+
+/// Side of pictures on a sheet where they have no common one.
+const MIXED: usize = 128;
 
 #[derive(Args)]
 pub struct DataArgs {
@@ -41,7 +45,7 @@ enum What {
         /// Number of images
         #[arg(short, default_value_t = 64)]
         n: usize,
-        /// Side in pixels, or height and width such as 48,64, padded to fit; 0 keeps the stored size
+        /// Side in pixels, or height and width such as 48,64, padded to fit; 0 keeps the stored size, or takes 128 where sizes differ
         #[arg(long, default_value_t)]
         size: PictureSize,
         /// Part of the set: train, test or all
@@ -103,9 +107,17 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             let set = open(name, *split, &rule)?;
             let notes = notes(&join_specs(&[name]), std::slice::from_ref(&set));
             notes.iter().for_each(|note| tell!("{note}"));
+            let count = (*n).min(set.len());
+            let every = set.len() / count.max(1);
+            if *size == PictureSize::STORED {
+                let look =
+                    |i: usize| set.get(i * every).map(|s| [s.picture.width, s.picture.height, s.picture.channels]);
+                let shapes = (0..count).map(look).collect::<Result<BTreeSet<_>>>()?;
+                if shapes.len() > 1 {
+                    rule = PictureRule { size: MIXED.into(), channels: 3, resize: Resize::Pad, ..rule };
+                }
+            }
             let prepared = kiln_data::Prepared::new(set.clone(), rule)?;
-            let count = (*n).min(prepared.len());
-            let every = prepared.len() / count.max(1);
             let pictures = (0..count).map(|i| Ok(prepared.get(i * every)?.picture)).collect::<Result<Vec<_>>>()?;
             let columns = (count as f64).sqrt().ceil() as usize;
             contact_sheet(&pictures, columns, 1)?.write_png(path, &[("system", "kiln data show"), ("data", name)])?;
