@@ -233,7 +233,13 @@ impl<'a> Results<'a> {
         if self.single {
             path = numbered(path);
         } else {
-            let inside = Path::new(name).strip_prefix(self.input).unwrap_or(Path::new(name));
+            let full = Path::new(name);
+            let inside = match full.strip_prefix(self.input) {
+                Ok(inside) => inside,
+                // A named set lies somewhere in the cache, which is nobody's folder to find again in a result.
+                Err(_) if full.is_absolute() => full.file_name().map_or(full, Path::new),
+                Err(_) => full,
+            };
             // A zip may name what lies outside of it.
             path.extend(inside.components().filter(|part| matches!(part, Component::Normal(_))));
             let whole = path.clone();
