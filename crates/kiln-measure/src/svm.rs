@@ -104,6 +104,18 @@ impl LinearSvm {
         Ok(features.rows().map(of).collect())
     }
 
+    /// The planes on features as they are, a row a class: a weight a feature, then the offset.
+    pub fn planes(&self) -> Vec<Vec<f64>> {
+        let plane = |plane: &Vec<f64>| {
+            let mut weights: Vec<f64> = plane.iter().zip(&self.scale).map(|(weight, scale)| weight * scale).collect();
+            // The last weight is that of the 1 appended to each picture.
+            let offset = plane[self.scale.len()] - dot(&weights, &self.mean);
+            weights.push(offset);
+            weights
+        };
+        self.planes.iter().map(plane).collect()
+    }
+
     /// The class of each picture.
     ///
     /// # Errors

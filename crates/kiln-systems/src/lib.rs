@@ -77,6 +77,7 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<adaptation::dsn::Dsn>();
     visitor.visit::<adaptation::pixelda::PixelDa>();
     visitor.visit::<adaptation::crosscity::CrossCity>();
+    visitor.visit::<adaptation::shallow::system::Shallow>();
 }
 
 /// All systems.

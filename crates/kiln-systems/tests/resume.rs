@@ -220,13 +220,14 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.start=0.3",
         ],
         "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=[8]"],
+        "shallow" => &["model.method=jda", "model.kernel=rbf", "model.dimension=3", "model.samples=20"],
         other => panic!("{other}: give settings that make it small"),
     }
 }
 
 /// Steps of a run that is asked for so many: one where the whole data is looked at in closed form.
 fn steps(id: &str, asked: u64) -> u64 {
-    if id == "kmeans" { 1 } else { asked }
+    if ["kmeans", "shallow"].contains(&id) { 1 } else { asked }
 }
 
 fn recipe(system: &dyn AnySystem) -> Table {

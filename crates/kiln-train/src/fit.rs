@@ -15,11 +15,12 @@ pub struct FitData<'a> {
     streams: &'a [Arc<Prepared>],
     batch: usize,
     device: &'a Device,
+    seed: u64,
 }
 
 impl<'a> FitData<'a> {
-    pub(crate) fn new(streams: &'a [Arc<Prepared>], batch: usize, device: &'a Device) -> Self {
-        Self { streams, batch, device }
+    pub(crate) fn new(streams: &'a [Arc<Prepared>], batch: usize, device: &'a Device, seed: u64) -> Self {
+        Self { streams, batch, device, seed }
     }
 
     /// How many sets there are.
@@ -40,6 +41,12 @@ impl<'a> FitData<'a> {
     /// All pictures of a set once, in its order and never mirrored, at most `train.batch` at a time.
     pub fn batches(&self, domain: usize) -> impl Iterator<Item = Result<Domain>> + '_ {
         self.parts(domain, self.len(domain), |i| i)
+    }
+
+    /// At most `n` pictures of a set from all over it, which the run's seed chooses, as [`FitData::batches`] gives them.
+    pub fn drawn(&self, domain: usize, n: usize) -> impl Iterator<Item = Result<Domain>> + '_ {
+        let (key, len) = (Key::new(self.seed).purpose("drawn").at(domain as u64), self.len(domain));
+        self.parts(domain, n.min(len), move |i| key.permute(i as u64, len as u64) as usize)
     }
 
     /// At most `n` pictures of a set, always the same and from all over it, as [`FitData::batches`] gives them.

@@ -206,7 +206,7 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
     let live = Live::new(system, recipe, &training, plain)?;
     let mut live = match saved {
         Some(saved) => live.restored(saved, plain)?,
-        None => live.initialised(recipe, &FitData::new(&streams, config.batch, plain))?,
+        None => live.initialised(recipe, &FitData::new(&streams, config.batch, plain, recipe.seed))?,
     };
     // Everything fits: only now are the run's files touched.
     run.write_recipe(recipe)?;
@@ -228,7 +228,7 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
     let mut multiply_adds: u64 = 0;
     if live.is_closed_form() {
         if session.goes_on(live.counters.images) {
-            live = live.fitted(&FitData::new(&streams, config.batch, plain), pictures)?;
+            live = live.fitted(&FitData::new(&streams, config.batch, plain, recipe.seed), pictures)?;
             session.after_step(&mut live, 0, &Vec::new(), recipe, &examples)?;
         }
     } else {

@@ -8,5 +8,6 @@ pub mod dsn;
 mod losses;
 pub mod networks;
 pub mod pixelda;
+pub mod shallow;
 #[cfg(test)]
 mod testing;

@@ -5,6 +5,7 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result, refuse_if};
 use kiln_data::{DataKind, DataSet, Part, Split, contact_sheet, split_specs};
 use kiln_measure::classes::{Confusion, Groups, wilson};
+use kiln_measure::mmd::{TwoSamples, median_distance};
 use kiln_measure::segmentation::Segmentation;
 use kiln_measure::svm::LinearSvm;
 use kiln_measure::{Features, MetricValue, adaptation};
@@ -12,6 +13,7 @@ use kiln_nn::tensor::{from_indices, from_values, to_values};
 use kiln_train::preview::{class_maps, pictures};
 use kiln_train::{Ability, Model};
 
+use super::latents::WIDTHS;
 use super::{Asked, chunks, prepared};
 use crate::feature_cache::argmax;
 
@@ -200,24 +202,50 @@ pub fn svm(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
 /// How well a plane tells the two domains of a run apart in its features, on pictures the plane has not
 /// seen (Ben-David 2007): 2 for domains that are apart, 0 for mixed ones.
 pub fn a_distance(asked: &Asked<'_>) -> Result<MetricValue> {
-    let model = asked.run("a_distance", Ability::Represent)?;
-    let sets = split_specs(&asked.reference);
-    let [source, target] = &sets[..] else {
-        return Err(Error::usage(format!("--metrics a_distance needs two domains, A,B; not `{}`", asked.reference)));
-    };
-    let look = |set: &str, of_source: bool| -> Result<(Vec<f32>, usize)> {
-        let (mut table, mut width) = (Vec::new(), 0);
-        asked.chunks(model, set, |images, _| {
-            let features = if of_source { model.represent_source(images)? } else { model.represent(images)? };
-            width = features.dims()[1];
-            table.extend(to_values(features));
-            Ok(())
-        })?;
-        Ok((table, width))
-    };
-    let ((a, width), (b, _)) = (look(source, true)?, look(target, false)?);
+    let domains = Represented::of("a_distance", asked)?;
     let key = Key::new(asked.args.seed).purpose("a_distance");
-    let sides = (Features::new(source, &a, width)?, Features::new(target, &b, width)?);
-    let found = adaptation::proxy_a_distance(sides.0, sides.1, SVM_C, key)?;
+    let [source, target] = domains.features()?;
+    let found = adaptation::proxy_a_distance(source, target, SVM_C, key)?;
     Ok(asked.against(MetricValue::new("a_distance", found.distance, found.n)))
+}
+
+/// How far the two domains of a run are apart in its features: the unbiased MMD² with Gaussian kernels around the median
+/// distance (Gretton 2012).
+pub fn mmd(asked: &Asked<'_>) -> Result<MetricValue> {
+    let domains = Represented::of("mmd", asked)?;
+    let [source, target] = domains.features()?;
+    let unit = median_distance(source, target)?;
+    let found = TwoSamples::new(source, target, &WIDTHS.map(|w| w * unit))?.mmd();
+    Ok(asked.against(MetricValue::new("mmd", found.unbiased, source.n() + target.n())))
+}
+
+/// Both domains of a run in its features.
+struct Represented {
+    names: [String; 2],
+    tables: [Vec<f32>; 2],
+    width: usize,
+}
+
+impl Represented {
+    fn of(metric: &str, asked: &Asked<'_>) -> Result<Self> {
+        let model = asked.run(metric, Ability::Represent)?;
+        let names: [String; 2] = split_specs(&asked.reference).try_into().map_err(|_| {
+            Error::usage(format!("--metrics {metric} needs two domains, A,B; not `{}`", asked.reference))
+        })?;
+        let (mut tables, mut width) = ([Vec::new(), Vec::new()], 0);
+        for (domain, (name, table)) in names.iter().zip(&mut tables).enumerate() {
+            asked.chunks(model, name, |images, _| {
+                let features = if domain == 0 { model.represent_source(images)? } else { model.represent(images)? };
+                width = features.dims()[1];
+                table.extend(to_values(features));
+                Ok(())
+            })?;
+        }
+        Ok(Self { names, tables, width })
+    }
+
+    fn features(&self) -> Result<[Features<'_>; 2]> {
+        let of = |i: usize| Features::new(&self.names[i], &self.tables[i], self.width);
+        Ok([of(0)?, of(1)?])
+    }
 }

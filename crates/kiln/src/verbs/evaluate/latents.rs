@@ -23,8 +23,8 @@ const CHUNK: u64 = 50;
 /// C of the SVMs of separability, as in the paper's code.
 const SVM_C: f64 = 1.0;
 
-/// Widths of the kernels that compare latents, in median distances.
-const WIDTHS: [f64; 3] = [0.5, 1.0, 2.0];
+/// Widths of the kernels that compare latents or features, in median distances.
+pub const WIDTHS: [f64; 3] = [0.5, 1.0, 2.0];
 
 /// Regroupings behind the probability that latents of pictures are latents of samples: none is below 0.005.
 const PERMUTATIONS: usize = 199;

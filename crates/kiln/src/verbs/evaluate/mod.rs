@@ -91,6 +91,7 @@ pub const METRICS: &[Metric] = &[
     metric("svm", On::Labels, &[Ability::Represent]),
     metric("clusters", On::Labels, &[Ability::Cluster]),
     metric("a_distance", On::Labels, &[Ability::Represent]),
+    metric("mmd", On::Labels, &[Ability::Represent]),
     metric("selection", On::Labels, &[Ability::Classify]),
     metric("pairs", On::Pairs, PAIRS),
     metric("ms_ssim", On::Pairs, PAIRS),
@@ -181,7 +182,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, selection, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, mmd, selection, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
@@ -434,6 +435,7 @@ fn measure_on(
             "svm" => labels::svm(&asked)?,
             "clusters" => labels::clusters(&asked)?,
             "a_distance" => vec![labels::a_distance(&asked)?],
+            "mmd" => vec![labels::mmd(&asked)?],
             "selection" => selection::selection(&asked)?,
             "ppl" => vec![latents::path_length(&asked, "ppl")?, latents::path_length(&asked, "ppl_end")?],
             name @ ("ppl_w" | "ppl_w_end") => vec![latents::path_length(&asked, name)?],

@@ -1,0 +1,429 @@
+//! The system `shallow`: features, a method and a predictor, learned in closed form from two sets of pictures.
+//!
+//! Pictures become features ([`super::features`]), features of each domain are brought to mean 0 and deviation 1, a method
+//! ([`super::method`]) maps both domains into one space, and there a picture of the target has the class of the nearest labelled
+//! point, or the one that a linear SVM says. Donahue 2014 (DeCAF) is `method = "none"`, a network's features and the SVM.
+//!
+//! A picture that was not learned from is mapped as those that were: by the projection, by the kernel with them, or, with optimal
+//! transport, to where the nearest source picture went (of the target: nowhere).
+//!
+//! `kiln train shallow --data mnist,digits8`; `--set model.method=none` is the lower bound.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use faer::{Mat, MatRef};
+use kiln_core::{Error, Result, refuse_if};
+use kiln_data::DataKind;
+use kiln_measure::Features;
+use kiln_measure::svm::LinearSvm;
+use kiln_nn::Init;
+use kiln_nn::tensor::{from_values, to_values};
+use kiln_train::request::check_pictures;
+use kiln_train::{Abilities, Classify, DataConfig, FitData, Phase, Pictures, Represent, System, TrainConfig};
+use serde::{Deserialize, Serialize};
+
+use super::algebra::{in_order, squared_distances};
+use super::domains::Domains;
+use super::features::{Extractor, FeatureName};
+use super::map::{Basis, Map, Of, Side};
+use super::method::{Method, MethodConfig};
+use super::scale::{Scale, Standardize};
+
+/// What gives a point its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Predictor {
+    /// The nearest labelled point.
+    #[serde(rename = "1nn")]
+    Nearest,
+    /// A linear SVM of the labelled points.
+    #[serde(rename = "svm")]
+    Svm,
+}
+
+/// The `[model]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// The method and its settings.
+    #[serde(flatten)]
+    pub method: MethodConfig,
+    /// `pixels`, `descriptors` or `mobilenetv2`.
+    pub features: FeatureName,
+    /// Words of `descriptors`.
+    pub words: usize,
+    /// Side of the cells of `descriptors`, in pixels.
+    pub cell: usize,
+    /// `domain`, `joint` or `none`.
+    pub standardize: Standardize,
+    /// `1nn` or `svm`.
+    pub predictor: Predictor,
+    /// C of the SVM.
+    pub svm_c: f64,
+    /// Pictures of each domain that are learned from, at most.
+    pub samples: usize,
+    /// Labels of the target that are used, of each class: 0 is unsupervised, a few semi-supervised, many supervised.
+    pub target_labels: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            method: MethodConfig::default(),
+            features: FeatureName::Pixels,
+            words: 200,
+            cell: 4,
+            standardize: Standardize::Domain,
+            predictor: Predictor::Nearest,
+            svm_c: 1.0,
+            samples: 500,
+            target_labels: 0,
+        }
+    }
+}
+
+/// Descriptors among which words are found.
+const DESCRIPTORS: usize = 10_000;
+/// The logit of a class that no labelled picture has.
+const NEVER: f64 = -1e30;
+
+/// What is learned. Rows for pictures are as many as `samples` allows; where a set has fewer, the first is repeated.
+#[derive(Module, Debug)]
+pub struct Networks {
+    /// Words, `[words, numbers of a descriptor]`.
+    pub vocabulary: Option<Param<Tensor<2>>>,
+    /// The mean of each feature, `[2, d]`: of the source, of the target.
+    pub mean: Param<Tensor<2>>,
+    /// Its deviation.
+    pub deviation: Param<Tensor<2>>,
+    /// Features of the pictures that kernels are taken with, `[a, d]`.
+    pub anchors: Option<Param<Tensor<2>>>,
+    /// The source's map.
+    pub source: SideMap,
+    /// The target's.
+    pub target: SideMap,
+    /// Points with a class, `[p, k]`.
+    pub points: Param<Tensor<2>>,
+    /// Their classes, `[p]`.
+    pub classes: Param<Tensor<1>>,
+    /// A plane a class: a weight a number of a point, then the offset, `[classes, k + 1]`.
+    pub planes: Option<Param<Tensor<2>>>,
+}
+
+/// The map of a domain.
+#[derive(Module, Debug)]
+pub struct SideMap {
+    weights: Option<Param<Tensor<2>>>,
+    offset: Param<Tensor<1>>,
+}
+
+/// The system.
+pub struct Shallow {
+    config: Config,
+    pictures: Pictures,
+    extractor: Extractor,
+}
+
+impl System for Shallow {
+    const ID: &'static str = "shallow";
+    const PAPER: &'static str = "Fernando 2013; Sun & Saenko 2015; Gong 2012; Pan 2011; Long 2013, 2014; Ghifary 2017; Courty 2016; Zhang \
+                                 2017: shallow domain adaptation; Donahue 2014: DeCAF";
+    const DATA: DataKind = DataKind::SourceTarget;
+    type Config = Config;
+    type Networks = Networks;
+
+    fn defaults() -> (DataConfig, TrainConfig) {
+        let data = DataConfig { set: "mnist,digits8".into(), size: 28.into(), channels: 1, ..DataConfig::default() };
+        (data, TrainConfig { ema_half_life: 0.0, preview_every: 0, ..TrainConfig::default() })
+    }
+
+    /// A published network must be on this machine before a run begins.
+    fn settle(config: Config) -> Result<Config> {
+        if config.features == FeatureName::MobileNetV2 {
+            kiln_data::trained_file("weights:mobilenetv2")?;
+        }
+        Ok(config)
+    }
+
+    fn new(config: Config, pictures: &Pictures) -> Result<Self> {
+        let c = &config;
+        refuse_if!(pictures.classes.len() < 2, "shallow needs a source of at least two classes");
+        c.method.check()?;
+        refuse_if!([c.words, c.cell].contains(&0), "model.words and model.cell must be at least 1");
+        refuse_if!(c.samples < 2, "model.samples must be at least 2");
+        refuse_if!(!(c.svm_c > 0.0 && c.svm_c.is_finite()), "model.svm_c must be above 0, not {}", c.svm_c);
+        let [channels, height, width] = pictures.shape;
+        refuse_if!(
+            c.features == FeatureName::Descriptors && height.min(width) < 2 * c.cell,
+            "pictures of {width} x {height} have no descriptor of 2 x 2 cells of model.cell = {} pixels",
+            c.cell
+        );
+        refuse_if!(
+            c.features == FeatureName::MobileNetV2 && ![1, 3].contains(&channels),
+            "model.features = \"mobilenetv2\" sees RGB; set data.channels to 1 or 3, not {channels}"
+        );
+        let extractor = Extractor::new(c.features, pictures.shape, c.words, c.cell);
+        Ok(Self { extractor, pictures: pictures.clone(), config })
+    }
+
+    fn networks(&self, init: &mut Init) -> Networks {
+        let (c, d, k) = (&self.config, self.extractor.width(), self.width());
+        let (source, target) = self.bases();
+        let pictures = 2 * c.samples;
+        let anchored = [source, target].iter().any(|basis| *basis != Basis::Features);
+        let mut side = |basis: Basis| {
+            let rows = if basis == Basis::Features { d } else { pictures };
+            let maps = basis != Basis::Features || ![Method::None, Method::Otgl].contains(&c.method.method);
+            SideMap {
+                weights: maps.then(|| init.constant([rows, k], 0.0)),
+                offset: init.constant([k], 0.0),
+            }
+        };
+        let (source, target) = (side(source), side(target));
+        Networks {
+            vocabulary: self.extractor.vocabulary_shape().map(|shape| init.constant(shape, 0.0)),
+            mean: init.constant([2, d], 0.0),
+            deviation: init.constant([2, d], 1.0),
+            anchors: anchored.then(|| init.constant([pictures, d], 0.0)),
+            source,
+            target,
+            points: init.constant([pictures, k], 0.0),
+            classes: init.constant([pictures], 0.0),
+            planes: (c.predictor == Predictor::Svm)
+                .then(|| init.constant([self.pictures.classes.len(), k + 1], 0.0)),
+        }
+    }
+
+    fn phases(&self) -> Vec<Phase<Self>> {
+        Vec::new()
+    }
+
+    fn fit(&self, fresh: Networks, data: &FitData<'_>) -> Result<Option<Networks>> {
+        let mut networks = fresh;
+        let [source, target] = [0, 1].map(|domain| self.read(data, domain));
+        let ((source, labels), (target, target_labels)) = (source?, target?);
+        let words = match &mut networks.vocabulary {
+            Some(vocabulary) => {
+                let all: Vec<Tensor<4>> = source.iter().chain(&target).cloned().collect();
+                let words = self.extractor.vocabulary(all, DESCRIPTORS)?;
+                put(vocabulary, words.clone());
+                words
+            }
+            None => Vec::new(),
+        };
+        let features = |images: Vec<Tensor<4>>| -> Result<Mat<f64>> {
+            let rows = images.into_iter().map(|images| self.extractor.features(images, &words));
+            Ok(matrix(&rows.collect::<Result<Vec<_>>>()?.concat(), self.extractor.width()))
+        };
+        let (source, target) = (features(source)?, features(target)?);
+        let labels = labels.ok_or_else(|| Error::usage("shallow wants labels, and the source has none"))?;
+        let known = self.known(target.nrows(), target_labels)?;
+        // Checked before they are scaled, so that errors speak of the features as they are.
+        let raw = Domains::new((source, labels), (target, known), self.pictures.classes.len())?;
+        let found = Scale::of(&raw, self.config.standardize);
+        put(&mut networks.mean, row_major(found.mean.as_ref()));
+        put(&mut networks.deviation, row_major(found.deviation.as_ref()));
+        let domains = scale(&networks).both(raw);
+        self.keep(&mut networks, &in_order(|| self.config.method.learn(&domains))?);
+        // Points are those of the map as it is kept.
+        let map = self.map(&networks);
+        let (source, target) = in_order(|| {
+            let points = |x: &Mat<f64>, of| map.points(x.as_ref(), of);
+            Ok((points(&domains.source, Of::Source), points(&domains.target, Of::Target)))
+        })?;
+        let (points, classes) = domains.labelled(source.as_ref(), target.as_ref());
+        let values = row_major(points.as_ref());
+        if let Some(planes) = &mut networks.planes {
+            let (classes_all, c) = (self.pictures.classes.len(), self.config.svm_c);
+            let table = Features::new("points of the source", &values, points.ncols())?;
+            let svm = LinearSvm::fit(table, &classes, classes_all, c, 1e-3)?;
+            put(planes, svm.planes().into_iter().flatten().map(|v| v as f32).collect());
+        }
+        put(&mut networks.classes, classes.iter().map(|class| *class as f32).collect());
+        put(&mut networks.points, values);
+        Ok(Some(networks))
+    }
+
+    fn abilities(&self) -> Abilities<'_, Networks> {
+        Abilities { classify: Some(self), represent: Some(self), ..Abilities::default() }
+    }
+}
+
+/// Pictures of a domain, some at a time, and their labels.
+type Read = (Vec<Tensor<4>>, Option<Vec<usize>>);
+
+impl Shallow {
+    /// Numbers of a point.
+    fn width(&self) -> usize {
+        let c = &self.config.method;
+        match c.method {
+            Method::None | Method::Otgl => self.extractor.width(),
+            Method::Gfk => 2 * c.dimension,
+            _ => c.dimension,
+        }
+    }
+
+    /// What the weights of source and target are applied to.
+    fn bases(&self) -> (Basis, Basis) {
+        let c = &self.config.method;
+        let basis = match (c.method, c.kernel()) {
+            (Method::Tca | Method::Jda | Method::Tjm | Method::Sca | Method::Jgsa, Some(kernel)) => Basis::Kernel(kernel),
+            (Method::Otgl, _) => return (Basis::Nearest, Basis::Features),
+            _ => Basis::Features,
+        };
+        (basis, basis)
+    }
+
+    /// At most `samples` pictures of a set.
+    fn read(&self, data: &FitData<'_>, domain: usize) -> Result<Read> {
+        let (mut images, mut labels) = (Vec::new(), Some(Vec::new()));
+        for part in data.drawn(domain, self.config.samples) {
+            let part = part?;
+            images.push(part.images);
+            labels = labels.zip(part.host_labels).map(|(mut labels, new)| {
+                labels.extend(new.into_iter().map(|label| label as usize));
+                labels
+            });
+        }
+        Ok((images, labels))
+    }
+
+    /// The first labels of each class of the target, as many as may be used.
+    fn known(&self, n: usize, labels: Option<Vec<usize>>) -> Result<Vec<Option<usize>>> {
+        let most = self.config.target_labels;
+        if most == 0 {
+            return Ok(vec![None; n]);
+        }
+        let labels = labels
+            .ok_or_else(|| Error::usage(format!("model.target_labels = {most}: the target has no labels; set it to 0")))?;
+        let mut left = vec![most; self.pictures.classes.len()];
+        let take = |class: usize| {
+            let left = left.get_mut(class)?;
+            *left = left.checked_sub(1)?;
+            Some(class)
+        };
+        Ok(labels.into_iter().map(take).collect())
+    }
+
+    /// Puts a map into the networks.
+    fn keep(&self, networks: &mut Networks, map: &Map) {
+        if let (Some(kept), Some(anchors)) = (&mut networks.anchors, &map.anchors) {
+            put(kept, row_major(anchors.as_ref()));
+        }
+        for (kept, side) in [(&mut networks.source, &map.source), (&mut networks.target, &map.target)] {
+            if let (Some(kept), Some(weights)) = (&mut kept.weights, &side.weights) {
+                let mut values = row_major(weights.as_ref());
+                // An anchor that is repeated counts once.
+                if matches!(side.basis, Basis::Kernel(_)) {
+                    values.resize(kept.dims().iter().product(), 0.0);
+                }
+                put(kept, values);
+            }
+            if !side.offset.is_empty() {
+                put(&mut kept.offset, side.offset.iter().map(|v| *v as f32).collect());
+            }
+        }
+    }
+
+    /// The map that the networks hold.
+    fn map(&self, networks: &Networks) -> Map {
+        let (source, target) = self.bases();
+        let side = |kept: &SideMap, basis: Basis| Side {
+            basis,
+            weights: kept.weights.as_ref().map(|weights| table(weights)),
+            offset: to_values(kept.offset.val()).into_iter().map(f64::from).collect(),
+        };
+        let units = [Method::Tca, Method::Jda, Method::Tjm];
+        Map {
+            unit_points: units.contains(&self.config.method.method),
+            unit_features: units.contains(&self.config.method.method)
+                || [Method::Sca, Method::Jgsa].contains(&self.config.method.method),
+            anchors: networks.anchors.as_ref().map(|anchors| table(anchors)),
+            source: side(&networks.source, source),
+            target: side(&networks.target, target),
+        }
+    }
+
+    /// Points of pictures of a domain.
+    fn points(&self, networks: &Networks, images: Tensor<4>, of: Of) -> Result<Mat<f64>> {
+        check_pictures(&images, self.pictures.shape)?;
+        let words = networks.vocabulary.as_ref().map_or_else(Vec::new, |words| to_values(words.val()));
+        let features = matrix(&self.extractor.features(images, &words)?, self.extractor.width());
+        let (map, scaled) = (self.map(networks), scale(networks).scaled(features.as_ref(), of));
+        in_order(|| Ok(map.points(scaled.as_ref(), of)))
+    }
+
+    fn represented(&self, networks: &Networks, images: Tensor<4>, of: Of) -> Result<Tensor<2>> {
+        let (n, device) = (images.dims()[0], images.device());
+        let points = self.points(networks, images, of)?;
+        Ok(from_values(row_major(points.as_ref()), [n, points.ncols()], &device))
+    }
+}
+
+/// Pictures are taken to be of the target.
+impl Classify<Networks> for Shallow {
+    fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        let (n, device, classes) = (images.dims()[0], images.device(), self.pictures.classes.len());
+        let points = self.points(networks, images, Of::Target)?;
+        let k = points.ncols();
+        let logits = match &networks.planes {
+            Some(planes) => {
+                let planes = table(planes);
+                let decision = &points * planes.subcols(0, k).transpose();
+                Mat::from_fn(n, classes, |i, c| decision[(i, c)] + planes[(c, k)])
+            }
+            // −‖z − z'‖² of the nearest point of each class.
+            None => {
+                let distances = squared_distances(points.as_ref(), table(&networks.points).as_ref());
+                let of: Vec<usize> = to_values(networks.classes.val()).into_iter().map(|class| class as usize).collect();
+                let mut logits = Mat::full(n, classes, NEVER);
+                for i in 0..n {
+                    for (j, &class) in of.iter().enumerate() {
+                        logits[(i, class)] = logits[(i, class)].max(-distances[(i, j)]);
+                    }
+                }
+                logits
+            }
+        };
+        Ok(from_values(row_major(logits.as_ref()), [n, classes], &device))
+    }
+}
+
+/// The space that both domains share.
+impl Represent<Networks> for Shallow {
+    fn represent(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.represented(networks, images, Of::Target)
+    }
+
+    fn represent_source(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.represented(networks, images, Of::Source)
+    }
+}
+
+/// The scale that the networks hold.
+fn scale(networks: &Networks) -> Scale {
+    Scale { mean: table(&networks.mean), deviation: table(&networks.deviation) }
+}
+
+/// Row-major values as rows.
+fn matrix(values: &[f32], width: usize) -> Mat<f64> {
+    Mat::from_fn(values.len() / width, width, |i, j| f64::from(values[i * width + j]))
+}
+
+fn row_major(x: MatRef<'_, f64>) -> Vec<f32> {
+    (0..x.nrows()).flat_map(|i| (0..x.ncols()).map(move |j| x[(i, j)] as f32)).collect()
+}
+
+/// A parameter as a matrix.
+fn table(parameter: &Param<Tensor<2>>) -> Mat<f64> {
+    matrix(&to_values(parameter.val()), parameter.dims()[1])
+}
+
+/// Puts rows into a parameter; where they are fewer than it has, the first is repeated.
+fn put<const D: usize>(parameter: &mut Param<Tensor<D>>, mut values: Vec<f32>) {
+    let shape = parameter.dims();
+    let (all, row) = (shape.iter().product::<usize>(), shape[1..].iter().product::<usize>());
+    while values.len() < all {
+        values.extend_from_within(0..row);
+    }
+    let tensor = from_values(values, shape, &parameter.val().device());
+    *parameter = parameter.clone().map(|_| tensor);
+}
