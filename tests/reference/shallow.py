@@ -104,11 +104,12 @@ def mmd(guesses):
     return m / np.linalg.norm(m)
 
 
-def components(phi, m, penalty):
-    """Of phi, a row a picture."""
+def components(phi, m, penalty, unit_length=False):
+    """Of phi, a row a picture: of unit variance, or of unit length."""
     large, small = phi.T @ H @ phi, phi.T @ m @ phi + np.diag(penalty)
     values, vectors = scipy.linalg.eigh(large, small)
-    return vectors[:, ::-1][:, :K] / np.sqrt(values[::-1][:K])
+    vectors = vectors[:, ::-1][:, :K]
+    return vectors / (np.linalg.norm(vectors, axis=0) if unit_length else np.sqrt(values[::-1][:K]))
 
 
 grams = {"primal": x, "linear": x @ x.T, "rbf": rbf_kernel(x, gamma=GAMMA)}
@@ -121,6 +122,12 @@ for kernel, phi in grams.items():
             give_points(f"tca.{kernel}", z[:ns], z[ns:])
         guesses = guess(z[:ns], z[ns:])
     give_points(f"jda.{kernel}", z[:ns], z[ns:])
+
+guesses = None
+for _ in range(10):
+    z = unit(x @ components(x, mmd(guesses), np.ones(D), unit_length=True))
+    guesses = guess(z[:ns], z[ns:])
+give_points("jda.unit", z[:ns], z[ns:])
 
 # Transfer joint matching, and SKADA's beside it: there the kernel has the width 1 over the features, a ridge of 1e-10 moves the points a
 # little, and with a tolerance of 0 or more it ends after one iteration.

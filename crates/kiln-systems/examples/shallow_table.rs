@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use faer::Mat;
 use kiln_core::random::Key;
 use kiln_core::{Error, Result, tell};
-use kiln_data::{PictureRule, Prepared, Split};
+use kiln_data::{PictureRule, Prepared, Resize, Split};
 use kiln_nn::tensor::from_values;
 use kiln_systems::adaptation::shallow::algebra::{in_order, nearest};
 use kiln_systems::adaptation::shallow::domains::Domains;
@@ -51,7 +51,7 @@ struct Pictures {
 
 impl Pictures {
     fn of(set: &str, split: Split, n: usize, channels: usize) -> Result<Self> {
-        let rule = PictureRule { size: SIDE.into(), channels, ..PictureRule::default() };
+        let rule = PictureRule { size: SIDE.into(), resize: Resize::Stretch, channels, ..PictureRule::default() };
         let set = Prepared::new(kiln_data::open(set, split, &rule)?, rule)?;
         let (key, len) = (Key::new(0).purpose("table"), set.len() as u64);
         let (mut values, mut labels) = (Vec::new(), Vec::new());

@@ -179,7 +179,9 @@ impl Root {
     /// If B is not positive definite.
     pub fn of(b: MatRef<'_, f64>) -> Result<Self> {
         let found = b.llt(Side::Lower).map_err(|_| {
-            Error::new("the domains' statistics are singular; raise the regularisation (model.lambda, model.alpha, model.mu)")
+            Error::new(
+                "the domains' statistics are singular; raise the regularisation (model.lambda, model.alpha, model.mu)",
+            )
         })?;
         Ok(Self { l: found.L().to_owned() })
     }

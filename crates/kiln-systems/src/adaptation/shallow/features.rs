@@ -101,9 +101,9 @@ impl Extractor {
             FeatureName::MobileNetV2 => {
                 let net = self.net(&images.device())?;
                 let n = images.dims()[0];
-                let parts = (0..n).step_by(CHUNK).map(|start| {
-                    Ok(to_values(net.features(images.clone().narrow(0, start, CHUNK.min(n - start)))?))
-                });
+                let parts = (0..n)
+                    .step_by(CHUNK)
+                    .map(|start| Ok(to_values(net.features(images.clone().narrow(0, start, CHUNK.min(n - start)))?)));
                 Ok(parts.collect::<Result<Vec<_>>>()?.concat())
             }
         }

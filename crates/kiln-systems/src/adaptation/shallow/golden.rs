@@ -72,7 +72,7 @@ impl Fixture {
 }
 
 fn config(method: Method, kernel: KernelName) -> MethodConfig {
-    MethodConfig { method, kernel, dimension: 3, ..MethodConfig::default() }
+    MethodConfig { method, kernel, dimension: 3, whiten: true, ..MethodConfig::default() }
 }
 
 #[test]
@@ -85,8 +85,8 @@ fn subspace_methods_equal_their_references() {
     let map = config(Method::Gfk, KernelName::Primal).learn(&domains).unwrap();
     let root = map.source.weights.as_ref().unwrap();
     assert!((root * root.transpose() - fixture.matrix("gfk.kernel")).norm_max() < 1e-9);
-    let [source, target] = [(&domains.source, Of::Source), (&domains.target, Of::Target)]
-        .map(|(x, of)| map.points(x.as_ref(), of));
+    let [source, target] =
+        [(&domains.source, Of::Source), (&domains.target, Of::Target)].map(|(x, of)| map.points(x.as_ref(), of));
     fixture.check_accuracy("gfk", source.as_ref(), target.as_ref());
 }
 
@@ -99,6 +99,8 @@ fn components_equal_their_references() {
             fixture.check(&format!("{id}.{name}"), &config(method, kernel).learn(&domains).unwrap());
         }
     }
+    let unit = MethodConfig { whiten: false, ..config(Method::Jda, KernelName::Primal) };
+    fixture.check("jda.unit", &unit.learn(&domains).unwrap());
     fixture.check("sca", &config(Method::Sca, KernelName::Rbf).learn(&domains).unwrap());
     // The width of SKADA's kernel is 1 over the features.
     let tjm = MethodConfig { lambda: 0.1, iterations: 4, gamma: 1.0 / 8.0, ..config(Method::Tjm, KernelName::Rbf) };
@@ -203,4 +205,19 @@ fn what_cannot_be_learned_from_is_said() {
     }
     let tiny = MethodConfig { entropy: 1e-6, ..config(Method::Otgl, KernelName::Primal) };
     assert!(tiny.learn(&good).err().unwrap().to_string().contains("model.entropy"));
+}
+
+/// A class that the target lacks pulls nothing where the target may lack some.
+#[test]
+fn the_discrepancy_of_a_partial_target_leaves_classes_out() {
+    let mut domains = Fixture::open().domains();
+    domains.known = vec![None; domains.target.nrows()];
+    let guesses: Vec<usize> = (0..domains.target.nrows()).map(|i| i % 2).collect();
+    let whole = super::mmd::discrepancy(&domains, Some(&guesses), false);
+    let partial = super::mmd::discrepancy(&domains, Some(&guesses), true);
+    assert_eq!((whole.ncols(), partial.ncols()), (4, 3));
+    for e in [whole, partial] {
+        let norm = (&e * e.transpose()).norm_l2();
+        assert!((norm - 1.0).abs() < 1e-12, "{norm}");
+    }
 }

@@ -30,7 +30,8 @@ pub fn descriptors(grey: &[f64], [height, width]: [usize; 2], cell: usize) -> Ve
     for row in 0..rows * cell {
         for column in 0..columns * cell {
             let down = if row == 0 || row + 1 == height { 0.0 } else { at(row + 1, column) - at(row - 1, column) };
-            let right = if column == 0 || column + 1 == width { 0.0 } else { at(row, column + 1) - at(row, column - 1) };
+            let right =
+                if column == 0 || column + 1 == width { 0.0 } else { at(row, column + 1) - at(row, column - 1) };
             let degrees = down.atan2(right).to_degrees().rem_euclid(180.0);
             let bin = ((degrees / 180.0 * ORIENTATIONS as f64) as usize).min(ORIENTATIONS - 1);
             cells[row / cell * columns + column / cell][bin] += down.hypot(right) / (cell * cell) as f64;
@@ -48,7 +49,10 @@ pub fn descriptors(grey: &[f64], [height, width]: [usize; 2], cell: usize) -> Ve
         normalise(&mut block);
         block
     };
-    (0..blocks(rows)).flat_map(|top| (0..blocks(columns)).map(move |left| (top, left))).map(|(t, l)| block(t, l)).collect()
+    (0..blocks(rows))
+        .flat_map(|top| (0..blocks(columns)).map(move |left| (top, left)))
+        .map(|(t, l)| block(t, l))
+        .collect()
 }
 
 fn normalise(block: &mut [f64; WIDTH]) {
@@ -69,9 +73,7 @@ pub fn vocabulary(descriptors: &[f32], words: usize, key: Key) -> Result<Vec<f32
 pub fn histogram(descriptors: &[[f64; WIDTH]], words: &[f32]) -> Vec<f32> {
     let mut counts = vec![0usize; words.len() / WIDTH];
     for descriptor in descriptors.iter().filter(|descriptor| !is_flat(descriptor)) {
-        let apart = |word: &[f32]| {
-            word.iter().zip(descriptor).map(|(w, d)| (f64::from(*w) - d).powi(2)).sum::<f64>()
-        };
+        let apart = |word: &[f32]| word.iter().zip(descriptor).map(|(w, d)| (f64::from(*w) - d).powi(2)).sum::<f64>();
         let each = words.chunks_exact(WIDTH).map(apart).enumerate();
         let (nearest, _) = each.fold((0, f64::INFINITY), |best, (i, d)| if d < best.1 { (i, d) } else { best });
         counts[nearest] += 1;

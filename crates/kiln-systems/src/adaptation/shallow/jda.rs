@@ -19,6 +19,8 @@ pub struct Settings {
     pub lambda: f64,
     /// T: how often classes are guessed.
     pub iterations: usize,
+    /// Whether components have unit variance, not unit length.
+    pub whiten: bool,
     /// Whether the target may lack classes.
     pub partial: bool,
 }
@@ -33,7 +35,7 @@ pub fn joint_distribution_adaptation(domains: &Domains, kernel: Option<Kernel>, 
     let mut guesses: Option<Vec<usize>> = None;
     for iteration in 1.. {
         let e = discrepancy(domains, guesses.as_deref(), settings.partial);
-        let a = space.components(e.as_ref(), &penalty, settings.dimension)?;
+        let a = space.components(e.as_ref(), &penalty, settings.dimension, settings.whiten)?;
         let [source, target] = [Of::Source, Of::Target].map(|of| space.points(&a, domains, of));
         let found = domains.guessed(source.as_ref(), target.as_ref());
         // The same guesses have the same components.

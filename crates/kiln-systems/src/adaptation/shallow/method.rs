@@ -4,7 +4,7 @@ use kiln_core::{Result, refuse_if};
 use serde::{Deserialize, Serialize};
 
 use super::domains::Domains;
-use super::map::{Kernel, Map, Side};
+use super::map::{Basis, Kernel, Map, Side};
 use super::{gfk, jda, jgsa, otgl, sa, sca, sda, tca, tjm};
 
 /// How the domains are brought together.
@@ -70,6 +70,8 @@ pub struct MethodConfig {
     pub entropy: f64,
     /// η of OTGL: the group lasso.
     pub group: f64,
+    /// Whether the components of TCA, JDA and TJM have unit variance, as the papers constrain them, and not unit length.
+    pub whiten: bool,
     /// T of JDA, TJM, JGSA and OTGL: how often guesses, weights or the plan are renewed.
     pub iterations: usize,
     /// Whether the target may lack classes of the source, of which means are then not compared: for JDA and JGSA.
@@ -90,6 +92,7 @@ impl Default for MethodConfig {
             delta: 1.0,
             entropy: 0.02,
             group: 0.1,
+            whiten: false,
             iterations: 10,
             partial: false,
         }
@@ -137,6 +140,27 @@ impl MethodConfig {
         }
     }
 
+    /// What the weights of source and target are applied to.
+    pub fn bases(&self) -> (Basis, Basis) {
+        let basis = match (self.method, self.kernel()) {
+            (Method::Tca | Method::Jda | Method::Tjm | Method::Sca | Method::Jgsa, Some(kernel)) => {
+                Basis::Kernel(kernel)
+            }
+            (Method::Otgl, _) => return (Basis::Nearest, Basis::Features),
+            _ => Basis::Features,
+        };
+        (basis, basis)
+    }
+
+    /// Numbers of a point, of `features` numbers.
+    pub fn width(&self, features: usize) -> usize {
+        match self.method {
+            Method::None | Method::Otgl => features,
+            Method::Gfk => 2 * self.dimension,
+            _ => self.dimension,
+        }
+    }
+
     /// Learns the map of both domains.
     ///
     /// # Errors
@@ -144,18 +168,21 @@ impl MethodConfig {
     pub fn learn(&self, domains: &Domains) -> Result<Map> {
         let kernel = self.kernel();
         let of_pictures = kernel.unwrap_or(Kernel::Linear);
-        let Self { dimension, lambda, alpha, beta, mu, iterations, partial, .. } = *self;
+        let Self { dimension, lambda, alpha, beta, mu, whiten, iterations, partial, .. } = *self;
         match self.method {
             Method::None => Ok(Map::of_features(Side::same(), Side::same())),
             Method::Sa => sa::subspace_alignment(domains, dimension),
             Method::Sda => sda::subspace_distribution_alignment(domains, dimension),
             Method::Gfk => gfk::geodesic_flow_kernel(domains, dimension),
-            Method::Tca => tca::transfer_components(domains, kernel, dimension, lambda),
+            Method::Tca => tca::transfer_components(domains, kernel, dimension, lambda, whiten),
             Method::Jda => {
-                let settings = jda::Settings { dimension, lambda, iterations, partial };
+                let settings = jda::Settings { dimension, lambda, iterations, whiten, partial };
                 jda::joint_distribution_adaptation(domains, kernel, &settings)
             }
-            Method::Tjm => tjm::transfer_joint_matching(domains, of_pictures, dimension, lambda, iterations),
+            Method::Tjm => {
+                let settings = tjm::Settings { dimension, lambda, iterations, whiten };
+                tjm::transfer_joint_matching(domains, of_pictures, &settings)
+            }
             Method::Sca => {
                 let settings = sca::Settings { dimension, beta, delta: self.delta };
                 sca::scatter_components(domains, of_pictures, &settings)

@@ -22,6 +22,10 @@ pub mod sca;
 pub mod scale;
 pub mod sda;
 pub mod space;
+pub mod stored;
 pub mod system;
 pub mod tca;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 pub mod tjm;

@@ -50,9 +50,7 @@ pub fn scatter_components(domains: &Domains, kernel: Kernel, settings: &Settings
     let apart = Mat::from_fn(n, 1, |i, _| 0.5 * (of_source[i] - of_target[i]));
     let large = p * Scale(settings.beta) + total * Scale(1.0 - settings.beta);
     let small = &apart * apart.transpose() * Scale(settings.delta) + q + &centred_gram;
-    let small = Mat::from_fn(n, n, |i, j| {
-        0.5 * (small[(i, j)] + small[(j, i)]) + if i == j { RIDGE } else { 0.0 }
-    });
+    let small = Mat::from_fn(n, n, |i, j| 0.5 * (small[(i, j)] + small[(j, i)]) + if i == j { RIDGE } else { 0.0 });
     let (values, b) = leading(large.as_ref(), small.as_ref(), k)?;
     refuse_if!(
         values[k - 1] <= 1e-12 * values[0],

@@ -51,10 +51,7 @@ impl Scale {
             }
             Standardize::None => [0, 1].map(|_| (vec![0.0; d], vec![1.0; d])),
         };
-        Self {
-            mean: Mat::from_fn(2, d, |i, j| sides[i].0[j]),
-            deviation: Mat::from_fn(2, d, |i, j| sides[i].1[j]),
-        }
+        Self { mean: Mat::from_fn(2, d, |i, j| sides[i].0[j]), deviation: Mat::from_fn(2, d, |i, j| sides[i].1[j]) }
     }
 
     /// Features of a domain, scaled.

@@ -1,5 +1,9 @@
 //! The space of TCA, JDA and TJM: components of the features or of a kernel, in which the domains' means are near and all
 //! pictures spread. Features are brought to unit length first, and points in the end, as in the authors' code.
+//!
+//! The papers constrain components to unit variance, Aᵀ K H Kᵀ A = I. That makes those that hold little more than noise count as much
+//! as the first. Columns of unit length, which the published code has from its eigenvalue routine, keep what components are worth;
+//! `whiten` is the constraint.
 
 use faer::{Mat, MatRef};
 use kiln_core::{Result, refuse_if};
@@ -35,11 +39,12 @@ impl Space {
         self.phi.ncols()
     }
 
-    /// A of the `k` smallest φ with (Φᵀ M Φ + diag(penalty)) a = φ Φᵀ H Φ a, aᵀ Φᵀ H Φ a = 1; `e` has E Eᵀ = M.
+    /// A of the `k` smallest φ with (Φᵀ M Φ + diag(penalty)) a = φ Φᵀ H Φ a; `e` has E Eᵀ = M. Columns have length 1, or, where
+    /// `whiten`, aᵀ Φᵀ H Φ a = 1.
     ///
     /// # Errors
     /// If `k` components are more than the pictures span.
-    pub fn components(&self, e: MatRef<'_, f64>, penalty: &[f64], k: usize) -> Result<Mat<f64>> {
+    pub fn components(&self, e: MatRef<'_, f64>, penalty: &[f64], k: usize, whiten: bool) -> Result<Mat<f64>> {
         let (n, p) = (self.phi.nrows(), self.width());
         refuse_if!(
             k > p || k >= n,
@@ -55,7 +60,9 @@ impl Space {
             nu[k - 1] <= 1e-12 * nu[0],
             "model.dimension = {k}: the pictures vary in fewer directions; lower it"
         );
-        Ok(Mat::from_fn(p, k, |i, j| scale[i] * b[(i, j)] / nu[j].sqrt()))
+        let a = Mat::from_fn(p, k, |i, j| scale[i] * b[(i, j)]);
+        let sizes: Vec<f64> = (0..k).map(|j| if whiten { nu[j].sqrt() } else { a.col(j).norm_l2() }).collect();
+        Ok(Mat::from_fn(p, k, |i, j| a[(i, j)] / sizes[j]))
     }
 
     /// The map that components make.

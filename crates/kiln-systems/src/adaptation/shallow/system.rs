@@ -9,11 +9,10 @@
 //!
 //! `kiln train shallow --data mnist,digits8`; `--set model.method=none` is the lower bound.
 
-use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use faer::{Mat, MatRef};
+use faer::Mat;
 use kiln_core::{Error, Result, refuse_if};
-use kiln_data::DataKind;
+use kiln_data::{DataKind, Resize};
 use kiln_measure::Features;
 use kiln_measure::svm::LinearSvm;
 use kiln_nn::Init;
@@ -25,9 +24,10 @@ use serde::{Deserialize, Serialize};
 use super::algebra::{in_order, squared_distances};
 use super::domains::Domains;
 use super::features::{Extractor, FeatureName};
-use super::map::{Basis, Map, Of, Side};
+use super::map::{Basis, Of};
 use super::method::{Method, MethodConfig};
 use super::scale::{Scale, Standardize};
+use super::stored::{Networks, SideMap, matrix, put, row_major, table};
 
 /// What gives a point its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,36 +85,6 @@ const DESCRIPTORS: usize = 10_000;
 /// The logit of a class that no labelled picture has.
 const NEVER: f64 = -1e30;
 
-/// What is learned. Rows for pictures are as many as `samples` allows; where a set has fewer, the first is repeated.
-#[derive(Module, Debug)]
-pub struct Networks {
-    /// Words, `[words, numbers of a descriptor]`.
-    pub vocabulary: Option<Param<Tensor<2>>>,
-    /// The mean of each feature, `[2, d]`: of the source, of the target.
-    pub mean: Param<Tensor<2>>,
-    /// Its deviation.
-    pub deviation: Param<Tensor<2>>,
-    /// Features of the pictures that kernels are taken with, `[a, d]`.
-    pub anchors: Option<Param<Tensor<2>>>,
-    /// The source's map.
-    pub source: SideMap,
-    /// The target's.
-    pub target: SideMap,
-    /// Points with a class, `[p, k]`.
-    pub points: Param<Tensor<2>>,
-    /// Their classes, `[p]`.
-    pub classes: Param<Tensor<1>>,
-    /// A plane a class: a weight a number of a point, then the offset, `[classes, k + 1]`.
-    pub planes: Option<Param<Tensor<2>>>,
-}
-
-/// The map of a domain.
-#[derive(Module, Debug)]
-pub struct SideMap {
-    weights: Option<Param<Tensor<2>>>,
-    offset: Param<Tensor<1>>,
-}
-
 /// The system.
 pub struct Shallow {
     config: Config,
@@ -131,7 +101,13 @@ impl System for Shallow {
     type Networks = Networks;
 
     fn defaults() -> (DataConfig, TrainConfig) {
-        let data = DataConfig { set: "mnist,digits8".into(), size: 28.into(), channels: 1, ..DataConfig::default() };
+        let data = DataConfig {
+            set: "mnist,digits8".into(),
+            size: 28.into(),
+            resize: Resize::Stretch,
+            channels: 1,
+            ..DataConfig::default()
+        };
         (data, TrainConfig { ema_half_life: 0.0, preview_every: 0, ..TrainConfig::default() })
     }
 
@@ -165,17 +141,14 @@ impl System for Shallow {
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let (c, d, k) = (&self.config, self.extractor.width(), self.width());
-        let (source, target) = self.bases();
+        let (c, d) = (&self.config, self.extractor.width());
+        let (k, (source, target)) = (c.method.width(d), c.method.bases());
         let pictures = 2 * c.samples;
         let anchored = [source, target].iter().any(|basis| *basis != Basis::Features);
         let mut side = |basis: Basis| {
             let rows = if basis == Basis::Features { d } else { pictures };
             let maps = basis != Basis::Features || ![Method::None, Method::Otgl].contains(&c.method.method);
-            SideMap {
-                weights: maps.then(|| init.constant([rows, k], 0.0)),
-                offset: init.constant([k], 0.0),
-            }
+            SideMap { weights: maps.then(|| init.constant([rows, k], 0.0)), offset: init.constant([k], 0.0) }
         };
         let (source, target) = (side(source), side(target));
         Networks {
@@ -187,8 +160,7 @@ impl System for Shallow {
             target,
             points: init.constant([pictures, k], 0.0),
             classes: init.constant([pictures], 0.0),
-            planes: (c.predictor == Predictor::Svm)
-                .then(|| init.constant([self.pictures.classes.len(), k + 1], 0.0)),
+            planes: (c.predictor == Predictor::Svm).then(|| init.constant([self.pictures.classes.len(), k + 1], 0.0)),
         }
     }
 
@@ -218,13 +190,11 @@ impl System for Shallow {
         let known = self.known(target.nrows(), target_labels)?;
         // Checked before they are scaled, so that errors speak of the features as they are.
         let raw = Domains::new((source, labels), (target, known), self.pictures.classes.len())?;
-        let found = Scale::of(&raw, self.config.standardize);
-        put(&mut networks.mean, row_major(found.mean.as_ref()));
-        put(&mut networks.deviation, row_major(found.deviation.as_ref()));
-        let domains = scale(&networks).both(raw);
-        self.keep(&mut networks, &in_order(|| self.config.method.learn(&domains))?);
+        networks.keep_scale(&Scale::of(&raw, self.config.standardize));
+        let domains = networks.scale().both(raw);
+        networks.keep_map(&in_order(|| self.config.method.learn(&domains))?);
         // Points are those of the map as it is kept.
-        let map = self.map(&networks);
+        let map = networks.map(&self.config.method);
         let (source, target) = in_order(|| {
             let points = |x: &Mat<f64>, of| map.points(x.as_ref(), of);
             Ok((points(&domains.source, Of::Source), points(&domains.target, Of::Target)))
@@ -251,27 +221,6 @@ impl System for Shallow {
 type Read = (Vec<Tensor<4>>, Option<Vec<usize>>);
 
 impl Shallow {
-    /// Numbers of a point.
-    fn width(&self) -> usize {
-        let c = &self.config.method;
-        match c.method {
-            Method::None | Method::Otgl => self.extractor.width(),
-            Method::Gfk => 2 * c.dimension,
-            _ => c.dimension,
-        }
-    }
-
-    /// What the weights of source and target are applied to.
-    fn bases(&self) -> (Basis, Basis) {
-        let c = &self.config.method;
-        let basis = match (c.method, c.kernel()) {
-            (Method::Tca | Method::Jda | Method::Tjm | Method::Sca | Method::Jgsa, Some(kernel)) => Basis::Kernel(kernel),
-            (Method::Otgl, _) => return (Basis::Nearest, Basis::Features),
-            _ => Basis::Features,
-        };
-        (basis, basis)
-    }
-
     /// At most `samples` pictures of a set.
     fn read(&self, data: &FitData<'_>, domain: usize) -> Result<Read> {
         let (mut images, mut labels) = (Vec::new(), Some(Vec::new()));
@@ -292,8 +241,9 @@ impl Shallow {
         if most == 0 {
             return Ok(vec![None; n]);
         }
-        let labels = labels
-            .ok_or_else(|| Error::usage(format!("model.target_labels = {most}: the target has no labels; set it to 0")))?;
+        let labels = labels.ok_or_else(|| {
+            Error::usage(format!("model.target_labels = {most}: the target has no labels; set it to 0"))
+        })?;
         let mut left = vec![most; self.pictures.classes.len()];
         let take = |class: usize| {
             let left = left.get_mut(class)?;
@@ -303,52 +253,40 @@ impl Shallow {
         Ok(labels.into_iter().map(take).collect())
     }
 
-    /// Puts a map into the networks.
-    fn keep(&self, networks: &mut Networks, map: &Map) {
-        if let (Some(kept), Some(anchors)) = (&mut networks.anchors, &map.anchors) {
-            put(kept, row_major(anchors.as_ref()));
-        }
-        for (kept, side) in [(&mut networks.source, &map.source), (&mut networks.target, &map.target)] {
-            if let (Some(kept), Some(weights)) = (&mut kept.weights, &side.weights) {
-                let mut values = row_major(weights.as_ref());
-                // An anchor that is repeated counts once.
-                if matches!(side.basis, Basis::Kernel(_)) {
-                    values.resize(kept.dims().iter().product(), 0.0);
-                }
-                put(kept, values);
-            }
-            if !side.offset.is_empty() {
-                put(&mut kept.offset, side.offset.iter().map(|v| *v as f32).collect());
-            }
-        }
-    }
-
-    /// The map that the networks hold.
-    fn map(&self, networks: &Networks) -> Map {
-        let (source, target) = self.bases();
-        let side = |kept: &SideMap, basis: Basis| Side {
-            basis,
-            weights: kept.weights.as_ref().map(|weights| table(weights)),
-            offset: to_values(kept.offset.val()).into_iter().map(f64::from).collect(),
-        };
-        let units = [Method::Tca, Method::Jda, Method::Tjm];
-        Map {
-            unit_points: units.contains(&self.config.method.method),
-            unit_features: units.contains(&self.config.method.method)
-                || [Method::Sca, Method::Jgsa].contains(&self.config.method.method),
-            anchors: networks.anchors.as_ref().map(|anchors| table(anchors)),
-            source: side(&networks.source, source),
-            target: side(&networks.target, target),
-        }
-    }
-
     /// Points of pictures of a domain.
     fn points(&self, networks: &Networks, images: Tensor<4>, of: Of) -> Result<Mat<f64>> {
         check_pictures(&images, self.pictures.shape)?;
         let words = networks.vocabulary.as_ref().map_or_else(Vec::new, |words| to_values(words.val()));
         let features = matrix(&self.extractor.features(images, &words)?, self.extractor.width());
-        let (map, scaled) = (self.map(networks), scale(networks).scaled(features.as_ref(), of));
+        let (map, scaled) = (networks.map(&self.config.method), networks.scale().scaled(features.as_ref(), of));
         in_order(|| Ok(map.points(scaled.as_ref(), of)))
+    }
+
+    fn classified(&self, networks: &Networks, images: Tensor<4>, of: Of) -> Result<Tensor<2>> {
+        let (n, device, classes) = (images.dims()[0], images.device(), self.pictures.classes.len());
+        let points = self.points(networks, images, of)?;
+        let k = points.ncols();
+        let logits = match &networks.planes {
+            Some(planes) => {
+                let planes = table(planes);
+                let decision = &points * planes.subcols(0, k).transpose();
+                Mat::from_fn(n, classes, |i, c| decision[(i, c)] + planes[(c, k)])
+            }
+            // −‖z − z'‖² of the nearest point of each class.
+            None => {
+                let distances = squared_distances(points.as_ref(), table(&networks.points).as_ref());
+                let classes_of: Vec<usize> =
+                    to_values(networks.classes.val()).into_iter().map(|class| class as usize).collect();
+                let mut logits = Mat::full(n, classes, NEVER);
+                for i in 0..n {
+                    for (j, &class) in classes_of.iter().enumerate() {
+                        logits[(i, class)] = logits[(i, class)].max(-distances[(i, j)]);
+                    }
+                }
+                logits
+            }
+        };
+        Ok(from_values(row_major(logits.as_ref()), [n, classes], &device))
     }
 
     fn represented(&self, networks: &Networks, images: Tensor<4>, of: Of) -> Result<Tensor<2>> {
@@ -361,29 +299,11 @@ impl Shallow {
 /// Pictures are taken to be of the target.
 impl Classify<Networks> for Shallow {
     fn classify(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
-        let (n, device, classes) = (images.dims()[0], images.device(), self.pictures.classes.len());
-        let points = self.points(networks, images, Of::Target)?;
-        let k = points.ncols();
-        let logits = match &networks.planes {
-            Some(planes) => {
-                let planes = table(planes);
-                let decision = &points * planes.subcols(0, k).transpose();
-                Mat::from_fn(n, classes, |i, c| decision[(i, c)] + planes[(c, k)])
-            }
-            // −‖z − z'‖² of the nearest point of each class.
-            None => {
-                let distances = squared_distances(points.as_ref(), table(&networks.points).as_ref());
-                let of: Vec<usize> = to_values(networks.classes.val()).into_iter().map(|class| class as usize).collect();
-                let mut logits = Mat::full(n, classes, NEVER);
-                for i in 0..n {
-                    for (j, &class) in of.iter().enumerate() {
-                        logits[(i, class)] = logits[(i, class)].max(-distances[(i, j)]);
-                    }
-                }
-                logits
-            }
-        };
-        Ok(from_values(row_major(logits.as_ref()), [n, classes], &device))
+        self.classified(networks, images, Of::Target)
+    }
+
+    fn classify_source(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
+        self.classified(networks, images, Of::Source)
     }
 }
 
@@ -396,34 +316,4 @@ impl Represent<Networks> for Shallow {
     fn represent_source(&self, networks: &Networks, images: Tensor<4>) -> Result<Tensor<2>> {
         self.represented(networks, images, Of::Source)
     }
-}
-
-/// The scale that the networks hold.
-fn scale(networks: &Networks) -> Scale {
-    Scale { mean: table(&networks.mean), deviation: table(&networks.deviation) }
-}
-
-/// Row-major values as rows.
-fn matrix(values: &[f32], width: usize) -> Mat<f64> {
-    Mat::from_fn(values.len() / width, width, |i, j| f64::from(values[i * width + j]))
-}
-
-fn row_major(x: MatRef<'_, f64>) -> Vec<f32> {
-    (0..x.nrows()).flat_map(|i| (0..x.ncols()).map(move |j| x[(i, j)] as f32)).collect()
-}
-
-/// A parameter as a matrix.
-fn table(parameter: &Param<Tensor<2>>) -> Mat<f64> {
-    matrix(&to_values(parameter.val()), parameter.dims()[1])
-}
-
-/// Puts rows into a parameter; where they are fewer than it has, the first is repeated.
-fn put<const D: usize>(parameter: &mut Param<Tensor<D>>, mut values: Vec<f32>) {
-    let shape = parameter.dims();
-    let (all, row) = (shape.iter().product::<usize>(), shape[1..].iter().product::<usize>());
-    while values.len() < all {
-        values.extend_from_within(0..row);
-    }
-    let tensor = from_values(values, shape, &parameter.val().device());
-    *parameter = parameter.clone().map(|_| tensor);
 }

@@ -17,9 +17,15 @@ use super::space::Space;
 ///
 /// # Errors
 /// If the pictures span fewer.
-pub fn transfer_components(domains: &Domains, kernel: Option<Kernel>, k: usize, lambda: f64) -> Result<Map> {
+pub fn transfer_components(
+    domains: &Domains,
+    kernel: Option<Kernel>,
+    k: usize,
+    lambda: f64,
+    whiten: bool,
+) -> Result<Map> {
     let space = Space::new(domains, kernel);
     let e = discrepancy(domains, None, false);
-    let a = space.components(e.as_ref(), &vec![lambda; space.width()], k)?;
+    let a = space.components(e.as_ref(), &vec![lambda; space.width()], k, whiten)?;
     Ok(space.map(a))
 }

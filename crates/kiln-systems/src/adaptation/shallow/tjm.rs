@@ -15,23 +15,31 @@ use super::space::Space;
 /// A row of A that is shorter counts as this long.
 const SHORTEST: f64 = 1e-10;
 
-/// `k` components after `iterations`.
+/// Settings with the paper's names.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// k: components.
+    pub dimension: usize,
+    /// λ: the weight of ‖A‖₂,₁.
+    pub lambda: f64,
+    /// How often pictures are weighed.
+    pub iterations: usize,
+    /// Whether components have unit variance, not unit length.
+    pub whiten: bool,
+}
+
+/// The map after `iterations`.
 ///
 /// # Errors
-/// If the pictures span fewer.
-pub fn transfer_joint_matching(
-    domains: &Domains,
-    kernel: Kernel,
-    k: usize,
-    lambda: f64,
-    iterations: usize,
-) -> Result<Map> {
+/// If the pictures span fewer dimensions.
+pub fn transfer_joint_matching(domains: &Domains, kernel: Kernel, settings: &Settings) -> Result<Map> {
+    let Settings { dimension, lambda, iterations, whiten } = *settings;
     let space = Space::new(domains, Some(kernel));
     let e = discrepancy(domains, None, false);
     let mut penalty = vec![lambda; space.width()];
     let mut a = Mat::zeros(0, 0);
     for _ in 0..iterations.max(1) {
-        a = space.components(e.as_ref(), &penalty, k)?;
+        a = space.components(e.as_ref(), &penalty, dimension, whiten)?;
         for (i, penalty) in penalty.iter_mut().enumerate().take(domains.source.nrows()) {
             *penalty = lambda / (2.0 * a.row(i).norm_l2().max(SHORTEST));
         }
