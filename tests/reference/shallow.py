@@ -1,8 +1,8 @@
 """Shallow domain adaptation: points of both domains, transport plans and accuracies, on features of two domains.
 
 Made with torch==2.15.0, scipy==1.17.1, numpy==2.4.6, sklearn==1.9.1, skimage==0.26.0, ot==0.9.7.post1, skada==0.6.0.
-SA is SKADA's, OTGL POT's (`sinkhorn_l1l2_gl`). The others are the papers' formulas here: no library has them, and the TCA
-of SKADA and ADAPT takes `eigh` of a matrix that is not symmetric. GFK's integral is taken numerically.
+SA is SKADA's, OTGL POT's (`sinkhorn_l1l2_gl`). The others are the papers' formulas here: no library has them, and the
+TCA of SKADA and ADAPT takes `eigh` of a matrix that is not symmetric. GFK's integral is taken numerically.
 """
 
 import os
@@ -129,8 +129,8 @@ for _ in range(10):
     guesses = guess(z[:ns], z[ns:])
 give_points("jda.unit", z[:ns], z[ns:])
 
-# Transfer joint matching, and SKADA's beside it: there the kernel has the width 1 over the features, a ridge of 1e-10 moves the points a
-# little, and with a tolerance of 0 or more it ends after one iteration.
+# Transfer joint matching, and SKADA's beside it: there the kernel has the width 1 over the features, a ridge of 1e-10
+# moves the points a little, and with a tolerance of 0 or more it ends after one iteration.
 phi, penalty = rbf_kernel(x), np.ones(n)
 for _ in range(4):
     a = components(phi, mmd(None), 0.1 * penalty)

@@ -1,9 +1,11 @@
-//! `shallow_table SEEDS SAMPLES [FEATURES…]`: the accuracies of every shallow method on six transfers among three sets of digits, as
-//! Markdown tables, one for each kind of features (`pixels`, `descriptors`, `mobilenetv2`; all by default).
+//! `shallow_table SEEDS SAMPLES STANDARDIZE [FEATURES…]`: the accuracies of every shallow method on six transfers
+//! among three sets of digits, as Markdown tables, one for each kind of features (`pixels`, `descriptors`,
+//! `mobilenetv2`; all by default).
 //!
-//! Each seed chooses SAMPLES pictures of the train part of each set to learn from. Accuracies are of 1,000 pictures of the
-//! target's test part by the nearest labelled point; with more than one seed their mean and standard deviation. Needs `kiln data
-//! fetch` of `mnist`, `mnistm`, `digits8` and `weights:mobilenetv2`.
+//! STANDARDIZE is `domain` or `none`. Each seed chooses SAMPLES pictures of the train part of each set to learn from.
+//! Accuracies are of 1,000 pictures of the target's test part by the nearest labelled point; with more than one seed
+//! their mean and standard deviation. Needs `kiln data fetch` of `mnist`, `mnistm`, `digits8` and
+//! `weights:mobilenetv2`.
 
 use std::time::Instant;
 
@@ -76,22 +78,27 @@ fn rows(table: &[f32], width: usize, places: &[usize]) -> Mat<f64> {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::usage("shallow_table SEEDS SAMPLES [FEATURES…]");
+    let usage = || Error::usage("shallow_table SEEDS SAMPLES domain|none [FEATURES…]");
     let number = |i: usize| arguments.get(i).and_then(|text| text.parse::<usize>().ok()).ok_or_else(usage);
     let (seeds, samples) = (number(0)?, number(1)?);
+    let how = match arguments.get(2).map(String::as_str) {
+        Some("domain") => Standardize::Domain,
+        Some("none") => Standardize::None,
+        _ => return Err(usage()),
+    };
     for (name, feature) in [
         ("pixels", FeatureName::Pixels),
         ("descriptors", FeatureName::Descriptors),
         ("mobilenetv2", FeatureName::MobileNetV2),
     ] {
-        if arguments.len() == 2 || arguments[2..].iter().any(|asked| asked == name) {
-            table(name, feature, seeds as u64, samples)?;
+        if arguments.len() == 3 || arguments[3..].iter().any(|asked| asked == name) {
+            table((name, feature), seeds as u64, samples, how)?;
         }
     }
     Ok(())
 }
 
-fn table(name: &str, feature: FeatureName, seeds: u64, samples: usize) -> Result<()> {
+fn table((name, feature): (&str, FeatureName), seeds: u64, samples: usize, how: Standardize) -> Result<()> {
     let (device, start) = (Device::flex(), Instant::now());
     let channels = if feature == FeatureName::MobileNetV2 { 3 } else { 1 };
     // A few more than one seed needs, so that seeds differ.
@@ -136,7 +143,7 @@ fn table(name: &str, feature: FeatureName, seeds: u64, samples: usize) -> Result
             let source = (rows(&of_source, width, &a), labels.clone());
             let target = (rows(&of_target, width, &b), vec![None; b.len()]);
             let raw = Domains::new(source, target, 10)?;
-            let scale = Scale::of(&raw, Standardize::Domain);
+            let scale = Scale::of(&raw, how);
             let (domains, asked) = (scale.both(raw), scale.scaled(asked.as_ref(), Of::Target));
             for (row, (_, method, kernel)) in METHODS.into_iter().enumerate() {
                 let config = MethodConfig { method, kernel, ..MethodConfig::default() };

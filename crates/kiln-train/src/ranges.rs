@@ -218,7 +218,6 @@ pub const RANGES: &[(&str, Range)] = &[
     ("words", WIDTH),
     ("cell", range(1.0, 64.0)),
     ("iterations", range(1.0, 1e3)),
-    ("target_labels", range(0.0, 1e9)),
     ("entropy", range(1e-9, 1e6)),
     ("group", range(0.0, 1e6)),
     ("svm_c", range(1e-9, 1e9)),

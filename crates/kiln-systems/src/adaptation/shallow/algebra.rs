@@ -12,7 +12,8 @@ const EXTRA: usize = 8;
 /// How far S v may be from λ v, in units of the largest eigenvalue.
 const CONVERGED: f64 = 1e-12;
 
-/// What `work` gives on one thread: sums are then taken in one order, and a seed has the same bits whatever `--threads` says.
+/// What `work` gives on one thread: sums are then taken in one order, and a seed has the same bits whatever
+/// `--threads` says.
 ///
 /// # Errors
 /// If the system has no thread left.
@@ -94,8 +95,8 @@ pub fn principal(x: MatRef<'_, f64>, k: usize, domain: &str) -> Result<Subspace>
     Ok(Subspace { mean, basis, variances })
 }
 
-/// The `k` largest eigenvalues of a symmetric matrix, the largest first, and their eigenvectors: columns of length 1 whose
-/// largest number is positive.
+/// The `k` largest eigenvalues of a symmetric matrix, the largest first, and their eigenvectors: columns of length 1
+/// whose largest number is positive.
 ///
 /// # Errors
 /// If the decomposition does not converge, as with numbers that are not finite.
@@ -122,8 +123,8 @@ pub fn largest(s: MatRef<'_, f64>, k: usize) -> Result<(Vec<f64>, Mat<f64>)> {
 
 const NO_EIGENVECTORS: &str = "the eigenvectors of the domains' statistics do not converge; are all features finite?";
 
-/// The same of a positive semidefinite matrix by a block Krylov subspace span{X, S X, S² X, …}, orthonormal throughout, from a
-/// random X; `None` if half of all directions do not hold the eigenvectors.
+/// The same of a positive semidefinite matrix by a block Krylov subspace span{X, S X, S² X, …}, orthonormal
+/// throughout, from a random X; `None` if half of all directions do not hold the eigenvectors.
 fn krylov(s: MatRef<'_, f64>, k: usize) -> Option<(Vec<f64>, Mat<f64>)> {
     let (n, width) = (s.nrows(), k + EXTRA);
     let start = Key::new(0).purpose("krylov").uniform(0..1, n * width);

@@ -1,5 +1,5 @@
-//! What pictures are given to the methods as: their pixels, a bag of words of local descriptors, or what a published network
-//! sees in them.
+//! What pictures are given to the methods as: their pixels, a bag of words of local descriptors, or what a published
+//! network sees in them.
 
 use std::sync::OnceLock;
 

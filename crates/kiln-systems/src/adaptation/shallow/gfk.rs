@@ -1,8 +1,8 @@
 //! Gong, Shi, Sha & Grauman, *Geodesic Flow Kernel for Unsupervised Domain Adaptation*, 2012.
 //!
-//! Principal subspaces of source and target are points of a Grassmannian. The kernel ⟨x, y⟩ = xᵀ G y takes the products in
-//! all subspaces Φ(t) on the geodesic from one to the other together: G = ∫₀¹ Φ(t) Φ(t)ᵀ dt. With the principal angles θ,
-//! P_sᵀ P_t = U₁ cos θ Vᵀ and R_sᵀ P_t = −U₂ sin θ Vᵀ (R_s spans what P_s does not),
+//! Principal subspaces of source and target are points of a Grassmannian. The kernel ⟨x, y⟩ = xᵀ G y takes the
+//! products in all subspaces Φ(t) on the geodesic from one to the other together: G = ∫₀¹ Φ(t) Φ(t)ᵀ dt. With the
+//! principal angles θ, P_sᵀ P_t = U₁ cos θ Vᵀ and R_sᵀ P_t = −U₂ sin θ Vᵀ (R_s spans what P_s does not),
 //!
 //! G = ½ [P_s U₁, R_s U₂] [[1 + sin 2θ/2θ, (cos 2θ − 1)/2θ], [(cos 2θ − 1)/2θ, 1 − sin 2θ/2θ]] [P_s U₁, R_s U₂]ᵀ.
 //!

@@ -1,9 +1,9 @@
 //! Local descriptors and a bag of words of them.
 //!
-//! Dalal & Triggs, *Histograms of Oriented Gradients for Human Detection*, 2005: each cell of pixels has a histogram of the
-//! orientations of its gradients, weighed by their length; the histograms of 2×2 neighbouring cells, together of length 1, are a
-//! descriptor. Csurka 2004: descriptors of many pictures are clustered, and a picture is how many of its descriptors are nearest to
-//! each centre (a word). It says what is in a picture and not where.
+//! Dalal & Triggs, *Histograms of Oriented Gradients for Human Detection*, 2005: each cell of pixels has a histogram
+//! of the orientations of its gradients, weighed by their length; the histograms of 2×2 neighbouring cells, together
+//! of length 1, are a descriptor. Csurka 2004: descriptors of many pictures are clustered, and a picture is how many
+//! of its descriptors are nearest to each centre (a word). It says what is in a picture and not where.
 
 use kiln_core::Result;
 use kiln_core::random::Key;
@@ -21,8 +21,8 @@ const LIMIT: f64 = 0.2;
 /// Keeps lengths above 0.
 const EPS: f64 = 1e-5;
 
-/// Descriptors of a grey picture, `height` × `width`, of all blocks of cells of `cell`×`cell` pixels, row by row: those of
-/// scikit-image's `hog` with `block_norm="L2-Hys"`.
+/// Descriptors of a grey picture, `height` × `width`, of all blocks of cells of `cell`×`cell` pixels, row by row:
+/// those of scikit-image's `hog` with `block_norm="L2-Hys"`.
 pub fn descriptors(grey: &[f64], [height, width]: [usize; 2], cell: usize) -> Vec<[f64; WIDTH]> {
     let at = |row: usize, column: usize| grey[row * width + column];
     let (rows, columns) = (height / cell, width / cell);

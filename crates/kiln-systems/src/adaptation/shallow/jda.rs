@@ -1,7 +1,7 @@
 //! Long, Wang, Ding, Sun & Yu, *Transfer Feature Learning with Joint Distribution Adaptation*, 2013.
 //!
-//! Transfer components ([`super::tca`]) that also bring the means of each class together: M = M₀ + Σ_c M_c. The target's
-//! classes are those of the nearest source points, guessed anew in each iteration.
+//! Transfer components ([`super::tca`]) that also bring the means of each class together: M = M₀ + Σ_c M_c. The
+//! target's classes are those of the nearest source points, guessed anew in each iteration.
 
 use kiln_core::Result;
 

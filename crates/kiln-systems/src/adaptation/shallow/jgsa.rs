@@ -1,16 +1,16 @@
 //! Zhang, Li & Ogunbona, *Joint Geometrical and Statistical Alignment for Visual Domain Adaptation*, 2017.
 //!
-//! A projection A for the source and B for the target that differ little (α‖A − B‖²), with much variance of the target (μ S_t)
-//! and between the source's classes (β S_b), and little within them (β S_w), between the domains' means and between those of
-//! each class (T_s, T_t, T_st): the largest ν of
+//! A projection A for the source and B for the target that differ little (α‖A − B‖²), with much variance of the target
+//! (μ S_t) and between the source's classes (β S_b), and little within them (β S_w), between the domains' means and
+//! between those of each class (T_s, T_t, T_st): the largest ν of
 //!
 //! [[β S_b, 0], [0, μ S_t]] w = ν [[T_s + α I + β S_w, T_st − α I], [T_ts − α I, T_t + (α + μ) I]] w, w = [a; b].
 //!
 //! The target's classes are guessed by the nearest source points, anew in each iteration.
 //!
-//! With a kernel the projections are of K, centred over all pictures, and I becomes K. That is the same problem on the kernel's
-//! principal components Φ, K = Φ Φᵀ, which is how it is solved: it keeps I, and is not singular where K is. One difference stays,
-//! as in the authors' code: S_t = Φ_tᵀ Φ_t is then not centred again.
+//! With a kernel the projections are of K, centred over all pictures, and I becomes K. That is the same problem on the
+//! kernel's principal components Φ, K = Φ Φᵀ, which is how it is solved: it keeps I, and is not singular where K is.
+//! One difference stays, as in the authors' code: S_t = Φ_tᵀ Φ_t is then not centred again.
 
 use faer::{Mat, MatRef, Scale};
 use kiln_core::{Result, refuse_if};

@@ -70,7 +70,8 @@ pub struct MethodConfig {
     pub entropy: f64,
     /// η of OTGL: the group lasso.
     pub group: f64,
-    /// Whether the components of TCA, JDA and TJM have unit variance, as the papers constrain them, and not unit length.
+    /// Whether the components of TCA, JDA and TJM have unit variance, as the papers constrain them, and not unit
+    /// length.
     pub whiten: bool,
     /// T of JDA, TJM, JGSA and OTGL: how often guesses, weights or the plan are renewed.
     pub iterations: usize,

@@ -1,15 +1,16 @@
-//! The maximum mean discrepancy as a matrix (Pan 2011; Long 2013): tr(Aᵀ K M Kᵀ A) is the squared distance of the domains'
-//! means, and of those of each class.
+//! The maximum mean discrepancy as a matrix (Pan 2011; Long 2013): tr(Aᵀ K M Kᵀ A) is the squared distance of the
+//! domains' means, and of those of each class.
 
 use faer::{Mat, Scale};
 
 use super::domains::Domains;
 
-/// E with E Eᵀ = M/‖M‖, where M = C·e₀e₀ᵀ + Σ_c e_c e_cᵀ: a row a picture, the source's first. With n_s pictures of the
-/// source and n_t of the target, e₀ has 1/n_s and −1/n_t, and e_c the same over the pictures of class c, by the labels of
-/// the source and the guesses for the target; without guesses M = C·e₀e₀ᵀ.
+/// E with E Eᵀ = M/‖M‖, where M = C·e₀e₀ᵀ + Σ_c e_c e_cᵀ: a row a picture, the source's first. With n_s pictures of
+/// the source and n_t of the target, e₀ has 1/n_s and −1/n_t, and e_c the same over the pictures of class c, by the
+/// labels of the source and the guesses for the target; without guesses M = C·e₀e₀ᵀ.
 ///
-/// A class that no picture of the target is guessed to be of pulls the source's mean of it to zero, as in the authors' code; where `partial` it is left out.
+/// A class that no picture of the target is guessed to be of pulls the source's mean of it to zero, as in the authors'
+/// code; where `partial` it is left out.
 pub fn discrepancy(domains: &Domains, guesses: Option<&[usize]>, partial: bool) -> Mat<f64> {
     let (labels, n_t) = (&domains.labels, domains.target.nrows());
     let n_s = labels.len();

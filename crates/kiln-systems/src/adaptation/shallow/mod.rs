@@ -1,5 +1,5 @@
-//! Shallow domain adaptation: methods in closed form on given features, which bring a labelled source and an unlabelled target
-//! into one space, where the nearest source point, or a plane, gives a target picture its class.
+//! Shallow domain adaptation: methods in closed form on given features, which bring a labelled source and an
+//! unlabelled target into one space, where the nearest source point, or a plane, gives a target picture its class.
 //!
 //! One file a method; [`map`] is what each of them learns, [`method`] lists them, [`system`] makes a system of them.
 

@@ -4,12 +4,13 @@
 //!
 //! min_γ ⟨γ, C⟩ + ε Σ γ log γ + η Σ_j Σ_c ‖γ(I_c, j)‖, γ 1 = 1/n_s, γᵀ 1 = 1/n_t,
 //!
-//! C the squared distances divided by the largest. The last term lets a picture of the target receive mass of one class alone.
-//! A source picture is then at the mean of where its mass went, n_s γ X_t, and a target picture where it was: it is classified
-//! by the nearest transported ones. A source picture that was not transported is where the nearest that was went to.
+//! C the squared distances divided by the largest. The last term lets a picture of the target receive mass of one
+//! class alone. A source picture is then at the mean of where its mass went, n_s γ X_t, and a target picture where it
+//! was: it is classified by the nearest transported ones. A source picture that was not transported is where the
+//! nearest that was went to.
 //!
-//! The plan is found by generalised conditional gradient, as in POT (`ot.da.sinkhorn_l1l2_gl`): Sinkhorn's iterations on the
-//! cost with the group term's gradient, then a step towards their plan found by backtracking.
+//! The plan is found by generalised conditional gradient, as in POT (`ot.da.sinkhorn_l1l2_gl`): Sinkhorn's iterations
+//! on the cost with the group term's gradient, then a step towards their plan found by backtracking.
 
 use faer::{Col, Mat, MatRef};
 use kiln_core::{Result, refuse_if};
@@ -124,8 +125,8 @@ fn sinkhorn(cost: MatRef<'_, f64>, entropy: f64) -> Result<Mat<f64>> {
     Ok(Mat::from_fn(n, m, |i, j| u[i] * kernel[(i, j)] * v[j]))
 }
 
-/// A step that lowers a function enough (Armijo's condition) and the function there, by interpolation as in Nocedal & Wright
-/// 2006, p. 57; no step if none does. `slope` is the derivative at 0.
+/// A step that lowers a function enough (Armijo's condition) and the function there, by interpolation as in Nocedal &
+/// Wright 2006, p. 57; no step if none does. `slope` is the derivative at 0.
 fn backtrack(at: impl Fn(f64) -> f64, start: f64, slope: f64) -> (f64, f64) {
     const ENOUGH: f64 = 1e-4;
     let falls = |step: f64, value: f64| value <= start + ENOUGH * step * slope;

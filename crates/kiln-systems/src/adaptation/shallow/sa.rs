@@ -1,7 +1,8 @@
 //! Fernando, Habrard, Sebban & Tuytelaars, *Unsupervised Visual Domain Adaptation Using Subspace Alignment*, 2013.
 //!
-//! The principal subspaces of both domains, P_s and P_t, and the matrix that turns the source's basis into the target's: the
-//! least ‖P_s M − P_t‖ is at M = P_sᵀ P_t. So source pictures are at (x − x̄_s) P_s P_sᵀ P_t, target pictures at (x − x̄_t) P_t.
+//! The principal subspaces of both domains, P_s and P_t, and the matrix that turns the source's basis into the
+//! target's: the least ‖P_s M − P_t‖ is at M = P_sᵀ P_t. So source pictures are at (x − x̄_s) P_s P_sᵀ P_t, target
+//! pictures at (x − x̄_t) P_t.
 
 use kiln_core::Result;
 

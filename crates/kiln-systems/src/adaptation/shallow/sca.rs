@@ -1,13 +1,13 @@
 //! Ghifary, Balduzzi, Kleijn & Zhang, *Scatter Component Analysis: A Unified Framework for Domain Adaptation and Domain
 //! Generalization*, 2017.
 //!
-//! Components B of a kernel K of all pictures with much scatter in total (T) and between the source's classes (P), and little
-//! between the domains (D) and within classes (Q):
+//! Components B of a kernel K of all pictures with much scatter in total (T) and between the source's classes (P), and
+//! little between the domains (D) and within classes (Q):
 //!
 //! (β P + (1 − β) T) b = ν (δ D + Q + K̄ + ε I) b, K̄ = H K H, T = K̄ K̄ / n.
 //!
-//! Points are k̄(x)ᵀ B N^(−½), N the eigenvalues and the columns of B of length 1; each domain is centred on its own, as in the
-//! authors' code.
+//! Points are k̄(x)ᵀ B N^(−½), N the eigenvalues and the columns of B of length 1; each domain is centred on its own,
+//! as in the authors' code.
 
 use faer::{Mat, MatRef, Scale};
 use kiln_core::{Result, refuse_if};

@@ -1,7 +1,8 @@
 //! Sun & Saenko, *Subspace Distribution Alignment for Unsupervised Domain Adaptation*, 2015.
 //!
-//! Subspace alignment makes the bases alike, not how the pictures spread along them. With E_s and E_t, the variances of the
-//! domains along their principal directions, the source's map P_s T, T = P_sᵀ P_t, becomes P_s T A with A = E_s^(−½) E_t^(½).
+//! Subspace alignment makes the bases alike, not how the pictures spread along them. With E_s and E_t, the variances
+//! of the domains along their principal directions, the source's map P_s T, T = P_sᵀ P_t, becomes P_s T A with A =
+//! E_s^(−½) E_t^(½).
 
 use faer::Mat;
 use kiln_core::Result;

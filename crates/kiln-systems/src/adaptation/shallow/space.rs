@@ -1,9 +1,9 @@
-//! The space of TCA, JDA and TJM: components of the features or of a kernel, in which the domains' means are near and all
-//! pictures spread. Features are brought to unit length first, and points in the end, as in the authors' code.
+//! The space of TCA, JDA and TJM: components of the features or of a kernel, in which the domains' means are near and
+//! all pictures spread. Features are brought to unit length first, and points in the end, as in the authors' code.
 //!
-//! The papers constrain components to unit variance, Aᵀ K H Kᵀ A = I. That makes those that hold little more than noise count as much
-//! as the first. Columns of unit length, which the published code has from its eigenvalue routine, keep what components are worth;
-//! `whiten` is the constraint.
+//! The papers constrain components to unit variance, Aᵀ K H Kᵀ A = I. That makes those that hold little more than
+//! noise count as much as the first. Columns of unit length, which the published code has from its eigenvalue routine,
+//! keep what components are worth; `whiten` is the constraint.
 
 use faer::{Mat, MatRef};
 use kiln_core::{Result, refuse_if};
@@ -39,8 +39,8 @@ impl Space {
         self.phi.ncols()
     }
 
-    /// A of the `k` smallest φ with (Φᵀ M Φ + diag(penalty)) a = φ Φᵀ H Φ a; `e` has E Eᵀ = M. Columns have length 1, or, where
-    /// `whiten`, aᵀ Φᵀ H Φ a = 1.
+    /// A of the `k` smallest φ with (Φᵀ M Φ + diag(penalty)) a = φ Φᵀ H Φ a; `e` has E Eᵀ = M. Columns have length 1,
+    /// or, where `whiten`, aᵀ Φᵀ H Φ a = 1.
     ///
     /// # Errors
     /// If `k` components are more than the pictures span.

@@ -1,5 +1,5 @@
-//! What a run of `shallow` keeps: a scale, a map, points with a class, planes. In checkpoints numbers have 32 bits; what is computed
-//! with them has 64.
+//! What a run of `shallow` keeps: a scale, a map, points with a class, planes. In checkpoints numbers have 32 bits;
+//! what is computed with them has 64.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;

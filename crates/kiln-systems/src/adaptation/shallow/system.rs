@@ -1,11 +1,12 @@
 //! The system `shallow`: features, a method and a predictor, learned in closed form from two sets of pictures.
 //!
-//! Pictures become features ([`super::features`]), features of each domain are brought to mean 0 and deviation 1, a method
-//! ([`super::method`]) maps both domains into one space, and there a picture of the target has the class of the nearest labelled
-//! point, or the one that a linear SVM says. Donahue 2014 (DeCAF) is `method = "none"`, a network's features and the SVM.
+//! Pictures become features ([`super::features`]), features of each domain are brought to mean 0 and deviation 1, a
+//! method ([`super::method`]) maps both domains into one space, and there a picture of the target has the class of the
+//! nearest labelled point, or the one that a linear SVM says. Donahue 2014 (DeCAF) is `method = "none"`, a network's
+//! features and the SVM.
 //!
-//! A picture that was not learned from is mapped as those that were: by the projection, by the kernel with them, or, with optimal
-//! transport, to where the nearest source picture went (of the target: nowhere).
+//! A picture that was not learned from is mapped as those that were: by the projection, by the kernel with them, or,
+//! with optimal transport, to where the nearest source picture went (of the target: nowhere).
 //!
 //! `kiln train shallow --data mnist,digits8`; `--set model.method=none` is the lower bound.
 
@@ -60,8 +61,6 @@ pub struct Config {
     pub svm_c: f64,
     /// Pictures of each domain that are learned from, at most.
     pub samples: usize,
-    /// Labels of the target that are used, of each class: 0 is unsupervised, a few semi-supervised, many supervised.
-    pub target_labels: usize,
 }
 
 impl Default for Config {
@@ -75,7 +74,6 @@ impl Default for Config {
             predictor: Predictor::Nearest,
             svm_c: 1.0,
             samples: 500,
-            target_labels: 0,
         }
     }
 }
@@ -94,8 +92,8 @@ pub struct Shallow {
 
 impl System for Shallow {
     const ID: &'static str = "shallow";
-    const PAPER: &'static str = "Fernando 2013; Sun & Saenko 2015; Gong 2012; Pan 2011; Long 2013, 2014; Ghifary 2017; Courty 2016; Zhang \
-                                 2017: shallow domain adaptation; Donahue 2014: DeCAF";
+    const PAPER: &'static str = "Fernando 2013; Sun & Saenko 2015; Gong 2012; Pan 2011; Long 2013, 2014; Ghifary 2017; \
+                                 Courty 2016; Zhang 2017: shallow domain adaptation; Donahue 2014: DeCAF";
     const DATA: DataKind = DataKind::SourceTarget;
     type Config = Config;
     type Networks = Networks;
@@ -108,7 +106,7 @@ impl System for Shallow {
             channels: 1,
             ..DataConfig::default()
         };
-        (data, TrainConfig { ema_half_life: 0.0, preview_every: 0, ..TrainConfig::default() })
+        (data, TrainConfig { ema_half_life: 0.0, preview_every: 0, batch: 10, ..TrainConfig::default() })
     }
 
     /// A published network must be on this machine before a run begins.
@@ -170,8 +168,12 @@ impl System for Shallow {
 
     fn fit(&self, fresh: Networks, data: &FitData<'_>) -> Result<Option<Networks>> {
         let mut networks = fresh;
-        let [source, target] = [0, 1].map(|domain| self.read(data, domain));
-        let ((source, labels), (target, target_labels)) = (source?, target?);
+        let samples = self.config.samples;
+        let (source, labels) = self.read(data, 0, samples)?;
+        // The target's few with labels, if `data.labels` says that there are such, come first.
+        let (mut target, few) = if data.domains() > 2 { self.read(data, 2, samples)? } else { Read::default() };
+        let few = few.unwrap_or_default();
+        target.extend(self.read(data, 1, samples - few.len())?.0);
         let words = match &mut networks.vocabulary {
             Some(vocabulary) => {
                 let all: Vec<Tensor<4>> = source.iter().chain(&target).cloned().collect();
@@ -187,7 +189,7 @@ impl System for Shallow {
         };
         let (source, target) = (features(source)?, features(target)?);
         let labels = labels.ok_or_else(|| Error::usage("shallow wants labels, and the source has none"))?;
-        let known = self.known(target.nrows(), target_labels)?;
+        let known = few.into_iter().map(Some).chain(std::iter::repeat(None)).take(target.nrows()).collect();
         // Checked before they are scaled, so that errors speak of the features as they are.
         let raw = Domains::new((source, labels), (target, known), self.pictures.classes.len())?;
         networks.keep_scale(&Scale::of(&raw, self.config.standardize));
@@ -221,10 +223,10 @@ impl System for Shallow {
 type Read = (Vec<Tensor<4>>, Option<Vec<usize>>);
 
 impl Shallow {
-    /// At most `samples` pictures of a set.
-    fn read(&self, data: &FitData<'_>, domain: usize) -> Result<Read> {
+    /// At most `most` pictures of a set.
+    fn read(&self, data: &FitData<'_>, domain: usize, most: usize) -> Result<Read> {
         let (mut images, mut labels) = (Vec::new(), Some(Vec::new()));
-        for part in data.drawn(domain, self.config.samples) {
+        for part in data.drawn(domain, most) {
             let part = part?;
             images.push(part.images);
             labels = labels.zip(part.host_labels).map(|(mut labels, new)| {
@@ -233,24 +235,6 @@ impl Shallow {
             });
         }
         Ok((images, labels))
-    }
-
-    /// The first labels of each class of the target, as many as may be used.
-    fn known(&self, n: usize, labels: Option<Vec<usize>>) -> Result<Vec<Option<usize>>> {
-        let most = self.config.target_labels;
-        if most == 0 {
-            return Ok(vec![None; n]);
-        }
-        let labels = labels.ok_or_else(|| {
-            Error::usage(format!("model.target_labels = {most}: the target has no labels; set it to 0"))
-        })?;
-        let mut left = vec![most; self.pictures.classes.len()];
-        let take = |class: usize| {
-            let left = left.get_mut(class)?;
-            *left = left.checked_sub(1)?;
-            Some(class)
-        };
-        Ok(labels.into_iter().map(take).collect())
     }
 
     /// Points of pictures of a domain.

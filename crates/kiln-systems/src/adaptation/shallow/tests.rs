@@ -44,8 +44,15 @@ fn train(root: &Path, settings: &[&str]) -> Result<Box<dyn Model>> {
     let _ = std::fs::remove_dir_all(&run);
     let mut recipe = system.defaults()?;
     let sets = format!("data.set={0}/source,{0}/target", root.display());
-    let common =
-        [sets.as_str(), "data.size=12", "model.dimension=3", "model.cell=3", "model.words=4", "model.samples=30"];
+    let common = [
+        sets.as_str(),
+        "data.channels=1",
+        "data.size=12",
+        "model.dimension=3",
+        "model.cell=3",
+        "model.words=4",
+        "model.samples=30",
+    ];
     for text in common.iter().chain(settings) {
         merge(&mut recipe, &assignment(text)?, "test")?;
     }
@@ -88,7 +95,7 @@ fn what_cannot_be_learned_from_is_a_line() {
     for (settings, says) in [
         (&["model.method=sa", "model.dimension=24"][..], "model.dimension = 24"),
         (&["model.method=sa", "model.samples=3"], "model.dimension = 3"),
-        (&["model.target_labels=2"], "the target has no labels"),
+        (&["data.labels=2"], "no labels"),
         (&["model.method=sca", "model.kernel=primal"], "model.kernel"),
         (&["model.lambda=0.0"], "model.lambda"),
         (&["model.features=descriptors", "model.cell=7"], "model.cell = 7"),
@@ -111,6 +118,6 @@ fn labels_of_the_target_can_be_used() {
     write(&dir.path().join("target"), true, &CLASSES);
     for method in ["none", "jda", "otgl", "jgsa"] {
         let method = format!("model.method={method}");
-        assert!(right(&*train(dir.path(), &[&method, "model.target_labels=3"]).unwrap()) >= 19, "{method}");
+        assert!(right(&*train(dir.path(), &[&method, "data.labels=6"]).unwrap()) >= 19, "{method}");
     }
 }

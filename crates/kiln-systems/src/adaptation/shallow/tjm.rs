@@ -1,8 +1,9 @@
 //! Long, Wang, Ding, Sun & Yu, *Transfer Joint Matching for Unsupervised Domain Adaptation*, 2014.
 //!
-//! Components of a kernel that bring the domains' means together and weigh the source's pictures: the norm that is small where
-//! rows of A are zero, ‖A_s‖₂,₁ + ‖A_t‖², lets pictures of the source that are of no use to the target vanish. In each
-//! iteration (K M K + λ G) a = φ K H K a is solved with G_ii = 1/(2‖a_i‖) on the source, 1 on the target.
+//! Components of a kernel that bring the domains' means together and weigh the source's pictures: the norm that is
+//! small where rows of A are zero, ‖A_s‖₂,₁ + ‖A_t‖², lets pictures of the source that are of no use to the target
+//! vanish. In each iteration (K M K + λ G) a = φ K H K a is solved with G_ii = 1/(2‖a_i‖) on the source, 1 on the
+//! target.
 
 use faer::Mat;
 use kiln_core::Result;
