@@ -218,7 +218,7 @@ pub fn leading_beside(s: MatRef<'_, f64>, w: MatRef<'_, f64>, k: usize) -> Resul
     let less: Vec<f64> = squares[..kept].iter().map(|square| (1.0 + square).sqrt().recip() - 1.0).collect();
     let scaled = Mat::from_fn(q.nrows(), kept, |i, j| q[(i, j)] * less[j]);
     // R S R = (S + Q c Qᵀ S) R
-    let half = &s + &scaled * (q.transpose() * s);
+    let half = s + &scaled * (q.transpose() * s);
     let whole = &half + (&half * &q) * scaled.transpose();
     let symmetric = Mat::from_fn(s.nrows(), s.ncols(), |i, j| 0.5 * (whole[(i, j)] + whole[(j, i)]));
     let (values, vectors) = largest(symmetric.as_ref(), k)?;

@@ -106,6 +106,8 @@ fn what_cannot_be_learned_from_is_a_line() {
     std::fs::remove_dir_all(dir.path().join("target")).unwrap();
     write(&dir.path().join("target"), true, &["left", "right"]);
     assert!(said(&[]).to_string().contains("a class has to mean the same in both"));
+    std::fs::remove_dir_all(dir.path().join("target")).unwrap();
+    write(&dir.path().join("target"), true, &[]);
     std::fs::remove_dir_all(dir.path().join("source/down")).unwrap();
     assert!(said(&[]).to_string().contains("two classes"));
 }
