@@ -19,6 +19,7 @@ fn stand_in(recipe: &Table) -> Vec<String> {
     let text = |table: &str, key: &str| recipe[table].get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let set = match text("data", "set").as_str() {
         "mnist,mnistm" | "mnist,digits20" | "mnist,digits8" | "digits8,mnist" => "starter,starter",
+        "digits8,mnistm" | "mnistm,mnist" | "mnistm,digits8" => "starter,starter",
         set if set.starts_with("emoji:") && set.contains(',') => "starter:noto,starter:twemoji",
         set if set.starts_with("emoji:") => "starter:noto",
         "dsprites" | "shapes3d:chairs" => "dsprites",
