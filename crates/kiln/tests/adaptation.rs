@@ -2,30 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
+mod common;
+
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 
+use common::{done, refused};
 use serde_json::Value;
-
-fn kiln(folder: &Path, args: &str) -> Output {
-    let args: Vec<&str> = args.split_whitespace().collect();
-    Command::new(env!("CARGO_BIN_EXE_kiln")).current_dir(folder).args(args).arg("--quiet").output().unwrap()
-}
-
-fn done(folder: &Path, args: &str) -> String {
-    let output = kiln(folder, args);
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{args}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The line of a command that is refused.
-fn refused(folder: &Path, args: &str) -> String {
-    let output = kiln(folder, args);
-    assert!(!output.status.success(), "{args}");
-    String::from_utf8(output.stderr).unwrap()
-}
 
 const SMALL: &str = "--set model.channels=[4,4] --set model.label_hidden=[8,8] --set data.channels=1";
 

@@ -41,9 +41,10 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::losses::domains;
+use super::losses::{domain_accuracy, domains};
 use super::networks::check_shape;
 use crate::adversarial::players::check_positive;
+use crate::translation::two_way::check_weights;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,19 +250,17 @@ impl System for CrossCity {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         check_positive(&[("channels", config.channels), ("discriminator_channels", config.discriminator_channels)])?;
-        for (name, weight) in [("global_weight", config.global_weight), ("class_weight", config.class_weight)] {
-            refuse_if!(!weight.is_finite() || weight < 0.0, "model.{name} must not be below 0");
-        }
+        check_weights(&[("global_weight", config.global_weight), ("class_weight", config.class_weight)])?;
         refuse_if!(!(0.0..=1.0).contains(&config.start), "model.start must be from 0 to 1");
         let classes = pictures.mask_classes;
         refuse_if!(classes < 2, "crosscity needs a source whose masks have at least two classes");
-        if let Some(class) = config.moving_classes.iter().find(|&&class| class >= classes && config.static_prior) {
-            refuse_if!(
-                true,
-                "model.moving_classes has {class}, and the source's masks have classes 0 to {}",
-                classes - 1
-            );
-        }
+        let known = |class: &usize| !config.static_prior || *class < classes;
+        refuse_if!(
+            !config.moving_classes.iter().all(known),
+            "model.moving_classes = {:?}: the source's masks have classes 0 to {}",
+            config.moving_classes,
+            classes - 1
+        );
         Self::sizes(&config).check(pictures.shape)?;
         Ok(Self { config, pictures: pictures.clone() })
     }
@@ -350,9 +349,8 @@ impl CrossCity {
         let target_shares = self.target_shares(logits, target.mask.clone());
         let [of_source, of_target] =
             [of_source, of_target].map(|grids| networks.discriminators.forward(&grids.detach()));
-        let right = (of_source[0].clone().detach().greater_elem(0.0).float().mean()
-            + of_target[0].clone().detach().lower_equal_elem(0.0).float().mean())
-            * 0.5;
+        // Their logits are of "source".
+        let right = domain_accuracy(of_target[0].clone(), of_source[0].clone());
         let a = told(of_source, self.source_shares(batch.mask()?), true);
         let b = told(of_target, target_shares, false);
         let [global, by_class] = both(a, b);

@@ -30,8 +30,9 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::dann::defaults;
-use super::losses::{domains, label_loss, mmd, with_known};
+use super::losses::{check_bandwidths, domains, label_loss, mmd, with_known};
 use super::networks::{Extractor, Head, Hidden, NetworkConfig, Side, check_shape};
+use crate::translation::two_way::check_weights;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,9 +109,8 @@ impl System for Ddc {
         let hidden = config.network.label_hidden.len();
         refuse_if!(config.place > hidden, "model.place = {}: the label head has {hidden} hidden layers", config.place);
         refuse_if!(config.adaptation_width == 0, "model.adaptation_width must be at least 1");
-        let positive = |values: &[f64]| values.iter().all(|v| v.is_finite() && *v > 0.0);
-        refuse_if!(!positive(&config.bandwidths), "model.bandwidths must be above 0");
-        refuse_if!(config.mmd_weight.is_nan() || config.mmd_weight < 0.0, "model.mmd_weight must not be below 0");
+        check_bandwidths(&config.bandwidths)?;
+        check_weights(&[("mmd_weight", config.mmd_weight)])?;
         Ok(Self { config, pictures: pictures.clone() })
     }
 

@@ -41,9 +41,11 @@ use serde::{Deserialize, Serialize};
 
 use super::dann::defaults;
 use super::losses::{
-    difference_loss, domain_accuracy, domain_loss, domains, label_loss, mmd, pairwise_error, with_known,
+    check_bandwidths, difference_loss, domain_accuracy, domain_loss, domains, label_loss, mmd, pairwise_error,
+    with_known,
 };
 use super::networks::{Extractor, Head, Hidden, NetworkConfig, Side, check_shape};
+use crate::translation::two_way::check_weights;
 
 /// What keeps the domain out of the shared codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,16 +249,13 @@ impl System for Dsn {
         refuse_if!(config.network.label_hidden.is_empty(), "model.label_hidden: its first layer makes the shared code");
         let sizes = [&config.private_channels[..], &[config.decoder_channels]].concat();
         refuse_if!(sizes.contains(&0), "model.private_channels and model.decoder_channels must be at least 1");
-        for (name, weight) in [
+        check_weights(&[
             ("reconstruction_weight", config.reconstruction_weight),
             ("difference_weight", config.difference_weight),
             ("similarity_weight", config.similarity_weight),
-        ] {
-            refuse_if!(!weight.is_finite() || weight < 0.0, "model.{name} must not be below 0");
-        }
+        ])?;
         refuse_if!(!(0.0..=1.0).contains(&config.start), "model.start must be from 0 to 1");
-        let positive = config.bandwidths.iter().all(|v| v.is_finite() && *v > 0.0);
-        refuse_if!(!positive, "model.bandwidths must be above 0");
+        check_bandwidths(&config.bandwidths)?;
         Ok(Self { config, pictures: pictures.clone() })
     }
 

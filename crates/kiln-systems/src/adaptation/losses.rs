@@ -32,8 +32,8 @@ pub fn domain_loss(source: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
 /// The share of both halves whose domain is recognised; ½ when the features do not show it.
 ///
 /// # Shapes
-/// logits `[n, 1]`, `[m, 1]` → `[1]`
-pub fn domain_accuracy(source: Tensor<2>, target: Tensor<2>) -> Tensor<1> {
+/// logits of "target", `[n, …]`, `[m, …]` → `[1]`
+pub fn domain_accuracy<const D: usize>(source: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
     (source.detach().lower_equal_elem(0.0).float().mean() + target.detach().greater_elem(0.0).float().mean()) * 0.5
 }
 
@@ -59,6 +59,16 @@ pub fn mmd(x: Tensor<2>, y: Tensor<2>, bandwidths: &[f64]) -> Tensor<1> {
     let block =
         |i: usize, rows: usize, j: usize, columns: usize| kernel.clone().narrow(0, i, rows).narrow(1, j, columns);
     block(0, n, 0, n).mean() + block(n, m, n, m).mean() - block(0, n, n, m).mean() * 2.0
+}
+
+/// Checks the widths of [`mmd`]'s kernels.
+///
+/// # Errors
+/// A usage error if one is not above 0.
+pub fn check_bandwidths(bandwidths: &[f64]) -> Result<()> {
+    let positive = bandwidths.iter().all(|v| v.is_finite() && *v > 0.0);
+    refuse_if!(!positive, "model.bandwidths must be above 0");
+    Ok(())
 }
 
 /// ‖xᵢ − yⱼ‖².

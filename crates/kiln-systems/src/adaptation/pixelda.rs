@@ -37,10 +37,11 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::dann::defaults;
-use super::losses::{domains, label_loss, pairwise_error, with_known};
+use super::losses::{domain_loss, domains, label_loss, pairwise_error, with_known};
 use super::networks::{Classifier, Head, NetworkConfig, Side, check_shape};
 use crate::adversarial::players::check_positive;
 use crate::one_pass::NoSettings;
+use crate::translation::two_way::check_weights;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -269,15 +270,13 @@ impl System for PixelDa {
         ])?;
         let dropout = config.discriminator_dropout;
         refuse_if!(!(0.0..1.0).contains(&dropout), "model.discriminator_dropout = {dropout}: must be in [0, 1)");
-        for (name, value) in [
+        check_weights(&[
             ("discriminator_noise", config.discriminator_noise),
             ("discriminator_weight", config.discriminator_weight),
             ("adversarial_weight", config.adversarial_weight),
             ("task_weight", config.task_weight),
             ("content_weight", config.content_weight),
-        ] {
-            refuse_if!(!value.is_finite() || value < 0.0, "model.{name} must not be below 0");
-        }
+        ])?;
         Ok(Self { config, pictures: pictures.clone() })
     }
 
@@ -331,7 +330,7 @@ impl PixelDa {
         let fake = self.adapted(networks, batch, images).detach();
         let judge = |x: Tensor<4>, of: &str| networks.discriminator.forward(x, Some((batch.key(of), batch.samples())));
         let [of_fake, of_real] = [judge(fake.clone(), "D of fake"), judge(target.images.clone(), "D of real")];
-        let domain = binary_cross_entropy_to(of_fake.clone(), 0.0) + binary_cross_entropy_to(of_real.clone(), 1.0);
+        let domain = domain_loss(of_fake.clone(), of_real.clone());
         let believed = |logits: Tensor<2>| burn::tensor::activation::sigmoid(logits).mean();
         let of_source = networks.task.forward(images.clone(), Side::Source);
         let loss = label_loss(networks.task.forward(fake, Side::Target), labels.clone())
