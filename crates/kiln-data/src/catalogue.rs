@@ -6,6 +6,7 @@ use kiln_core::{Error, Result};
 
 use crate::DataKind;
 use crate::cache::{cache_dir, package_folder};
+use crate::icons::icon_kinds;
 use crate::packages::{self, Package};
 use crate::set::{factor_kinds, picture_kinds};
 use crate::silhouettes::Silhouettes;
@@ -55,8 +56,12 @@ pub(crate) enum Reader {
     /// The models whose titles have this in them.
     Shapes3d(&'static str),
     Icons,
+    /// Icons with their groups as classes.
+    Objects,
     /// Of the folder of this name in OpenMoji's own package.
     OpenMoji(&'static str),
+    Clipart,
+    Stamps,
 }
 
 /// One line of the catalogue.
@@ -268,6 +273,48 @@ static LISTED: &[Listed] = &[
         reader: Reader::Icons,
         packages: &[&packages::EMOJIONE],
     },
+    Listed {
+        name: "clipart",
+        about: "4,389 drawings of Open Clip Art Library in 22 folders, any size, captioned with titles and keywords",
+        licence: "public domain, the authors",
+        reader: Reader::Clipart,
+        packages: &[&packages::CLIPART],
+    },
+    Listed {
+        name: "stamps",
+        about: "photographs and drawings of Tux Paint, cut out, of many sizes, captioned",
+        licence: "each its own: public domain, CC-BY, CC-BY-SA, GPL-2+, see the package",
+        reader: Reader::Stamps,
+        packages: &[&packages::STAMPS],
+    },
+    Listed {
+        name: "objects:noto",
+        about: "emoji:noto in the 8 groups of Unicode as classes: animals, food, places",
+        licence: "Apache-2.0, Google",
+        reader: Reader::Objects,
+        packages: &[&packages::NOTO],
+    },
+    Listed {
+        name: "objects:twemoji",
+        about: "emoji:twemoji in the same classes",
+        licence: "CC-BY 4.0, Twitter and contributors",
+        reader: Reader::Objects,
+        packages: &[&packages::TWEMOJI],
+    },
+    Listed {
+        name: "objects:openmoji",
+        about: "emoji:openmoji in the same classes",
+        licence: "CC-BY-SA 4.0, OpenMoji",
+        reader: Reader::Objects,
+        packages: &[&packages::OPENMOJI],
+    },
+    Listed {
+        name: "objects:fluent",
+        about: "emoji:fluent in the same classes",
+        licence: "MIT, Microsoft",
+        reader: Reader::Objects,
+        packages: &[&packages::FLUENT],
+    },
 ];
 
 /// The packages whose pictures are the photographs.
@@ -295,11 +342,9 @@ impl Listed {
 
     fn kinds(&self) -> Vec<DataKind> {
         match self.reader {
-            Reader::StarterIcons(_) | Reader::Icons | Reader::OpenMoji(_) => {
-                let mut kinds = picture_kinds(false, true);
-                kinds.push(DataKind::Paired);
-                kinds
-            }
+            Reader::StarterIcons(_) | Reader::Icons | Reader::OpenMoji(_) => icon_kinds(false),
+            Reader::Objects => icon_kinds(true),
+            Reader::Clipart | Reader::Stamps => picture_kinds(true, true),
             Reader::Dsprites => factor_kinds(false),
             Reader::Rings => picture_kinds(true, false),
             Reader::Shapes3d(_) => factor_kinds(true),

@@ -1,19 +1,19 @@
 //! Renders icon sets to images with captions.
 //!
 //! The sets are in Iconify's JSON: the bodies of SVG files keyed by an English name. A picture is
-//! rendered at the requested size. Its caption is the name with spaces for dashes, and the same name
-//! in two sets is a known pair.
+//! rendered at the requested size. Its caption is the name with spaces for dashes, and OpenMoji's tags; the same name
+//! in two sets is a known pair. Emoji may have the group that Unicode puts them in as their class.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use kiln_core::{Context, Error, Result, budget, read_file, read_text};
-use resvg::tiny_skia::{Color, Pixmap, Transform};
-use resvg::usvg::roxmltree::{Document, ParsingOptions};
-use resvg::usvg::{ImageHrefResolver, Options, Tree};
 use serde::Deserialize;
 
 use crate::set::{fingerprint, picture_kinds};
+use crate::svg::draw;
 use crate::{DataKind, DataSet, Picture, PictureRule, PictureSize, Sample, Split};
 
 /// The side in pixels at which icons are rendered when the rule gives no size.
@@ -27,7 +27,26 @@ pub(crate) struct IconFile {
     width: f32,
     #[serde(default = "sixteen")]
     height: f32,
+    /// The class of each icon that has one, once [`IconFile::with_groups`] was asked for them.
+    #[serde(skip)]
+    groups: Option<BTreeMap<String, u32>>,
 }
+
+/// The groups of Unicode's list of emoji that every vendor draws. Not all of them draw flags.
+static GROUPS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    [
+        "Activities",
+        "Animals & Nature",
+        "Food & Drink",
+        "Objects",
+        "People & Body",
+        "Smileys & Emotion",
+        "Symbols",
+        "Travel & Places",
+    ]
+    .map(String::from)
+    .into()
+});
 
 /// Iconify's default for a missing side.
 fn sixteen() -> f32 {
@@ -50,12 +69,42 @@ struct Icon {
     /// Kept by Iconify only so that old links work.
     #[serde(default)]
     hidden: bool,
+    /// More words for it, with commas between.
+    #[serde(skip)]
+    tags: String,
 }
 
 impl IconFile {
     /// Parses the JSON; an error names `name`.
     pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Self> {
         serde_json::from_slice(bytes).context(|| format!("{name}: not an Iconify icon set"))
+    }
+
+    /// A set as Iconify packs it.
+    pub(crate) fn of_iconify(folder: &Path) -> Result<Self> {
+        let file = folder.join("icons.json");
+        Self::parse(&read_file(&file, budget().bytes)?, &file.display().to_string())
+    }
+
+    /// The icons of [`GROUPS`] alone, each with its group as its class. `metadata.json` has the lists of names; some
+    /// vendors write `Animals Nature` for `Animals & Nature`.
+    pub(crate) fn with_groups(mut self, folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            categories: BTreeMap<String, Vec<String>>,
+        }
+        let file = folder.join("metadata.json");
+        let bytes = read_file(&file, budget().bytes)?;
+        let place = || format!("{}: not the groups of an Iconify icon set", file.display());
+        let metadata: Metadata = serde_json::from_slice(&bytes).context(place)?;
+        let plain = |group: &str| group.replace("& ", "");
+        let mut groups = BTreeMap::new();
+        for (class, group) in (0..).zip(GROUPS.iter()) {
+            let here = metadata.categories.iter().filter(|(name, _)| plain(name) == plain(group));
+            groups.extend(here.flat_map(|(_, icons)| icons).map(|icon| (icon.clone(), class)));
+        }
+        self.groups = Some(groups);
+        Ok(self)
     }
 
     /// An edition, `color` or `black`, of OpenMoji's own package: a file an icon, named by
@@ -65,6 +114,8 @@ impl IconFile {
         struct Entry {
             hexcode: String,
             annotation: String,
+            #[serde(default)]
+            tags: String,
             /// "", or the number of a tone.
             skintone: serde_json::Value,
         }
@@ -80,14 +131,19 @@ impl IconFile {
             }
             let file = folder.join(edition).join("svg").join(&entry.hexcode).with_extension("svg");
             let body = read_text(&file, budget().bytes)?;
-            icons.insert(name, Icon { body, width: None, height: None, left: 0.0, top: 0.0, hidden: false });
+            icons.insert(
+                name,
+                Icon { body, width: None, height: None, left: 0.0, top: 0.0, hidden: false, tags: entry.tags.clone() },
+            );
         }
-        Ok(Self { icons, width: OPENMOJI_SIDE, height: OPENMOJI_SIDE })
+        Ok(Self { icons, width: OPENMOJI_SIDE, height: OPENMOJI_SIDE, groups: None })
     }
 
-    /// The names that make pictures of their own: neither hidden nor a skin tone of another.
+    /// The names that make pictures of their own: neither hidden nor a skin tone of another, and of a group if those are
+    /// asked for.
     pub(crate) fn names(&self) -> BTreeSet<String> {
-        let own = |(name, icon): &(&String, &Icon)| !icon.hidden && !self.is_tone(name);
+        let in_group = |name: &str| self.groups.as_ref().is_none_or(|groups| groups.contains_key(name));
+        let own = |(name, icon): &(&String, &Icon)| !icon.hidden && !self.is_tone(name) && in_group(name);
         self.icons.iter().filter(own).map(|(n, _)| n.clone()).collect()
     }
 
@@ -99,51 +155,11 @@ impl IconFile {
     }
 }
 
-/// How an icon is read: of itself alone. A picture that it links to would be any file of this machine, or one inside the
-/// text that is packed and may become as large as it likes.
-fn options() -> Options<'static> {
-    let image_href_resolver =
-        ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) };
-    Options { image_href_resolver, ..Options::default() }
-}
-
-/// Refuses numbers that no icon has. The library cuts an arc into pieces of a tenth, and would not come to an end.
-fn check_numbers(document: &Document) -> Result<()> {
-    const NAMES: [&str; 3] = ["id", "class", "href"];
-    let attributes = document.descendants().flat_map(|node| node.attributes());
-    let huge = attributes.filter(|a| !NAMES.contains(&a.name())).find(|a| has_huge_number(a.value()));
-    huge.map_or(Ok(()), |a| Err(Error::new(format!("its `{}` has a number of ten digits or more", a.name()))))
-}
-
-/// Whether one of the numbers in a text has more than nine digits before its point, or more than one in its exponent.
-fn has_huge_number(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let length = |from: usize, is_in: fn(&u8) -> bool| bytes[from..].iter().take_while(|byte| is_in(byte)).count();
-    let mut at = 0;
-    while at < bytes.len() {
-        let (digits, most) = match bytes[at] {
-            // Colours, and names that are referred to.
-            b'#' => (1 + length(at + 1, |byte| !matches!(byte, b' ' | b')' | b';' | b'"')), usize::MAX),
-            b'.' => (1 + length(at + 1, u8::is_ascii_digit), usize::MAX),
-            b'0'..=b'9' => (length(at, u8::is_ascii_digit), 9),
-            b'e' | b'E' if at > 0 && matches!(bytes[at - 1], b'0'..=b'9' | b'.') => {
-                at += 1 + usize::from(bytes.get(at + 1) == Some(&b'+'));
-                (length(at, u8::is_ascii_digit), 1)
-            }
-            _ => (1, usize::MAX),
-        };
-        if digits > most {
-            return true;
-        }
-        at += digits;
-    }
-    false
-}
-
 /// Rendered icons in the order of their names.
 pub(crate) struct IconSet {
     name: String,
     icons: Vec<(String, Icon)>,
+    groups: Option<BTreeMap<String, u32>>,
     /// Height and width.
     size: [usize; 2],
     channels: usize,
@@ -170,6 +186,7 @@ impl IconSet {
         Self {
             name: name.into(),
             icons: icons.into_iter().filter_map(take).collect(),
+            groups: file.groups,
             size: rule.size.or([ICON_SIZE; 2]),
             channels: if rule.channels == 4 { 4 } else { 3 },
             background: rule.background,
@@ -184,29 +201,7 @@ impl IconSet {
              width=\"{width}\" height=\"{height}\" viewBox=\"{} {} {width} {height}\">{}</svg>",
             icon.left, icon.top, icon.body
         );
-        let document = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
-        let document = Document::parse_with_options(&svg, document).context(place)?;
-        check_numbers(&document).context(place)?;
-        let tree = Tree::from_xmltree(&document, &options()).context(place)?;
-        let [rows, columns] = self.size;
-        let Some(mut canvas) = Pixmap::new(columns as u32, rows as u32) else {
-            return Err(Error::usage(format!("{columns} x {rows} is no size for an icon, in pixels")));
-        };
-        if self.channels == 3 {
-            let [r, g, b] = self.background;
-            canvas.fill(Color::from_rgba8(r, g, b, 255));
-        }
-        // As large as fits, in the middle.
-        let scale = (columns as f32 / width).min(rows as f32 / height);
-        let inset = |pixels: usize, side: f32| (pixels as f32 - side * scale) / 2.0;
-        let place = Transform::from_scale(scale, scale).post_translate(inset(columns, width), inset(rows, height));
-        resvg::render(&tree, place, &mut canvas.as_mut());
-        let bytes = |p: &resvg::tiny_skia::PremultipliedColorU8| {
-            let p = p.demultiply();
-            [p.red(), p.green(), p.blue(), p.alpha()].into_iter().take(self.channels)
-        };
-        let pixels = canvas.pixels().iter().flat_map(bytes).collect();
-        Picture::new(columns, rows, self.channels, pixels)
+        draw(&svg, self.size, self.channels, self.background).context(place)
     }
 }
 
@@ -224,7 +219,16 @@ impl DataSet for IconSet {
             return Err(Error::new(format!("{}: no sample {index} of {}", self.name, self.len())));
         };
         let picture = self.render(name, icon)?;
-        Ok(Sample { picture, label: None, caption: Some(name.replace('-', " ")), mask: None, name: name.clone() })
+        let label = self.groups.as_ref().and_then(|groups| groups.get(name).copied());
+        Ok(Sample { picture, label, caption: self.caption(index)?, mask: None, name: name.clone() })
+    }
+
+    fn caption(&self, index: usize) -> Result<Option<String>> {
+        let said = |(name, icon): &(String, Icon)| {
+            let name = name.replace('-', " ");
+            if icon.tags.is_empty() { name } else { format!("{name}, {}", icon.tags) }
+        };
+        Ok(self.icons.get(index).map(said))
     }
 
     fn stem(&self, index: usize) -> Option<String> {
@@ -232,14 +236,19 @@ impl DataSet for IconSet {
     }
 
     fn kinds(&self) -> Vec<DataKind> {
-        let mut kinds = picture_kinds(false, true);
-        kinds.push(DataKind::Paired);
-        kinds
+        icon_kinds(self.groups.is_some())
+    }
+
+    fn classes(&self) -> &[String] {
+        if self.groups.is_some() { &GROUPS } else { &[] }
     }
 
     fn fingerprint(&self) -> String {
         let size = PictureSize::from(self.size);
-        let how = format!("{size} {} {:?}", self.channels, self.background);
+        let mut how = format!("{size} {} {:?}", self.channels, self.background);
+        if let Some(groups) = &self.groups {
+            let _ = write!(how, " {groups:?}");
+        }
         let icons = self.icons.iter().flat_map(|(n, i)| [n.as_bytes(), i.body.as_bytes()]);
         fingerprint([how.as_bytes()].into_iter().chain(icons))
     }
@@ -249,13 +258,20 @@ impl DataSet for IconSet {
     }
 }
 
+/// The kinds of data that a set of icons can serve as.
+pub(crate) fn icon_kinds(labelled: bool) -> Vec<DataKind> {
+    let mut kinds = picture_kinds(labelled, true);
+    kinds.push(DataKind::Paired);
+    kinds
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     /// A one-icon set, drawn.
-    fn draw(body: &str) -> Result<Picture> {
+    fn drawn(body: &str) -> Result<Picture> {
         let json = serde_json::json!({ "icons": { "a": { "body": body } } }).to_string();
         let file = IconFile::parse(json.as_bytes(), "icons.json").unwrap();
         let names = file.names();
@@ -264,28 +280,37 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_any_icon_are_refused() {
-        let error = draw("<path d='M0 0A444444444444444444444444444444 9 0 0 0 30 15z'/>").unwrap_err().to_string();
-        assert!(error.contains("`d` has a number of ten digits"), "{error}");
-        for text in ["1e30", "M0 1.5E+12", "-12345678901.5", "a1 2 3e99z"] {
-            assert!(has_huge_number(text), "{text}");
-        }
-        for text in ["M.12345678901.5-3 123456789", "1e-30", "1e9", "#1e99ff", "url(#a1234567890) 1", "e1 e12", "1.e"] {
-            assert!(!has_huge_number(text), "{text}");
-        }
+    fn groups_are_classes() {
+        let folder = tempfile::tempdir().unwrap();
+        let icons = ["dog", "cat", "pizza", "flag-chad", "heart"].map(|name| (name, serde_json::json!({ "body": "" })));
+        let icons = serde_json::json!({ "icons": serde_json::Map::from_iter(icons.map(|(n, i)| (n.into(), i))) });
+        let groups = serde_json::json!({ "categories": {
+            "Animals Nature": ["cat", "dog"], "Food & Drink": ["pizza", "lost"], "Flags": ["flag-chad"]
+        } });
+        std::fs::write(folder.path().join("icons.json"), icons.to_string()).unwrap();
+        std::fs::write(folder.path().join("metadata.json"), groups.to_string()).unwrap();
+        let read = || IconFile::of_iconify(folder.path()).unwrap();
+        assert_eq!(read().names().len(), 5);
+        let file = read().with_groups(folder.path()).unwrap();
+        let names = file.names();
+        let set = IconSet::new("objects", file, names, Split::All, &PictureRule::default());
+        let classes: Vec<_> = (0..set.len()).map(|i| set.get(i).unwrap()).map(|s| (s.name, s.label.unwrap())).collect();
+        assert_eq!(classes, [("cat".into(), 1), ("dog".into(), 1), ("pizza".into(), 2)]);
+        assert_eq!(set.classes()[2], "Food & Drink");
+        assert!(set.kinds().contains(&DataKind::SourceTarget));
     }
 
     #[test]
     fn an_icon_reads_no_other_file() {
         let red = "<rect width='16' height='16' fill='red'/>";
-        assert_eq!(draw(red).unwrap().pixels[..3], [255, 0, 0]);
+        assert_eq!(drawn(red).unwrap().pixels[..3], [255, 0, 0]);
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other.svg");
         let svg = format!("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>{red}</svg>");
         std::fs::write(&other, svg).unwrap();
         // A device without an end would fill the memory.
         for href in [&other.display().to_string(), "/dev/zero"] {
-            let picture = draw(&format!("<image href='{href}' width='16' height='16'/>")).unwrap();
+            let picture = drawn(&format!("<image href='{href}' width='16' height='16'/>")).unwrap();
             assert_eq!(picture.pixels[..3], [255; 3], "{href}");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Sub-folders are classes, in the order of their names; a flat folder is unlabelled. `train` and
 //! `test` folders at the top are the splits ([`layout`](crate::layout)), otherwise one picture in five (by a keyed hash of its
-//! name) is test. `NAME.txt` beside `NAME.png` is its caption. A set of `images` and `masks` (below the split, if there
+//! name) is test. The first line of `NAME.txt` beside `NAME.png` is its caption, or a
+//! file says those of many ([`captions`]). A set of `images` and `masks` (below the split, if there
 //! is one) has a mask for each picture: `masks/NAME.png` holds the class of each pixel of `images/NAME.jpg` as a grey value,
 //! and sub-folders of both are classes of whole pictures. A `palette.txt` says the classes of a set of label maps, or of
 //! masks in colours. What else lies there is left out and counted
@@ -14,6 +15,7 @@ use std::path::Path;
 use kiln_core::{Context, Error, Result, refuse_if};
 use rayon::prelude::*;
 
+use crate::captions::{self, Told, is_captions};
 use crate::layout::{PICTURES, Parts, classes, common_root, extension, is_picture, without_ending};
 use crate::litter::{HEAD, LeftOut, Own, is_run, is_unread_picture, own};
 use crate::masks::{IMAGES, mask_key, take_masks};
@@ -38,8 +40,15 @@ struct Item {
     /// The path below the set and its split, without the ending.
     stem: String,
     label: Option<u32>,
-    caption: Option<Box<Entry>>,
+    caption: Option<Caption>,
     mask: Option<Box<Entry>>,
+}
+
+/// Where a caption is.
+enum Caption {
+    /// In a file of its own.
+    File(Box<Entry>),
+    Text(String),
 }
 
 impl FileSet {
@@ -89,9 +98,11 @@ impl FileSet {
         let place = store.path().display().to_string();
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let (mut pictures, others): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| is_picture(&e.path));
+        let (tables, others): (Vec<Entry>, Vec<Entry>) = others.into_iter().partition(|e| is_captions(&e.path));
+        let mut told = told(&store, &tables, &pictures)?;
         let (texts, unread): (Vec<Entry>, Vec<Entry>) = others.into_iter().partition(|e| extension(&e.path) == "txt");
-        let mut captions: BTreeMap<String, Entry> = texts.into_iter().map(|e| (e.path.clone(), e)).collect();
-        let palette = match captions.values().filter(|e| is_palette(&e.path)).min_by_key(|e| e.path.len()) {
+        let mut texts: BTreeMap<String, Entry> = texts.into_iter().map(|e| (e.path.clone(), e)).collect();
+        let palette = match texts.values().filter(|e| is_palette(&e.path)).min_by_key(|e| e.path.len()) {
             Some(file) => {
                 let place = store.place(&file.path);
                 let text = String::from_utf8(store.read(file)?).context(|| format!("{place}: not UTF-8 text"))?;
@@ -129,7 +140,9 @@ impl FileSet {
         neither.for_each(|(e, _)| left.outside(parts.part(&e.path)));
         let mut item = |(file, inside): (Entry, &String)| {
             let label = classes.binary_search_by(|class| class.as_str().cmp(top(inside))).ok().map(|i| i as u32);
-            let caption = captions.remove(&format!("{}.txt", without_ending(&file.path))).map(Box::new);
+            let own = texts.remove(&format!("{}.txt", without_ending(&file.path)));
+            let own = own.map(|file| Caption::File(Box::new(file)));
+            let caption = own.or_else(|| told.remove(&file.path).map(Caption::Text));
             let mask = masks.remove(&mask_key(&file.path, &parts)).map(Box::new);
             Item { stem: without_ending(inside).to_string(), file, label, caption, mask }
         };
@@ -145,6 +158,26 @@ impl FileSet {
         count_unread(&unread, &mut left);
         Ok(Self { name: name.into(), store, items, classes, palette, notes: left.notes() })
     }
+}
+
+/// The captions that files of many say, by the path of the picture.
+fn told(store: &Store, tables: &[Entry], pictures: &[Entry]) -> Result<BTreeMap<String, String>> {
+    let there: BTreeSet<&str> = pictures.iter().map(|e| e.path.as_str()).collect();
+    let mut all = BTreeMap::new();
+    for table in tables {
+        let place = store.place(&table.path);
+        for (picture, Told { text, line }) in captions::parse(store.read(table)?, &table.path, &place)? {
+            refuse_if!(
+                !there.contains(picture.as_str()),
+                "{place}, line {line}: there is no picture {picture}; paths are written from the folder of this file"
+            );
+            refuse_if!(
+                all.insert(picture.clone(), text).is_some(),
+                "{place}, line {line}: another file has a caption of {picture} already"
+            );
+        }
+    }
+    Ok(all)
 }
 
 /// Whether a file is a palette.
@@ -288,20 +321,25 @@ impl DataSet for FileSet {
         };
         let name = self.store.place(&item.file.path);
         let picture = Picture::decode(&self.store.read(&item.file)?, &name)?;
-        let caption = match &item.caption {
-            None => None,
-            Some(file) => {
-                let text = String::from_utf8(self.store.read(file)?)
-                    .context(|| format!("{}: not UTF-8 text", self.store.place(&file.path)))?;
-                Some(text.trim().to_string())
-            }
-        };
+        let caption = self.caption(index)?;
         let mask = item.mask.as_ref().map(|mask| self.mask(mask, &picture)).transpose()?;
         let picture = match self.palette() {
             [] => picture,
             palette => in_palette(&picture, palette, &name)?,
         };
         Ok(Sample { picture, label: item.label, caption, mask, name })
+    }
+
+    fn caption(&self, index: usize) -> Result<Option<String>> {
+        match self.items.get(index).and_then(|item| item.caption.as_ref()) {
+            None => Ok(None),
+            Some(Caption::Text(text)) => Ok(Some(text.clone())),
+            Some(Caption::File(file)) => {
+                let text = String::from_utf8(self.store.read(file)?)
+                    .context(|| format!("{}: not UTF-8 text", self.store.place(&file.path)))?;
+                Ok(Some(text.trim().lines().next().unwrap_or_default().trim().to_string()))
+            }
+        }
     }
 
     fn stem(&self, index: usize) -> Option<String> {
@@ -343,7 +381,11 @@ impl DataSet for FileSet {
         let masks = self.items.iter().filter_map(|i| i.mask.as_ref());
         let masks = masks.map(|mask| format!("{} {}", mask.bytes, mask.path));
         let classes = self.palette.iter().map(PaletteColour::to_string);
-        let lines: Vec<String> = self.items.iter().map(listed).chain(masks).chain(classes).collect();
+        let told = self.items.iter().filter_map(|i| match &i.caption {
+            Some(Caption::Text(text)) => Some(text.clone()),
+            _ => None,
+        });
+        let lines: Vec<String> = self.items.iter().map(listed).chain(masks).chain(classes).chain(told).collect();
         fingerprint(lines.iter().map(|l| l.as_bytes()))
     }
 }

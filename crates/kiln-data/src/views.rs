@@ -7,6 +7,8 @@
 //! | `rotated-30:` | turned by so many degrees, clockwise; what comes in from outside is mirrored |
 //! | `blurred-1.5:` | blurred by a Gaussian of so many pixels |
 //! | `only-A+B:` | the pictures of these classes alone; the set keeps the names of all its classes |
+//! | `without-red.apple+dog:` | the pictures whose captions have neither both of the words `red` and `apple` nor the word `dog` |
+//! | `with-red.apple+dog:` | the others: a held-out part of words and of combinations that were never seen |
 
 use std::sync::Arc;
 
@@ -27,6 +29,11 @@ pub(crate) enum View {
     Blurred(f32),
     /// Names of classes.
     Only(Vec<String>),
+    /// Words of which a caption has all of one list, or of none.
+    Captions {
+        words: Vec<Vec<String>>,
+        has: bool,
+    },
 }
 
 /// The view that a word of the command line names, and what stands behind it.
@@ -41,6 +48,10 @@ pub(crate) fn view_of(spec: &str) -> Option<(View, &str)> {
         ("rotated", _) => View::Rotated(number(-360.0, 360.0)?),
         ("blurred", _) => View::Blurred(number(0.0, 100.0)?),
         ("only", classes) if !classes.is_empty() => View::Only(classes.split('+').map(String::from).collect()),
+        ("with", words) | ("without", words) if words.split(['+', '.']).all(|word| !word.is_empty()) => {
+            let together = |words: &str| words.split('.').map(str::to_lowercase).collect();
+            View::Captions { words: words.split('+').map(together).collect(), has: name == "with" }
+        }
         _ => return None,
     };
     Some((view, rest))
@@ -59,6 +70,7 @@ impl Viewed {
     pub(crate) fn new(spec: &str, whole: Arc<dyn DataSet>, view: View) -> Result<Self> {
         let places = match &view {
             View::Only(classes) => Some(of_classes(&*whole, classes)?),
+            View::Captions { words, has } => Some(of_captions(spec, &*whole, words, *has)?),
             _ => None,
         };
         Ok(Self { name: spec.into(), whole, view, places })
@@ -84,7 +96,7 @@ impl Viewed {
             View::Rotated(degrees) => Change::rotated(-*degrees).mask(picture, width, height),
             View::Inverted if colours => inverted(picture),
             View::Blurred(pixels) if colours => blurred(picture, *pixels),
-            View::Inverted | View::Blurred(_) | View::Only(_) => picture.clone(),
+            View::Inverted | View::Blurred(_) | View::Only(_) | View::Captions { .. } => picture.clone(),
         })
     }
 }
@@ -107,6 +119,25 @@ fn of_classes(set: &dyn DataSet, classes: &[String]) -> Result<Vec<usize>> {
     }
     match places.is_empty() {
         true => Err(Error::usage(format!("only-{}: {} has no such pictures", classes.join("+"), set.name()))),
+        false => Ok(places),
+    }
+}
+
+/// Where the pictures are whose captions have all words of one of the lists, or of none.
+fn of_captions(spec: &str, set: &dyn DataSet, lists: &[Vec<String>], has: bool) -> Result<Vec<usize>> {
+    let mut places = Vec::new();
+    for place in 0..set.len() {
+        let Some(caption) = set.caption(place)? else {
+            return Err(Error::usage(format!("{spec}: {} has no captions to look for words in", set.name())));
+        };
+        let caption = caption.to_lowercase();
+        let said: Vec<&str> = caption.split(|c: char| !c.is_alphanumeric()).collect();
+        if lists.iter().any(|words| words.iter().all(|word| said.contains(&word.as_str()))) == has {
+            places.push(place);
+        }
+    }
+    match places.is_empty() {
+        true => Err(Error::usage(format!("{spec}: no caption of {} is so", set.name()))),
         false => Ok(places),
     }
 }
@@ -161,6 +192,10 @@ impl DataSet for Viewed {
         let picture = self.see(&sample.picture, &sample.name, self.whole.palette().is_empty())?;
         let mask = sample.mask.as_ref().map(|mask| self.see(mask, &sample.name, false)).transpose()?;
         Ok(Sample { picture, mask, ..sample })
+    }
+
+    fn caption(&self, index: usize) -> Result<Option<String>> {
+        self.place(index).map_or(Ok(None), |place| self.whole.caption(place))
     }
 
     fn stem(&self, index: usize) -> Option<String> {
@@ -268,6 +303,31 @@ mod tests {
         assert_ne!(open("blurred-2:starter").fingerprint(), open("blurred-1:starter").fingerprint());
         for wrong in ["rotated-x:starter", "rotated:starter", "blurred--1:starter", "only-:starter", "left-1:starter"] {
             assert!(crate::open(wrong, Split::Train, &PictureRule::default()).err().unwrap().is_usage(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn words_of_captions_are_held_out() {
+        let open = |spec: &str| crate::open(spec, Split::All, &PictureRule::default());
+        let captions = |spec: &str| -> Vec<String> {
+            let set = open(spec).unwrap();
+            (0..set.len()).map(|i| set.caption(i).unwrap().unwrap()).collect()
+        };
+        let (all, seen) = (captions("starter:noto"), captions("without-face+red.heart:starter:noto"));
+        let held = captions("with-face+red.heart:starter:noto");
+        assert_eq!(all.len(), seen.len() + held.len());
+        let has = |caption: &String, word: &str| caption.split(' ').any(|w| w == word);
+        assert!(seen.iter().all(|c| !has(c, "face")) && held.iter().any(|c| has(c, "face")));
+        // A combination leaves its words on their own.
+        assert!(held.iter().all(|c| has(c, "face") || (has(c, "red") && has(c, "heart"))));
+        assert!(seen.iter().any(|c| has(c, "red") || has(c, "heart")));
+        for (wrong, said) in [
+            ("with-face:starter", "no captions"),
+            ("with-qqq:starter:noto", "no caption of"),
+            ("with-a..b:starter:noto", ""),
+        ] {
+            let error = open(wrong).err().unwrap();
+            assert!(error.is_usage() && error.to_string().contains(said), "{error}");
         }
     }
 

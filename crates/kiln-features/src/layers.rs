@@ -28,16 +28,23 @@ pub(crate) struct Window {
     stride: usize,
     padding: [usize; 2],
     groups: usize,
+    /// Whether the size decides on the padding: see [`Window::tensorflow`].
+    tensorflow: bool,
 }
 
 impl Window {
     pub(crate) const fn square(kernel: usize, stride: usize, padding: usize) -> Self {
-        Self { kernel: [kernel; 2], stride, padding: [padding; 2], groups: 1 }
+        Self { kernel: [kernel; 2], stride, padding: [padding; 2], groups: 1, tensorflow: false }
     }
 
     /// Of odd `height` and `width`, padded so that the size is kept.
     pub(crate) const fn same(height: usize, width: usize) -> Self {
-        Self { kernel: [height, width], stride: 1, padding: [height / 2, width / 2], groups: 1 }
+        Self { kernel: [height, width], stride: 1, padding: [height / 2, width / 2], groups: 1, tensorflow: false }
+    }
+
+    /// Padded as TensorFlow's `SAME`: as little as gives ⌈size / stride⌉ outputs, the odd pixel at the end.
+    pub(crate) const fn tensorflow(kernel: usize, stride: usize) -> Self {
+        Self { kernel: [kernel; 2], stride, padding: [0; 2], groups: 1, tensorflow: true }
     }
 
     /// Each of `channels` channels by itself.
@@ -52,12 +59,26 @@ pub(crate) struct Conv {
     weight: Tensor<4>,
     bias: Tensor<1>,
     options: ConvOptions,
+    tensorflow: bool,
 }
 
 impl Conv {
     /// `[n, in, h, w]` → `[n, out, …]`. The kernel must not exceed the padded input.
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = if self.tensorflow { self.padded(x) } else { x };
         conv2d(x, self.weight.clone(), Some(self.bias.clone()), self.options)
+    }
+
+    /// With the zeros of [`Window::tensorflow`] around it.
+    fn padded(&self, x: Tensor<4>) -> Tensor<4> {
+        let ([_, _, height, width], [_, _, kernel, _]) = (x.dims(), self.weight.dims());
+        let stride = self.options.stride[0];
+        let lacks = |size: usize| (size.div_ceil(stride).saturating_sub(1) * stride + kernel).saturating_sub(size);
+        let (rows, columns) = (lacks(height), lacks(width));
+        match rows + columns {
+            0 => x,
+            _ => x.pad((columns / 2, columns.div_ceil(2), rows / 2, rows.div_ceil(2)), 0.0),
+        }
     }
 }
 
@@ -92,11 +113,12 @@ impl Loader<'_> {
     /// A convolution of these values.
     pub(crate) fn made(&self, weight: Vec<f32>, bias: Vec<f32>, inputs: usize, window: Window) -> Conv {
         let outputs = bias.len();
-        let Window { stride, padding, groups, .. } = window;
+        let Window { stride, padding, groups, tensorflow, .. } = window;
         Conv {
             weight: from_values(weight, window.shape(inputs, outputs), self.device),
             bias: from_values(bias, [outputs], self.device),
             options: ConvOptions { stride: [stride; 2], padding, dilation: [1; 2], groups },
+            tensorflow,
         }
     }
 

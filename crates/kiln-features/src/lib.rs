@@ -5,9 +5,11 @@
 //! batch normalisation is folded into the convolutions when a file is read.
 
 pub mod alexnet;
+pub mod efficientnet;
 mod element;
 mod hdf5;
 pub mod inception;
+mod inverted;
 mod layers;
 pub mod lpips;
 pub mod mobilenet;

@@ -6,6 +6,7 @@ use kiln_nn::Linear;
 use kiln_nn::resample::global_mean;
 
 use crate::WeightsFile;
+use crate::inverted::{Inverted, relu6};
 use crate::layers::{Conv, Loader, Window};
 
 const K1: Window = Window::square(1, 1, 0);
@@ -15,58 +16,34 @@ const BOTTLENECKS: [[usize; 4]; 7] =
     [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]];
 
 /// The bottlenecks whose outputs are stages: the last of each resolution.
-const STAGES: [usize; 5] = [1, 3, 6, 13, 17];
+const STAGES: [usize; 5] = [0, 2, 5, 12, 16];
 
-/// An inverted residual: 1×1 to more channels, depthwise 3×3, 1×1 back without an activation.
-#[derive(Debug)]
-struct Bottleneck {
-    expand: Option<Conv>,
-    depthwise: Conv,
-    project: Conv,
-    residual: bool,
-}
-
-impl Bottleneck {
-    fn load(
-        loader: &Loader<'_>,
-        path: &str,
-        [inputs, outputs]: [usize; 2],
-        expansion: usize,
-        stride: usize,
-    ) -> Result<Self> {
-        let hidden = inputs * expansion;
-        let with_norm = |at: usize, channels, window| {
-            loader.normed(&format!("{path}.conv.{at}.0"), &format!("{path}.conv.{at}.1"), channels, window)
-        };
-        // Without an expansion the layers move up by one.
-        let expands = expansion != 1;
-        let at = usize::from(expands);
-        let expand = expands.then(|| with_norm(0, [inputs, hidden], K1)).transpose()?;
-        let depthwise = with_norm(at, [hidden, hidden], Window::square(3, stride, 1).depthwise(hidden))?;
-        let (conv, norm) = (format!("{path}.conv.{}", at + 1), format!("{path}.conv.{}", at + 2));
-        let project = loader.normed(&conv, &norm, [hidden, outputs], K1)?;
-        Ok(Self { expand, depthwise, project, residual: stride == 1 && inputs == outputs })
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = match &self.expand {
-            Some(conv) => relu6(conv.forward(x.clone())),
-            None => x.clone(),
-        };
-        let y = self.project.forward(relu6(self.depthwise.forward(y)));
-        if self.residual { x + y } else { y }
-    }
-}
-
-fn relu6(x: Tensor<4>) -> Tensor<4> {
-    x.clamp(0.0, 6.0)
+fn bottleneck(
+    loader: &Loader<'_>,
+    path: &str,
+    [inputs, outputs]: [usize; 2],
+    expansion: usize,
+    stride: usize,
+) -> Result<Inverted> {
+    let hidden = inputs * expansion;
+    let with_norm = |at: usize, channels, window| {
+        loader.normed(&format!("{path}.conv.{at}.0"), &format!("{path}.conv.{at}.1"), channels, window)
+    };
+    // Without an expansion the layers move up by one.
+    let expands = expansion != 1;
+    let at = usize::from(expands);
+    let expand = expands.then(|| with_norm(0, [inputs, hidden], K1)).transpose()?;
+    let depthwise = with_norm(at, [hidden, hidden], Window::square(3, stride, 1).depthwise(hidden))?;
+    let (conv, norm) = (format!("{path}.conv.{}", at + 1), format!("{path}.conv.{}", at + 2));
+    let project = loader.normed(&conv, &norm, [hidden, outputs], K1)?;
+    Ok(Inverted { expand, depthwise, project, residual: stride == 1 && inputs == outputs })
 }
 
 /// The network.
 #[derive(Debug)]
 pub struct MobileNetV2 {
     first: Conv,
-    bottlenecks: Vec<Bottleneck>,
+    bottlenecks: Vec<Inverted>,
     last: Conv,
     classifier: Linear,
 }
@@ -83,7 +60,7 @@ impl MobileNetV2 {
             for i in 0..repetitions {
                 let path = format!("features.{}", bottlenecks.len() + 1);
                 let stride = if i == 0 { stride } else { 1 };
-                bottlenecks.push(Bottleneck::load(loader, &path, [channels, outputs], expansion, stride)?);
+                bottlenecks.push(bottleneck(loader, &path, [channels, outputs], expansion, stride)?);
                 channels = outputs;
             }
         }
@@ -116,14 +93,6 @@ impl MobileNetV2 {
     /// The last output of each resolution, 16, 24, 32, 96 and 320 channels at 1/2 to 1/32 of the size
     /// (torchvision's `features.1`, `.3`, `.6`, `.13` and `.17`).
     pub fn stages(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
-        let mut x = relu6(self.first.forward(x));
-        let mut stages = Vec::with_capacity(STAGES.len());
-        for (i, bottleneck) in self.bottlenecks.iter().enumerate() {
-            x = bottleneck.forward(x);
-            if STAGES.contains(&(i + 1)) {
-                stages.push(x.clone());
-            }
-        }
-        stages
+        Inverted::outputs(&self.bottlenecks, relu6(self.first.forward(x)), &STAGES)
     }
 }

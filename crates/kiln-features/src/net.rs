@@ -7,6 +7,7 @@ use kiln_core::{Error, Result};
 use kiln_kernels::Precision;
 
 use crate::WeightsFile;
+use crate::efficientnet::EfficientNetLite0;
 use crate::inception::Inception;
 use crate::mobilenet::MobileNetV2;
 use crate::pixels::{imagenet, levels, resize_antialiased, resize_tensorflow1};
@@ -23,6 +24,7 @@ pub struct FeatureNet {
 enum Network {
     Inception(Box<Inception>),
     MobileNetV2(Box<MobileNetV2>),
+    EfficientNetLite0(Box<EfficientNetLite0>),
     VggFc2(Box<VggFc2>),
 }
 
@@ -38,7 +40,8 @@ pub struct Seen {
 
 impl FeatureNet {
     /// The names that [`FeatureNet::open`] knows.
-    pub const NAMES: [&str; 4] = ["inception-v3-fid", "mobilenetv2-imagenet", "vgg16-fc2", "vgg19-fc2"];
+    pub const NAMES: [&str; 5] =
+        ["inception-v3-fid", "mobilenetv2-imagenet", "efficientnet-lite0-imagenet", "vgg16-fc2", "vgg19-fc2"];
 
     /// Reads the network `name` from its published file (`.pth` or safetensors).
     ///
@@ -57,6 +60,9 @@ impl FeatureNet {
         let net = match Self::known(name)? {
             "inception-v3-fid" => Network::Inception(Box::new(Inception::load(file, device)?)),
             "mobilenetv2-imagenet" => Network::MobileNetV2(Box::new(MobileNetV2::load(file, device)?)),
+            "efficientnet-lite0-imagenet" => {
+                Network::EfficientNetLite0(Box::new(EfficientNetLite0::load(file, device)?))
+            }
             "vgg16-fc2" => Network::VggFc2(Box::new(VggFc2::load(file, Depth::Vgg16, device)?)),
             _ => Network::VggFc2(Box::new(VggFc2::load(file, Depth::Vgg19, device)?)),
         };
@@ -74,6 +80,7 @@ impl FeatureNet {
         match &self.net {
             Network::Inception(_) => "inception-v3-fid",
             Network::MobileNetV2(_) => "mobilenetv2-imagenet",
+            Network::EfficientNetLite0(_) => "efficientnet-lite0-imagenet",
             Network::VggFc2(net) => match net.depth() {
                 Depth::Vgg16 => "vgg16-fc2",
                 Depth::Vgg19 => "vgg19-fc2",
@@ -90,7 +97,7 @@ impl FeatureNet {
     pub fn resize(&self) -> &'static str {
         match self.net {
             Network::Inception(_) => "8-bit, bilinear as in TensorFlow 1 to 299×299",
-            Network::MobileNetV2(_) => "8-bit, bilinear with antialiasing to 224×224",
+            Network::MobileNetV2(_) | Network::EfficientNetLite0(_) => "8-bit, bilinear with antialiasing to 224×224",
             Network::VggFc2(_) => "8-bit, bilinear as in TensorFlow 1 to 224×224",
         }
     }
@@ -99,7 +106,7 @@ impl FeatureNet {
     pub fn width(&self) -> usize {
         match self.net {
             Network::Inception(_) => 2048,
-            Network::MobileNetV2(_) => 1280,
+            Network::MobileNetV2(_) | Network::EfficientNetLite0(_) => 1280,
             Network::VggFc2(_) => 4096,
         }
     }
@@ -127,6 +134,11 @@ impl FeatureNet {
             }
             Network::MobileNetV2(net) => {
                 let features = net.features(scaled(resize_antialiased(levels, [224; 2])));
+                Seen { logits: Some(net.logits(features.clone())), features }
+            }
+            Network::EfficientNetLite0(net) => {
+                let unit = resize_antialiased(levels, [224; 2]) / 127.5 - 1.0;
+                let features = net.features(EfficientNetLite0::scaled(unit));
                 Seen { logits: Some(net.logits(features.clone())), features }
             }
             Network::VggFc2(net) => {

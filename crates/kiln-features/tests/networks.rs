@@ -11,7 +11,7 @@ use fixtures::Fixtures;
 use kiln_features::inception::Inception;
 use kiln_features::pixels::{imagenet, levels, resize_antialiased, resize_tensorflow1};
 use kiln_features::vgg::{Depth, Vgg};
-use kiln_features::{FeatureNet, Lpips, WeightsFile};
+use kiln_features::{FeatureNet, LayerNet, Lpips, WeightsFile};
 use kiln_nn::resample::global_mean;
 
 fn device() -> Device {
@@ -104,6 +104,21 @@ fn mobilenetv2() {
     f.assert_close(seen.features.clone(), "mobilenetv2.features", 1e-4);
     f.assert_close(seen.logits.unwrap(), "mobilenetv2.logits", 1e-4);
     assert_eq!(seen.features.dims()[1], net.width());
+}
+
+#[test]
+fn efficientnet_lite0() {
+    let f = Fixtures::open("efficientnet");
+    let net = net("efficientnet-lite0-imagenet", "efficientnet-lite0");
+    let seen = net.see(pictures(&f, "pictures")).unwrap();
+    f.assert_close(seen.features.clone(), "features", 1e-4);
+    f.assert_close(seen.logits.unwrap(), "logits", 1e-4);
+    assert_eq!(seen.features.dims()[1], net.width());
+    let net = LayerNet::efficientnet_lite0(&hashed::network("efficientnet-lite0"), &device()).unwrap();
+    let maps = net.maps(pictures(&f, "pictures"), &net.style_layers()).unwrap();
+    for (stage, map) in (1..).zip(maps) {
+        f.assert_close(global_mean(map), &format!("stage{stage}.mean"), 1e-4);
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! `shallow_table SEEDS SAMPLES STANDARDIZE [FEATURES…]`: the accuracies of every shallow method on six transfers
-//! among three sets of digits, as Markdown tables, one for each kind of features (`pixels`, `descriptors`,
-//! `mobilenetv2`; all by default).
+//! `shallow_table DOMAINS SEEDS SAMPLES STANDARDIZE [FEATURES…]`: the accuracies of every shallow method on six transfers
+//! among three sets, as Markdown tables, one for each kind of features (`pixels`, `descriptors`, `mobilenetv2`,
+//! `efficientnet-lite0`; all by default).
 //!
+//! DOMAINS is `digits` (`mnist`, `digits8`, `mnistm`) or `objects` (`objects:noto`, `objects:twemoji`, `objects:fluent`).
 //! STANDARDIZE is `domain` or `none`. Each seed chooses SAMPLES pictures of the train part of each set to learn from.
-//! Accuracies are of 1,000 pictures of the target's test part by the nearest labelled point; with more than one seed
-//! their mean and standard deviation. Needs `kiln data fetch` of `mnist`, `mnistm`, `digits8` and
-//! `weights:mobilenetv2`.
+//! Accuracies are of at most 1,000 pictures of the target's test part by the nearest labelled point; with more than one
+//! seed their mean and standard deviation. Needs `kiln data fetch` of the sets and of `weights:mobilenetv2` and
+//! `weights:efficientnet-lite0`.
 
 use std::time::Instant;
 
@@ -22,7 +23,19 @@ use kiln_systems::adaptation::shallow::map::Of;
 use kiln_systems::adaptation::shallow::method::{KernelName, Method, MethodConfig};
 use kiln_systems::adaptation::shallow::scale::{Scale, Standardize};
 
-const SETS: [&str; 3] = ["mnist", "digits8", "mnistm"];
+/// Three sets of the same classes.
+struct Domains3 {
+    sets: [&'static str; 3],
+    side: usize,
+    classes: usize,
+    /// Pixels and descriptors are of this many channels; networks see three.
+    channels: usize,
+}
+
+const DIGITS: Domains3 = Domains3 { sets: ["mnist", "digits8", "mnistm"], side: 28, classes: 10, channels: 1 };
+const OBJECTS: Domains3 =
+    Domains3 { sets: ["objects:noto", "objects:twemoji", "objects:fluent"], side: 32, classes: 8, channels: 3 };
+
 const TRANSFERS: [(usize, usize); 6] = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)];
 const METHODS: [(&str, Method, KernelName); 12] = [
     ("none", Method::None, KernelName::Primal),
@@ -38,7 +51,6 @@ const METHODS: [(&str, Method, KernelName); 12] = [
     ("JGSA linear", Method::Jgsa, KernelName::Linear),
     ("JGSA RBF", Method::Jgsa, KernelName::Rbf),
 ];
-const SIDE: usize = 28;
 const WORDS: usize = 200;
 const TEST: usize = 1_000;
 /// Descriptors among which words are found.
@@ -52,15 +64,15 @@ struct Pictures {
 }
 
 impl Pictures {
-    fn of(set: &str, split: Split, n: usize, channels: usize) -> Result<Self> {
-        let rule = PictureRule { size: SIDE.into(), resize: Resize::Stretch, channels, ..PictureRule::default() };
+    fn of(set: &str, split: Split, n: usize, side: usize, channels: usize) -> Result<Self> {
+        let rule = PictureRule { size: side.into(), resize: Resize::Stretch, channels, ..PictureRule::default() };
         let set = Prepared::new(kiln_data::open(set, split, &rule)?, rule)?;
         let (key, len) = (Key::new(0).purpose("table"), set.len() as u64);
         let (mut values, mut labels) = (Vec::new(), Vec::new());
         for i in 0..n.min(set.len()) {
             let sample = set.get(key.permute(i as u64, len) as usize)?;
             values.extend(sample.values);
-            labels.push(sample.label.ok_or_else(|| Error::new("a digit has no class"))? as usize);
+            labels.push(sample.label.ok_or_else(|| Error::new("a picture has no class"))? as usize);
         }
         Ok(Self { shape: set.shape(), values, labels })
     }
@@ -78,10 +90,15 @@ fn rows(table: &[f32], width: usize, places: &[usize]) -> Mat<f64> {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::usage("shallow_table SEEDS SAMPLES domain|none [FEATURES…]");
+    let usage = || Error::usage("shallow_table digits|objects SEEDS SAMPLES domain|none [FEATURES…]");
     let number = |i: usize| arguments.get(i).and_then(|text| text.parse::<usize>().ok()).ok_or_else(usage);
-    let (seeds, samples) = (number(0)?, number(1)?);
-    let how = match arguments.get(2).map(String::as_str) {
+    let domains = match arguments.first().map(String::as_str) {
+        Some("digits") => DIGITS,
+        Some("objects") => OBJECTS,
+        _ => return Err(usage()),
+    };
+    let (seeds, samples) = (number(1)?, number(2)?);
+    let how = match arguments.get(3).map(String::as_str) {
         Some("domain") => Standardize::Domain,
         Some("none") => Standardize::None,
         _ => return Err(usage()),
@@ -90,26 +107,37 @@ fn main() -> Result<()> {
         ("pixels", FeatureName::Pixels),
         ("descriptors", FeatureName::Descriptors),
         ("mobilenetv2", FeatureName::MobileNetV2),
+        ("efficientnet-lite0", FeatureName::EfficientNetLite0),
     ] {
-        if arguments.len() == 3 || arguments[3..].iter().any(|asked| asked == name) {
-            table((name, feature), seeds as u64, samples, how)?;
+        if arguments.len() == 4 || arguments[4..].iter().any(|asked| asked == name) {
+            table(&domains, (name, feature), seeds as u64, samples, how)?;
         }
     }
     Ok(())
 }
 
-fn table((name, feature): (&str, FeatureName), seeds: u64, samples: usize, how: Standardize) -> Result<()> {
+fn table(
+    domains3: &Domains3,
+    (name, feature): (&str, FeatureName),
+    seeds: u64,
+    samples: usize,
+    how: Standardize,
+) -> Result<()> {
     let (device, start) = (Device::flex(), Instant::now());
-    let channels = if feature == FeatureName::MobileNetV2 { 3 } else { 1 };
+    let Domains3 { sets, side, classes, .. } = *domains3;
+    let channels = if feature.network().is_some() { 3 } else { domains3.channels };
     // A few more than one seed needs, so that seeds differ.
     let pool = if seeds > 1 { 2 * samples } else { samples };
     let of = |split: Split, n: usize| {
-        SETS.into_iter().map(|set| Pictures::of(set, split, n, channels)).collect::<Result<Vec<_>>>()
+        sets.into_iter().map(|set| Pictures::of(set, split, n, side, channels)).collect::<Result<Vec<_>>>()
     };
     let (train, test) = (of(Split::Train, pool)?, of(Split::Test, TEST)?);
     let extractor = Extractor::new(feature, train[0].shape, WORDS, 4);
     let width = extractor.width();
-    let column = |(s, t): (usize, usize)| format!("{} → {}", SETS[s], SETS[t]);
+    let column = |(s, t): (usize, usize)| {
+        let short = |set: &'static str| set.split_once(':').map_or(set, |(_, vendor)| vendor);
+        format!("{} → {}", short(sets[s]), short(sets[t]))
+    };
     println!("| {name} | {} | mean |", TRANSFERS.map(column).join(" | "));
     println!("|---|---|---|---|---|---|---|---|");
     // What does not depend on the other domain is seen once.
@@ -142,7 +170,7 @@ fn table((name, feature): (&str, FeatureName), seeds: u64, samples: usize, how: 
             let labels: Vec<usize> = a.iter().map(|&i| train[s].labels[i]).collect();
             let source = (rows(&of_source, width, &a), labels.clone());
             let target = (rows(&of_target, width, &b), vec![None; b.len()]);
-            let raw = Domains::new(source, target, 10)?;
+            let raw = Domains::new(source, target, classes)?;
             let scale = Scale::of(&raw, how);
             let (domains, asked) = (scale.both(raw), scale.scaled(asked.as_ref(), Of::Target));
             for (row, (_, method, kernel)) in METHODS.into_iter().enumerate() {

@@ -46,13 +46,14 @@ pub fn merge(base: &mut Table, changes: &Table, place: &str) -> Result<()> {
 const RENAMED: [(&str, &str, &str); 2] = [("data", "label_set", "label_seed"), ("model", "times", "timestep_sampling")];
 
 /// Settings whose default is not what older versions did without them: system, table, key, what they did.
-const ADDED: [(&str, &str, &str, Was); 5] = [
+const ADDED: [(&str, &str, &str, Was); 6] = [
     ("", "train", "ema_buffers", Was::Text("copy")),
     ("ddpm", "model", "sigmas", Was::Text("schedule")),
     // As far as any schedule goes.
     ("ddpm", "model", "sampling_sigma_max", Was::Number(1e6)),
     ("noisy-classifier", "model", "pooling", Was::Text("mean")),
     ("pixelrnn", "model", "skip_connections", Was::Flag(false)),
+    ("shallow", "model", "target_features", Was::Text("")),
 ];
 
 /// A value of [`ADDED`].

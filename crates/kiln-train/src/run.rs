@@ -67,6 +67,16 @@ impl Run {
         Ok(lock)
     }
 
+    /// Removes the files of a run that came to nothing, so that its folder may be used again. What is not Kiln's stays.
+    pub(crate) fn discard(&self) {
+        // What cannot be removed is in nobody's way but the next run's, which says so.
+        for name in ["recipe.toml", "data.json", "log.jsonl", TOKENIZER, "lock"] {
+            let _ = fs::remove_file(self.root.join(name));
+        }
+        let _ = fs::remove_dir_all(self.root.join("tensorboard"));
+        let _ = fs::remove_dir(&self.root);
+    }
+
     /// Checks that the folder is still there.
     ///
     /// # Errors

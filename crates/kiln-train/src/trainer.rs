@@ -228,7 +228,14 @@ fn train<S: System>(start: Start<'_, S>, options: &Options) -> Result<Summary> {
     let mut multiply_adds: u64 = 0;
     if live.is_closed_form() {
         if session.goes_on(live.counters.images) {
-            live = live.fitted(&FitData::new(&streams, config.batch, plain, recipe.seed), pictures)?;
+            live = match live.fitted(&FitData::new(&streams, config.batch, plain, recipe.seed), pictures) {
+                Ok(fitted) => fitted,
+                Err(error) => {
+                    drop(session);
+                    run.discard();
+                    return Err(error);
+                }
+            };
             session.after_step(&mut live, 0, &Vec::new(), recipe, &examples)?;
         }
     } else {

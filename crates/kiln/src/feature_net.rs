@@ -58,7 +58,7 @@ impl FeatureNet {
     /// The network of `--features`, for pictures opened by `rule`:
     ///
     /// * `classifier:SET`, the default with SET the reference: trained now if the cache has none;
-    /// * `mobilenetv2-imagenet`: from `kiln data fetch weights:mobilenetv2`;
+    /// * `mobilenetv2-imagenet`, `efficientnet-lite0-imagenet`: from `kiln data fetch weights:mobilenetv2` and so on;
     /// * `NAME:FILE`: any of [`PublishedNet::NAMES`] from its published file;
     /// * `run:DIR`: what a run represents, encodes or classifies.
     ///
@@ -90,12 +90,13 @@ impl FeatureNet {
     fn published(spec: &str, rule: &PictureRule, common: &Common, device: &Device) -> Result<Self> {
         let net = match spec.split_once(':') {
             Some((name, file)) => PublishedNet::open(name, Path::new(file), device)?,
-            None if spec == "mobilenetv2-imagenet" => {
-                PublishedNet::open(spec, &kiln_data::trained_file("weights:mobilenetv2")?, device)?
+            None if ["mobilenetv2-imagenet", "efficientnet-lite0-imagenet"].contains(&spec) => {
+                let weights = spec.replace("-imagenet", "");
+                PublishedNet::open(spec, &kiln_data::trained_file(&format!("weights:{weights}"))?, device)?
             }
             None => {
                 return Err(Error::usage(format!(
-                    "--features {spec}: give classifier:SET with a labelled set, run:DIR, mobilenetv2-imagenet, or NAME:FILE with NAME one of {}",
+                    "--features {spec}: give classifier:SET with a labelled set, run:DIR, mobilenetv2-imagenet, efficientnet-lite0-imagenet, or NAME:FILE with NAME one of {}",
                     PublishedNet::NAMES.join(", ")
                 )));
             }

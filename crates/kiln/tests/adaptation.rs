@@ -56,6 +56,34 @@ fn a_few_labels_and_a_part_of_the_classes_are_settings() {
 }
 
 #[test]
+fn domains_may_be_seen_by_different_features() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    let train = "train shallow --data starter,inverted:starter --set model.samples=200 --set model.target_features=descriptors \
+                 --set model.words=20 --set model.dimension=10";
+    let joined = refused(here, &format!("{train} --out run"));
+    assert!(joined.contains("data.labels"), "{joined}");
+    // What could not be learned left nothing behind.
+    assert!(!here.join("run").exists());
+    let accuracy = |args: &str, run: &str| -> f64 {
+        done(here, &format!("{train} --set data.labels=50 {args} --out {run}"));
+        let text = done(here, &format!("evaluate {run} --metrics accuracy -n 300 --split test --json"));
+        serde_json::from_str::<Value>(&text).unwrap()["value"].as_f64().unwrap()
+    };
+    assert!(accuracy("--set model.method=jgsa", "jgsa") > 0.4);
+    assert!(accuracy("--set model.method=jda", "jda") > 0.3);
+    for (args, said) in [
+        ("--set model.method=gfk", "model.target_features"),
+        ("--set model.kernel=rbf", "model.target_features"),
+        ("--set model.standardize=joint", "model.standardize"),
+        ("--set model.target_features=pxels", "pxels"),
+    ] {
+        let line = refused(here, &format!("{train} --set data.labels=50 {args} --out no"));
+        assert!(line.contains(said), "{line}");
+    }
+}
+
+#[test]
 fn parts_of_codes_are_decoded() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();

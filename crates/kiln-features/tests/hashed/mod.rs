@@ -32,10 +32,11 @@ pub fn network(layout: &str) -> WeightsFile {
 
 /// Names and shapes of a network's tensors.
 pub fn shapes(layout: &str) -> BTreeMap<String, Vec<usize>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures/features.layouts.json");
-    let mut layouts: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
-        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    layouts.remove(layout).unwrap()
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/fixtures");
+    let layouts = ["features", "efficientnet"].map(|topic| -> BTreeMap<String, BTreeMap<String, Vec<usize>>> {
+        serde_json::from_slice(&std::fs::read(fixtures.join(format!("{topic}.layouts.json"))).unwrap()).unwrap()
+    });
+    layouts.into_iter().find_map(|mut layouts| layouts.remove(layout)).unwrap()
 }
 
 /// The file's bytes.

@@ -4,6 +4,7 @@ pub mod adain;
 pub mod decoder;
 pub mod gatys;
 pub mod import;
+pub mod layers;
 pub mod styleswap;
 pub mod texnet;
 pub mod transform;

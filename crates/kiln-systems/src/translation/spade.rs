@@ -20,15 +20,13 @@
 //!
 //! `kiln train spade --data streets:labels,streets:day`, then `kiln translate RUN maps/ pictures/ -n 4`, or with `--style picture.png`.
 
-use std::path::Path;
 use std::sync::OnceLock;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Error, Result, refuse_if};
 use kiln_data::DataKind;
-use kiln_features::vgg::Depth;
-use kiln_features::{LayerNet, WeightsFile};
+use kiln_features::LayerNet;
 use kiln_nn::loss::{gaussian_kl, l1};
 use kiln_nn::tensor::{from_values, one_hot, to_values};
 use kiln_nn::{Init, concat};
@@ -45,6 +43,7 @@ use crate::adversarial::objective::Objective;
 use crate::adversarial::players::check_positive;
 use crate::autoencoder::bound::reparameterise;
 use crate::one_pass::NoSettings;
+use crate::style::layers::layer_net;
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,7 +76,7 @@ pub struct Config {
     pub kl_weight: f64,
     /// λ_P, with `perceptual`.
     pub perceptual_weight: f64,
-    /// Whose maps L_P compares: `mobilenetv2` or `vgg16-hed` of `kiln data fetch`, `vgg19:FILE`; empty leaves L_P out.
+    /// Whose maps L_P compares: `mobilenetv2`, `efficientnet-lite0` or `vgg16-hed` of `kiln data fetch`, `vgg19:FILE`; empty leaves L_P out.
     pub perceptual: String,
     /// The optimiser of G and E.
     pub generator_optimizer: OptimizerConfig,
@@ -153,7 +152,7 @@ impl System for Spade {
 
     fn settle(config: Config) -> Result<Config> {
         if !config.perceptual.is_empty() {
-            layer_net(&config.perceptual, &burn::tensor::Device::default())?;
+            layer_net(PERCEPTUAL, &config.perceptual, &burn::tensor::Device::default())?;
         }
         Ok(config)
     }
@@ -226,18 +225,8 @@ impl System for Spade {
     }
 }
 
-/// The published network of a name, or of `NAME:FILE`.
-fn layer_net(spec: &str, device: &burn::tensor::Device) -> Result<LayerNet> {
-    let trained = |name: &str| WeightsFile::open(&kiln_data::trained_file(name)?);
-    match spec.split_once(':') {
-        None if spec == "mobilenetv2" => LayerNet::mobilenetv2(&trained("weights:mobilenetv2")?, device),
-        None if spec == "vgg16-hed" => LayerNet::vgg16_hed(&trained("weights:vgg16-hed")?, device),
-        Some(("vgg19", file)) => LayerNet::vgg(&WeightsFile::open(Path::new(file))?, Depth::Vgg19, device),
-        _ => Err(Error::usage(format!(
-            "model.perceptual = \"{spec}\": use mobilenetv2, vgg16-hed, vgg19:FILE, or nothing"
-        ))),
-    }
-}
+/// Where errors say that the network of L_P was asked for.
+const PERCEPTUAL: &str = "model.perceptual =";
 
 /// L_F: the mean distance of the inner maps of each layer, added up over layers, a mean over scales. Those of real pictures are constants.
 fn feature_matching(fake: &[Vec<Tensor<4>>], real: &[Vec<Tensor<4>>]) -> Tensor<1> {
@@ -323,7 +312,7 @@ impl Spade {
         let device = fake.device();
         if self.perceptual.get().is_none() {
             // Another thread's is as good.
-            let _ = self.perceptual.set(layer_net(&self.config.perceptual, &device)?);
+            let _ = self.perceptual.set(layer_net(PERCEPTUAL, &self.config.perceptual, &device)?);
         }
         let mut sum = Tensor::zeros([1], &device);
         if let Some(net) = self.perceptual.get() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use kiln_core::{Result, output, tell};
+use kiln_core::{Result, output, refuse_if, tell};
 use kiln_data::{PictureRule, PictureSize, Resize, Split, catalogue, contact_sheet, join_specs, notes, open};
 use serde_json::json;
 
@@ -51,6 +51,9 @@ enum What {
         /// Part of the set: train, test or all
         #[arg(long, default_value = "train")]
         split: Split,
+        /// List the captions of the images, row by row
+        #[arg(long)]
+        captions: bool,
     },
     /// Store feature statistics of a set, for `kiln evaluate --against`
     Stats {
@@ -98,7 +101,7 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             out.say(|| format!("{name}: in {}", folder.display()), &object);
             Ok(())
         }
-        What::Show { name, out: path, n, size, split } => {
+        What::Show { name, out: path, n, size, split, captions } => {
             let mut rule = PictureRule { size: *size, ..PictureRule::default() };
             if *size != PictureSize::STORED {
                 rule.resize = Resize::Pad;
@@ -121,6 +124,15 @@ pub fn run(args: &DataArgs, common: &Common, out: &Output) -> Result<()> {
             let pictures = (0..count).map(|i| Ok(prepared.get(i * every)?.picture)).collect::<Result<Vec<_>>>()?;
             let columns = (count as f64).sqrt().ceil() as usize;
             contact_sheet(&pictures, columns, 1)?.write_png(path, &[("system", "kiln data show"), ("data", name)])?;
+            if *captions {
+                let said = (0..count).map(|i| Ok(set.caption(i * every)?.unwrap_or_default()));
+                let said = said.collect::<Result<Vec<String>>>()?;
+                refuse_if!(said.iter().all(String::is_empty), "--captions: {name} has none");
+                for (row, captions) in (1..).zip(said.chunks(columns.max(1))) {
+                    let object = json!({"row": row, "captions": captions});
+                    out.say(|| format!("row {row}: {}", captions.join(" | ")), &object);
+                }
+            }
             let object = json!({
                 "name": name, "pictures": set.len(), "classes": set.classes(), "notes": notes, "sheet": shown(path),
             });

@@ -6,10 +6,9 @@ use burn::tensor::{Device, Tensor};
 use clap::{Args, ValueEnum};
 use kiln_core::{Error, Result, output};
 use kiln_data::{Picture, PictureRule, PictureSize, Resize};
-use kiln_features::vgg::Depth;
-use kiln_features::{LayerNet, WeightsFile};
 use kiln_nn::tensor::from_values;
 use kiln_systems::style::gatys::{self, Config, Losses, Method, Start};
+use kiln_systems::style::layers::layer_net;
 use kiln_train::preview::pictures;
 use kiln_train::{Progress, device};
 use serde_json::json;
@@ -43,13 +42,13 @@ pub struct StylizeArgs {
     /// Weight of total variation, which smooths
     #[arg(long, default_value_t = Config::default().tv_weight)]
     tv_weight: f64,
-    /// The network: vgg16-hed or mobilenetv2 (`kiln data fetch weights:vgg16-hed`), or vgg19:FILE or vgg16:FILE with torchvision's weights
+    /// The network: vgg16-hed, mobilenetv2 or efficientnet-lite0 (`kiln data fetch weights:vgg16-hed`), or vgg19:FILE or vgg16:FILE with torchvision's weights
     #[arg(long, default_value = "vgg16-hed")]
     network: String,
-    /// Layers that say what the image shows; relu4_2 of VGG, stage3 of MobileNetV2 by default
+    /// Layers that say what the image shows; relu4_2 of VGG, stage3 of the others by default
     #[arg(long, value_delimiter = ',')]
     content_layers: Vec<String>,
-    /// Layers that say how it looks; relu1_1 to relu5_1 of VGG, stage1 to stage5 of MobileNetV2 by default
+    /// Layers that say how it looks; relu1_1 to relu5_1 of VGG, stage1 to stage5 of the others by default
     #[arg(long, value_delimiter = ',')]
     style_layers: Vec<String>,
     /// How to search
@@ -93,7 +92,7 @@ pub fn run(args: &StylizeArgs, common: &Common, out: &Output) -> Result<()> {
     let device = device::by_name(&common.device)?;
     let blend = parts(&args.style_weights, args.style.len())?;
     let content = read(&args.input, args.size)?;
-    let net = network(&args.network, &device)?;
+    let net = layer_net("--network", &args.network, &device)?;
     let styles = args.style.iter().zip(&blend).map(|(path, weight)| {
         // A style is seen as large as the content, so that its strokes are.
         Ok((tensor(&read(path, content.width.max(content.height))?, &device), *weight))
@@ -167,21 +166,4 @@ fn read(path: &Path, size: usize) -> Result<Picture> {
 
 fn tensor(picture: &Picture, device: &Device) -> Tensor<4> {
     from_values(picture.to_unit(), [1, picture.channels, picture.height, picture.width], device)
-}
-
-/// The network of `--network`.
-fn network(spec: &str, device: &Device) -> Result<LayerNet> {
-    match spec.split_once(':') {
-        None if spec == "vgg16-hed" => {
-            LayerNet::vgg16_hed(&WeightsFile::open(&kiln_data::trained_file("weights:vgg16-hed")?)?, device)
-        }
-        None if spec == "mobilenetv2" => {
-            LayerNet::mobilenetv2(&WeightsFile::open(&kiln_data::trained_file("weights:mobilenetv2")?)?, device)
-        }
-        Some(("vgg19", file)) => LayerNet::vgg(&WeightsFile::open(Path::new(file))?, Depth::Vgg19, device),
-        Some(("vgg16", file)) => LayerNet::vgg(&WeightsFile::open(Path::new(file))?, Depth::Vgg16, device),
-        _ => Err(Error::usage(format!(
-            "--network {spec}: give vgg16-hed or mobilenetv2, or vgg19:FILE or vgg16:FILE with torchvision's weights"
-        ))),
-    }
 }

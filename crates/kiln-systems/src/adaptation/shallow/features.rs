@@ -8,6 +8,8 @@ use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_features::FeatureNet;
 use kiln_nn::tensor::to_values;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
 use super::hog;
@@ -22,10 +24,33 @@ pub enum FeatureName {
     Descriptors,
     /// The last feature map's mean of MobileNetV2, trained on ImageNet.
     MobileNetV2,
+    /// The same of EfficientNet-Lite0.
+    #[serde(rename = "efficientnet-lite0")]
+    EfficientNetLite0,
 }
 
-/// Features a picture of MobileNetV2.
-const MOBILENET_WIDTH: usize = 1280;
+impl FeatureName {
+    /// By the word of a recipe.
+    ///
+    /// # Errors
+    /// If there are no such features.
+    pub fn named(word: &str) -> Result<Self> {
+        let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
+        Self::deserialize(word).map_err(|e| Error::usage(format!("model.target_features: {e}")))
+    }
+
+    /// What feature networks and `kiln data fetch weights:NAME` call the published network, if it is one.
+    pub fn network(self) -> Option<&'static str> {
+        match self {
+            Self::Pixels | Self::Descriptors => None,
+            Self::MobileNetV2 => Some("mobilenetv2"),
+            Self::EfficientNetLite0 => Some("efficientnet-lite0"),
+        }
+    }
+}
+
+/// Features a picture of a published network.
+const NETWORK_WIDTH: usize = 1280;
 /// Pictures that go through a network at a time.
 const CHUNK: usize = 50;
 
@@ -49,7 +74,7 @@ impl Extractor {
         match self.name {
             FeatureName::Pixels => self.shape.iter().product(),
             FeatureName::Descriptors => self.words,
-            FeatureName::MobileNetV2 => MOBILENET_WIDTH,
+            FeatureName::MobileNetV2 | FeatureName::EfficientNetLite0 => NETWORK_WIDTH,
         }
     }
 
@@ -98,7 +123,7 @@ impl Extractor {
             FeatureName::Descriptors => {
                 Ok(self.described(images).iter().flat_map(|each| hog::histogram(each, words)).collect())
             }
-            FeatureName::MobileNetV2 => {
+            FeatureName::MobileNetV2 | FeatureName::EfficientNetLite0 => {
                 let net = self.net(&images.device())?;
                 let n = images.dims()[0];
                 let parts = (0..n)
@@ -114,7 +139,9 @@ impl Extractor {
         if let Some(net) = self.net.get() {
             return Ok(net);
         }
-        let net = FeatureNet::open("mobilenetv2-imagenet", &kiln_data::trained_file("weights:mobilenetv2")?, device)?;
+        let name = self.name.network().ok_or_else(|| Error::new("these features need no network"))?;
+        let file = kiln_data::trained_file(&format!("weights:{name}"))?;
+        let net = FeatureNet::open(&format!("{name}-imagenet"), &file, device)?;
         Ok(self.net.get_or_init(|| net))
     }
 }

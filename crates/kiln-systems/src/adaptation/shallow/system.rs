@@ -26,7 +26,7 @@ use super::algebra::{in_order, squared_distances};
 use super::domains::Domains;
 use super::features::{Extractor, FeatureName};
 use super::map::{Basis, Of};
-use super::method::{Method, MethodConfig};
+use super::method::{KernelName, Method, MethodConfig};
 use super::scale::{Scale, Standardize};
 use super::stored::{Networks, SideMap, matrix, put, row_major, table};
 
@@ -47,8 +47,10 @@ pub struct Config {
     /// The method and its settings.
     #[serde(flatten)]
     pub method: MethodConfig,
-    /// `pixels`, `descriptors` or `mobilenetv2`.
+    /// `pixels`, `descriptors`, `mobilenetv2` or `efficientnet-lite0`.
     pub features: FeatureName,
+    /// The same for the target where it is seen by other features than the source (heterogeneous domain adaptation), or nothing.
+    pub target_features: String,
     /// Words of `descriptors`.
     pub words: usize,
     /// Side of the cells of `descriptors`, in pixels.
@@ -68,6 +70,7 @@ impl Default for Config {
         Self {
             method: MethodConfig::default(),
             features: FeatureName::Pixels,
+            target_features: String::new(),
             words: 200,
             cell: 4,
             standardize: Standardize::Domain,
@@ -75,6 +78,62 @@ impl Default for Config {
             svm_c: 1.0,
             samples: 500,
         }
+    }
+}
+
+impl Config {
+    /// The features of the target, if they are others than the source's.
+    fn of_target(&self) -> Result<Option<FeatureName>> {
+        let name = self.target_features.as_str();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let features = FeatureName::named(name)?;
+        Ok((features != self.features).then_some(features))
+    }
+
+    /// All features that are asked for.
+    fn asked(&self) -> Result<Vec<FeatureName>> {
+        Ok([self.features].into_iter().chain(self.of_target()?).collect())
+    }
+}
+
+/// How the domains are seen: by the same features, or each by its own. Then a picture has the features of both, those of the
+/// other domain 0, so that a projection of them is one for each domain (Duan 2012, without the part that they share).
+struct View {
+    source: Extractor,
+    target: Option<Extractor>,
+}
+
+impl View {
+    fn width(&self) -> usize {
+        self.source.width() + self.target.as_ref().map_or(0, Extractor::width)
+    }
+
+    fn vocabulary_shape(&self) -> Option<[usize; 2]> {
+        self.source.vocabulary_shape().or(self.target.as_ref()?.vocabulary_shape())
+    }
+
+    /// Words for the pictures of those domains whose descriptors are counted.
+    fn vocabulary(&self, [source, target]: [&[Tensor<4>]; 2]) -> Result<Vec<f32>> {
+        match &self.target {
+            None => self.source.vocabulary([source, target].concat(), DESCRIPTORS),
+            Some(_) if self.source.vocabulary_shape().is_some() => self.source.vocabulary(source.to_vec(), DESCRIPTORS),
+            Some(other) => other.vocabulary(target.to_vec(), DESCRIPTORS),
+        }
+    }
+
+    /// Row-major, [`View::width`] a picture.
+    fn features(&self, images: Tensor<4>, words: &[f32], of: Of) -> Result<Vec<f32>> {
+        let Some(target) = &self.target else { return self.source.features(images, words) };
+        let widths = [self.source.width(), target.width()];
+        let (own, before, after) = match of {
+            Of::Source => (&self.source, 0, widths[1]),
+            Of::Target => (target, widths[0], 0),
+        };
+        let rows = own.features(images, words)?;
+        let padded = |row: &[f32]| [&vec![0.0; before], row, &vec![0.0; after]].concat();
+        Ok(rows.chunks_exact(own.width()).flat_map(padded).collect())
     }
 }
 
@@ -87,7 +146,7 @@ const NEVER: f64 = -1e30;
 pub struct Shallow {
     config: Config,
     pictures: Pictures,
-    extractor: Extractor,
+    view: View,
 }
 
 impl System for Shallow {
@@ -111,8 +170,8 @@ impl System for Shallow {
 
     /// A published network must be on this machine before a run begins.
     fn settle(config: Config) -> Result<Config> {
-        if config.features == FeatureName::MobileNetV2 {
-            kiln_data::trained_file("weights:mobilenetv2")?;
+        for name in config.asked()?.into_iter().filter_map(FeatureName::network) {
+            kiln_data::trained_file(&format!("weights:{name}"))?;
         }
         Ok(config)
     }
@@ -125,21 +184,37 @@ impl System for Shallow {
         refuse_if!(c.samples < 2, "model.samples must be at least 2");
         refuse_if!(!(c.svm_c > 0.0 && c.svm_c.is_finite()), "model.svm_c must be above 0, not {}", c.svm_c);
         let [channels, height, width] = pictures.shape;
-        refuse_if!(
-            c.features == FeatureName::Descriptors && height.min(width) < 2 * c.cell,
-            "pictures of {width} x {height} have no descriptor of 2 x 2 cells of model.cell = {} pixels",
-            c.cell
-        );
-        refuse_if!(
-            c.features == FeatureName::MobileNetV2 && ![1, 3].contains(&channels),
-            "model.features = \"mobilenetv2\" sees RGB; set data.channels to 1 or 3, not {channels}"
-        );
-        let extractor = Extractor::new(c.features, pictures.shape, c.words, c.cell);
-        Ok(Self { extractor, pictures: pictures.clone(), config })
+        for features in c.asked()? {
+            refuse_if!(
+                features == FeatureName::Descriptors && height.min(width) < 2 * c.cell,
+                "pictures of {width} x {height} have no descriptor of 2 x 2 cells of model.cell = {} pixels",
+                c.cell
+            );
+            refuse_if!(
+                features.network().is_some() && ![1, 3].contains(&channels),
+                "model.features = \"{}\" sees RGB; set data.channels to 1 or 3, not {channels}",
+                features.network().unwrap_or_default()
+            );
+        }
+        let target = c.of_target()?;
+        if target.is_some() {
+            let m = &c.method;
+            refuse_if!(
+                ![Method::None, Method::Jda, Method::Jgsa].contains(&m.method) || m.kernel != KernelName::Primal,
+                "model.target_features: only jgsa, jda and none take other features of the target, with model.kernel = \"primal\""
+            );
+            refuse_if!(
+                c.standardize == Standardize::Joint,
+                "model.target_features: domains of different features have no joint mean; set model.standardize to domain or none"
+            );
+        }
+        let of = |features| Extractor::new(features, pictures.shape, c.words, c.cell);
+        let view = View { source: of(c.features), target: target.map(of) };
+        Ok(Self { view, pictures: pictures.clone(), config })
     }
 
     fn networks(&self, init: &mut Init) -> Networks {
-        let (c, d) = (&self.config, self.extractor.width());
+        let (c, d) = (&self.config, self.view.width());
         let (k, (source, target)) = (c.method.width(d), c.method.bases());
         let pictures = 2 * c.samples;
         let anchored = [source, target].iter().any(|basis| *basis != Basis::Features);
@@ -150,7 +225,7 @@ impl System for Shallow {
         };
         let (source, target) = (side(source), side(target));
         Networks {
-            vocabulary: self.extractor.vocabulary_shape().map(|shape| init.constant(shape, 0.0)),
+            vocabulary: self.view.vocabulary_shape().map(|shape| init.constant(shape, 0.0)),
             mean: init.constant([2, d], 0.0),
             deviation: init.constant([2, d], 1.0),
             anchors: anchored.then(|| init.constant([pictures, d], 0.0)),
@@ -174,20 +249,23 @@ impl System for Shallow {
         let (mut target, few) = if data.domains() > 2 { self.read(data, 2, samples)? } else { Read::default() };
         let few = few.unwrap_or_default();
         target.extend(self.read(data, 1, samples - few.len())?.0);
+        refuse_if!(
+            self.view.target.is_some() && few.is_empty(),
+            "nothing joins domains of different features; give some labels of the target by data.labels"
+        );
         let words = match &mut networks.vocabulary {
             Some(vocabulary) => {
-                let all: Vec<Tensor<4>> = source.iter().chain(&target).cloned().collect();
-                let words = self.extractor.vocabulary(all, DESCRIPTORS)?;
+                let words = self.view.vocabulary([&source[..], &target[..]])?;
                 put(vocabulary, words.clone());
                 words
             }
             None => Vec::new(),
         };
-        let features = |images: Vec<Tensor<4>>| -> Result<Mat<f64>> {
-            let rows = images.into_iter().map(|images| self.extractor.features(images, &words));
-            Ok(matrix(&rows.collect::<Result<Vec<_>>>()?.concat(), self.extractor.width()))
+        let features = |images: Vec<Tensor<4>>, of: Of| -> Result<Mat<f64>> {
+            let rows = images.into_iter().map(|images| self.view.features(images, &words, of));
+            Ok(matrix(&rows.collect::<Result<Vec<_>>>()?.concat(), self.view.width()))
         };
-        let (source, target) = (features(source)?, features(target)?);
+        let (source, target) = (features(source, Of::Source)?, features(target, Of::Target)?);
         let labels = labels.ok_or_else(|| Error::usage("shallow wants labels, and the source has none"))?;
         let known = few.into_iter().map(Some).chain(std::iter::repeat(None)).take(target.nrows()).collect();
         // Checked before they are scaled, so that errors speak of the features as they are.
@@ -241,7 +319,7 @@ impl Shallow {
     fn points(&self, networks: &Networks, images: Tensor<4>, of: Of) -> Result<Mat<f64>> {
         check_pictures(&images, self.pictures.shape)?;
         let words = networks.vocabulary.as_ref().map_or_else(Vec::new, |words| to_values(words.val()));
-        let features = matrix(&self.extractor.features(images, &words)?, self.extractor.width());
+        let features = matrix(&self.view.features(images, &words, of)?, self.view.width());
         let (map, scaled) = (networks.map(&self.config.method), networks.scale().scaled(features.as_ref(), of));
         in_order(|| Ok(map.points(scaled.as_ref(), of)))
     }

@@ -187,8 +187,9 @@ pub struct EvaluateArgs {
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
     metrics: Vec<String>,
-    /// Feature network: classifier:SET (default, of the reference set), run:DIR, mobilenetv2-imagenet, or NAME:FILE with
-    /// inception-v3-fid, mobilenetv2-imagenet, vgg16-fc2 or vgg19-fc2
+    /// Feature network: classifier:SET (default, of the reference set), run:DIR, mobilenetv2-imagenet,
+    /// efficientnet-lite0-imagenet, or NAME:FILE with inception-v3-fid, mobilenetv2-imagenet, efficientnet-lite0-imagenet,
+    /// vgg16-fc2 or vgg19-fc2
     #[arg(long)]
     features: Option<String>,
     /// Network of lpips and ppl: lpips-like-mobilenetv2, lpips-vgg16:FILE or lpips-alex:FILE
