@@ -1,4 +1,4 @@
-//! Concatenates the parts of a set.
+//! Concatenates the parts of a set, or several sets of captioned pictures: `joined:A+B+C`.
 
 use std::sync::Arc;
 
@@ -7,9 +7,12 @@ use kiln_core::{Error, Result};
 use crate::set::fingerprint;
 use crate::{DataKind, DataSet, PaletteColour, Sample};
 
-/// Two parts or more of one set, with the same classes.
+/// Two parts or more of one set, with the same classes; or several sets, whose classes are not kept where they differ.
 pub(crate) struct Joined {
+    name: String,
     parts: Vec<Arc<dyn DataSet>>,
+    /// Whether labels mean the same in all parts.
+    same_classes: bool,
 }
 
 impl Joined {
@@ -18,8 +21,14 @@ impl Joined {
         match parts.len() {
             0 => Err(Error::new("a set without parts")),
             1 => Ok(parts.remove(0)),
-            _ => Ok(Arc::new(Self { parts })),
+            _ => Ok(Arc::new(Self { name: parts[0].name().into(), parts, same_classes: true })),
         }
+    }
+
+    /// Several sets as one, called `name`. Their labels stay where all have the same classes.
+    pub(crate) fn of_sets(name: &str, parts: Vec<Arc<dyn DataSet>>) -> Arc<dyn DataSet> {
+        let same_classes = parts.windows(2).all(|pair| pair[0].classes() == pair[1].classes());
+        Arc::new(Self { name: name.into(), parts, same_classes })
     }
 }
 
@@ -39,7 +48,7 @@ impl Joined {
 
 impl DataSet for Joined {
     fn name(&self) -> &str {
-        self.parts[0].name()
+        &self.name
     }
 
     fn len(&self) -> usize {
@@ -48,9 +57,16 @@ impl DataSet for Joined {
 
     fn get(&self, index: usize) -> Result<Sample> {
         match self.at(index) {
-            Some((part, index)) => part.get(index),
+            Some((part, index)) => {
+                let sample = part.get(index)?;
+                Ok(if self.same_classes { sample } else { Sample { label: None, ..sample } })
+            }
             None => Err(Error::new(format!("{}: no sample {index} of {}", self.name(), self.len()))),
         }
+    }
+
+    fn caption(&self, index: usize) -> Result<Option<String>> {
+        self.at(index).map_or(Ok(None), |(part, index)| part.caption(index))
     }
 
     fn stem(&self, index: usize) -> Option<String> {
@@ -59,15 +75,19 @@ impl DataSet for Joined {
     }
 
     fn classes(&self) -> &[String] {
-        self.parts[0].classes()
+        if self.same_classes { self.parts[0].classes() } else { &[] }
     }
 
     fn palette(&self) -> &[PaletteColour] {
         self.parts[0].palette()
     }
 
+    /// What all parts can serve as.
     fn kinds(&self) -> Vec<DataKind> {
-        self.parts[0].kinds()
+        let of_labels = [DataKind::Labelled, DataKind::PartlyLabelled, DataKind::SourceTarget];
+        let shared = |kind: &DataKind| self.parts.iter().all(|part| part.kinds().contains(kind));
+        let kept = |kind: &DataKind| shared(kind) && (self.same_classes || !of_labels.contains(kind));
+        self.parts[0].kinds().into_iter().filter(kept).collect()
     }
 
     fn notes(&self) -> Vec<String> {

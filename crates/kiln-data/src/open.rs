@@ -26,6 +26,9 @@ use crate::trained;
 use crate::views;
 use crate::{DataSet, PictureRule, Split, array, digits, idx, starter};
 
+/// What stands before the names of several sets that are opened as one, `joined:A+B`.
+const JOINED: &str = "joined:";
+
 /// Whether a word is the name of a data set, not a path.
 pub fn is_named(spec: &str) -> bool {
     Listed::find(spec).is_some()
@@ -75,6 +78,10 @@ pub fn open_all(specs: &str, split: Split, rule: &PictureRule) -> Result<Vec<Arc
 /// The sets of `A,B` with whole paths in place of relative ones, so that they are found from any folder.
 pub fn absolute(specs: &str) -> Result<String> {
     let whole = |spec: &str| {
+        if let Some(names) = spec.strip_prefix(JOINED).filter(|_| !Path::new(spec).exists()) {
+            let names = names.split('+').map(absolute).collect::<Result<Vec<_>>>()?;
+            return Ok(format!("{JOINED}{}", names.join("+")));
+        }
         let (view, path) = behind_views(spec);
         match is_named(path) || !Path::new(path).exists() {
             true => Ok(spec.to_string()),
@@ -142,6 +149,10 @@ fn find(spec: &str, split: Split, rule: &PictureRule) -> Result<Found> {
     let path = Path::new(spec);
     if let Some(view) = views::view_of(spec).filter(|_| !path.exists()) {
         return Ok(Found::Set(views::open(spec, view, split, rule)?));
+    }
+    if let Some(names) = spec.strip_prefix(JOINED).filter(|_| !path.exists()) {
+        let sets = names.split('+').map(|name| open(name, split, rule)).collect::<Result<Vec<_>>>()?;
+        return Ok(Found::Set(Joined::of_sets(spec, sets)));
     }
     let set: Arc<dyn DataSet> = if path.is_dir() && idx::is_idx(path) {
         idx_parts(path, split, |part| Ok(Arc::new(idx::open(spec, path, part, None)?)))?

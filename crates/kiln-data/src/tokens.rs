@@ -149,6 +149,15 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The parts of a text that are not in the vocabulary, in their order.
+    pub fn unknown<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        let stands_for = [UNKNOWN, "<unk>"].iter().find_map(|token| self.inner.token_to_id(token));
+        let Ok(encoding) = self.inner.encode(text, false) else { return Vec::new() };
+        let parts = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let unknown = parts.filter(|(id, _)| Some(**id) == stands_for);
+        unknown.filter_map(|(_, (start, end))| text.get(*start..*end)).collect()
+    }
+
     /// Texts as rows of `length` tokens; what is longer is cut, but for the special tokens around it.
     ///
     /// # Errors
@@ -199,6 +208,7 @@ mod tests {
         // a 4, bird 3, red 2, then once each: . blue on roof
         assert_eq!(words.vocabulary(), 9);
         assert_eq!(words.tokens("A red, blue BIRD").unwrap(), [2, 4, 1, 6, 3]);
+        assert_eq!(words.unknown("a Green, red bird!"), ["Green", ",", "!"]);
         let rows = words.rows(["a bird", "on a red roof"], 3).unwrap();
         assert_eq!((rows.ids.as_slice(), rows.lengths.as_slice()), (&[2, 3, 0, 7, 2, 4][..], &[2, 3][..]));
         assert_eq!(rows.rows(1..2).ids, [7, 2, 4]);

@@ -8,10 +8,13 @@
 //! | `blurred-1.5:` | blurred by a Gaussian of so many pixels |
 //! | `only-A+B:` | the pictures of these classes alone; the set keeps the names of all its classes |
 //! | `without-red.apple+dog:` | the pictures whose captions have neither both of the words `red` and `apple` nor the word `dog` |
+//! | `half-1:`, `half-2:` | either half of the pictures, by a keyed hash of their names |
+//! | `named:` | the pictures of a labelled set with the names of their classes as captions |
 //! | `with-red.apple+dog:` | the others: a held-out part of words and of combinations that were never seen |
 
 use std::sync::Arc;
 
+use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 
 use crate::augment::Change;
@@ -29,6 +32,10 @@ pub(crate) enum View {
     Blurred(f32),
     /// Names of classes.
     Only(Vec<String>),
+    /// The first half, or the second.
+    Half(u64),
+    /// Captioned by the names of classes.
+    Named,
     /// Words of which a caption has all of one list, or of none.
     Captions {
         words: Vec<Vec<String>>,
@@ -48,6 +55,8 @@ pub(crate) fn view_of(spec: &str) -> Option<(View, &str)> {
         ("rotated", _) => View::Rotated(number(-360.0, 360.0)?),
         ("blurred", _) => View::Blurred(number(0.0, 100.0)?),
         ("only", classes) if !classes.is_empty() => View::Only(classes.split('+').map(String::from).collect()),
+        ("half", "1" | "2") => View::Half(if value == "1" { 0 } else { 1 }),
+        ("named", "") => View::Named,
         ("with", words) | ("without", words) if words.split(['+', '.']).all(|word| !word.is_empty()) => {
             let together = |words: &str| words.split('.').map(str::to_lowercase).collect();
             View::Captions { words: words.split('+').map(together).collect(), has: name == "with" }
@@ -70,6 +79,10 @@ impl Viewed {
     pub(crate) fn new(spec: &str, whole: Arc<dyn DataSet>, view: View) -> Result<Self> {
         let places = match &view {
             View::Only(classes) => Some(of_classes(&*whole, classes)?),
+            View::Half(which) => Some((0..whole.len()).filter(|&place| half(&*whole, place) == *which).collect()),
+            View::Named if whole.classes().is_empty() => {
+                return Err(Error::usage(format!("{spec}: {} has no classes to name", whole.name())));
+            }
             View::Captions { words, has } => Some(of_captions(spec, &*whole, words, *has)?),
             _ => None,
         };
@@ -78,6 +91,11 @@ impl Viewed {
 
     fn place(&self, index: usize) -> Option<usize> {
         self.places.as_ref().map_or(Some(index), |places| places.get(index).copied())
+    }
+
+    /// What a class is called in a caption.
+    fn class_name(&self, label: Option<u32>) -> Option<String> {
+        Some(self.whole.classes().get(label? as usize)?.to_lowercase())
     }
 
     fn see(&self, picture: &Picture, name: &str, colours: bool) -> Result<Picture> {
@@ -96,7 +114,9 @@ impl Viewed {
             View::Rotated(degrees) => Change::rotated(-*degrees).mask(picture, width, height),
             View::Inverted if colours => inverted(picture),
             View::Blurred(pixels) if colours => blurred(picture, *pixels),
-            View::Inverted | View::Blurred(_) | View::Only(_) | View::Captions { .. } => picture.clone(),
+            View::Inverted | View::Blurred(_) | View::Only(_) | View::Captions { .. } | View::Half(_) | View::Named => {
+                picture.clone()
+            }
         })
     }
 }
@@ -121,6 +141,12 @@ fn of_classes(set: &dyn DataSet, classes: &[String]) -> Result<Vec<usize>> {
         true => Err(Error::usage(format!("only-{}: {} has no such pictures", classes.join("+"), set.name()))),
         false => Ok(places),
     }
+}
+
+/// Which half a picture is in.
+fn half(set: &dyn DataSet, place: usize) -> u64 {
+    let name = set.stem(place).unwrap_or_else(|| place.to_string());
+    Key::new(0).purpose("half").purpose(&name).below([0], 2)[0]
 }
 
 /// Where the pictures are whose captions have all words of one of the lists, or of none.
@@ -191,11 +217,19 @@ impl DataSet for Viewed {
         let sample = self.whole.get(place)?;
         let picture = self.see(&sample.picture, &sample.name, self.whole.palette().is_empty())?;
         let mask = sample.mask.as_ref().map(|mask| self.see(mask, &sample.name, false)).transpose()?;
-        Ok(Sample { picture, mask, ..sample })
+        let caption = match self.view {
+            View::Named => self.class_name(sample.label),
+            _ => sample.caption,
+        };
+        Ok(Sample { picture, mask, caption, ..sample })
     }
 
     fn caption(&self, index: usize) -> Result<Option<String>> {
-        self.place(index).map_or(Ok(None), |place| self.whole.caption(place))
+        match (&self.view, self.place(index)) {
+            (_, None) => Ok(None),
+            (View::Named, Some(place)) => Ok(self.class_name(self.whole.get(place)?.label)),
+            (_, Some(place)) => self.whole.caption(place),
+        }
     }
 
     fn stem(&self, index: usize) -> Option<String> {
@@ -212,7 +246,11 @@ impl DataSet for Viewed {
 
     fn kinds(&self) -> Vec<DataKind> {
         let known = |kind: &DataKind| !matches!(kind, DataKind::Factors);
-        self.whole.kinds().into_iter().filter(known).collect()
+        let mut kinds: Vec<DataKind> = self.whole.kinds().into_iter().filter(known).collect();
+        if self.view == View::Named && !kinds.contains(&DataKind::Captioned) {
+            kinds.push(DataKind::Captioned);
+        }
+        kinds
     }
 
     fn notes(&self) -> Vec<String> {
@@ -329,6 +367,31 @@ mod tests {
             let error = open(wrong).err().unwrap();
             assert!(error.is_usage() && error.to_string().contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn halves_classes_as_captions_and_joined_sets() {
+        let open = |spec: &str| crate::open(spec, Split::Train, &PictureRule::default());
+        let (all, a, b) = (open("starter:noto"), open("half-1:starter:noto"), open("half-2:starter:noto"));
+        let [all, a, b] = [all, a, b].map(|set| {
+            let set = set.unwrap();
+            (0..set.len()).map(|i| set.stem(i).unwrap()).collect::<Vec<_>>()
+        });
+        assert!(a.len() + b.len() == all.len() && a.len().abs_diff(b.len()) < all.len() / 4);
+        assert!(a.iter().all(|name| !b.contains(name)));
+
+        let named = open("named:starter").unwrap();
+        let sample = named.get(3).unwrap();
+        assert_eq!(sample.caption, Some(named.classes()[sample.label.unwrap() as usize].to_lowercase()));
+        assert!(named.kinds().contains(&DataKind::Captioned));
+        assert!(open("named:starter:noto").err().unwrap().to_string().contains("no classes"));
+
+        let joined = open("joined:starter:noto+starter:twemoji").unwrap();
+        assert_eq!(joined.len(), 2 * all.len());
+        assert!(joined.kinds().contains(&DataKind::Captioned) && joined.classes().is_empty());
+        assert_eq!(joined.caption(all.len()).unwrap(), joined.caption(0).unwrap());
+        assert!(open("joined:starter:noto+nothing").err().unwrap().to_string().contains("nothing"));
+        assert_eq!(crate::absolute("joined:starter:noto+starter").unwrap(), "joined:starter:noto+starter");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod cost;
 pub mod discriminator;
 pub mod domain_norm;
 pub mod dual;
+pub mod encoder;
 pub mod fir;
 pub mod init;
 pub mod linear;

@@ -13,6 +13,7 @@ pub mod segmenter;
 pub mod style;
 #[cfg(test)]
 mod testing;
+pub mod text;
 pub mod translation;
 
 use kiln_core::{Error, Result};
@@ -78,6 +79,7 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<adaptation::pixelda::PixelDa>();
     visitor.visit::<adaptation::crosscity::CrossCity>();
     visitor.visit::<adaptation::shallow::system::Shallow>();
+    visitor.visit::<text::clip::Clip>();
 }
 
 /// All systems.

@@ -97,6 +97,12 @@ fn a_denoiser_learns_from_every_noise() {
         with(ProcessConfig { prediction: Prediction::V, ..ve() }),
         with(ProcessConfig { prediction: Prediction::Edm, timestep_sampling: TimestepSampling::Lognormal, ..ve() }),
         with(ProcessConfig { sde: Sde::SubVp, prediction: Prediction::V, ..process() }),
+        with(ProcessConfig {
+            sde: Sde::Flow,
+            prediction: Prediction::Flow,
+            timestep_sampling: TimestepSampling::Logitnormal,
+            ..process()
+        }),
         with(ProcessConfig { prediction: Prediction::V, weighting: Weighting::MinSnr, ..process() }),
         with(ProcessConfig { prediction: Prediction::V, weighting: Weighting::P2, weighting_gamma: 1.0, ..process() }),
         with(ProcessConfig { prediction: Prediction::V, zero_terminal_snr: true, ..process() }),
@@ -285,6 +291,9 @@ fn settings_that_do_not_fit_are_usage_errors() {
             ..process()
         }),
         with(ProcessConfig { weighting_gamma: 0.0, ..process() }),
+        with(ProcessConfig { sde: Sde::Flow, ..process() }),
+        with(ProcessConfig { prediction: Prediction::Flow, ..process() }),
+        with(ProcessConfig { sde: Sde::Flow, prediction: Prediction::Flow, zero_terminal_snr: true, ..process() }),
         ddpm::Config { unet: UNetConfig { head_channels: 5, ..small().unet }, ..small() },
     ];
     for config in wrong {

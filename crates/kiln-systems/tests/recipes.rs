@@ -20,6 +20,7 @@ fn stand_in(recipe: &Table) -> Vec<String> {
     let set = match text("data", "set").as_str() {
         "mnist,mnistm" | "mnist,digits20" | "mnist,digits8" | "digits8,mnist" => "starter,starter",
         "digits8,mnistm" | "mnistm,mnist" | "mnistm,digits8" => "starter,starter",
+        set if set.starts_with("joined:") => "starter:noto",
         set if set.starts_with("objects:") => "starter,starter",
         set if set.starts_with("emoji:") && set.contains(',') => "starter:noto,starter:twemoji",
         set if set.starts_with("emoji:") => "starter:noto",

@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::{Device, Tensor};
 use kiln_core::Result;
 use kiln_core::random::Key;
-use kiln_data::DataKind;
+use kiln_data::{DataKind, TokenRows};
 use kiln_nn::tensor::from_values;
 use kiln_systems::registry;
 use kiln_train::checkpoint::list;
 use kiln_train::recipe::{assignment, merge};
 use kiln_train::request::{Condition, Style};
-use kiln_train::{Ability, AnySystem, Evaluation, Model, Options, Precision, Request, Run, Watch, Watcher, WeightSet};
+use kiln_train::{
+    Ability, AnySystem, Evaluation, Model, Options, Precision, Request, Run, Tokens, Watch, Watcher, WeightSet,
+};
 use toml::Table;
 
 /// Settings that make a system small enough to train in a second or two.
@@ -220,6 +222,15 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.start=0.3",
         ],
         "dann" => &["data.channels=3", "model.channels=[4, 4]", "model.label_hidden=[8, 8]", "model.domain_hidden=[8]"],
+        "clip" => &[
+            "data.channels=3",
+            "model.image_width=8",
+            "model.image_layers=1",
+            "model.text_width=8",
+            "model.text_layers=1",
+            "model.projection_dim=4",
+            "train.accumulate=2",
+        ],
         "shallow" => &["model.method=jda", "model.kernel=rbf", "model.dimension=3", "model.samples=20"],
         other => panic!("{other}: give settings that make it small"),
     }
@@ -237,6 +248,7 @@ fn recipe(system: &dyn AnySystem) -> Table {
         DataKind::LabelMaps => "data.set=streets:labels,streets:day",
         DataKind::MaskedSource | DataKind::MaskedSourceStill => "data.set=streets:day,streets:dusk-still",
         DataKind::Factors => "data.set=dsprites",
+        DataKind::Captioned => "data.set=starter:noto",
         _ => "data.set=starter",
     };
     let common =
@@ -395,6 +407,12 @@ fn every_system_takes_rectangles() {
                 Ability::Classify => assert_eq!(model.classify(images()).unwrap().dims()[0], 2),
                 Ability::Segment => assert_eq!(model.segment(images()).unwrap().dims()[2..], [h, w]),
                 Ability::Represent => assert_eq!(model.represent(images()).unwrap().dims()[0], 2),
+                Ability::MatchTexts => {
+                    let length = model.info().pictures.caption_length;
+                    let rows = TokenRows { ids: vec![1; 3 * length], lengths: vec![1, length, 1], length };
+                    let texts = Tokens::new(rows, &Device::flex());
+                    assert_eq!(model.match_texts(images(), &texts).unwrap().dims(), [2, 3]);
+                }
                 Ability::Cluster => assert_eq!(model.cluster(images()).unwrap().dims()[0], 2),
                 Ability::Discriminate => assert_eq!(model.scores(images()).unwrap().dims(), [2]),
                 Ability::Likelihood => assert_eq!(model.nll(images(), 1, Key::new(0)).unwrap().dims(), [2]),

@@ -165,6 +165,36 @@ fn every_chain_is_diffusers() {
     assert!(chains > 150, "{chains}");
 }
 
+/// Euler's and Heun's steps along straight ways, at the times and with the velocities of diffusers, which counts times from 1.
+#[test]
+fn rectified_flow_is_diffusers() {
+    let (f, device) = (Fixtures::open("flow"), Device::flex());
+    let schedule = ScheduleOptions { sde: Sde::Flow, ..ScheduleOptions::default() }.schedule();
+    let ask: &Denoiser<'_> = &|xt, level: Level| {
+        let output = network(xt.clone(), level.t + 1.0);
+        Ok(Denoised { x0: Prediction::Flow.to_x0(output, xt, &NoiseLevels::new(&[level], &device)), variance: None })
+    };
+    let noise = |_: u64| -> Tensor<4> { panic!("no noise is added") };
+    for steps in [1, 4, 9] {
+        for (name, spacing) in [("euler", Spacing::Trailing), ("heun", Spacing::Linspace)] {
+            let method = if name == "heun" { Method::HeunStraight } else { Method::Euler(Churn::NONE) };
+            let sigmas = (grid::Sigmas::Schedule, f64::INFINITY);
+            let levels = grid::solver(&schedule, steps, spacing, sigmas, Default::default(), Family::Sigma).unwrap();
+            let out = Plan { method, levels, raised: Vec::new() }.run(f.tensor("start"), ask, &noise).unwrap();
+            f.assert_close(out, &format!("{name}/{steps}"), 1e-5);
+        }
+    }
+    // Any level has its own time back, and the velocity is what leads from the picture to the noise.
+    for t in [0, 400, 998] {
+        assert!((schedule.time_of(schedule.level(t).ratio()) - t as f64).abs() < 1e-6);
+    }
+    let (x0, noise) = (f.tensor::<4>("start"), f.tensor::<4>("euler/4"));
+    let levels = NoiseLevels::new(&[schedule.level(300)], &device);
+    let target = Prediction::Flow.target(x0.clone(), noise.clone(), &levels);
+    let back = Prediction::Flow.to_x0(target, levels.noised(x0.clone(), noise), &levels);
+    assert!((back - x0).abs().max().into_scalar::<f32>() < 1e-5);
+}
+
 /// Churn: the same inputs of the network at the same times, and the same end, as k-diffusion.
 #[test]
 fn edms_stochastic_sampler_is_k_diffusions() {
@@ -212,7 +242,7 @@ fn every_prediction_is_taken_back_at_every_noise() {
         let levels = [3, 300, 700, 990].map(|t| schedule.level(t));
         let at = NoiseLevels::new(&levels, &device);
         let xt = at.noised(x0.clone(), noise.clone());
-        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::V, Prediction::Edm] {
+        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::V, Prediction::Edm, Prediction::Flow] {
             let target = prediction.target(x0.clone(), noise.clone(), &at);
             let back = prediction.to_x0(target, xt.clone(), &at);
             for (i, level) in levels.iter().enumerate() {

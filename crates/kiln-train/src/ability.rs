@@ -7,6 +7,7 @@ use kiln_core::Result;
 use kiln_core::random::Key;
 use serde::Serialize;
 
+use crate::batch::Tokens;
 use crate::request::{Input, Request};
 use crate::sizes::SizeRule;
 
@@ -307,6 +308,15 @@ pub trait Likelihood<N>: Sync {
     }
 }
 
+/// Says how well texts and pictures belong together.
+pub trait MatchTexts<N>: Sync {
+    /// `[n, c, h, w]` in [−1, 1] and m texts → `[n, m]`, larger where they belong together; differentiable in the pictures.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the network.
+    fn match_texts(&self, networks: &N, images: Tensor<4>, texts: &Tokens) -> Result<Tensor<2>>;
+}
+
 /// The table of abilities, handed to the macro `$then`. A row has the trait, its field in [`Abilities`], its verb, and the
 /// trait's methods: one that `draws` takes a request, which is checked first; `on` uses the networks; `of` is of the
 /// system alone.
@@ -372,6 +382,10 @@ macro_rules! abilities {
                 Represent represent "evaluate --metrics svm" {
                     on represent(images: Tensor<4>) -> Tensor<2>;
                     on represent_source(images: Tensor<4>) -> Tensor<2>;
+                }
+                /// `search`, `classify --labels`
+                MatchTexts match_texts "search" {
+                    on match_texts(images: Tensor<4>, texts: &Tokens) -> Tensor<2>;
                 }
                 /// `evaluate --metrics clusters`
                 Cluster cluster "evaluate --metrics clusters" {

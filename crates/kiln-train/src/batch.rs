@@ -68,6 +68,16 @@ impl Tokens {
             lengths: rows.lengths,
         }
     }
+
+    /// One of the texts, `n` times.
+    pub fn repeated(&self, text: usize, n: usize) -> Self {
+        let length = self.ids.dims()[1];
+        Self {
+            ids: self.ids.clone().narrow(0, text, 1).expand([n, length]),
+            mask: self.mask.clone().narrow(0, text, 1).expand([n, length]),
+            lengths: vec![self.lengths[text]; n],
+        }
+    }
 }
 
 /// What a training step consumes: one [`Domain`] for each data set the system asked for.

@@ -44,8 +44,8 @@ pub mod watch;
 pub use kiln_kernels::Precision;
 
 pub use ability::{
-    Abilities, Ability, Classify, Cluster, Decode, Discriminate, Distance, Encode, Generate, Inpaint, Likelihood, Mix,
-    Project, Projection, Reconstruct, Represent, Segment, StyleGroup, Translate,
+    Abilities, Ability, Classify, Cluster, Decode, Discriminate, Distance, Encode, Generate, Inpaint, Likelihood,
+    MatchTexts, Mix, Project, Projection, Reconstruct, Represent, Segment, StyleGroup, Translate,
 };
 pub use batch::{Batch, Domain, Tokens};
 pub use checkpoint::WeightSet;
@@ -62,7 +62,7 @@ pub use run::Run;
 pub use schedule::Schedule;
 pub use session::Options;
 pub use sizes::SizeRule;
-pub use system::{InitFrom, Loss, Phase, PhaseLoss, Pictures, System};
+pub use system::{InitFrom, Loss, Phase, PhaseLook, PhaseLoss, Pictures, System};
 pub use trainer::Summary;
 pub use trial::Trial;
 pub use watch::{Evaluation, Watch, Watcher};

@@ -242,6 +242,9 @@ fn gradients<S: System>(
     let weight = 1.0 / parts.len() as f64;
     let (mut sum, mut own) = (Flat::new(), Terms::new());
     let mut taken = 0;
+    if let Some(look) = phase.look {
+        look(system, networks, parts)?;
+    }
     for batch in parts {
         let Some(loss) = (phase.loss)(system, networks, batch)? else { continue };
         taken += 1;

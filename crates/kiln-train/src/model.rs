@@ -8,6 +8,7 @@ use kiln_core::{Error, Result};
 use kiln_data::Tokenizer;
 
 use crate::ability::{Ability, Distance, Projection, StyleGroup, abilities};
+use crate::batch::Tokens;
 use crate::checkpoint::Counters;
 use crate::config::{DataConfig, TrainConfig};
 use crate::recipe::Recipe;

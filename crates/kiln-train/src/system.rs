@@ -167,6 +167,9 @@ pub struct InitFrom<'a> {
 /// The loss of a phase on a batch; `None` skips the update (a discriminator that is ahead).
 pub type PhaseLoss<S> = fn(&mut S, &<S as System>::Networks, &Batch) -> Result<Option<Loss>>;
 
+/// What a phase looks at in a whole batch before its loss sees the parts.
+pub type PhaseLook<S> = fn(&mut S, &<S as System>::Networks, &[Batch]) -> Result<()>;
+
 /// A part of a step that updates some networks by one loss.
 pub struct Phase<S: System> {
     /// Its name in logs and checkpoints.
@@ -182,6 +185,8 @@ pub struct Phase<S: System> {
     pub every: u64,
     /// The images seen between which it runs: a stage of the training.
     pub during: Range<u64>,
+    /// A look at all parts of the batch, for a loss that is of the whole batch and not a mean over its parts (contrastive learning).
+    pub look: Option<PhaseLook<S>>,
     /// What it minimises.
     pub loss: PhaseLoss<S>,
 }
@@ -189,12 +194,17 @@ pub struct Phase<S: System> {
 impl<S: System> Phase<S> {
     /// A phase of every step.
     pub fn new(name: &'static str, trains: &[&'static str], optimizer: OptimizerConfig, loss: PhaseLoss<S>) -> Self {
-        Self { name, trains: trains.to_vec(), optimizer, shares: None, every: 1, during: 0..u64::MAX, loss }
+        Self { name, trains: trains.to_vec(), optimizer, shares: None, every: 1, during: 0..u64::MAX, look: None, loss }
     }
 
     /// A phase of every n-th step.
     pub fn every(self, n: u64) -> Self {
         Self { every: n.max(1), ..self }
+    }
+
+    /// After a look at all parts of the batch.
+    pub fn after_a_look(self, look: PhaseLook<S>) -> Self {
+        Self { look: Some(look), ..self }
     }
 
     /// With the optimiser of the phase named `other`, which must come before it.

@@ -66,12 +66,18 @@ pub enum TimestepSampling {
     Importance,
     /// ln σ/α normal with mean −1.2 and deviation 1.2 (Karras 2022, table 1), within the schedule.
     Lognormal,
+    /// ln σ/α standard normal, within the schedule: of the straight way the logit of its time (Esser 2024, equation 19).
+    Logitnormal,
 }
 
 impl TimestepSampling {
-    /// σ/α of [`TimestepSampling::Lognormal`] for a standard normal draw.
-    pub fn lognormal(draw: f64) -> f64 {
-        (-1.2 + 1.2 * draw).exp()
+    /// σ/α for a standard normal draw, where levels and not timesteps are drawn.
+    pub fn ratio(self, draw: f64) -> Option<f64> {
+        match self {
+            Self::Uniform | Self::Importance => None,
+            Self::Lognormal => Some((-1.2 + 1.2 * draw).exp()),
+            Self::Logitnormal => Some(draw.exp()),
+        }
     }
 }
 

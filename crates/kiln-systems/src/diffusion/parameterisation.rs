@@ -21,6 +21,8 @@ pub enum Prediction {
     V,
     /// F of x̂₀ = c_skip·x + c_out·F(c_in·x), for pictures of deviation 0.5 (Karras 2022, table 1).
     Edm,
+    /// The velocity u = ε − x₀ of the straight way from the picture to the noise (Liu 2023, equation 1). The network is shown x as it is.
+    Flow,
 }
 
 impl Prediction {
@@ -36,6 +38,9 @@ impl Prediction {
 
     /// What the network is shown of `xt`: c_in·x.
     pub fn input(self, xt: Tensor<4>, levels: &NoiseLevels) -> Tensor<4> {
+        if self == Self::Flow {
+            return xt;
+        }
         let c_in = |l: Level| 1.0 / self.deviation(l);
         if levels.all_one(c_in) { xt } else { xt * levels.each(c_in) }
     }
@@ -46,6 +51,7 @@ impl Prediction {
         match self {
             Self::Epsilon => noise,
             Self::Sample => x0,
+            Self::Flow => noise - x0,
             Self::V => {
                 noise * levels.each(|l| l.signal / self.deviation(l))
                     - x0 * levels.each(|l| l.sigma / self.deviation(l))
@@ -64,6 +70,8 @@ impl Prediction {
         match self {
             Self::Epsilon => (xt - output * levels.each(|l| l.sigma)) / levels.each(|l| l.signal),
             Self::Sample => output,
+            // x = (α + σ) x₀ + σ u.
+            Self::Flow => (xt - output * levels.each(|l| l.sigma)) / levels.each(|l| l.signal + l.sigma),
             Self::V => {
                 xt * levels.each(|l| l.signal / self.deviation(l).powi(2))
                     - output * levels.each(|l| l.sigma / self.deviation(l))
@@ -82,6 +90,8 @@ impl Prediction {
         match self {
             Self::Epsilon => snr,
             Self::Sample => 1.0,
+            // (α/σ + 1)².
+            Self::Flow => (snr.sqrt() + 1.0).powi(2),
             // 1 / c_out²; with σ_data = 1 that is 1 + SNR.
             Self::V | Self::Edm => snr + 1.0 / d,
         }

@@ -60,6 +60,9 @@ pub enum Sde {
     SubVp,
     /// Variance exploding (equation 30): α = 1, σ geometric from `sigma_min` to `sigma_max`.
     Ve,
+    /// The straight way of rectified flow: α = 1 − τ, σ = τ for τ from 1/T to 1 (Liu 2023; Lipman 2023). At τ = 1 as much is left
+    /// of the picture as can be divided by.
+    Flow,
 }
 
 impl Sde {
@@ -70,6 +73,7 @@ impl Sde {
             // The positive root of α² + ratio·α − 1.
             Self::SubVp => 2.0 / (ratio + (ratio * ratio + 4.0).sqrt()),
             Self::Ve => 1.0,
+            Self::Flow => 1.0 / (1.0 + ratio),
         };
         Level { t, signal, sigma: ratio * signal }
     }
@@ -139,6 +143,10 @@ impl ScheduleOptions {
             Sde::Vp => self.alphas_cumprod().into_iter().map(|bar| (bar.sqrt(), (1.0 - bar).sqrt())).collect(),
             Sde::SubVp => self.alphas_cumprod().into_iter().map(|bar| (bar.sqrt(), 1.0 - bar)).collect(),
             Sde::Ve => (0..self.steps).map(geometric).collect(),
+            Sde::Flow => {
+                let straight = |t: usize| (1.0 - (t as f64 + 1.0) / self.steps as f64).max(STRAIGHT_END);
+                (0..self.steps).map(straight).map(|signal| (signal, 1.0 - signal)).collect()
+            }
         };
         NoiseSchedule { options: *self, levels: levels.into_iter().enumerate().map(timed).collect() }
     }
@@ -154,6 +162,9 @@ pub struct Level {
     /// σ.
     pub sigma: f64,
 }
+
+/// The α that stands for 0 at the end of the straight way, where ratios are of 64 bits and nothing else divides by it.
+const STRAIGHT_END: f64 = 1e-6;
 
 /// The α that stands for 0 where it is divided by: ᾱ = 2⁻²⁴, as in diffusers.
 pub(super) const LEAST_SIGNAL: f64 = 1.0 / 4096.0;
@@ -235,6 +246,11 @@ impl NoiseSchedule {
     /// The time at which σ/α is `ratio`, linear in its logarithm and within the schedule: what lets
     /// a network of whole times serve a continuous sampler (Karras 2022, appendix C.3.4).
     pub fn time_of(&self, ratio: f64) -> f64 {
+        if self.options.sde == Sde::Flow {
+            // τ = ratio / (1 + ratio) is (t + 1) / T.
+            let last = self.steps() as f64 - 1.0;
+            return (ratio / (1.0 + ratio) * self.steps() as f64 - 1.0).clamp(0.0, last);
+        }
         let goal = ratio.max(1e-10).ln();
         let after = (0..self.steps()).position(|t| self.ratio(t).ln() > goal).unwrap_or(self.steps());
         let low = after.saturating_sub(1).min(self.steps().saturating_sub(2));

@@ -23,6 +23,7 @@ use crate::Common;
 use crate::feature_cache::argmax;
 use crate::output::{Output, shown};
 use crate::verbs::project::project;
+use crate::verbs::texts::{Matcher, TemplateArgs, prompts};
 use crate::verbs::{check_png, need, open, perceptual};
 
 #[derive(Args)]
@@ -75,6 +76,11 @@ pub struct ClassifyArgs {
     run: PathBuf,
     /// Image, or folder or zip of images
     input: PathBuf,
+    /// Texts to choose from, for a run that matches texts: "a cat" "a dog"
+    #[arg(long, num_args = 1.., value_name = "TEXT")]
+    labels: Vec<String>,
+    #[command(flatten)]
+    template: TemplateArgs,
 }
 
 /// Every picture of a file, folder or zip under a rule.
@@ -352,16 +358,36 @@ fn write_latents(path: &Path, values: &[f32], shape: [usize; 2], names: &str) ->
 
 pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()> {
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
-    need(&*model, Ability::Classify)?;
     let info = model.info();
+    if args.labels.is_empty() {
+        let matches = model.abilities().contains(&Ability::MatchTexts);
+        refuse_if!(
+            matches,
+            "{}: {} has no classes of its own; say what to choose from with --labels",
+            info.run,
+            info.system
+        );
+        need(&*model, Ability::Classify)?;
+    }
+    let matcher = (!args.labels.is_empty()).then(|| Matcher::of(&*model)).transpose()?;
+    refuse_if!(args.labels.len() == 1, "--labels: give at least two texts to choose from");
+    let templates = &args.template.template;
+    let texts = match &matcher {
+        Some(matcher) => Some(matcher.tokens("--labels", &prompts(&args.labels, templates)?)?),
+        None => None,
+    };
+    let names = if matcher.is_some() { &args.labels } else { &info.pictures.classes };
     let samples = read(&args.input, info)?;
     in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {
-        let logits = model.classify(images)?;
+        let logits = match (&matcher, &texts) {
+            (Some(matcher), Some(texts)) => matcher.scores(images, texts, templates.len())?,
+            _ => model.classify(images)?,
+        };
         let classes = logits.dims()[1];
         let probabilities = to_values(burn::tensor::activation::softmax(logits, 1));
         for (sample, p) in chunk.iter().zip(probabilities.chunks(classes)) {
             let best = argmax(p);
-            let class = info.pictures.classes.get(best).cloned().unwrap_or_else(|| best.to_string());
+            let class = names.get(best).cloned().unwrap_or_else(|| best.to_string());
             let object = json!({"name": sample.name, "class": class, "index": best, "probability": p[best]});
             out.say(|| format!("{}: {class} ({:.1} %)", sample.name, 100.0 * p[best]), &object);
         }

@@ -111,7 +111,7 @@ impl View {
     }
 
     fn vocabulary_shape(&self) -> Option<[usize; 2]> {
-        self.source.vocabulary_shape().or(self.target.as_ref()?.vocabulary_shape())
+        self.source.vocabulary_shape().or_else(|| self.target.as_ref()?.vocabulary_shape())
     }
 
     /// Words for the pictures of those domains whose descriptors are counted.

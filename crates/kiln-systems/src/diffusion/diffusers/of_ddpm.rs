@@ -45,7 +45,7 @@ pub fn model(recipe: &Recipe<Config>, state: State, place: &str) -> Result<Model
     if config.process.sde != Sde::Vp {
         return refuse("model.sde has no counterpart in diffusers but \"vp\"".into());
     }
-    if config.process.prediction == Prediction::Edm {
+    if matches!(config.process.prediction, Prediction::Edm | Prediction::Flow) {
         return refuse("model.prediction = \"edm\" has no counterpart in diffusers".into());
     }
     if let Err(why) = ho.check() {

@@ -250,7 +250,7 @@ impl SchedulerConfig {
         if self.clip_sample_range.is_nan() || self.clip_sample_range <= 0.0 {
             return Err(format!("`clip_sample_range` = {} must be more than 0", self.clip_sample_range));
         }
-        if self.prediction == Prediction::Edm {
+        if matches!(self.prediction, Prediction::Edm | Prediction::Flow) {
             return Err("`prediction` must be epsilon, sample or v, as diffusers has them".into());
         }
         if self.timestep_spacing == Spacing::Quadratic {
@@ -343,7 +343,7 @@ impl SchedulerConfig {
                 Prediction::Epsilon => "epsilon",
                 Prediction::Sample => "sample",
                 // Karras' prediction has no name in diffusers; no file is read into it, and no run is written with it.
-                Prediction::V | Prediction::Edm => "v_prediction",
+                Prediction::V | Prediction::Edm | Prediction::Flow => "v_prediction",
             },
             "steps_offset": self.steps_offset,
             "timestep_spacing": self.timestep_spacing,

@@ -45,7 +45,7 @@ pub struct ProcessConfig {
     pub weighting_gamma: f64,
     /// k of `p2`.
     pub weighting_k: f64,
-    /// How timesteps are drawn: `uniform`, `importance` or `lognormal`.
+    /// How timesteps are drawn: `uniform`, `importance`, `lognormal` or `logitnormal`.
     pub timestep_sampling: TimestepSampling,
     /// Clamp x̂₀ to [−1, 1] while sampling.
     pub clip_sample: bool,
@@ -184,12 +184,24 @@ impl ProcessConfig {
                  \"sample\", and sde = \"vp\" or \"subvp\""
         );
         refuse_if!(
+            self.sde == Sde::Flow && self.prediction == Prediction::Epsilon,
+            "model.sde = \"flow\" leaves no image at the last timestep: it needs prediction = \"flow\", \"v\" or \"sample\""
+        );
+        refuse_if!(
+            self.prediction == Prediction::Flow && self.sde != Sde::Flow,
+            "model.prediction = \"flow\" is the velocity along straight ways: set model.sde = \"flow\""
+        );
+        refuse_if!(
+            self.sde == Sde::Flow && self.zero_terminal_snr,
+            "model.zero_terminal_snr: model.sde = \"flow\" ends in noise alone as it is; leave it out"
+        );
+        refuse_if!(
             self.weighting != Weighting::None && self.objective == Objective::Bound,
             "model.weighting weighs L_simple; with model.objective = \"bound\" leave it out"
         );
         refuse_if!(
-            self.timestep_sampling == TimestepSampling::Lognormal && self.objective != Objective::Simple,
-            "model.timestep_sampling = \"lognormal\" needs model.objective = \"simple\""
+            self.timestep_sampling.ratio(0.0).is_some() && self.objective != Objective::Simple,
+            "model.timestep_sampling = \"lognormal\" and \"logitnormal\" need model.objective = \"simple\""
         );
         Ok(())
     }

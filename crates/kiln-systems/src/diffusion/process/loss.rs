@@ -162,10 +162,10 @@ impl Training {
     /// Levels of some samples.
     pub fn draw(&self, schedule: &NoiseSchedule, key: Key, samples: Range<u64>) -> Drawn {
         let n = (samples.end - samples.start) as usize;
-        if self.timestep_sampling == TimestepSampling::Lognormal {
+        if self.timestep_sampling.ratio(0.0).is_some() {
             let [last, first] = ends(schedule).map(Level::ratio);
-            let at = |z: f32| schedule.at_ratio(TimestepSampling::lognormal(f64::from(z)).clamp(first, last));
-            let levels = key.normal(samples, 1).into_iter().map(at).collect();
+            let ratios = key.normal(samples, 1).into_iter().filter_map(|z| self.timestep_sampling.ratio(f64::from(z)));
+            let levels = ratios.map(|ratio| schedule.at_ratio(ratio.clamp(first, last))).collect();
             return Drawn { levels, timesteps: Vec::new(), importance_weights: vec![1.0; n] };
         }
         let (timesteps, importance_weights) = match &self.second_moment {

@@ -1,7 +1,7 @@
 //! From the settings of a recipe and of a request to a sampler and the levels it visits.
 
 use burn::tensor::Tensor;
-use kiln_core::{Error, Result};
+use kiln_core::{Error, Result, refuse_if};
 
 use super::ancestral::{Ancestral, Variance};
 use super::grid::{self, Family, FinalSigma, Sigmas, Spacing, TimestepGrid};
@@ -91,6 +91,8 @@ pub enum Method {
     EulerAncestral,
     /// Heun's method.
     Heun(Churn),
+    /// Heun's method along the straight way of rectified flow.
+    HeunStraight,
     /// DPM-Solver++.
     DpmSolver(DpmSolver),
     /// UniPC.
@@ -196,6 +198,13 @@ impl Plan {
             }),
             "euler" => Method::Euler(churn(s)?),
             "euler-ancestral" => Method::EulerAncestral,
+            "heun" if schedule.options().sde == Sde::Flow => {
+                refuse_if!(
+                    churn(s)? != Churn::NONE,
+                    "--s-churn: heun adds no noise on the straight way of model.sde = \"flow\"; leave it out"
+                );
+                Method::HeunStraight
+            }
             "heun" => Method::Heun(churn(s)?),
             "dpm++" | "dpm++-sde" => {
                 let stochastic = name == "dpm++-sde";
@@ -240,7 +249,7 @@ impl Plan {
                 let sigmas = (Sigmas::Schedule, f64::INFINITY);
                 grid::solver(schedule, steps, at_times()?, sigmas, end, Family::Sigma)?
             }
-            Method::Euler(_) | Method::Heun(_) => solver(Family::Sigma)?,
+            Method::Euler(_) | Method::Heun(_) | Method::HeunStraight => solver(Family::Sigma)?,
             Method::DpmSolver(_) => solver(Family::Dpm)?,
             Method::UniPc(_) => solver(Family::UniPc)?,
             Method::Ode(_) => ends(schedule).to_vec(),
@@ -258,7 +267,7 @@ impl Plan {
         match self.method {
             Method::Ancestral(walk) => Some(steps * (walk.recurrence + 1)),
             // A last step to the picture itself is Euler's.
-            Method::Heun(_) => Some(2 * steps - usize::from(self.levels[steps].sigma == 0.0)),
+            Method::Heun(_) | Method::HeunStraight => Some(2 * steps - usize::from(self.levels[steps].sigma == 0.0)),
             Method::PredictorCorrector(pc) => Some(steps * (pc.corrector_steps + 1)),
             Method::Ode(_) => None,
             _ => Some(steps),
@@ -276,6 +285,7 @@ impl Plan {
             Method::Ancestral(walk) => walk.run(xt, levels, denoise, noise),
             Method::Euler(churn) => sigma::euler(xt, walk(churn), denoise, noise),
             Method::EulerAncestral => sigma::euler_ancestral(xt, levels, denoise, noise),
+            Method::HeunStraight => sigma::heun_straight(xt, levels, denoise),
             Method::Heun(churn) => sigma::heun(xt, walk(churn), denoise, noise),
             Method::DpmSolver(solver) => solver.run(xt, levels, denoise, noise),
             Method::UniPc(solver) => solver.run(xt, levels, denoise),

@@ -10,6 +10,7 @@ mod projection;
 mod selection;
 pub mod sensitivity;
 pub mod sets;
+mod texts;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use self::labels::check_classes;
 use crate::output::Output;
 use crate::ranges::ranged;
 use crate::verbs::sample::SamplerArgs;
+use crate::verbs::texts::TemplateArgs;
 use crate::verbs::{check_png, need, open, perceptual, weight_set};
 use crate::{Common, usage};
 
@@ -87,6 +89,8 @@ pub const METRICS: &[Metric] = &[
     metric("outliers", On::Likelihood, &[Ability::Likelihood]),
     metric("accuracy", On::Labels, &[Ability::Classify]),
     metric("guided_segments", On::Guide, GENERATE),
+    metric("retrieval", On::Labels, &[Ability::MatchTexts]),
+    metric("zero_shot", On::Labels, &[Ability::MatchTexts]),
     metric("segments", On::Labels, &[Ability::Segment]),
     metric("svm", On::Labels, &[Ability::Represent]),
     metric("clusters", On::Labels, &[Ability::Cluster]),
@@ -139,6 +143,8 @@ fn figures(metric: &str, samples: usize) -> Vec<String> {
         }
         "nll_exact" => &["nll_exact", "bpd_exact"],
         "outliers" => &["auroc_"],
+        "retrieval" => &["image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5"],
+        "zero_shot" => &["zero_shot_accuracy"],
         "segments" => &["pixel_accuracy", "miou"],
         "guided_segments" => &["guided_pixel_accuracy", "guided_miou"],
         "clusters" => &["cluster_error", "cluster_nmi"],
@@ -182,7 +188,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     against: Option<String>,
     /// Metrics, a list of fid, is, kid, precision, recall, density, coverage, classes, class_accuracy, ndb, diversity, memorisation,
-    /// nll, bpd, nll_exact, outliers, accuracy, guided_segments, segments, svm, clusters, a_distance, mmd, selection, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
+    /// nll, bpd, nll_exact, outliers, accuracy, retrieval, zero_shot, guided_segments, segments, svm, clusters, a_distance, mmd, selection, pairs, ms_ssim, lpips, color, translation_fid, translation_diversity, translation_segments, pair_latents, ppl, ppl_w, ppl_w_end, separability, separability_w, projection, mig,
     /// factor_r2,
     /// factor_eta2, prior, scores, optimal_discriminator
     #[arg(long, value_delimiter = ',', default_value = "fid,is")]
@@ -231,6 +237,8 @@ pub struct EvaluateArgs {
     #[arg(long, value_parser = weight_set, default_value = "ema")]
     weights: WeightSet,
     #[command(flatten)]
+    template: TemplateArgs,
+    #[command(flatten)]
     sampler: SamplerArgs,
 }
 
@@ -265,6 +273,7 @@ impl EvaluateArgs {
             labels_per_class: 400,
             pictures: None,
             weights: WeightSet::Ema,
+            template: TemplateArgs::default(),
             sampler: SamplerArgs::default(),
         }
     }
@@ -431,6 +440,8 @@ fn measure_on(
             "nll_exact" => likelihood::measure(&asked, true)?,
             "outliers" => likelihood::outliers(&asked)?,
             "accuracy" => vec![labels::accuracy(&asked)?],
+            "retrieval" => texts::retrieval(&asked)?,
+            "zero_shot" => vec![texts::zero_shot(&asked)?],
             "segments" => labels::segments(&asked)?,
             "guided_segments" => guided::segments(&asked)?,
             "svm" => labels::svm(&asked)?,

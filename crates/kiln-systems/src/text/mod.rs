@@ -1,0 +1,4 @@
+//! Texts and pictures.
+
+pub mod clip;
+mod tower;
