@@ -19,6 +19,7 @@ pub mod domain_norm;
 pub mod dual;
 pub mod encoder;
 pub mod fir;
+pub mod first_stage;
 pub mod init;
 pub mod linear;
 pub mod loss;

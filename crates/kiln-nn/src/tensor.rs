@@ -17,6 +17,14 @@ pub fn from_indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values, [len]), device)
 }
 
+/// Numbers that no gradient goes through, for operations with `like`: on an autodiff device as it is there.
+pub fn constant_beside<const D: usize, const E: usize>(numbers: Tensor<D>, like: &Tensor<E>) -> Tensor<D> {
+    match like.gradient_checkpointing_strategy() {
+        Some(strategy) => Tensor::from_inner(numbers).with_gradient_checkpointing_strategy(strategy),
+        None => numbers,
+    }
+}
+
 /// Host values of a tensor in row-major order.
 pub fn to_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     // Converted to f32 on the way, which is the only way reading can fail.

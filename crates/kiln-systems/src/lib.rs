@@ -9,6 +9,7 @@ pub mod exemplar;
 mod imported;
 pub mod kmeans;
 mod one_pass;
+pub mod perceptual;
 pub mod segmenter;
 pub mod style;
 #[cfg(test)]
@@ -57,6 +58,8 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<diffusion::ddpm::Ddpm>();
     visitor.visit::<diffusion::diffusers::Diffusers>();
     visitor.visit::<diffusion::noisy_classifier::NoisyClassifier>();
+    visitor.visit::<diffusion::first_stage::FirstStage>();
+    visitor.visit::<diffusion::ldm::Ldm>();
     visitor.visit::<segmenter::Segmenter>();
     visitor.visit::<exemplar::Exemplar>();
     visitor.visit::<kmeans::KMeans>();

@@ -71,10 +71,13 @@ fn stand_in(recipe: &Table) -> Vec<String> {
     if recipe["system"].as_str() == Some("pix2pix") {
         settings.push("model.generator_channels=8".into());
     }
+    // Published networks, which no test fetches.
+    if text("model", "perceptual") != "" {
+        settings.push("model.perceptual=".into());
+    }
     if recipe["system"].as_str() == Some("spade") {
         settings.extend(["model.generator_channels=2", "model.hidden=4", "model.encoder_channels=4"].map(String::from));
     }
-    // A published network, which no test fetches.
     if text("model", "encoder").starts_with("weights:") {
         settings.extend(["model.encoder=random", "model.encoder_channels=4"].map(String::from));
     }
@@ -134,6 +137,7 @@ fn every_recipe_takes_two_steps() {
     let begun = [
         ("encoder", beside("ae/fashion.toml")),
         ("m1", beside("ssvae/mnist-m1.toml")),
+        ("first_stage", beside("first-stage/starter.toml")),
         ("source", beside("dann/mnist-mnistm.toml")),
     ];
     let setting = |path: &PathBuf| {

@@ -176,7 +176,9 @@ fn rectified_flow_is_diffusers() {
     };
     let noise = |_: u64| -> Tensor<4> { panic!("no noise is added") };
     for steps in [1, 4, 9] {
-        for (name, spacing) in [("euler", Spacing::Trailing), ("heun", Spacing::Linspace)] {
+        // Of times spaced evenly between the ends one is the last.
+        let both = [("euler", Spacing::Trailing), ("heun", Spacing::Linspace)];
+        for (name, spacing) in both.into_iter().take(if steps == 1 { 1 } else { 2 }) {
             let method = if name == "heun" { Method::HeunStraight } else { Method::Euler(Churn::NONE) };
             let sigmas = (grid::Sigmas::Schedule, f64::INFINITY);
             let levels = grid::solver(&schedule, steps, spacing, sigmas, Default::default(), Family::Sigma).unwrap();

@@ -71,11 +71,17 @@ impl Tokens {
 
     /// One of the texts, `n` times.
     pub fn repeated(&self, text: usize, n: usize) -> Self {
-        let length = self.ids.dims()[1];
+        self.chosen(&vec![text; n])
+    }
+
+    /// The texts of these numbers.
+    pub fn chosen(&self, texts: &[usize]) -> Self {
+        let places: Vec<u32> = texts.iter().map(|&text| text as u32).collect();
+        let places = from_indices(&places, &self.mask.device());
         Self {
-            ids: self.ids.clone().narrow(0, text, 1).expand([n, length]),
-            mask: self.mask.clone().narrow(0, text, 1).expand([n, length]),
-            lengths: vec![self.lengths[text]; n],
+            ids: self.ids.clone().select(0, places.clone()),
+            mask: self.mask.clone().select(0, places),
+            lengths: texts.iter().map(|&text| self.lengths[text]).collect(),
         }
     }
 }

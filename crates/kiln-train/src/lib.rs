@@ -57,7 +57,7 @@ pub use params::{HostTensor, State};
 pub use progress::Progress;
 pub use recipe::Recipe;
 pub use registry::{AnySystem, entry};
-pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, Request};
+pub use request::{ChainWatch, Condition, Context, Guide, Guided, Input, Looks, Prompt, Request};
 pub use run::Run;
 pub use schedule::Schedule;
 pub use session::Options;

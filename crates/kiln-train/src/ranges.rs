@@ -123,6 +123,8 @@ pub const RANGES: &[(&str, Range)] = &[
     ("text_width", WIDTH),
     ("projection_dim", WIDTH),
     ("resnet_channels", WIDTH),
+    ("latent_channels", WIDTH),
+    ("num_vq_embeddings", WIDTH),
     ("resnet_blocks", range(1.0, 100.0)),
     ("kernel", range(1.0, 63.0)),
     ("first_kernel", range(1.0, 63.0)),

@@ -10,6 +10,8 @@ use kiln_core::{Error, Result};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::batch::Tokens;
+
 /// What to draw. Every ability that draws takes one: generate, translate, encode, inpaint.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -40,7 +42,7 @@ pub struct Condition {
     /// The class, for class-conditional systems.
     pub class: Option<u32>,
     /// A description in words.
-    pub text: Option<String>,
+    pub text: Option<Prompt>,
     /// Sequences of features for cross-attention, such as those of a text encoder.
     pub context: Option<Context>,
     /// Pictures whose style to take, of any size, each with its part in the blend; the parts make 1.
@@ -239,6 +241,30 @@ impl Condition {
     }
 }
 
+/// Texts that samples are to show.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    /// The texts: sample i has text i modulo their number.
+    pub words: Vec<String>,
+    /// Their tokens, in the vocabulary of the run that draws.
+    pub tokens: Tokens,
+    /// Tokens of a text that guidance leads away from.
+    pub negative: Option<Tokens>,
+}
+
+impl Prompt {
+    /// The text of a sample.
+    pub fn word(&self, sample: u64) -> &str {
+        self.words.get((sample % self.words.len().max(1) as u64) as usize).map_or("", String::as_str)
+    }
+
+    /// Tokens of some samples.
+    pub fn of(&self, samples: &Range<u64>) -> Tokens {
+        let texts = self.words.len().max(1) as u64;
+        self.tokens.chosen(&samples.clone().map(|sample| (sample % texts) as usize).collect::<Vec<_>>())
+    }
+}
+
 /// A picture whose style is taken.
 #[derive(Clone, Debug)]
 pub struct Style {
@@ -356,6 +382,7 @@ pub fn check_pictures(images: &Tensor<4>, shape: [usize; 3]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use kiln_data::TokenRows;
     use serde::Deserialize;
 
     use super::*;
@@ -392,7 +419,9 @@ mod tests {
     #[test]
     fn conditions_without_effect_are_refused_by_their_flag() {
         let mut request = request("");
-        request.condition.text = Some("a red fish".into());
+        let rows = TokenRows { ids: vec![1], lengths: vec![1], length: 1 };
+        let tokens = Tokens::new(rows, &Device::flex());
+        request.condition.text = Some(Prompt { words: vec!["a red fish".into()], tokens, negative: None });
         assert!(request.check("vae", &[Input::Class]).unwrap_err().to_string().starts_with("--text: this vae"));
         request.check("clip", &[Input::Text]).unwrap();
         request.condition = Condition { class: Some(1), ..Condition::default() };

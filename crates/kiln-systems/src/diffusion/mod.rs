@@ -2,9 +2,12 @@
 //! them together, and a system brings the network and its conditions.
 
 pub mod bound;
+pub mod codebook;
 pub mod ddpm;
 pub mod diffusers;
+pub mod first_stage;
 pub mod guidance;
+pub mod ldm;
 pub mod noisy_classifier;
 pub mod objective;
 pub mod parameterisation;

@@ -1,14 +1,11 @@
 //! The networks of perceptual distances, by the words of `--perceptual`.
 
-use std::path::Path;
-
 use burn::tensor::{Device, Tensor};
-use kiln_core::{Error, Result};
-use kiln_features::{Lpips, WeightsFile};
+use kiln_core::Result;
+use kiln_features::Lpips;
 use kiln_nn::resample::avg_pool2d;
-
-/// The one that needs no file but Kiln's own download.
-pub const DEFAULT: &str = "lpips-like-mobilenetv2";
+pub use kiln_systems::perceptual::DEFAULT;
+use kiln_systems::perceptual::lpips;
 
 /// The one that needs no file at all, for searches.
 pub const PIXELS: &str = "pixels";
@@ -31,24 +28,10 @@ pub fn pixels(a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
     }
 }
 
-/// `lpips-like-mobilenetv2`, `lpips-vgg16:FILE` or `lpips-alex:FILE`.
+/// The network of `--perceptual`, as [`lpips`] names it.
 ///
 /// # Errors
-/// If there is no such network, or its file is not there.
+/// As [`lpips`].
 pub fn open(spec: &str, device: &Device) -> Result<Lpips> {
-    let heads = |name: &str| WeightsFile::open(&kiln_data::trained_file(name)?);
-    match spec.split_once(':') {
-        None if spec == DEFAULT => {
-            Lpips::like_mobilenetv2(&WeightsFile::open(&kiln_data::trained_file("weights:mobilenetv2")?)?, device)
-        }
-        Some(("lpips-vgg16", file)) => {
-            Lpips::vgg16(&WeightsFile::open(Path::new(file))?, &heads("weights:lpips-vgg16")?, device)
-        }
-        Some(("lpips-alex", file)) => {
-            Lpips::alex(&WeightsFile::open(Path::new(file))?, &heads("weights:lpips-alex")?, device)
-        }
-        _ => Err(Error::usage(format!(
-            "--perceptual {spec}: give {DEFAULT}, or lpips-vgg16:FILE or lpips-alex:FILE with torchvision's weights"
-        ))),
-    }
+    lpips("--perceptual", spec, device)
 }

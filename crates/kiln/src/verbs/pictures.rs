@@ -373,7 +373,7 @@ pub fn classify(args: &ClassifyArgs, common: &Common, out: &Output) -> Result<()
     refuse_if!(args.labels.len() == 1, "--labels: give at least two texts to choose from");
     let templates = &args.template.template;
     let texts = match &matcher {
-        Some(matcher) => Some(matcher.tokens("--labels", &prompts(&args.labels, templates)?)?),
+        Some(matcher) => Some(matcher.texts.tokens("--labels", &prompts(&args.labels, templates)?)?),
         None => None,
     };
     let names = if matcher.is_some() { &args.labels } else { &info.pictures.classes };

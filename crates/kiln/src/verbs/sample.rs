@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::{Context as _, Error, Result, output, read_file, refuse_if};
+use kiln_core::{Context as _, Error, Result, budget, output, read_file, read_text, refuse_if};
 use kiln_data::{Picture, contact_sheet, read_png_text};
 use kiln_features::WeightsFile;
 use kiln_nn::tensor::from_values;
@@ -18,7 +18,7 @@ use kiln_train::model::Info;
 use kiln_train::preview::pictures;
 use kiln_train::request::{check_class, sampler_flags};
 use kiln_train::{
-    Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Request, Run, WeightSet, checkpoint,
+    Ability, ChainWatch, Context, Guide, Guided, Looks, Model, Progress, Prompt, Request, Run, WeightSet, checkpoint,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -27,6 +27,7 @@ use toml::Table;
 use crate::Common;
 use crate::output::{Output, shown};
 use crate::verbs::pictures::one_picture;
+use crate::verbs::texts::Tokenized;
 use crate::verbs::{need, open, weight_set};
 
 /// Images generated at a time; the images do not depend on it.
@@ -48,6 +49,15 @@ pub struct SampleArgs {
     /// Sample this class only, by number from 0
     #[arg(long)]
     class: Option<u32>,
+    /// What the images are to show, for a run that has learned from captions
+    #[arg(long, conflicts_with_all = ["text_file", "class"])]
+    text: Option<String>,
+    /// A file with a text a line; image i shows line i, and so around
+    #[arg(long, value_name = "FILE", conflicts_with = "class")]
+    text_file: Option<PathBuf>,
+    /// What they are not to show: guidance leads away from it; needs --guidance-scale
+    #[arg(long, value_name = "TEXT")]
+    negative_text: Option<String>,
     /// Start from this noise: a safetensors file with a tensor `noise` `[n, c, h, w]`
     #[arg(long)]
     noise: Option<PathBuf>,
@@ -331,6 +341,7 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     );
     let mut request = Request::new(0..args.n as u64, args.seed, &device);
     request.condition.class = args.class;
+    request.condition.text = prompt(args, &*model)?;
     request.sampler = args.sampler.table()?;
     request.guides = args.sampler.guides(model.info(), args.class, common)?;
     if let Some(path) = &args.noise {
@@ -365,6 +376,32 @@ pub fn run(args: &SampleArgs, common: &Common, out: &Output) -> Result<()> {
     trajectory(&seen.borrow())?.write_png(&strip, &[("system", model.info().system)])?;
     out.say(|| format!("the chain of the first ones in {}", strip.display()), &json!({"trajectory": shown(&strip)}));
     Ok(())
+}
+
+/// The texts that are asked for, as tokens of the run.
+fn prompt(args: &SampleArgs, model: &dyn Model) -> Result<Option<Prompt>> {
+    let (flag, words) = match (&args.text, &args.text_file) {
+        (Some(text), _) => ("--text", vec![text.clone()]),
+        (None, Some(file)) => {
+            let text = read_text(file, budget().bytes)?;
+            let lines: Vec<String> =
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
+            refuse_if!(lines.is_empty(), "{}: no text in it", file.display());
+            ("--text-file", lines)
+        }
+        (None, None) => {
+            refuse_if!(args.negative_text.is_some(), "--negative-text: needs a --text to guide to");
+            return Ok(None);
+        }
+    };
+    refuse_if!(
+        args.negative_text.is_some() && args.sampler.guidance_scale.is_none(),
+        "--negative-text: has no effect without --guidance-scale, such as 3"
+    );
+    let writer = Tokenized::of(model)?;
+    let tokens = writer.tokens(flag, &words)?;
+    let negative = args.negative_text.iter().map(|text| writer.tokens("--negative-text", std::slice::from_ref(text)));
+    Ok(Some(Prompt { words, tokens, negative: negative.collect::<Result<Vec<_>>>()?.pop() }))
 }
 
 /// The pictures expected so far, on one sheet that is drawn again now and then.
@@ -444,8 +481,9 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
             let index = start + i as u64;
             let flags = sampler_flags(&request.sampler).into_iter();
             let class = request.condition.class.map(|class| format!("--class {class}"));
+            let prompt = request.condition.text.as_ref().map(|prompt| format!("--text \"{}\"", prompt.word(index)));
             let guides = request.guides.iter().map(|g| g.name.clone());
-            let settings = flags.chain(class).chain(guides).collect::<Vec<_>>().join(" ");
+            let settings = flags.chain(class).chain(prompt).chain(guides).collect::<Vec<_>>().join(" ");
             let text = [
                 ("system", info.system.to_string()),
                 ("run", info.run.clone()),

@@ -40,7 +40,7 @@ pub fn run(args: &SearchArgs, common: &Common, out: &Output) -> Result<()> {
     args.out.as_deref().map_or(Ok(()), check_png)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
     let matcher = Matcher::of(&*model)?;
-    let text = matcher.tokens("--text", std::slice::from_ref(&args.text))?;
+    let text = matcher.texts.tokens("--text", std::slice::from_ref(&args.text))?;
     let info = model.info();
     let rule = rule(info);
     let named = args.input.to_str().filter(|name| !args.input.exists() && kiln_data::is_named(name));

@@ -22,16 +22,15 @@ impl Default for TemplateArgs {
 }
 
 /// A run with what makes tokens of texts.
-pub struct Matcher<'a> {
+pub struct Tokenized<'a> {
     model: &'a dyn Model,
     tokenizer: Tokenizer,
 }
 
-impl<'a> Matcher<'a> {
+impl<'a> Tokenized<'a> {
     /// # Errors
-    /// If the run knows nothing of texts.
+    /// If the run has learned from no captions.
     pub fn of(model: &'a dyn Model) -> Result<Self> {
-        need(model, Ability::MatchTexts)?;
         Ok(Self { model, tokenizer: model.info().tokenizer()? })
     }
 
@@ -68,11 +67,26 @@ impl<'a> Matcher<'a> {
         let rows = self.tokenizer.rows(texts.iter().map(String::as_str), info.pictures.caption_length)?;
         Ok(Tokens::new(rows, &info.device))
     }
+}
+
+/// A run that matches texts.
+pub struct Matcher<'a> {
+    /// Its tokens.
+    pub texts: Tokenized<'a>,
+}
+
+impl<'a> Matcher<'a> {
+    /// # Errors
+    /// If the run matches no texts.
+    pub fn of(model: &'a dyn Model) -> Result<Self> {
+        need(model, Ability::MatchTexts)?;
+        Ok(Self { texts: Tokenized::of(model)? })
+    }
 
     /// How well images match labels, `[n, labels]`: the mean over templates of which `tokens` has those of all labels, one
     /// template after the other.
     pub fn scores(&self, images: Tensor<4>, tokens: &Tokens, templates: usize) -> Result<Tensor<2>> {
-        let scores = self.model.match_texts(images, tokens)?;
+        let scores = self.texts.model.match_texts(images, tokens)?;
         let [n, all] = scores.dims();
         Ok(scores.reshape([n, templates, all / templates]).mean_dim(1).reshape([n, all / templates]))
     }

@@ -32,7 +32,7 @@ pub fn retrieval(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     })?;
     let captions = places.iter().map(|&place| Ok(set.set().caption(place)?.unwrap_or_default()));
     let captions = captions.collect::<Result<Vec<String>>>()?;
-    let texts = matcher.rows(&captions)?;
+    let texts = matcher.texts.rows(&captions)?;
     let n = captions.len();
     refuse_if!(n < 2, "{} has {n} images; give at least 2", asked.reference);
     let mut scores = Vec::with_capacity(n * n);
@@ -66,7 +66,7 @@ pub fn zero_shot(asked: &Asked<'_>) -> Result<MetricValue> {
     let labels: Vec<String> = set.set().classes().iter().map(|class| class.to_lowercase()).collect();
     refuse_if!(labels.len() < 2, "{} has no classes to tell apart by their names", asked.reference);
     let templates = &asked.args.template.template;
-    let texts = matcher.tokens("class", &prompts(&labels, templates)?)?;
+    let texts = matcher.texts.tokens("class", &prompts(&labels, templates)?)?;
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     let n = chunks_of(&set, asked.args.n, asked.common.quiet, asked.device, |images, known, _| {
         let scores = matcher.scores(images, &texts, templates.len())?;
