@@ -83,6 +83,8 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<adaptation::crosscity::CrossCity>();
     visitor.visit::<adaptation::shallow::system::Shallow>();
     visitor.visit::<text::clip::Clip>();
+    visitor.visit::<text::gan_int_cls::GanIntCls>();
+    visitor.visit::<text::stackgan::StackGan>();
 }
 
 /// All systems.

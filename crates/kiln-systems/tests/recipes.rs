@@ -138,6 +138,7 @@ fn every_recipe_takes_two_steps() {
         ("encoder", beside("ae/fashion.toml")),
         ("m1", beside("ssvae/mnist-m1.toml")),
         ("first_stage", beside("first-stage/starter.toml")),
+        ("text_encoder", beside("clip/starter.toml")),
         ("source", beside("dann/mnist-mnistm.toml")),
     ];
     let setting = |path: &PathBuf| {

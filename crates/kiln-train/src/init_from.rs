@@ -80,6 +80,7 @@ impl Initial {
 pub(crate) fn settle<S: System>(recipe: &mut Recipe<S::Config>) -> Result<()> {
     if recipe.train.init_from.is_empty() {
         recipe.model = S::settle(recipe.model.clone())?;
+        recipe.data = S::settle_data(&recipe.model, recipe.data.clone());
     }
     Ok(())
 }

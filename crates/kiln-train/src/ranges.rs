@@ -126,6 +126,8 @@ pub const RANGES: &[(&str, Range)] = &[
     ("latent_channels", WIDTH),
     ("num_vq_embeddings", WIDTH),
     ("resnet_blocks", range(1.0, 100.0)),
+    ("stage_one_images", IMAGES),
+    ("residual_blocks", range(1.0, 100.0)),
     ("kernel", range(1.0, 63.0)),
     ("first_kernel", range(1.0, 63.0)),
     ("blocks", DEPTH),

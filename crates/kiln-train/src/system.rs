@@ -79,6 +79,11 @@ pub trait System: Send + Sync + Sized + 'static {
         Ok(config)
     }
 
+    /// How the data is read, where another run determines it: the words that a frozen text encoder knows. After [`System::settle`].
+    fn settle_data(_config: &Self::Config, data: DataConfig) -> DataConfig {
+        data
+    }
+
     /// Its settings with what they leave to the pictures decided; done once, before training starts, so that a run's recipe
     /// says it.
     fn resolve(config: Self::Config, _pictures: &Pictures) -> Self::Config {

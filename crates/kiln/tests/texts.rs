@@ -66,7 +66,8 @@ fn images_are_drawn_from_texts() {
     );
     done(here, "data show starter:noto -n 1 --size 16 --out one.png");
     done(here, "reconstruct stage one.png back.png");
-    let unet = "--set model.unet.base_channels=8 --set model.unet.groups=4 --set model.text_width=8 --set model.text_layers=1";
+    let unet =
+        "--set model.unet.base_channels=8 --set model.unet.groups=4 --set model.text_width=8 --set model.text_layers=1";
     let ldm = format!("train ldm --data starter:noto {small} {unet} --set model.sampling_steps=3");
     done(here, &format!("{ldm} --set model.first_stage=stage --out run"));
     fs::write(here.join("texts.txt"), "heart\n\nface\n").unwrap();

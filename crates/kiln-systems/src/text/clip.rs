@@ -168,7 +168,7 @@ impl Networks {
 }
 
 /// Vectors of length 1.
-fn unit(x: Tensor<2>) -> Tensor<2> {
+pub(super) fn unit(x: Tensor<2>) -> Tensor<2> {
     let length = (x.clone().square().sum_dim(1) + 1e-12).sqrt();
     x / length
 }

@@ -1,7 +1,7 @@
 //! Metrics of a run that matches texts and images.
 
 use kiln_core::{Result, refuse_if};
-use kiln_data::DataKind;
+use kiln_data::{DataKind, Prepared};
 use kiln_measure::MetricValue;
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_nn::tensor::to_values;
@@ -9,6 +9,7 @@ use kiln_train::Ability;
 
 use super::{Asked, chunks_of, prepared};
 use crate::feature_cache::argmax;
+use crate::verbs::pictures::rule;
 use crate::verbs::texts::{Matcher, prompts};
 
 /// Ranks within which a counterpart counts as found.
@@ -62,7 +63,9 @@ pub fn retrieval(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
 pub fn zero_shot(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("zero_shot", Ability::MatchTexts)?;
     let matcher = Matcher::of(model)?;
-    let set = prepared(model, &asked.reference, asked.split)?;
+    // Often a set that the run never saw, with images of other sizes.
+    let rule = rule(model.info());
+    let set = Prepared::new(kiln_data::open(&asked.reference, asked.split, &rule)?, rule)?;
     let labels: Vec<String> = set.set().classes().iter().map(|class| class.to_lowercase()).collect();
     refuse_if!(labels.len() < 2, "{} has no classes to tell apart by their names", asked.reference);
     let templates = &asked.args.template.template;
