@@ -3,9 +3,10 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::pnm::PnmDecoder;
 use image::codecs::tiff::TiffDecoder;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 use kiln_core::{Error, Result, budget, read_file};
 
 use crate::{jpeg, png_palette, webp};
@@ -116,6 +117,20 @@ impl Picture {
             (_, true) => (4, image.into_rgba8().into_raw()),
         };
         Self::new(width, height, channels, pixels)
+    }
+
+    /// The picture as it comes back from a JPEG of the given quality, 1 to 100; transparency is lost.
+    ///
+    /// # Errors
+    /// If a side has more than 65,535 pixels, which a JPEG cannot have.
+    pub fn compressed(&self, quality: u8) -> Result<Self> {
+        let opaque = self.with_channels(self.channels.min(3), [255; 3]);
+        let colour = if opaque.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+        let mut bytes = Vec::new();
+        JpegEncoder::new_with_quality(&mut bytes, quality)
+            .encode(&opaque.pixels, opaque.width as u32, opaque.height as u32, colour)
+            .map_err(|e| Error::new(format!("a JPEG of {} x {} pixels: {e}", self.width, self.height)))?;
+        Self::decode(&bytes, "a JPEG in memory")
     }
 
     /// Reads and decodes a file: see [`Picture::decode`].

@@ -6,6 +6,7 @@
 //! | `inverted:` | light for dark |
 //! | `rotated-30:` | turned by so many degrees, clockwise; what comes in from outside is mirrored |
 //! | `blurred-1.5:` | blurred by a Gaussian of so many pixels |
+//! | `jpeg-10:` | as they come back from a JPEG of this quality, 1 to 100 |
 //! | `only-A+B:` | the pictures of these classes alone; the set keeps the names of all its classes |
 //! | `without-red.apple+dog:` | the pictures whose captions have neither both of the words `red` and `apple` nor the word `dog` |
 //! | `half-1:`, `half-2:` | either half of the pictures, by a keyed hash of their names |
@@ -15,7 +16,7 @@
 use std::sync::Arc;
 
 use kiln_core::random::Key;
-use kiln_core::{Error, Result};
+use kiln_core::{Context, Error, Result};
 
 use crate::augment::Change;
 use crate::{DataKind, DataSet, PaletteColour, Picture, Sample, Split};
@@ -30,6 +31,8 @@ pub(crate) enum View {
     Rotated(f32),
     /// Pixels.
     Blurred(f32),
+    /// Quality.
+    Jpeg(u8),
     /// Names of classes.
     Only(Vec<String>),
     /// The first half, or the second.
@@ -54,6 +57,7 @@ pub(crate) fn view_of(spec: &str) -> Option<(View, &str)> {
         ("inverted", "") => View::Inverted,
         ("rotated", _) => View::Rotated(number(-360.0, 360.0)?),
         ("blurred", _) => View::Blurred(number(0.0, 100.0)?),
+        ("jpeg", quality) => View::Jpeg(quality.parse().ok().filter(|q| (1..=100).contains(q))?),
         ("only", classes) if !classes.is_empty() => View::Only(classes.split('+').map(String::from).collect()),
         ("half", "1" | "2") => View::Half(if value == "1" { 0 } else { 1 }),
         ("named", "") => View::Named,
@@ -114,9 +118,8 @@ impl Viewed {
             View::Rotated(degrees) => Change::rotated(-*degrees).mask(picture, width, height),
             View::Inverted if colours => inverted(picture),
             View::Blurred(pixels) if colours => blurred(picture, *pixels),
-            View::Inverted | View::Blurred(_) | View::Only(_) | View::Captions { .. } | View::Half(_) | View::Named => {
-                picture.clone()
-            }
+            View::Jpeg(quality) if colours => picture.compressed(*quality).context(|| name.to_string())?,
+            _ => picture.clone(),
         })
     }
 }
@@ -339,7 +342,18 @@ mod tests {
         let mean = |v: &[u8]| v.iter().map(|&v| f32::from(v)).sum::<f32>() / v.len() as f32;
         assert!((mean(&soft) - mean(&a)).abs() < 12.0 && soft.iter().max() <= a.iter().max());
         assert_ne!(open("blurred-2:starter").fingerprint(), open("blurred-1:starter").fingerprint());
-        for wrong in ["rotated-x:starter", "rotated:starter", "blurred--1:starter", "only-:starter", "left-1:starter"] {
+        let apart =
+            |spec: &str| -> u32 { level(&*open(spec), 3).iter().zip(&a).map(|(a, b)| u32::from(a.abs_diff(*b))).sum() };
+        assert!(0 < apart("jpeg-90:starter") && 2 * apart("jpeg-90:starter") < apart("jpeg-5:starter"));
+        for wrong in [
+            "jpeg-0:starter",
+            "jpeg-101:starter",
+            "rotated-x:starter",
+            "rotated:starter",
+            "blurred--1:starter",
+            "only-:starter",
+            "left-1:starter",
+        ] {
             assert!(crate::open(wrong, Split::Train, &PictureRule::default()).err().unwrap().is_usage(), "{wrong}");
         }
     }

@@ -60,6 +60,7 @@ pub fn visit_systems(visitor: &mut impl Visitor) {
     visitor.visit::<diffusion::noisy_classifier::NoisyClassifier>();
     visitor.visit::<diffusion::first_stage::FirstStage>();
     visitor.visit::<diffusion::ldm::Ldm>();
+    visitor.visit::<diffusion::palette::Palette>();
     visitor.visit::<segmenter::Segmenter>();
     visitor.visit::<exemplar::Exemplar>();
     visitor.visit::<kmeans::KMeans>();

@@ -256,6 +256,13 @@ fn tiny(id: &str) -> &'static [&'static str] {
             "model.unet.groups=4",
             "model.sampling_steps=3",
         ],
+        "palette" => &[
+            "data.channels=3",
+            "data.size=16",
+            "model.unet.base_channels=8",
+            "model.unet.groups=4",
+            "model.sampling_steps=3",
+        ],
         "first-stage" => &[
             "model.regularization=vq",
             "model.latent_channels=3",

@@ -10,6 +10,7 @@ pub mod guidance;
 pub mod ldm;
 pub mod noisy_classifier;
 pub mod objective;
+pub mod palette;
 pub mod parameterisation;
 pub mod process;
 pub mod sampler;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use clap::Args;
-use kiln_core::Result;
+use kiln_core::{Context, Result};
 use kiln_data::{Picture, PreparedSample, contact_sheet};
 use kiln_nn::tensor::to_values;
 use kiln_train::preview::pictures;
@@ -15,6 +15,7 @@ use toml::Table;
 use crate::Common;
 use crate::output::{Output, shown};
 use crate::verbs::pictures::{Results, in_chunks, one_mask, read};
+use crate::verbs::sample::ChainArgs;
 use crate::verbs::{check_png, need, open};
 
 #[derive(Args)]
@@ -40,6 +41,8 @@ pub struct InpaintArgs {
     /// Multiply the latent's deviation by ψ: 0 gives its most likely value, 1 its full distribution
     #[arg(long)]
     truncation_psi: Option<f64>,
+    #[command(flatten)]
+    sampler: ChainArgs,
     /// Write a PNG too, with one row per image: the visible part, the results, the original
     #[arg(long)]
     sheet: Option<PathBuf>,
@@ -56,7 +59,8 @@ pub fn run(args: &InpaintArgs, common: &Common, out: &Output) -> Result<()> {
         Some(mask) => to_values(mask.clone()).into_iter().map(|v| v > 0.5).collect(),
         None => model.default_mask()?,
     };
-    let sampler = Table::from_iter(args.truncation_psi.map(|psi| ("truncation_psi".to_string(), psi.into())));
+    let mut sampler = Table::try_from(&args.sampler).context(|| "settings of the sampler")?;
+    sampler.extend(args.truncation_psi.map(|psi| ("truncation_psi".to_string(), psi.into())));
     let mut results = Results::of(&args.input, &args.output, samples.len(), info)?;
     let (mut rows, mut done) = (Vec::new(), 0);
     in_chunks(&samples, info.pictures.shape, &device, common.quiet, |chunk, images| {

@@ -78,6 +78,19 @@ pub struct SampleArgs {
     sampler: SamplerArgs,
 }
 
+/// The sampler of a verb that is given images.
+#[derive(Args, Clone, Default, Serialize)]
+pub struct ChainArgs {
+    /// Sampler of a diffusion system, such as ddim, euler or dpm++
+    #[arg(long, help_heading = SAMPLER)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<String>,
+    /// Number of denoising steps
+    #[arg(long, help_heading = SAMPLER)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+}
+
 /// Settings of the sampler; each system has its own defaults.
 #[derive(Args, Clone, Default, Serialize)]
 pub struct SamplerArgs {

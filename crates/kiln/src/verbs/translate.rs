@@ -19,6 +19,7 @@ use crate::output::Output;
 use crate::verbs::pictures::{
     Results, in_chunks, one_picture, open_inputs, open_whole, parts, read_inputs, recoloured,
 };
+use crate::verbs::sample::ChainArgs;
 use crate::verbs::{need, open};
 
 #[derive(Args)]
@@ -29,7 +30,7 @@ pub struct TranslateArgs {
     input: PathBuf,
     /// Image or folder to write
     output: PathBuf,
-    /// Direction, such as a2b or b2a; the run's first by default
+    /// Direction, such as a2b, b2a or colorize; the run's first by default
     #[arg(long)]
     direction: Option<String>,
     /// Number of results per image, of a system with noise; with more than one, a.png becomes a-0.png, a-1.png …
@@ -67,6 +68,9 @@ struct SamplerArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     strength: Option<f64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    chain: ChainArgs,
 }
 
 /// Tiles lie over each other by this part of their side, and fade into each other there.
@@ -359,7 +363,7 @@ mod tests {
             seed: 0,
             style: Vec::new(),
             style_weights: Vec::new(),
-            sampler: SamplerArgs { strength: None },
+            sampler: SamplerArgs { strength: None, chain: ChainArgs::default() },
             trained_size: false,
             preserve_color: false,
             keep_alpha: false,

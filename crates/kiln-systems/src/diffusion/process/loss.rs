@@ -32,6 +32,8 @@ pub struct Denoising {
     pub output: Tensor<4>,
     /// What it says of the variance, if it learns one.
     pub variance: Option<Tensor<4>>,
+    /// 1 where L_simple looks, `[n, 1, h, w]`; everywhere if `None`.
+    pub mask: Option<Tensor<4>>,
 }
 
 impl Process {
@@ -39,10 +41,14 @@ impl Process {
     ///
     /// ‖ε − ε_θ(√ᾱₜ x₀ + √(1 − ᾱₜ) ε, t)‖²
     ///
-    /// the mean over its numbers. A network that predicts x₀ or v in place of ε has that for its target.
+    /// the mean over its numbers; 0 where `mask` is 0. A network that predicts x₀ or v in place of ε has that for its target.
     pub fn l_simple(&self, d: &Denoising) -> Tensor<1> {
         let target = self.prediction.target(d.x0.clone(), d.noise.clone(), &d.levels);
-        mean_of_each((d.output.clone() - target).square())
+        let squares = (d.output.clone() - target).square();
+        mean_of_each(match &d.mask {
+            Some(mask) => squares * mask.clone(),
+            None => squares,
+        })
     }
 
     /// L_vlb of each image, `[n]`, in bits a dimension (Ho 2020, equation 5), estimated by the one term of its timestep:
@@ -71,7 +77,7 @@ impl Process {
         let levels = NoiseLevels::new(&drawn.levels, &x0.device());
         let xt = self.noised(x0.clone(), noise.clone(), &drawn.levels);
         let (output, variance) = self.output(predict, xt.clone(), &drawn.levels, condition);
-        Denoising { x0, noise, xt, levels, timesteps: drawn.timesteps.clone(), output, variance }
+        Denoising { x0, noise, xt, levels, timesteps: drawn.timesteps.clone(), output, variance, mask: None }
     }
 }
 
@@ -128,9 +134,22 @@ impl Training {
         x0: Tensor<4>,
         condition: &Condition,
     ) -> Loss {
+        self.loss_where(process, predict, batch, x0, condition, None)
+    }
+
+    /// [`Training::loss`], L_simple being of the parts alone where a mask `[n, 1, h, w]` is 1.
+    pub fn loss_where(
+        &mut self,
+        process: &Process,
+        predict: &Predict<'_>,
+        batch: &Batch,
+        x0: Tensor<4>,
+        condition: &Condition,
+        mask: Option<Tensor<4>>,
+    ) -> Loss {
         let drawn = self.draw(&process.schedule, batch.key("t"), batch.samples());
         let noise = batch.normal("noise", x0.dims());
-        let d = process.denoising(predict, x0, noise, &drawn, condition);
+        let d = Denoising { mask, ..process.denoising(predict, x0, noise, &drawn, condition) };
         let simple = process.l_simple(&d);
         let weight = |level: &Level| self.weighting.at(process.prediction, level.ratio().powi(-2));
         let weights: Vec<f64> = drawn.levels.iter().map(weight).collect();
