@@ -228,7 +228,7 @@ impl System for Ldm {
         );
         let heads = EncoderConfig::new(c.text_width, 1).heads;
         refuse_if!(
-            c.text_width % heads != 0,
+            !c.text_width.is_multiple_of(heads),
             "model.text_width = {} does not divide among {heads} heads; use a multiple of 64",
             c.text_width
         );

@@ -157,7 +157,7 @@ impl StageTwo {
         let plain = |i: usize, o: usize| Conv2dConfig { weight: WeightInit::Normal(0.02), ..Conv2dConfig::same3(i, o) };
         let halve = |i: usize, o: usize| Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::new(i, o, 4) };
         let doublings = 2 + config.stage_factor.ilog2() as usize;
-        let widths: Vec<usize> = (0..=doublings).map(|i| (4 * k >> i).max(k / 2).max(1)).collect();
+        let widths: Vec<usize> = (0..=doublings).map(|i| ((4 * k) >> i).max(k / 2).max(1)).collect();
         Self {
             augmentation: ConditioningAugmentation::new(text, size, init),
             first: plain(channels, k).init(init),

@@ -512,7 +512,10 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
         }
         Ok(())
     })?;
-    let columns = (all.len() as f64).sqrt().ceil() as usize;
+    // A column a text, if there are several.
+    let square = (all.len() as f64).sqrt().ceil() as usize;
+    let texts = request.condition.text.as_ref().map_or(1, |text| text.words.len());
+    let columns = if (2..=all.len()).contains(&texts) { texts } else { square };
     let grid = folder.join("grid.png");
     contact_sheet(&all, columns, 1)?.write_png(&grid, &[("system", info.system)])?;
     let object = json!({"n": n, "folder": shown(folder), "grid": shown(&grid)});
