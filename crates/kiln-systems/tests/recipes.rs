@@ -72,7 +72,7 @@ fn stand_in(recipe: &Table) -> Vec<String> {
         settings.push("model.generator_channels=8".into());
     }
     // Published networks, which no test fetches.
-    if text("model", "perceptual") != "" {
+    if !text("model", "perceptual").is_empty() {
         settings.push("model.perceptual=".into());
     }
     if recipe["system"].as_str() == Some("spade") {
