@@ -167,7 +167,7 @@ fn verb(cli: &Cli, out: &Output) -> Result<()> {
         Verb::Interpolate(args) => verbs::latents::interpolate(args, common, out),
         Verb::Edit(args) => verbs::latents::edit(args, common, out),
         Verb::Classify(args) => verbs::pictures::classify(args, common, out),
-        Verb::Search(args) => verbs::search::run(args, common, &out),
+        Verb::Search(args) => verbs::search::run(args, common, out),
         Verb::Outliers(args) => verbs::outliers::run(args, common, out),
         Verb::Evaluate(args) => verbs::evaluate::run(args, common, out),
         Verb::Embed(args) => verbs::embed::run(args, common, out),
