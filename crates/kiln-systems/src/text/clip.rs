@@ -10,7 +10,7 @@
 //!
 //! | paper, authors' code | here |
 //! |---|---|
-//! | image encoder: vision transformer or modified ResNet | `vision_model` ([`VisionTransformer`]), `residual` ([`ResidualTower`]) |
+//! | image encoder: vision transformer or modified ResNet | `vision_model` ([`VisionTransformer`]), `residual` (`ResidualTower`) |
 //! | text encoder, its features at the last token | `text_model` ([`TextTransformer`]) |
 //! | W_i, W_t | `visual_projection`, `text_projection` |
 //! | t = log τ⁻¹, at first log 1/0.07, τ⁻¹ at most 100 | `logit_scale` |
