@@ -5,9 +5,9 @@ use kiln_data::{DataKind, Prepared};
 use kiln_measure::MetricValue;
 use kiln_measure::classes::{Confusion, wilson};
 use kiln_nn::tensor::to_values;
-use kiln_train::Ability;
+use kiln_train::{Ability, Model};
 
-use super::{Asked, chunks_of, prepared};
+use super::{Asked, chunks_of};
 use crate::feature_cache::argmax;
 use crate::verbs::pictures::rule;
 use crate::verbs::texts::{Matcher, prompts};
@@ -15,12 +15,18 @@ use crate::verbs::texts::{Matcher, prompts};
 /// Ranks within which a counterpart counts as found.
 const RANKS: [usize; 2] = [1, 5];
 
+/// The reference at the run's size: often a set that it never saw, with images of other sizes.
+fn reference(asked: &Asked<'_>, model: &dyn Model) -> Result<Prepared> {
+    let rule = rule(model.info());
+    Prepared::new(kiln_data::open(&asked.reference, asked.split, &rule)?, rule)
+}
+
 /// How often an image's own caption is among the best of all captions (`image_to_text_r1`, `_r5`), and the image among the best for its
 /// caption (Radford 2021, table 13). Equal captions and images of equal captions are as good as their own.
 pub fn retrieval(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
     let model = asked.run("retrieval", Ability::MatchTexts)?;
     let matcher = Matcher::of(model)?;
-    let set = prepared(model, &asked.reference, asked.split)?;
+    let set = reference(asked, model)?;
     refuse_if!(
         !set.set().kinds().contains(&DataKind::Captioned),
         "{} has no captions to measure retrieval with",
@@ -63,9 +69,7 @@ pub fn retrieval(asked: &Asked<'_>) -> Result<Vec<MetricValue>> {
 pub fn zero_shot(asked: &Asked<'_>) -> Result<MetricValue> {
     let model = asked.run("zero_shot", Ability::MatchTexts)?;
     let matcher = Matcher::of(model)?;
-    // Often a set that the run never saw, with images of other sizes.
-    let rule = rule(model.info());
-    let set = Prepared::new(kiln_data::open(&asked.reference, asked.split, &rule)?, rule)?;
+    let set = reference(asked, model)?;
     let labels: Vec<String> = set.set().classes().iter().map(|class| class.to_lowercase()).collect();
     refuse_if!(labels.len() < 2, "{} has no classes to tell apart by their names", asked.reference);
     let templates = &asked.args.template.template;
