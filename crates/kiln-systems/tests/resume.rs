@@ -259,6 +259,7 @@ fn tiny(id: &str) -> &'static [&'static str] {
         "palette" => &[
             "data.channels=3",
             "data.size=16",
+            "data.resize=stretch",
             "model.unet.base_channels=8",
             "model.unet.groups=4",
             "model.sampling_steps=3",
