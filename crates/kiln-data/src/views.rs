@@ -9,9 +9,9 @@
 //! | `jpeg-10:` | as they come back from a JPEG of this quality, 1 to 100 |
 //! | `only-A+B:` | the pictures of these classes alone; the set keeps the names of all its classes |
 //! | `without-red.apple+dog:` | the pictures whose captions have neither both of the words `red` and `apple` nor the word `dog` |
+//! | `with-red.apple+dog:` | the others: a held-out part of words and of combinations that were never seen |
 //! | `half-1:`, `half-2:` | either half of the pictures, by a keyed hash of their names |
 //! | `named:` | the pictures of a labelled set with the names of their classes as captions |
-//! | `with-red.apple+dog:` | the others: a held-out part of words and of combinations that were never seen |
 
 use std::sync::Arc;
 

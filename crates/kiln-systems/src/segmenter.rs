@@ -22,7 +22,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::unet_sizes;
+use crate::diffusion::{check_unet, unet_sizes};
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,9 +103,7 @@ impl System for Segmenter {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        if let Err(why) = config.unet.check() {
-            return Err(Error::usage(format!("model.unet: {why}")));
-        }
+        check_unet(&config.unet)?;
         Self::sizes(&config).check(pictures.shape)?;
         if !(-1.0..=1.0).contains(&config.ground) {
             return Err(Error::usage(format!("model.ground must be in [-1, 1], not {}", config.ground)));

@@ -169,6 +169,16 @@ pub struct InitFrom<'a> {
     pub networks: NetworkPaths,
 }
 
+impl<'a> InitFrom<'a> {
+    /// In place of a source: untrained networks, for tests.
+    pub const RANDOM: &'static str = "random";
+
+    /// From a source that a setting names; nothing where it names none, or [`InitFrom::RANDOM`].
+    pub fn named(source: &'a str, networks: NetworkPaths) -> Vec<Self> {
+        if source.is_empty() || source == Self::RANDOM { Vec::new() } else { vec![Self { source, networks }] }
+    }
+}
+
 /// The loss of a phase on a batch; `None` skips the update (a discriminator that is ahead).
 pub type PhaseLoss<S> = fn(&mut S, &<S as System>::Networks, &Batch) -> Result<Option<Loss>>;
 

@@ -79,9 +79,6 @@ impl Default for Config {
     }
 }
 
-/// In place of a run: classifiers that nothing has trained.
-const RANDOM: &str = "random";
-
 /// Both classifiers and the discriminator.
 #[derive(Module, Debug)]
 pub struct Networks {
@@ -117,7 +114,7 @@ impl System for Adda {
                 "model.source: name the run of dann on the source alone that adda starts from, such as --set model.source=runs/source",
             ));
         }
-        if config.source == RANDOM {
+        if config.source == InitFrom::RANDOM {
             return Ok(config);
         }
         Ok(Config { network: dann::settings_of(&config.source)?.network, ..config })
@@ -128,9 +125,7 @@ impl System for Adda {
     }
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        let networks = &[("classifier", "source"), ("classifier", "target")];
-        let from = InitFrom { source: &config.source, networks };
-        (!config.source.is_empty() && config.source != RANDOM).then_some(from).into_iter().collect()
+        InitFrom::named(&config.source, &[("classifier", "source"), ("classifier", "target")])
     }
 
     fn sizes(config: &Config) -> SizeRule {

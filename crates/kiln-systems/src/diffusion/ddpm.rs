@@ -30,7 +30,6 @@ use burn::tensor::{Device, Tensor};
 use kiln_core::random::Key;
 use kiln_core::{Error, Result};
 use kiln_data::DataKind;
-use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_nn::{Condition, Init};
 use kiln_train::batch::drop_labels;
@@ -47,7 +46,7 @@ use super::process::sampling::initial_noise;
 use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{BetaSchedule, Level, NoiseLevels};
-use super::unet_sizes;
+use super::{check_unet, of_classes, unet_sizes};
 use crate::autoencoder::bound::log_mean_exp;
 use crate::one_pass::NoSettings;
 
@@ -139,9 +138,7 @@ impl System for Ddpm {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let [_, height, width] = pictures.shape;
-        if let Err(why) = config.unet.check() {
-            return Err(Error::usage(format!("model.unet: {why}")));
-        }
+        check_unet(&config.unet)?;
         Self::sizes(&config).check(pictures.shape)?;
         if !(0.0..1.0).contains(&config.label_dropout) {
             return Err(Error::usage(format!("model.label_dropout must be in [0, 1), not {}", config.label_dropout)));
@@ -188,10 +185,6 @@ impl System for Ddpm {
     fn restore(&mut self, state: State) {
         self.training.restore(&state);
     }
-}
-
-fn of_classes(classes: &[u32], device: &Device) -> Condition {
-    Condition { class: Some(from_indices(classes, device)), ..Condition::default() }
 }
 
 impl Ddpm {

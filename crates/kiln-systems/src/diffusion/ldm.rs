@@ -16,11 +16,11 @@
 //! `kiln train ldm --set model.first_stage=runs/first-stage`, then `kiln sample RUN --text "a red car"`.
 
 use burn::module::{Module, RunningState};
-use burn::tensor::{Device, Tensor};
-use kiln_core::{Error, Result, refuse_if};
+use burn::tensor::Tensor;
+use kiln_core::{Result, refuse_if};
 use kiln_data::DataKind;
 use kiln_nn::encoder::{EncoderConfig, TextTransformer};
-use kiln_nn::tensor::{from_indices, from_values};
+use kiln_nn::tensor::from_values;
 use kiln_nn::unet::{UNet, UNetConfig};
 use kiln_nn::{Condition, Init};
 use kiln_train::batch::{Tokens, drop_labels};
@@ -38,6 +38,7 @@ use super::process::sampling::initial_noise;
 use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{BetaSchedule, Level, NoiseLevels};
+use super::{check_unet, of_classes};
 
 /// What a latent is conditioned on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,9 +164,6 @@ pub struct Ldm {
     pictures: Pictures,
 }
 
-/// An untrained autoencoder, for tests.
-const RANDOM: &str = "random";
-
 /// Latents that are decoded at once.
 const CHUNK: usize = 16;
 
@@ -189,15 +187,14 @@ impl System for Ldm {
             config.first_stage.is_empty(),
             "model.first_stage: name the run of first-stage whose latents are learned, such as --set model.first_stage=runs/first-stage"
         );
-        if config.first_stage == RANDOM {
+        if config.first_stage == InitFrom::RANDOM {
             return Ok(config);
         }
         Ok(Config { autoencoder: first_stage::settings_of(&config.first_stage)?, ..config })
     }
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        let from = InitFrom { source: &config.first_stage, networks: &[("autoencoder", "first_stage")] };
-        (!config.first_stage.is_empty() && config.first_stage != RANDOM).then_some(from).into_iter().collect()
+        InitFrom::named(&config.first_stage, &[("autoencoder", "first_stage")])
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
@@ -212,9 +209,7 @@ impl System for Ldm {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let c = &config;
-        if let Err(why) = c.unet.check() {
-            return Err(Error::usage(format!("model.unet: {why}")));
-        }
+        check_unet(&c.unet)?;
         c.autoencoder.check()?;
         Self::sizes(c).check(pictures.shape)?;
         refuse_if!(
@@ -279,10 +274,6 @@ impl System for Ldm {
     fn restore(&mut self, state: State) {
         self.training.restore(&state);
     }
-}
-
-fn of_classes(classes: &[u32], device: &Device) -> Condition {
-    Condition { class: Some(from_indices(classes, device)), ..Condition::default() }
 }
 
 impl Ldm {
@@ -383,6 +374,7 @@ impl Generate<Networks> for Ldm {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use burn::tensor::Device;
     use kiln_core::random::Key;
     use kiln_data::{HostBatch, Part, TokenRows};
     use kiln_nn::tensor::to_values;
@@ -394,7 +386,7 @@ mod tests {
     fn config(conditioning: Conditioning) -> Config {
         Config {
             process: ProcessConfig { timesteps: 50, sampling_steps: 4, ..Config::default().process },
-            first_stage: RANDOM.into(),
+            first_stage: InitFrom::RANDOM.into(),
             autoencoder: first_stage::NetworkConfig {
                 latent_channels: 2,
                 block_out_channels: vec![4, 4],

@@ -16,8 +16,25 @@ pub mod process;
 pub mod sampler;
 pub mod schedule;
 
+use burn::tensor::Device;
+use kiln_core::{Error, Result};
+use kiln_nn::Condition;
+use kiln_nn::tensor::from_indices;
 use kiln_nn::unet::UNetConfig;
 use kiln_train::SizeRule;
+
+/// Whether the settings of `model.unet` fit together.
+///
+/// # Errors
+/// A usage error that says which do not.
+pub fn check_unet(unet: &UNetConfig) -> Result<()> {
+    unet.check().map_err(|why| Error::usage(format!("model.unet: {why}")))
+}
+
+/// Images of these classes.
+fn of_classes(classes: &[u32], device: &Device) -> Condition {
+    Condition { class: Some(from_indices(classes, device)), ..Condition::default() }
+}
 
 /// The sizes of pictures that a U-Net takes: it halves them on every level but the first.
 pub fn unet_sizes(unet: &UNetConfig) -> SizeRule {

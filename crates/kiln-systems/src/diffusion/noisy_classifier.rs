@@ -28,7 +28,7 @@ use kiln_train::{
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{BetaSchedule, Level, NoiseLevels, NoiseSchedule, Sde};
-use super::unet_sizes;
+use super::{check_unet, unet_sizes};
 
 /// The `[model]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,9 +89,7 @@ impl System for NoisyClassifier {
     }
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
-        if let Err(why) = config.unet.check() {
-            return Err(Error::usage(format!("model.unet: {why}")));
-        }
+        check_unet(&config.unet)?;
         Self::sizes(&config).check(pictures.shape)?;
         if config.timesteps < 2 {
             return Err(Error::usage("model.timesteps must be at least 2"));

@@ -40,7 +40,7 @@ use super::process::{Process, ProcessConfig, Training, max_batch};
 use super::sampler::ancestral::Variance;
 use super::sampler::settings::SamplerSettings;
 use super::schedule::{BetaSchedule, Level, NoiseLevels};
-use super::unet_sizes;
+use super::{check_unet, unet_sizes};
 
 /// What is done to a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,16 +134,20 @@ pub struct Damaged {
     pub missing: Tensor<4>,
 }
 
+/// 1 where a mask is 0.
+fn rest(mask: &Tensor<4>) -> Tensor<4> {
+    mask.clone() * -1.0 + 1.0
+}
+
 impl Damaged {
     /// Pictures with their parts missing, filled with noise.
     fn without(images: Tensor<4>, missing: Tensor<4>, noise: Tensor<4>) -> Self {
-        let known = missing.clone() * -1.0 + 1.0;
-        Self { seen: images * known + noise * missing.clone(), missing }
+        Self { seen: images * rest(&missing) + noise * missing.clone(), missing }
     }
 
     /// What is known of them, 0 elsewhere.
     fn known(&self) -> Tensor<4> {
-        self.seen.clone() * (self.missing.clone() * -1.0 + 1.0)
+        self.seen.clone() * rest(&self.missing)
     }
 
     /// Both, the mask as the last channel, so that a chain's parts have their own.
@@ -185,9 +189,7 @@ impl System for Palette {
 
     fn new(config: Config, pictures: &Pictures) -> Result<Self> {
         let c = &config;
-        if let Err(why) = c.unet.check() {
-            return Err(Error::usage(format!("model.unet: {why}")));
-        }
+        check_unet(&c.unet)?;
         Self::sizes(c).check(pictures.shape)?;
         let [channels, height, width] = pictures.shape;
         refuse_if!(
@@ -400,8 +402,7 @@ impl Palette {
                 self.process.chain(&predict(networks), &guidance, request).sample(xt, &plan)?
             }
         };
-        let known = damaged.missing.clone() * -1.0 + 1.0;
-        Ok(made.clamp(-1.0, 1.0) * damaged.missing.clone() + images.clone() * known)
+        Ok(made.clamp(-1.0, 1.0) * damaged.missing.clone() + images.clone() * rest(&damaged.missing))
     }
 
     /// Where a task that was given no mask draws.

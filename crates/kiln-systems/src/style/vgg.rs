@@ -59,9 +59,6 @@ fn blocks(vgg: Vgg, reach: Reach) -> Vec<usize> {
     }
 }
 
-/// The setting of an encoder with numbers of its own: good for tests alone.
-const RANDOM: &str = "random";
-
 /// Which encoder: part of a system's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncoderConfig {
@@ -82,12 +79,12 @@ impl Default for EncoderConfig {
 impl EncoderConfig {
     /// Without a file.
     pub fn random(vgg: Vgg, encoder_channels: usize) -> Self {
-        Self { encoder: RANDOM.into(), encoder_channels, vgg }
+        Self { encoder: InitFrom::RANDOM.into(), encoder_channels, vgg }
     }
 
     /// Whether it has numbers of its own.
     pub fn is_random(&self) -> bool {
-        self.encoder == RANDOM
+        self.encoder == InitFrom::RANDOM
     }
 
     /// Checks what no picture can make right.
@@ -104,10 +101,7 @@ impl EncoderConfig {
 
     /// Where a system takes its network `encoder` from.
     pub fn init_from(&self, reach: Reach) -> Vec<InitFrom<'_>> {
-        if self.is_random() {
-            return Vec::new();
-        }
-        vec![InitFrom { source: &self.encoder, networks: paths(self.vgg, reach) }]
+        InitFrom::named(&self.encoder, paths(self.vgg, reach))
     }
 
     /// With numbers that the weights have better ones for.

@@ -148,8 +148,7 @@ impl Networks {
 
     /// What a text says: the features of its last token, projected.
     fn said(&self, texts: &Tokens) -> Tensor<2> {
-        let last: Vec<usize> = texts.lengths.iter().map(|length| length.saturating_sub(1)).collect();
-        let said = at_places(self.text_model.forward(texts.ids.clone()), &last);
+        let said = at_last(&self.text_model, texts);
         self.text_projection.as_ref().map_or_else(|| said.clone(), |projection| projection.forward(said.clone()))
     }
 
@@ -165,6 +164,12 @@ impl Networks {
         let own: Tensor<2> = logits.gather(2, texts.ids.clone().unsqueeze_dim(2)).reshape([n, length]);
         (own * texts.mask.clone()).sum_dim(1).reshape([n])
     }
+}
+
+/// What a transformer makes of the last token of each text, `[n, width]`.
+pub(super) fn at_last(transformer: &TextTransformer, texts: &Tokens) -> Tensor<2> {
+    let last: Vec<usize> = texts.lengths.iter().map(|length| length.saturating_sub(1)).collect();
+    at_places(transformer.forward(texts.ids.clone()), &last)
 }
 
 /// Vectors of length 1.

@@ -5,17 +5,14 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use kiln_core::{Result, refuse_if};
-use kiln_nn::encoder::{EncoderConfig, TextTransformer, at_places};
+use kiln_nn::encoder::{EncoderConfig, TextTransformer};
 use kiln_nn::{Init, Linear, LinearConfig};
 use kiln_train::batch::Tokens;
 use kiln_train::run::TOKENIZER;
-use kiln_train::{DataConfig, Pictures, Run};
+use kiln_train::{DataConfig, InitFrom, Pictures, Request, Run};
 use serde::{Deserialize, Serialize};
 
-use super::clip::{Clip, Objective, unit};
-
-/// In place of a run: an untrained encoder of the data's own words, for tests.
-pub const RANDOM: &str = "random";
+use super::clip::{Clip, Objective, at_last, unit};
 
 /// What a run's encoder is like; filled in from the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,11 +36,19 @@ impl Default for TextEncoderConfig {
 }
 
 impl TextEncoderConfig {
-    /// Of a run of `clip`.
+    /// Filled in from the run of `clip` that `model.text_encoder` names; as it is with [`InitFrom::RANDOM`], an untrained encoder of the
+    /// data's own words.
     ///
     /// # Errors
-    /// If there is no such run, or it was not trained to tell texts apart.
-    pub fn of_run(run: &str) -> Result<Self> {
+    /// If none is named, there is no such run, or it was not trained to tell texts apart.
+    pub fn settled(self, run: &str) -> Result<Self> {
+        refuse_if!(
+            run.is_empty(),
+            "model.text_encoder: name the run of clip that reads the texts, such as --set model.text_encoder=runs/clip"
+        );
+        if run == InitFrom::RANDOM {
+            return Ok(self);
+        }
         let opened = Run::open(Path::new(run))?;
         opened.check_system("clip")?;
         let recipe = opened.recipe_of::<Clip>()?;
@@ -63,7 +68,7 @@ impl TextEncoderConfig {
 
     /// Captions read with the words of a run, unless others are asked for.
     pub fn data(&self, run: &str, data: DataConfig) -> DataConfig {
-        if run == RANDOM || !data.tokenizer.is_empty() {
+        if run == InitFrom::RANDOM || !data.tokenizer.is_empty() {
             return data;
         }
         let tokenizer = Path::new(run).join(TOKENIZER).display().to_string();
@@ -80,7 +85,8 @@ impl TextEncoderConfig {
             "{run}: an encoder of no size"
         );
         refuse_if!(
-            run != RANDOM && (pictures.vocabulary, pictures.caption_length) != (self.vocabulary, self.caption_length),
+            run != InitFrom::RANDOM
+                && (pictures.vocabulary, pictures.caption_length) != (self.vocabulary, self.caption_length),
             "captions must be read with the words of {run}: leave out data.tokenizer, and set data.caption_length={}",
             self.caption_length
         );
@@ -97,10 +103,6 @@ pub struct TextEncoder {
     pub text_projection: Linear,
 }
 
-/// The paths of an encoder in a run of `clip`, and where a system has it as `text_encoder`.
-pub const PATHS: &[(&str, &str)] =
-    &[("text_model", "text_encoder.text_model"), ("text_projection", "text_encoder.text_projection")];
-
 impl TextEncoder {
     /// Fresh networks for the words of `pictures`.
     pub fn new(config: &TextEncoderConfig, pictures: &Pictures, init: &mut Init) -> Self {
@@ -110,11 +112,23 @@ impl TextEncoder {
         Self { text_model: TextTransformer::new(&encoder, words, length, init), text_projection: projection.init(init) }
     }
 
+    /// Where a system takes its network `text_encoder` from.
+    pub fn init_from(run: &str) -> Vec<InitFrom<'_>> {
+        let paths = &[("text_model", "text_encoder.text_model"), ("text_projection", "text_encoder.text_projection")];
+        InitFrom::named(run, paths)
+    }
+
+    /// The texts of a request, `[n, size]`; without any, vectors as long as theirs in any direction.
+    pub fn requested(&self, request: &Request, size: usize) -> Tensor<2> {
+        match &request.condition.text {
+            Some(text) => self.forward(&text.of(&request.indices)),
+            None => unit(request.normal("text", [request.len(), size])),
+        }
+    }
+
     /// # Shapes
     /// n texts → `[n, projection_dim]`, without gradients
     pub fn forward(&self, texts: &Tokens) -> Tensor<2> {
-        let last: Vec<usize> = texts.lengths.iter().map(|length| length.saturating_sub(1)).collect();
-        let said = self.text_projection.forward(at_places(self.text_model.forward(texts.ids.clone()), &last)).detach();
-        unit(said)
+        unit(self.text_projection.forward(at_last(&self.text_model, texts)).detach())
     }
 }

@@ -28,8 +28,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::clip::unit;
-use super::encoder::{PATHS, RANDOM, TextEncoder, TextEncoderConfig};
+use super::encoder::{TextEncoder, TextEncoderConfig};
 use crate::adversarial::dcgan::{self, Dcgan, Discriminator, Generator, Sizes};
 use crate::adversarial::latent::Distribution;
 
@@ -152,14 +151,7 @@ impl System for GanIntCls {
     type Networks = Networks;
 
     fn settle(config: Config) -> Result<Config> {
-        refuse_if!(
-            config.text_encoder.is_empty(),
-            "model.text_encoder: name the run of clip that reads the texts, such as --set model.text_encoder=runs/clip"
-        );
-        if config.text_encoder == RANDOM {
-            return Ok(config);
-        }
-        Ok(Config { encoder: TextEncoderConfig::of_run(&config.text_encoder)?, ..config })
+        Ok(Config { encoder: config.encoder.settled(&config.text_encoder)?, ..config })
     }
 
     fn settle_data(config: &Config, data: DataConfig) -> DataConfig {
@@ -167,8 +159,7 @@ impl System for GanIntCls {
     }
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        let from = InitFrom { source: &config.text_encoder, networks: PATHS };
-        (!config.text_encoder.is_empty() && config.text_encoder != RANDOM).then_some(from).into_iter().collect()
+        TextEncoder::init_from(&config.text_encoder)
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
@@ -268,7 +259,6 @@ impl GanIntCls {
     }
 }
 
-/// Without a text, of a vector as long as a text's in any direction.
 impl Generate<Networks> for GanIntCls {
     fn takes(&self) -> Vec<Input> {
         vec![Input::Noise, Input::Text]
@@ -277,10 +267,7 @@ impl Generate<Networks> for GanIntCls {
     fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         let c = &self.config.dcgan;
         let z = c.latent_distribution.requested(request, c.latent_size, Self::ID)?;
-        let text = match &request.condition.text {
-            Some(text) => networks.text_encoder.forward(&text.of(&request.indices)),
-            None => unit(request.normal("text", [request.len(), self.config.encoder.projection_dim])),
-        };
+        let text = networks.text_encoder.requested(request, self.config.encoder.projection_dim);
         Ok(networks.generator.forward(z, text))
     }
 }
@@ -299,7 +286,7 @@ mod tests {
 
     fn system(set: impl FnOnce(&mut Config)) -> GanIntCls {
         let mut config = Config {
-            text_encoder: RANDOM.into(),
+            text_encoder: InitFrom::RANDOM.into(),
             encoder: TextEncoderConfig { text_width: 8, projection_dim: 6, ..TextEncoderConfig::default() },
             embedding_size: 4,
             dcgan: dcgan::Config {

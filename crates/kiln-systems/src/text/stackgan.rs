@@ -31,8 +31,7 @@ use kiln_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::clip::unit;
-use super::encoder::{PATHS, RANDOM, TextEncoder, TextEncoderConfig};
+use super::encoder::{TextEncoder, TextEncoderConfig};
 use super::gan_int_cls::{TextDiscriminator, against, projection};
 use crate::adversarial::dcgan::{self, Dcgan, Generator, Sizes};
 use crate::adversarial::latent::Distribution;
@@ -205,14 +204,7 @@ impl System for StackGan {
     type Networks = Networks;
 
     fn settle(config: Config) -> Result<Config> {
-        refuse_if!(
-            config.text_encoder.is_empty(),
-            "model.text_encoder: name the run of clip that reads the texts, such as --set model.text_encoder=runs/clip"
-        );
-        if config.text_encoder == RANDOM {
-            return Ok(config);
-        }
-        Ok(Config { encoder: TextEncoderConfig::of_run(&config.text_encoder)?, ..config })
+        Ok(Config { encoder: config.encoder.settled(&config.text_encoder)?, ..config })
     }
 
     fn settle_data(config: &Config, data: DataConfig) -> DataConfig {
@@ -220,8 +212,7 @@ impl System for StackGan {
     }
 
     fn init_from(config: &Config) -> Vec<InitFrom<'_>> {
-        let from = InitFrom { source: &config.text_encoder, networks: PATHS };
-        (!config.text_encoder.is_empty() && config.text_encoder != RANDOM).then_some(from).into_iter().collect()
+        TextEncoder::init_from(&config.text_encoder)
     }
 
     fn defaults() -> (DataConfig, TrainConfig) {
@@ -349,7 +340,6 @@ impl StackGan {
     }
 }
 
-/// Without a text, of a vector as long as a text's in any direction.
 impl Generate<Networks> for StackGan {
     fn takes(&self) -> Vec<Input> {
         vec![Input::Noise, Input::Text]
@@ -357,10 +347,7 @@ impl Generate<Networks> for StackGan {
 
     fn generate(&self, networks: &Networks, request: &Request) -> Result<Tensor<4>> {
         let (c, n) = (&self.config, request.len());
-        let text = match &request.condition.text {
-            Some(text) => networks.text_encoder.forward(&text.of(&request.indices)),
-            None => unit(request.normal("text", [n, c.encoder.projection_dim])),
-        };
+        let text = networks.text_encoder.requested(request, c.encoder.projection_dim);
         let noise = |stage: &str| request.normal(stage, [n, c.embedding_size]);
         let latent = c.dcgan.latent_distribution.requested(request, c.dcgan.latent_size, Self::ID)?;
         let draws = Draws { latent, noises: [noise("augmentation one"), noise("augmentation two")] };
@@ -381,7 +368,7 @@ mod tests {
 
     fn config() -> Config {
         Config {
-            text_encoder: RANDOM.into(),
+            text_encoder: InitFrom::RANDOM.into(),
             encoder: TextEncoderConfig { text_width: 8, projection_dim: 6, ..TextEncoderConfig::default() },
             embedding_size: 4,
             stage_one_images: 16,

@@ -447,8 +447,7 @@ impl Preview {
     fn draw(&self, x0: &Tensor<4>) -> Result<()> {
         output::folder(&self.folder)?;
         let all = pictures(x0.clone());
-        contact_sheet(&all, (all.len() as f64).sqrt().ceil() as usize, 1)?
-            .write_png(&self.folder.join("preview.png"), &[("system", self.system)])
+        contact_sheet(&all, 0, 1)?.write_png(&self.folder.join("preview.png"), &[("system", self.system)])
     }
 
     fn end(&self) -> Result<()> {
@@ -513,9 +512,8 @@ fn write(model: &dyn Model, request: &Request, n: usize, folder: &Path, common: 
         Ok(())
     })?;
     // A column a text, if there are several.
-    let square = (all.len() as f64).sqrt().ceil() as usize;
     let texts = request.condition.text.as_ref().map_or(1, |text| text.words.len());
-    let columns = if (2..=all.len()).contains(&texts) { texts } else { square };
+    let columns = if (2..=all.len()).contains(&texts) { texts } else { 0 };
     let grid = folder.join("grid.png");
     contact_sheet(&all, columns, 1)?.write_png(&grid, &[("system", info.system)])?;
     let object = json!({"n": n, "folder": shown(folder), "grid": shown(&grid)});

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Tensor;
 use clap::Args;
 use kiln_core::{Result, refuse_if};
 use kiln_data::{Prepared, Split, contact_sheet};
-use kiln_nn::tensor::{from_values, to_values};
-use kiln_train::{Progress, WeightSet};
+use kiln_nn::tensor::to_values;
+use kiln_train::WeightSet;
 use serde_json::json;
 
 use crate::Common;
 use crate::output::{Output, shown};
+use crate::verbs::evaluate::chunks_of;
 use crate::verbs::pictures::{open_whole, rule};
 use crate::verbs::texts::Matcher;
 use crate::verbs::{check_png, open};
@@ -33,9 +33,6 @@ pub struct SearchArgs {
     out: Option<PathBuf>,
 }
 
-/// Images that go through the network at a time.
-const CHUNK: usize = 100;
-
 pub fn run(args: &SearchArgs, common: &Common, out: &Output) -> Result<()> {
     args.out.as_deref().map_or(Ok(()), check_png)?;
     let (model, device) = open(&args.run, WeightSet::Ema, &common.device)?;
@@ -51,24 +48,11 @@ pub fn run(args: &SearchArgs, common: &Common, out: &Output) -> Result<()> {
     let set = Prepared::new(found, rule)?;
     let total = set.len();
     refuse_if!(total == 0, "{}: no images to search", args.input.display());
-    let [c, h, w] = info.pictures.shape;
     let mut found: Vec<(f32, usize)> = Vec::with_capacity(total);
-    let mut progress = (!common.quiet).then(|| Progress::new("searching", "images", 0, total as u64));
-    for start in (0..total).step_by(CHUNK) {
-        let places = start..total.min(start + CHUNK);
-        let mut values = Vec::with_capacity(places.len() * c * h * w);
-        for place in places.clone() {
-            values.extend(set.get(place)?.values);
-        }
-        let images: Tensor<4> = from_values(values, [places.len(), c, h, w], &device);
-        found.extend(to_values(model.match_texts(images, &text)?).into_iter().zip(places.clone()));
-        if let Some(progress) = &mut progress {
-            progress.update(places.end as u64, String::new);
-        }
-    }
-    if let Some(progress) = &progress {
-        progress.finish();
-    }
+    chunks_of(&set, total, common.quiet, &device, |images, _, places| {
+        found.extend(to_values(model.match_texts(images, &text)?).into_iter().zip(places.iter().copied()));
+        Ok(())
+    })?;
     // Of equal scores the first in the folder.
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     found.truncate(args.n);
@@ -80,9 +64,7 @@ pub fn run(args: &SearchArgs, common: &Common, out: &Output) -> Result<()> {
         pictures.push(sample.picture);
     }
     if let Some(path) = &args.out {
-        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
-        contact_sheet(&pictures, columns.max(1), 1)?
-            .write_png(path, &[("system", info.system), ("text", &args.text)])?;
+        contact_sheet(&pictures, 0, 1)?.write_png(path, &[("system", info.system), ("text", &args.text)])?;
         let object = json!({"sheet": shown(path), "text": args.text, "searched": total});
         out.say(|| format!("the best of {total} in {}", path.display()), &object);
     }
